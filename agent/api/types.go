@@ -1,0 +1,246 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"time"
+)
+
+// Agent is what the handlers serve; *agent.Agent implements it. Every method is safe for concurrent use. Errors are
+// [*Error], or wrap one; anything else is answered as CodeInternal without its text.
+type Agent interface {
+	Status(ctx context.Context, peer string) (Status, error)
+	// WaitInSync blocks until Status would say in_sync (with peer, when not empty), or ctx ends (CodeTimeout).
+	WaitInSync(ctx context.Context, peer string) (Status, error)
+	Invite(ctx context.Context, req InviteRequest) (Invite, error)
+	// SetOnline pauses or resumes the network; edits go on either way. It holds until the agent ends.
+	SetOnline(ctx context.Context, online bool) error
+
+	Get(ctx context.Context, ref Ref, version string) (Resource, error)
+	Put(ctx context.Context, user string, resource json.RawMessage, force bool) (Written, error)
+	Delete(ctx context.Context, user string, ref Ref) (Written, error)
+	History(ctx context.Context, ref Ref) ([]Revision, error)
+	Find(ctx context.Context, text string, limit int) ([]Match, error)
+	// Import applies one batch: the resources of one bundle, or a run of lines of an NDJSON file.
+	Import(ctx context.Context, user string, batch ImportBatch) (ImportResult, error)
+	// Export writes NDJSON or one collection Bundle, sorted by type and id.
+	Export(ctx context.Context, w io.Writer, opts ExportOptions) error
+
+	Conflicts(ctx context.Context) ([]Conflict, error)
+	Conflict(ctx context.Context, id string) (Conflict, error)
+	Resolve(ctx context.Context, user, id string, decision Decision) (Written, error)
+
+	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
+	// ctx ends. A cursor that is no longer held is CodeGone.
+	Events(ctx context.Context, since uint64, follow bool, fn func(Event) error) error
+}
+
+// Ref names a resource, "Type/id".
+type Ref struct{ Type, ID string }
+
+func (r Ref) String() string { return r.Type + "/" + r.ID }
+
+// Status is what `chartmesh status --json` prints.
+type Status struct {
+	Practice string `json:"practice"`
+	Device   string `json:"device"`
+	Site     string `json:"site"`
+	PeerID   string `json:"peer_id"`
+	Version  string `json:"version"`
+	Running  bool   `json:"running"` // false when read from the folder without a running agent
+	State    string `json:"state"`   // online, syncing, offline
+	Reason   string `json:"reason,omitempty"`
+	// InSync: at least one member reached, vectors equal with every connected one, applier at the end.
+	InSync       bool       `json:"in_sync"`
+	Documents    int        `json:"documents"`
+	Resources    int        `json:"resources"`
+	Parked       int        `json:"parked"`
+	Quarantined  int        `json:"quarantined"`
+	Unapplied    int        `json:"unapplied"`
+	Conflicts    int        `json:"conflicts"`
+	NotElsewhere int        `json:"not_elsewhere"` // own changes that no other device has acknowledged
+	Addresses    []string   `json:"addresses"`
+	Peers        []Peer     `json:"peers"`
+	Sync         []PeerSync `json:"sync"`
+	Held         []Held     `json:"held,omitempty"` // what is parked, quarantined or unapplied; at most 100
+}
+
+// Held is a chunk that is stored but not part of its document.
+type Held struct {
+	Chunk  string `json:"chunk"`
+	State  string `json:"state"` // parked, quarantined, unapplied
+	Reason string `json:"reason"`
+	Device string `json:"device"`
+}
+
+// Peer is one other device of the practice, reachable or not.
+type Peer struct {
+	Name         string     `json:"name"`
+	Site         string     `json:"site"`
+	PeerID       string     `json:"peer_id"`
+	Role         string     `json:"role"`
+	State        string     `json:"state"` // in-sync, syncing, offline, diverged, incompatible
+	Way          string     `json:"way,omitempty"`
+	RTTMillis    float64    `json:"rtt_ms,omitempty"`
+	ClockMillis  float64    `json:"clock_ms,omitempty"` // their clock minus ours
+	BehindChunks uint64     `json:"behind_chunks"`      // what they have that we lack
+	BehindBytes  uint64     `json:"behind_bytes"`
+	LastContact  *time.Time `json:"last_contact,omitempty"`
+	Version      string     `json:"version,omitempty"`
+	Reason       string     `json:"reason,omitempty"`
+}
+
+// PeerSync is what the last session with a peer cost.
+type PeerSync struct {
+	Peer          string    `json:"peer"`
+	Started       time.Time `json:"started"`
+	RoundTrips    int       `json:"round_trips"` // until both knew that they agree
+	BytesSent     uint64    `json:"bytes_sent"`  // session payload
+	BytesReceived uint64    `json:"bytes_received"`
+	ChunksSent    uint64    `json:"chunks_sent"`
+	ChunksRecv    uint64    `json:"chunks_received"`
+}
+
+// InviteRequest asks for a one-time code.
+type InviteRequest struct {
+	Role    string        `json:"role"` // member (default), admin
+	Expires time.Duration `json:"expires_ns"`
+}
+
+// Invite carries the code to type at the new device.
+type Invite struct {
+	Code    string    `json:"code"`
+	Expires time.Time `json:"expires"`
+}
+
+// Resource is one resource as it stands.
+type Resource struct {
+	Ref       Ref             `json:"-"`
+	Version   string          `json:"version"`
+	Updated   time.Time       `json:"updated"` // local arrival
+	Deleted   bool            `json:"deleted,omitempty"`
+	Conflicts int             `json:"conflicts"`
+	JSON      json.RawMessage `json:"resource"` // with meta.versionId and meta.lastUpdated set by the agent
+}
+
+// Written answers a write once it is durable on this device.
+type Written struct {
+	Ref       string `json:"resource"`
+	Version   string `json:"version"`
+	Outcome   string `json:"outcome"` // created, changed, unchanged, deleted, resolved
+	Conflicts int    `json:"conflicts"`
+}
+
+// Revision is one change of a resource.
+type Revision struct {
+	Version string          `json:"version"`
+	Time    time.Time       `json:"time"` // the author's clock, for display
+	Author  string          `json:"author"`
+	Device  string          `json:"device"`
+	Site    string          `json:"site"`
+	Origin  string          `json:"origin"` // edit, import, decision, delete
+	Deleted bool            `json:"deleted,omitempty"`
+	JSON    json.RawMessage `json:"resource,omitempty"` // as of that change
+}
+
+// Match is a find result.
+type Match struct {
+	Ref        string   `json:"resource"`
+	Name       string   `json:"name"`
+	BirthDate  string   `json:"birth_date,omitempty"`
+	Identifier []string `json:"identifier,omitempty"`
+}
+
+// ImportBatch is a unit of import; every document that it touches gets one change (more only past the caps of a change).
+type ImportBatch struct {
+	Resources []json.RawMessage `json:"resources"`
+}
+
+// ImportResult counts what a batch did.
+type ImportResult struct {
+	Created   int           `json:"created"`
+	Changed   int           `json:"changed"`
+	Unchanged int           `json:"unchanged"`
+	Conflicts int           `json:"conflicts"` // opened by this batch
+	Refused   []ImportError `json:"refused,omitempty"`
+}
+
+// ImportError names one resource of a batch that was not taken.
+type ImportError struct {
+	Index  int    `json:"index"` // in Resources
+	Reason string `json:"reason"`
+}
+
+// ExportOptions selects what Export writes.
+type ExportOptions struct {
+	Patient string `json:"patient,omitempty"` // id; empty: everything
+	Format  string `json:"format,omitempty"`  // ndjson (default), bundle
+	Meta    bool   `json:"meta,omitempty"`    // with the metadata that the agent sets
+}
+
+// Conflict is a set of concurrent values that a person must choose from. Its ID is the same on all devices.
+type Conflict struct {
+	ID       string          `json:"id"`
+	Resource string          `json:"resource"`
+	Path     string          `json:"path"` // "birthDate", "name[0].family", "" for the whole resource
+	Values   []ConflictValue `json:"values"`
+	Shown    int             `json:"shown"` // index of the value that reads show until somebody decides
+}
+
+// ConflictValue is one side of a conflict.
+type ConflictValue struct {
+	Value   json.RawMessage `json:"value,omitempty"` // JSON; absent when Removed
+	Removed bool            `json:"removed,omitempty"`
+	Author  string          `json:"author"`
+	Device  string          `json:"device"`
+	Site    string          `json:"site"`
+	Time    time.Time       `json:"time"`
+}
+
+// Decision settles a conflict: by the index of one of its values, or by a value of its own.
+type Decision struct {
+	Choose *int            `json:"choose,omitempty"`
+	Value  json.RawMessage `json:"value,omitempty"`
+}
+
+// Event is something that happened after it was durable. No patient data but the reference.
+type Event struct {
+	Cursor   uint64    `json:"cursor"`
+	Time     time.Time `json:"time"`
+	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied
+	Resource string    `json:"resource,omitempty"`
+	Version  string    `json:"version,omitempty"`
+	Conflict string    `json:"conflict,omitempty"`
+	Peer     string    `json:"peer,omitempty"`
+	Local    bool      `json:"local,omitempty"` // written on this device
+}
+
+// Code classes an error. Each has one exit code and one HTTP status (errors.go).
+type Code string
+
+const (
+	CodeInvalid     Code = "invalid"      // the request is not well formed
+	CodeNotFound    Code = "not-found"    // no such resource, conflict, peer
+	CodeDeleted     Code = "deleted"      // the resource was deleted
+	CodeConflict    Code = "conflict"     // needs a version or --force; version unknown
+	CodeUnavailable Code = "unavailable"  // needs a running agent, a network or a peer
+	CodeTimeout     Code = "timeout"      //
+	CodeForbidden   Code = "forbidden"    // the role does not allow it
+	CodeInUse       Code = "in-use"       // the folder is open in another process
+	CodeDamaged     Code = "damaged"      // stored data does not check out
+	CodeGone        Code = "gone"         // the event cursor is no longer held
+	CodeIncompat    Code = "incompatible" // written by a newer version
+	CodeInternal    Code = "internal"
+)
+
+// Error is an error that a person reads. It carries no patient data.
+type Error struct {
+	Code    Code   `json:"code"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"` // what to do next
+	Err     error  `json:"-"`              // for logs
+}
+
+func (e *Error) Error() string { return e.Message }
+func (e *Error) Unwrap() error { return e.Err }

@@ -1,0 +1,81 @@
+// Package storage keeps a device's state on disk: sealed chunks, membership entries, and what was derived from them.
+//
+// Nouns: a [Store] is an ordered map from keys to values, a [Batch] what changes together, a [Reader] a snapshot.
+// layout.go names every key.
+//
+// Guarantees: when Commit returns nil the batch is on stable storage, whole; when it does not, none of it is visible
+// after the next open, unless the process ended in between, and then all or none. A value that comes back is the value
+// that was put: each carries a hash that every read checks ([ErrDamaged]).
+//
+// What keys and values mean is the callers'; keys carry no patient data in clear (the store encrypts them at rest, but
+// hashes keep them out of memory dumps and logs too).
+package storage
+
+import (
+	"context"
+	"errors"
+)
+
+var (
+	// ErrNotFound says that a key has no value.
+	ErrNotFound = errors.New("not found")
+	// ErrDamaged says that a stored value is not what was written.
+	ErrDamaged = errors.New("stored data is damaged")
+	// ErrInUse says that another process has the folder open.
+	ErrInUse = errors.New("the folder is in use by another process")
+	// ErrTooLarge says that a batch does not fit one transaction; see MaxBatch.
+	ErrTooLarge = errors.New("batch is too large for one commit")
+	// ErrClosed says that the store has been closed.
+	ErrClosed = errors.New("store is closed")
+)
+
+// MaxBatch is how many bytes of keys and values (plus 64 for each pair) always fit one Commit.
+const MaxBatch = 8 << 20
+
+// Reader reads a snapshot.
+type Reader interface {
+	// Get returns a copy of key's value, ErrNotFound or ErrDamaged.
+	Get(key []byte) ([]byte, error)
+	// Scan calls fn for every pair whose key begins with prefix, ascending, starting at the first key >= from (nil: at
+	// the first). fn may keep neither slice. An error of fn ends the scan and is returned; ErrStop ends it without.
+	Scan(prefix, from []byte, fn func(key, value []byte) error) error
+}
+
+// ErrStop ends a Scan early without an error.
+var ErrStop = errors.New("stop")
+
+// Store is a durable ordered map. It is safe for concurrent use; of concurrent commits to one key any may be last.
+type Store interface {
+	View(fn func(Reader) error) error
+	Commit(ctx context.Context, b *Batch) error
+	Close() error
+}
+
+// Batch is a set of puts and deletes that Commit makes durable together. The zero value is empty.
+type Batch struct {
+	ops  []op
+	size int
+}
+
+type op struct {
+	key, value []byte
+	delete     bool
+}
+
+// Put sets key to value; of several for one key the last counts. The batch keeps the slices.
+func (b *Batch) Put(key, value []byte) {
+	b.ops = append(b.ops, op{key: key, value: value})
+	b.size += len(key) + len(value) + 64
+}
+
+// Delete removes key, which need not exist.
+func (b *Batch) Delete(key []byte) {
+	b.ops = append(b.ops, op{key: key, delete: true})
+	b.size += len(key) + 64
+}
+
+// Size returns what the batch counts against MaxBatch.
+func (b *Batch) Size() int { return b.size }
+
+// Len returns the number of puts and deletes.
+func (b *Batch) Len() int { return len(b.ops) }

@@ -1,0 +1,31 @@
+package trust
+
+import "encoding/hex"
+
+// EntryID names an entry of the membership log: SHA-256 of its bytes.
+type EntryID [32]byte
+
+// DeviceID is a device's Ed25519 public key, which is also its libp2p peer ID.
+type DeviceID [32]byte
+
+// ScopeID names a scope.
+type ScopeID [16]byte
+
+// EpochID names a generation of a scope's key: a hash of the entry that began it and the scope.
+type EpochID [32]byte
+
+// Role is what a device may do. The numbers are part of the membership log.
+type Role uint8
+
+const (
+	Admin  Role = 1
+	Member Role = 2
+	Reader Role = 3
+	Server Role = 4
+	Anchor Role = 5
+)
+
+func (id EntryID) String() string  { return hex.EncodeToString(id[:8]) }
+func (id DeviceID) String() string { return hex.EncodeToString(id[:8]) }
+func (id ScopeID) String() string  { return hex.EncodeToString(id[:4]) }
+func (id EpochID) String() string  { return hex.EncodeToString(id[:8]) }
