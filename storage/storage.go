@@ -14,6 +14,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"fmt"
 )
 
 var (
@@ -27,10 +28,16 @@ var (
 	ErrTooLarge = errors.New("batch is too large for one commit")
 	// ErrClosed says that the store has been closed.
 	ErrClosed = errors.New("store is closed")
+	// ErrFailed says that a commit before this one failed on its way to disk, so that what is on disk is unknown until
+	// the store has been opened again. It answers every read and commit from then on.
+	ErrFailed = errors.New("the store failed and must be opened again")
+	// ErrNewer says that a newer version wrote the folder.
+	ErrNewer = errors.New("the folder was written by a newer version")
+	// ErrWrongKey says that the key does not open the folder.
+	ErrWrongKey = errors.New("the key does not open this folder")
+	// ErrForeign says that the folder holds something that is not a store.
+	ErrForeign = errors.New("the folder holds something else")
 )
-
-// MaxBatch is how many bytes of keys and values (plus 64 for each pair) always fit one Commit.
-const MaxBatch = 8 << 20
 
 // Reader reads a snapshot.
 type Reader interface {
@@ -65,13 +72,13 @@ type op struct {
 // Put sets key to value; of several for one key the last counts. The batch keeps the slices.
 func (b *Batch) Put(key, value []byte) {
 	b.ops = append(b.ops, op{key: key, value: value})
-	b.size += len(key) + len(value) + 64
+	b.size += len(key) + len(value) + perOp
 }
 
 // Delete removes key, which need not exist.
 func (b *Batch) Delete(key []byte) {
 	b.ops = append(b.ops, op{key: key, delete: true})
-	b.size += len(key) + 64
+	b.size += len(key) + perOp
 }
 
 // Size returns what the batch counts against MaxBatch.
@@ -79,3 +86,19 @@ func (b *Batch) Size() int { return b.size }
 
 // Len returns the number of puts and deletes.
 func (b *Batch) Len() int { return len(b.ops) }
+
+// check refuses what would not fit one commit, before anything is written.
+func (b *Batch) check() error {
+	if b.size > MaxBatch {
+		return fmt.Errorf("commit %d bytes: %w", b.size, ErrTooLarge)
+	}
+	for _, op := range b.ops {
+		switch {
+		case len(op.key) == 0:
+			return fmt.Errorf("commit an empty key: %w", ErrKey)
+		case len(op.key) > MaxKey:
+			return fmt.Errorf("commit a %s key of %d bytes: %w", kindOf(op.key), len(op.key), ErrTooLarge)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,72 @@
+package storage
+
+// The key layout: the one place where keys are named. A kind is one line here and one row of the table in
+// docs/spec/store-layout.md (a test holds them together). A number is never given a second meaning; 0x00 to 0x0f are the
+// store's own, 0xf0 to 0xff free for what is never written to disk.
+//
+// Each kind has Key and Parse, and the prefixes for a Scan: All of the kind, With its first parts, Beginning for the
+// strings that begin alike.
+type (
+	digest = [32]byte
+	scope  = [16]byte
+)
+
+var (
+	// The store's own.
+	keyFormat  = define1[byte](0x01, "format", "number")
+	keySegment = define2[digest, uint64](0x02, "segment", "key hash", "index")
+	keySerial  = define1[byte](0x03, "serial", "number")
+
+	// Meta holds what there is one of; the numbers are the agent's.
+	Meta = define1[byte](0x10, "meta", "number")
+	// Member holds an entry of the membership log.
+	Member = define1[digest](0x11, "member", "entry ID")
+
+	// Chunk holds a sealed chunk at its place in a log.
+	Chunk = define3[scope, digest, uint64](0x20, "chunk", "scope", "log ID", "counter")
+	// Branch holds the chunks of a log that was written twice, beside those under Chunk.
+	Branch = define4[scope, digest, uint64, digest](0x21, "branch", "scope", "log ID", "counter", "chunk ID")
+	// LogHead holds how far a log is held: the contiguous prefix and the ID at its end.
+	LogHead = define2[scope, digest](0x22, "log head", "scope", "log ID")
+	// Cursor holds how far a log is applied.
+	Cursor = define2[scope, digest](0x23, "cursor", "scope", "log ID")
+	// Ack holds how far another device said that it holds a log.
+	Ack = define3[digest, scope, digest](0x24, "ack", "device", "scope", "log ID")
+
+	// Parked wakes a chunk by what it waits for: a kind of thing and its name.
+	Parked = define3[byte, digest, Ref](0x28, "parked", "kind of thing", "name", "chunk")
+	// Held holds why a chunk is stored but not part of its document: parked, quarantined or unapplied.
+	Held = define1[Ref](0x29, "held", "chunk")
+
+	// Document holds a document's head.
+	Document = define1[digest](0x30, "document", "document ID")
+	// Change holds the record of the nth change of a document.
+	Change = define2[digest, uint64](0x31, "change", "document ID", "n")
+	// ChangeAt finds a change's document and n by its hash.
+	ChangeAt = define1[digest](0x32, "change at", "change hash")
+	// Snapshot caches a document's saved form.
+	Snapshot = define1[digest](0x33, "snapshot", "document ID")
+
+	// Resource caches what is shown of a resource.
+	Resource = define2[string, string](0x40, "resource", "type", "id")
+	// ResourceIn caches a resource as it stands in one document.
+	ResourceIn = define2[digest, string](0x41, "resource in document", "document ID", "root key")
+	// DocumentsOf lists the documents that hold a resource; more than one if it was corrected apart.
+	DocumentsOf = define3[string, string, digest](0x42, "documents of resource", "type", "id", "document ID")
+	// OfPatient lists the resources of a patient's chart.
+	OfPatient = define3[string, string, string](0x43, "resource of patient", "patient id", "type", "id")
+	// Term finds resources by a search term.
+	Term = define3[string, string, string](0x44, "term", "term", "type", "id")
+	// Imported remembers what was last imported of a resource.
+	Imported = define2[string, string](0x45, "imported", "type", "id")
+
+	// Conflict holds an open conflict.
+	Conflict = define1[[16]byte](0x50, "conflict", "conflict ID")
+	// ConflictOf lists the open conflicts of a resource.
+	ConflictOf = define3[string, string, [16]byte](0x51, "conflict of resource", "type", "id", "conflict ID")
+
+	// Peer holds what is known of another device: its name, addresses and last contact.
+	Peer = define1[digest](0x60, "peer", "device")
+	// Event holds what happened, in the order of this device.
+	Event = define1[uint64](0x61, "event", "cursor")
+)
