@@ -1,6 +1,9 @@
 package trust
 
-import "encoding/hex"
+import (
+	"encoding/hex"
+	"strconv"
+)
 
 // EntryID names an entry of the membership log: SHA-256 of its bytes.
 type EntryID [32]byte
@@ -18,14 +21,25 @@ type EpochID [32]byte
 type Role uint8
 
 const (
-	Admin  Role = 1
-	Member Role = 2
-	Reader Role = 3
-	Server Role = 4
-	Anchor Role = 5
+	RoleAdmin  Role = 1
+	RoleMember Role = 2
+	RoleReader Role = 3
+	RoleServer Role = 4
+	RoleAnchor Role = 5
 )
 
 func (id EntryID) String() string  { return hex.EncodeToString(id[:8]) }
 func (id DeviceID) String() string { return hex.EncodeToString(id[:8]) }
 func (id ScopeID) String() string  { return hex.EncodeToString(id[:4]) }
 func (id EpochID) String() string  { return hex.EncodeToString(id[:8]) }
+
+var roleNames = map[Role]string{
+	RoleAdmin: "admin", RoleMember: "member", RoleReader: "reader", RoleServer: "server", RoleAnchor: "anchor",
+}
+
+func (r Role) String() string {
+	if s, ok := roleNames[r]; ok {
+		return s
+	}
+	return "role " + strconv.Itoa(int(r))
+}

@@ -1,0 +1,34 @@
+package trust
+
+// Caps on everything that comes from outside. All of them are part of the format: what one device takes, every device
+// takes.
+const (
+	// MaxEntry is the size of an entry: a rotation for 400 devices and two scopes fits.
+	MaxEntry = 1 << 20
+	// MaxEntries is how many entries a State takes. Each costs a bit per other entry.
+	MaxEntries = 16384
+	// MaxParents is how many heads an entry joins.
+	MaxParents = 64
+	// MaxSignatures is how many keys sign one entry.
+	MaxSignatures = 8
+	// MaxPayload leaves room for the envelope around it.
+	MaxPayload = MaxEntry - 4096
+	// MaxScopes is how many scopes one entry begins or carries boxes for.
+	MaxScopes = 64
+	// MaxScopeName is the length of a scope's name in bytes.
+	MaxScopeName = 32
+	// MaxBoxes is how many key boxes one scope of a founding entry has.
+	MaxBoxes = 64
+	// MaxName is the length of the name of a practice, site or device in bytes.
+	MaxName = 256
+	// MaxSealedNames is the length of sealed names: two of them, padded, with nonce and tag.
+	MaxSealedNames = 1024
+)
+
+// Sizes that the suite fixes.
+const (
+	// HPKEPublicSize is the length of an MLKEM768X25519 public key.
+	HPKEPublicSize = 1216
+	// KeyBoxSize is the length of a key box: encapsulation (1120), two keys (64) and tag (16).
+	KeyBoxSize = 1120 + 64 + 16
+)
