@@ -1,0 +1,223 @@
+package api_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+
+	"chartmesh/agent/api"
+	"chartmesh/agent/api/apitest"
+)
+
+const berg = `{"resourceType":"Patient","id":"p1","name":[{"family":"Bérg <&>"}],"x":1.50}`
+
+func serve(agent api.Agent, method, target, body string, header ...string) *http.Response {
+	req := httptest.NewRequest(method, target, strings.NewReader(body))
+	req.Host = api.Host
+	for i := 0; i < len(header); i += 2 {
+		req.Header.Set(header[i], header[i+1])
+	}
+	rec := httptest.NewRecorder()
+	api.NewHandler(agent, api.Options{}).ServeHTTP(rec, req)
+	return rec.Result()
+}
+
+// TestRequests holds what each route answers to requests that are good, wrong and hostile.
+func TestRequests(t *testing.T) {
+	user := []string{api.HeaderUser, "Dr.%20B%C3%A9rg"}
+	for _, test := range []struct {
+		name, method, target, body string
+		header                     []string
+		status                     int
+		code                       api.Code
+	}{
+		{name: "put", method: "PUT", target: "/v1/resources", body: berg, header: user, status: 200},
+		{name: "put existing", method: "PUT", target: "/v1/resources", body: `{"resourceType":"Patient","id":"old","n":2}`, header: user,
+			status: 409, code: api.CodeConflict},
+		{name: "put forced", method: "PUT", target: "/v1/resources?force=true", body: `{"resourceType":"Patient","id":"old","n":2}`,
+			header: user, status: 200},
+		{name: "put without a user", method: "PUT", target: "/v1/resources", body: berg, status: 400, code: api.CodeInvalid},
+		{name: "put by a control character", method: "PUT", target: "/v1/resources", body: berg, header: []string{api.HeaderUser, "a%0Ab"},
+			status: 400, code: api.CodeInvalid},
+		{name: "put by too long a name", method: "PUT", target: "/v1/resources", body: berg,
+			header: []string{api.HeaderUser, strings.Repeat("a", 257)}, status: 400, code: api.CodeInvalid},
+		{name: "put with a misspelt parameter", method: "PUT", target: "/v1/resources?forse=true", body: berg, header: user,
+			status: 400, code: api.CodeInvalid},
+		{name: "put with a parameter twice", method: "PUT", target: "/v1/resources?force=true&force=false", body: berg, header: user,
+			status: 400, code: api.CodeInvalid},
+		{name: "put XML", method: "PUT", target: "/v1/resources", body: "<Patient/>", header: append(slices.Clone(user), "Content-Type",
+			"application/fhir+xml"), status: 400, code: api.CodeInvalid},
+		{name: "put too much", method: "PUT", target: "/v1/resources", body: strings.Repeat(" ", api.MaxResource+1), header: user,
+			status: 413, code: api.CodeInvalid},
+		{name: "put from a foreign page", method: "PUT", target: "/v1/resources", body: berg,
+			header: append(slices.Clone(user), "Sec-Fetch-Site", "cross-site"), status: 403, code: api.CodeForbidden},
+		{name: "get", method: "GET", target: "/v1/resources/Patient/old", status: 200},
+		{name: "get what is not", method: "GET", target: "/v1/resources/Patient/none", status: 404, code: api.CodeNotFound},
+		{name: "get what was deleted", method: "GET", target: "/v1/resources/Patient/gone", status: 410, code: api.CodeDeleted},
+		{name: "get a strange type", method: "GET", target: "/v1/resources/patient/1", status: 400, code: api.CodeInvalid},
+		{name: "get a strange id", method: "GET", target: "/v1/resources/Patient/a_b", status: 400, code: api.CodeInvalid},
+		{name: "get a long version", method: "GET", target: "/v1/resources/Patient/old?version=" + strings.Repeat("0", 200), status: 400,
+			code: api.CodeInvalid},
+		{name: "delete", method: "DELETE", target: "/v1/resources/Patient/old", header: user, status: 200},
+		{name: "history", method: "GET", target: "/v1/resources/Patient/old/history", status: 200},
+		{name: "find", method: "POST", target: "/v1/find", body: `{"text":"a"}`, status: 200},
+		{name: "find nothing", method: "POST", target: "/v1/find", body: `{"text":""}`, status: 400, code: api.CodeInvalid},
+		{name: "find with an unknown field", method: "POST", target: "/v1/find", body: `{"text":"a","x":1}`, status: 400, code: api.CodeInvalid},
+		{name: "find with more behind", method: "POST", target: "/v1/find", body: `{"text":"a"} {}`, status: 400, code: api.CodeInvalid},
+		{name: "invite", method: "POST", target: "/v1/invites", body: `{"role":"member"}`, status: 200},
+		{name: "invite for years", method: "POST", target: "/v1/invites", body: `{"expires_ns":9000000000000000000}`, status: 400,
+			code: api.CodeInvalid},
+		{name: "network", method: "PUT", target: "/v1/network", body: `{"online":false}`, status: 200},
+		{name: "network unsaid", method: "PUT", target: "/v1/network", body: `{}`, status: 400, code: api.CodeInvalid},
+		{name: "status", method: "GET", target: "/v1/status", status: 200},
+		{name: "status of a stranger", method: "GET", target: "/v1/status?peer=x", status: 404, code: api.CodeNotFound},
+		{name: "wait that ends", method: "GET", target: "/v1/status?wait=in-sync&timeout=1ms", status: 504, code: api.CodeTimeout},
+		{name: "wait for something else", method: "GET", target: "/v1/status?wait=easter", status: 400, code: api.CodeInvalid},
+		{name: "import", method: "POST", target: "/v1/import", body: berg + "\n\n" + berg + "\n", header: user, status: 200},
+		{name: "import too many", method: "POST", target: "/v1/import", body: strings.Repeat("1\n", api.MaxImportResources+1), header: user,
+			status: 400, code: api.CodeInvalid},
+		{name: "export", method: "GET", target: "/v1/export", status: 200},
+		{name: "export a strange format", method: "GET", target: "/v1/export?format=xml", status: 400, code: api.CodeInvalid},
+		{name: "conflicts", method: "GET", target: "/v1/conflicts", status: 200},
+		{name: "no such conflict", method: "GET", target: "/v1/conflicts/x", status: 404, code: api.CodeNotFound},
+		{name: "decide both ways", method: "POST", target: "/v1/conflicts/x/decision", body: `{"choose":0,"value":1}`, header: user,
+			status: 400, code: api.CodeInvalid},
+		{name: "decide nothing", method: "POST", target: "/v1/conflicts/x/decision", body: `{}`, header: user, status: 400,
+			code: api.CodeInvalid},
+		{name: "events", method: "GET", target: "/v1/events", status: 200},
+		{name: "events since a word", method: "GET", target: "/v1/events?since=x", status: 400, code: api.CodeInvalid},
+		{name: "another method", method: "PATCH", target: "/v1/resources/Patient/old", status: 405, code: api.CodeInvalid},
+		{name: "another path", method: "GET", target: "/v2/status", status: 404, code: api.CodeNotFound},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			agent := apitest.New()
+			for _, id := range []string{"old", "gone"} {
+				if _, err := agent.Put(t.Context(), "a", json.RawMessage(`{"resourceType":"Patient","id":"`+id+`"}`), false); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := agent.Delete(t.Context(), "a", api.Ref{Type: "Patient", ID: "gone"}); err != nil {
+				t.Fatal(err)
+			}
+			resp := serve(agent, test.method, test.target, test.body, test.header...)
+			data, err := io.ReadAll(resp.Body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if resp.StatusCode != test.status {
+				t.Fatalf("status %d, want %d: %s", resp.StatusCode, test.status, data)
+			}
+			if test.status == 200 {
+				return
+			}
+			var answer struct{ Error *api.Error }
+			if err := json.Unmarshal(data, &answer); err != nil || answer.Error == nil {
+				t.Fatalf("the answer is no error: %s", data)
+			}
+			if answer.Error.Code != test.code || answer.Error.Message == "" {
+				t.Errorf("error %+v, want code %s", answer.Error, test.code)
+			}
+		})
+	}
+}
+
+func TestHost(t *testing.T) {
+	for host, want := range map[string]int{"chartmesh": 200, "localhost:80": 200, "[::1]:80": 200, "127.0.0.1": 200,
+		"evil.example": 403, "": 403} {
+		req := httptest.NewRequest("GET", "/v1/status", nil)
+		req.Host = host
+		rec := httptest.NewRecorder()
+		api.NewHandler(apitest.New(), api.Options{}).ServeHTTP(rec, req)
+		if rec.Code != want {
+			t.Errorf("host %q: status %d, want %d", host, rec.Code, want)
+		}
+	}
+}
+
+// TestInternal holds that the text of an error which is not the API's own stays inside.
+func TestInternal(t *testing.T) {
+	agent := apitest.New()
+	agent.Fail("Get", errors.New("read Sigrid Canary's chart"))
+	resp := serve(agent, "GET", "/v1/resources/Patient/1", "")
+	data, _ := io.ReadAll(resp.Body)
+	if resp.StatusCode != 500 || strings.Contains(string(data), "Canary") {
+		t.Errorf("status %d: %s", resp.StatusCode, data)
+	}
+	agent.Fail("Get", fmt.Errorf("outer: %w", &api.Error{Code: api.CodeDamaged, Message: "a value is damaged"}))
+	if resp := serve(agent, "GET", "/v1/resources/Patient/1", ""); resp.StatusCode != 500 {
+		t.Errorf("status %d, want 500", resp.StatusCode)
+	}
+}
+
+type panicking struct{ api.Agent }
+
+func (panicking) Conflicts(context.Context) ([]api.Conflict, error) { panic("Sigrid Canary") }
+
+func TestPanic(t *testing.T) {
+	resp := serve(panicking{apitest.New()}, "GET", "/v1/conflicts", "")
+	if data, _ := io.ReadAll(resp.Body); resp.StatusCode != 500 || strings.Contains(string(data), "Canary") {
+		t.Errorf("status %d: %s", resp.StatusCode, data)
+	}
+}
+
+// TestClasses holds that every code is in the table once, and that scripts can rely on the exit codes.
+func TestClasses(t *testing.T) {
+	want := map[api.Code]int{api.CodeInternal: 1, api.CodeInvalid: 2, api.CodeNotFound: 3, api.CodeDeleted: 3, api.CodeConflict: 4,
+		api.CodeUnavailable: 5, api.CodeTimeout: 6, api.CodeForbidden: 8, api.CodeInUse: 9, api.CodeDamaged: 10, api.CodeIncompat: 11,
+		api.CodeGone: 12}
+	classes := api.Classes()
+	for _, c := range classes {
+		if exit, ok := want[c.Code]; !ok || exit != c.Exit {
+			t.Errorf("%s exits with %d, want %d", c.Code, c.Exit, exit)
+		}
+		if c.Exit == api.ExitRefused || c.Exit == api.ExitOK || c.Status < 400 || c.Meaning == "" {
+			t.Errorf("%+v is not a class of error", c)
+		}
+		delete(want, c.Code)
+	}
+	if len(want) != 0 {
+		t.Errorf("not in the table: %v", want)
+	}
+	if !slices.IsSortedFunc(classes, func(a, b api.Class) int { return a.Exit - b.Exit }) {
+		t.Error("the table is not ascending")
+	}
+	if api.Code("new").Class().Code != api.CodeInternal {
+		t.Error("an unknown code is not internal")
+	}
+}
+
+func TestAsError(t *testing.T) {
+	for _, test := range []struct {
+		err  error
+		want api.Code
+	}{
+		{nil, ""},
+		{context.DeadlineExceeded, api.CodeTimeout},
+		{fmt.Errorf("wait: %w", context.Canceled), api.CodeUnavailable},
+		{errors.New("x"), api.CodeInternal},
+		{fmt.Errorf("read: %w", &api.Error{Code: api.CodeGone}), api.CodeGone},
+	} {
+		if got := api.CodeOf(test.err); got != test.want {
+			t.Errorf("%v: %s, want %s", test.err, got, test.want)
+		}
+	}
+}
+
+func FuzzParseRef(f *testing.F) {
+	for _, s := range []string{"Patient/1", "Patient/", "/1", "patient/1", "P/a.b-C", "Patient/1/2", "Ünit/1"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		ref, err := api.ParseRef(s)
+		if err == nil && (ref.String() != s || !ref.Valid()) {
+			t.Errorf("%q became %q", s, ref)
+		}
+	})
+}
