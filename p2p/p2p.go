@@ -1,0 +1,134 @@
+// Package p2p carries sync sessions between the devices of a practice, over libp2p.
+//
+// Nouns: a [Host] is this device on the network; its libp2p peer ID is its device ID. A peer is another device. A [Code]
+// invites a stranger to join the practice.
+//
+// Guarantees: nobody but members talks to the host, judged after the handshake has proven who is there; while an invite
+// is open a stranger may speak the join protocol and no other. The host keeps a connection to every member whose
+// addresses it knows, and one sync session with each. The private key never leaves the [Identity].
+//
+// What is synced, who is a member and where peers live is left to the caller; the session itself to package session.
+package p2p
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+
+	"chartmesh/p2p/session"
+	"chartmesh/trust"
+)
+
+// Identity is the device's key as operations.
+type Identity interface {
+	Device() trust.DeviceID
+	// SignRaw signs one of libp2p's own messages with the device's Ed25519 key, without a domain of ours.
+	SignRaw(message []byte) ([]byte, error)
+	// Derive returns bytes that depend on the device's secret and on context, and tell nothing of the key.
+	Derive(context string) [32]byte
+}
+
+// DefaultListen is where a host listens unless told otherwise.
+var DefaultListen = []string{"/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0"}
+
+// Config says what a host is. Identity, Replica and Admit are needed.
+type Config struct {
+	Identity Identity
+	Replica  session.Replica
+	// Admit reports whether a device is a member in good standing. It is asked at every connection and stream.
+	Admit   func(trust.DeviceID) bool
+	Listen  []string     // multiaddrs; nil: DefaultListen
+	Logger  *slog.Logger // nil: none
+	Version string       // of the product
+	Schema  session.Range
+	// Invites answers strangers who hold a code; nil: nobody can join here.
+	Invites Invites
+	Offline bool // begin offline
+
+	// OnPeer is told when a peer connects, disconnects or its state changes. OnAddrs is told the addresses at which a
+	// peer can be dialled, when they were learnt from it. Both are called one at a time, in order, and must not block.
+	OnPeer  func(trust.DeviceID, State)
+	OnAddrs func(trust.DeviceID, []string)
+
+	Session session.Config // limits and periods only; who and what is filled in by the host
+}
+
+// State is how things stand with a peer.
+type State uint8
+
+const (
+	Offline      State = 0
+	Connecting   State = 1 // a dial is under way
+	Syncing      State = 2 // connected, not yet in sync
+	InSync       State = 3 // both hold the same chunks
+	Diverged     State = 4 // same chunks, not the same applied
+	Incompatible State = 5 // no version in common
+)
+
+func (s State) String() string {
+	switch s {
+	case Offline:
+		return "offline"
+	case Connecting:
+		return "connecting"
+	case Syncing:
+		return "syncing"
+	case InSync:
+		return "in-sync"
+	case Diverged:
+		return "diverged"
+	case Incompatible:
+		return "incompatible"
+	}
+	return fmt.Sprintf("state %d", uint8(s))
+}
+
+// PeerAddr is where a device was last known to be. Addrs are multiaddrs, with or without /p2p/.
+type PeerAddr struct {
+	Device trust.DeviceID
+	Addrs  []string
+}
+
+// PeerStatus is a peer at a glance.
+type PeerStatus struct {
+	Device      trust.DeviceID
+	State       State
+	Connected   bool
+	Way         string // "direct quic", "direct tcp"; empty when not connected
+	Addr        string // of the peer's end
+	RTT         time.Duration
+	ClockDiff   time.Duration // the peer's clock minus ours
+	Since       time.Time     // connected since
+	LastContact time.Time
+	Version     string
+	Reason      string         // why it is not connected, or not in sync
+	Session     session.Status // of the running session, or the last one
+}
+
+// PeerID returns the libp2p peer ID of a device.
+func PeerID(d trust.DeviceID) (peer.ID, error) {
+	pub, err := crypto.UnmarshalEd25519PublicKey(d[:])
+	if err != nil {
+		return "", fmt.Errorf("peer ID of %s: %w", d, err)
+	}
+	return peer.IDFromPublicKey(pub)
+}
+
+// DeviceOf returns the device of a libp2p peer ID.
+func DeviceOf(id peer.ID) (trust.DeviceID, error) {
+	var d trust.DeviceID
+	pub, err := id.ExtractPublicKey()
+	if err != nil {
+		return d, fmt.Errorf("device of peer ID: %w", err)
+	}
+	raw, err := pub.Raw()
+	if err != nil || pub.Type() != crypto.Ed25519 || len(raw) != ed25519.PublicKeySize {
+		return d, errors.New("device of peer ID: not an Ed25519 key")
+	}
+	return trust.DeviceID(raw), nil
+}

@@ -1,0 +1,390 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// Handle takes a frame that the peer sent. An error ends the session (tell the peer by Farewell); a frame that is only
+// late or doubled is no error. It blocks while the replica makes durable what came.
+func (s *Session) Handle(ctx context.Context, now time.Time, f Frame) (Result, error) {
+	s.in.Lock()
+	defer s.in.Unlock()
+	m, err := decode(f)
+	switch {
+	case errors.Is(err, errUnknownKind):
+		return Result{}, nil
+	case err != nil:
+		return Result{}, fmt.Errorf("read frame: %w", err)
+	}
+	s.mu.Lock()
+	st := &s.mu.state
+	st.status.BytesIn += uint64(len(f)) + FrameOverhead
+	st.status.LastFrame = now
+	greeted := st.greeted
+	_, isHello := m.(*hello)
+	if st.spoke && (greeted || isHello) {
+		if !st.agreedOnce {
+			st.status.RoundTrips++
+		}
+		st.spoke = false
+	}
+	s.mu.Unlock()
+
+	switch m := m.(type) {
+	case *hello:
+		return Result{}, s.handleHello(ctx, now, m)
+	case *bye:
+		return Result{}, s.handleBye(m)
+	case *ping:
+		s.mu.Lock()
+		st.owePong, st.pongNonce = true, m.nonce
+		s.mu.Unlock()
+		return Result{}, nil
+	case *pong:
+		s.handlePong(now, m)
+		return Result{}, nil
+	}
+	if !greeted {
+		// The peer's HELLO was lost, and with it whose practice this is. Its next one heals that.
+		return Result{}, nil
+	}
+	switch m := m.(type) {
+	case *entries:
+		return s.handleEntries(ctx, now, m)
+	case *vector:
+		return Result{}, s.handleVector(ctx, now, m)
+	case *chunks:
+		return s.handleChunks(ctx, now, m)
+	case *ack:
+		return Result{}, s.handleAck(ctx, now, m)
+	}
+	return Result{}, nil
+}
+
+func (s *Session) handleHello(ctx context.Context, now time.Time, m *hello) error {
+	st := s.look()
+	err := s.helloLocked(st, now, m)
+	var held []Ack
+	if err == nil {
+		for _, sc := range st.scopes {
+			if sc.equal() && sc.known {
+				held = append(held, Ack{Scope: sc.id, Stored: maps.Clone(sc.theirs), Digest: sc.remote,
+					Time: time.UnixMilli(m.clock / 1000)})
+			}
+		}
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	for _, a := range held {
+		if err := s.acked(ctx, a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Session) helloLocked(st *state, now time.Time, m *hello) error {
+	if !st.helloSeen.IsZero() {
+		st.helloBudget = min(st.helloBudget+now.Sub(st.helloSeen).Seconds()*helloRate, helloBurst)
+	} else {
+		st.helloBudget = helloBurst
+	}
+	st.helloSeen = now
+	if st.helloBudget < 1 {
+		return ErrFlood
+	}
+	st.helloBudget--
+
+	st.theirs = bye{protocol: m.protocol, schema: m.schema, version: m.version}
+	if err := s.compatible(st.theirs); err != nil {
+		st.incompat = true
+		return err
+	}
+	if m.practice != st.practice {
+		return ErrWrongPractice
+	}
+	if m.flags&helloFirst != 0 {
+		if st.greeted {
+			st.oweHello = true // it began anew and knows nothing of us
+		}
+		st.forget()
+	}
+	if m.flags&helloAsk != 0 {
+		st.oweHello = true
+	}
+	answers := st.greeted
+	st.greeted = true
+
+	st.theirHeads, st.theirAll = m.heads, m.headsHash
+	if st.entriesLeft = nil; st.theirAll != st.allHeads {
+		st.oweEntries = true
+	}
+	st.seenSeq = max(st.seenSeq, m.sent)
+	for _, sc := range st.scopes {
+		sc.shared = false
+	}
+	for _, d := range m.scopes {
+		sc := st.scopes[d.scope]
+		if sc == nil {
+			continue
+		}
+		sc.shared = true
+		if !sc.hear(d.plain()) {
+			sc.oweVector = true
+		}
+		sc.told = sc.told.orIfNew(sc.digest, answers)
+		sc.judge(now, answers)
+	}
+	st.resolve(now, m.seen)
+	st.noteAgreement()
+	return nil
+}
+
+// orIfNew returns d, or e if nothing was told before: the peer has our HELLO or will ask for it.
+func (d Digest) orIfNew(e Digest, known bool) Digest {
+	if known {
+		return d
+	}
+	return e
+}
+
+func (s *Session) compatible(theirs bye) error {
+	if s.cfg.Protocol.Overlaps(theirs.protocol) && s.cfg.Schema.Overlaps(theirs.schema) {
+		return nil
+	}
+	return &IncompatibleError{
+		OurVersion: s.cfg.Version, OurProtocol: s.cfg.Protocol, OurSchema: s.cfg.Schema,
+		TheirVersion: theirs.version, TheirProtocol: theirs.protocol, TheirSchema: theirs.schema,
+	}
+}
+
+func (s *Session) handleBye(m *bye) error {
+	if m.reason == ReasonIncompatible {
+		s.mu.Lock()
+		s.mu.incompat, s.mu.theirs = true, *m
+		s.mu.Unlock()
+		if err := s.compatible(*m); err != nil {
+			return err
+		}
+	}
+	return &ByeError{Reason: m.reason}
+}
+
+func (s *Session) handlePong(now time.Time, m *pong) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := &s.mu.state
+	if st.clockAtPing == 0 || m.nonce != st.pingNonce {
+		return // late or doubled
+	}
+	there := now.UnixMicro() - st.clockAtPing
+	st.rtt = time.Duration(max(there, 1)) * time.Microsecond
+	st.offset = time.Duration(m.clock-st.clockAtPing-there/2) * time.Microsecond
+	st.clockAtPing = 0
+}
+
+func (s *Session) handleEntries(ctx context.Context, now time.Time, m *entries) (Result, error) {
+	if err := s.cfg.Replica.AddEntries(ctx, s.cfg.Peer, m.entries); err != nil {
+		return Result{}, fmt.Errorf("add membership entries: %w", err)
+	}
+	s.mu.Lock()
+	before := s.mu.allHeads
+	s.mu.Unlock()
+	st := s.look()
+	defer s.mu.Unlock()
+	if st.allHeads == before {
+		return Result{}, nil
+	}
+	// The peer must learn our heads, and each side the scopes that the entries opened.
+	st.oweHello, st.lastProgress = true, now
+	return Result{Entries: true}, nil
+}
+
+func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) error {
+	s.mu.Lock()
+	st := &s.mu.state
+	sc := st.scopes[m.scope]
+	if sc == nil {
+		s.mu.Unlock()
+		return nil
+	}
+	for id, p := range m.vector {
+		if sc.raise(id, p) {
+			st.lastProgress = now
+		}
+	}
+	sc.known = true
+	for _, l := range sc.logs {
+		l.stall, l.notBefore = 0, time.Time{}
+	}
+	st.resolve(now, m.seen)
+	s.mu.Unlock()
+	if len(m.vector) == 0 {
+		return nil
+	}
+	return s.acked(ctx, Ack{Scope: m.scope, Stored: m.vector, Time: now, Digest: Digest{VectorHash: m.vector.Hash()}})
+}
+
+func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (Result, error) {
+	places := make([]Place, len(m.chunks))
+	for i, c := range m.chunks {
+		p, err := s.cfg.Locate(c)
+		if err != nil {
+			return Result{}, fmt.Errorf("read chunk: %w: %w", wire.ErrMalformed, err)
+		}
+		if p.Scope != m.scope || p.Counter == 0 {
+			return Result{}, fmt.Errorf("%w: chunk of another scope", wire.ErrMalformed)
+		}
+		places[i] = p
+	}
+	s.mu.Lock()
+	st := &s.mu.state
+	if st.scopes[m.scope] == nil {
+		st.seenSeq = max(st.seenSeq, m.seq)
+		s.mu.Unlock()
+		return Result{}, nil // not shared, or not yet
+	}
+	for _, c := range m.chunks {
+		st.chunkBytesIn += uint64(len(c))
+	}
+	st.status.ChunksIn += uint64(len(m.chunks))
+	s.mu.Unlock()
+
+	before := s.cfg.Replica.Vector(m.scope)
+	if err := s.cfg.Replica.Arrive(ctx, s.cfg.Peer, m.chunks); err != nil {
+		return Result{}, fmt.Errorf("store chunks: %w", err)
+	}
+	st = s.look()
+	defer s.mu.Unlock()
+	st.seenSeq = max(st.seenSeq, m.seq)
+	sc := st.scopes[m.scope]
+	if sc == nil {
+		return Result{}, nil
+	}
+	if sc.ackLogs == nil {
+		sc.ackLogs = map[chunk.LogID]struct{}{}
+	}
+	sc.oweAck = true
+	for _, p := range places {
+		sc.ackLogs[p.Log] = struct{}{}
+		if m.flags&chunksBranch == 0 {
+			sc.raise(p.Log, chunk.Position{Counter: p.Counter, ID: p.ID})
+		}
+	}
+	var grown []chunk.LogID
+	for id := range sc.ackLogs {
+		if sc.mine[id].Counter > before[id].Counter {
+			grown = append(grown, id)
+		}
+	}
+	if m.flags&chunksDigest != 0 {
+		sc.hear(m.digest.plain())
+		sc.judge(now, false)
+	}
+	st.noteAgreement()
+	if len(grown) == 0 {
+		return Result{}, nil
+	}
+	st.lastProgress = now
+	return Result{Arrived: []Progress{{Scope: m.scope, Logs: grown}}}, nil
+}
+
+func (s *Session) handleAck(ctx context.Context, now time.Time, m *ack) error {
+	s.mu.Lock()
+	practice, shared := s.mu.practice, s.mu.scopes[m.scope] != nil
+	s.mu.Unlock()
+	if !shared {
+		return nil
+	}
+	message := m.message(practice)
+	if !s.cfg.Replica.VerifyAck(s.cfg.Peer, message, m.signature[:]) {
+		return ErrBadSignature
+	}
+	s.mu.Lock()
+	st := &s.mu.state
+	if sc := st.scopes[m.scope]; sc != nil {
+		for id, p := range m.stored {
+			if sc.raise(id, p) {
+				st.lastProgress = now
+			}
+		}
+		sc.hear(m.digest.plain())
+		sc.judge(now, false)
+	}
+	st.resolve(now, m.seen)
+	st.noteAgreement()
+	s.mu.Unlock()
+	return s.acked(ctx, Ack{Scope: m.scope, Stored: m.stored, Digest: m.digest.plain(), Time: time.UnixMilli(m.time),
+		Message: message, Signature: m.signature[:]})
+}
+
+func (s *Session) acked(ctx context.Context, a Ack) error {
+	if err := s.cfg.Replica.Acked(ctx, s.cfg.Peer, a); err != nil {
+		return fmt.Errorf("note what the peer holds: %w", err)
+	}
+	return nil
+}
+
+// LocalChunks says that scopes hold new durable chunks of this device; with none named, that any may.
+func (s *Session) LocalChunks(now time.Time) {
+	st := s.look()
+	defer s.mu.Unlock()
+	st.noteAgreement()
+}
+
+// Relayed says that logs grew by what another peer brought. The peer is told at once that this device holds it (so that
+// nobody sends it twice) and gets it after a little while, unless it says before that it has it.
+func (s *Session) Relayed(now time.Time, grown []Progress) {
+	st := s.look()
+	defer s.mu.Unlock()
+	for _, g := range grown {
+		sc := st.scopes[g.Scope]
+		if sc == nil || !sc.shared || !sc.known {
+			continue
+		}
+		wait := now.Add(min(s.cfg.RelayDelay+st.rtt, maxRelayDelay))
+		for _, id := range g.Logs {
+			if p, l := sc.mine[id], sc.log(id); p.Counter > l.sent && !l.notBefore.After(now) {
+				l.notBefore = wait
+			}
+			sc.oweAck = true
+			if sc.ackLogs == nil {
+				sc.ackLogs = map[chunk.LogID]struct{}{}
+			}
+			sc.ackLogs[id] = struct{}{}
+		}
+	}
+}
+
+// LocalEntries says that the membership log grew, here or by another peer.
+func (s *Session) LocalEntries(now time.Time) {
+	st := s.look()
+	defer s.mu.Unlock()
+	if st.greeted && st.allHeads != st.theirAll {
+		st.oweEntries, st.oweHello = true, true
+	}
+}
+
+// Applied says that the applier of a scope has come to its end.
+func (s *Session) Applied(now time.Time, id trust.ScopeID) {
+	st := s.look()
+	defer s.mu.Unlock()
+	sc := st.scopes[id]
+	if sc == nil || !sc.shared || !sc.known {
+		return
+	}
+	sc.judge(now, false)
+	if sc.told != sc.digest {
+		sc.oweAck = true
+	}
+}

@@ -1,0 +1,312 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"chartmesh/chunk"
+)
+
+// Start begins the session: the first frame that Next returns is a HELLO.
+func (s *Session) Start(now time.Time) {
+	st := s.look()
+	defer s.mu.Unlock()
+	st.started, st.lastProgress = now, now
+	st.nextPing = now.Add(firstPing)
+	st.oweHello = true
+}
+
+// Next returns the next frame to send, made from what is known at this moment, or nil if there is nothing to send now;
+// then it is to be called again after any other method of the session, and at Deadline. CHUNKS are read from the
+// replica one frame at a time, as the network takes them.
+func (s *Session) Next(ctx context.Context, now time.Time) (Frame, error) {
+	s.out.Lock()
+	defer s.out.Unlock()
+	if f := s.nextHello(now); f != nil {
+		return s.sent(f), nil
+	}
+	if f, err := s.nextEntries(); f != nil || err != nil {
+		return s.sent(f), err
+	}
+	if f := s.nextSmall(now); f != nil {
+		return s.sent(f), nil
+	}
+	if f := s.nextAck(now); f != nil {
+		return s.sent(f), nil
+	}
+	f, err := s.nextChunks(now)
+	return s.sent(f), err
+}
+
+func (s *Session) sent(f Frame) Frame {
+	if f == nil {
+		return nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.status.BytesOut += uint64(len(f)) + FrameOverhead
+	if f[0] <= kindAck {
+		s.mu.spoke = true
+	}
+	return f
+}
+
+func (s *Session) nextHello(now time.Time) Frame {
+	s.mu.Lock()
+	st := &s.mu.state
+	if st.started.IsZero() {
+		s.mu.Unlock()
+		return nil
+	}
+	if !now.Before(s.helloDue(st)) {
+		st.oweHello, st.askHello = true, true
+	}
+	owes := st.oweHello && (!st.saidHello || !now.Before(st.lastHello.Add(helloPause)))
+	s.mu.Unlock()
+	if !owes {
+		return nil
+	}
+	st = s.look()
+	defer s.mu.Unlock()
+	m := hello{
+		protocol: s.cfg.Protocol, schema: s.cfg.Schema, version: s.cfg.Version, clock: now.UnixMicro(),
+		practice: st.practice, headsHash: st.allHeads, heads: st.heads, sent: st.sentSeq, seen: st.seenSeq,
+	}
+	if !st.greeted {
+		m.flags |= helloFirst
+	}
+	if st.askHello {
+		m.flags |= helloAsk
+	}
+	for _, id := range st.order {
+		sc := st.scopes[id]
+		sc.told = sc.digest
+		m.scopes = append(m.scopes, wireDigest{scope: id, digest: sc.digest.wire()})
+		sc.judge(now, false)
+	}
+	st.oweHello, st.askHello, st.saidHello, st.lastHello = false, false, true, now
+	return m.encode()
+}
+
+// helloDue is when a HELLO that asks for an answer is due, unless something happens before.
+func (s *Session) helloDue(st *state) time.Time {
+	if !st.greeted {
+		return st.lastHello.Add(min(greetingRetry, s.cfg.Rehello))
+	}
+	for _, sc := range st.scopes {
+		if !sc.suspects.IsZero() && !sc.diverged && sc.suspects.After(st.lastHello.Add(-divergedCheck)) {
+			return sc.suspects.Add(divergedCheck)
+		}
+	}
+	if !st.standsOut() {
+		return st.lastHello.Add(1000 * time.Hour)
+	}
+	last := st.lastHello
+	for _, t := range []time.Time{st.lastProgress, st.helloSeen} {
+		if t.After(last) {
+			last = t
+		}
+	}
+	return last.Add(s.cfg.Rehello)
+}
+
+func (s *Session) nextEntries() (Frame, error) {
+	s.mu.Lock()
+	st := &s.mu.state
+	owes, left := st.oweEntries && st.greeted, st.entriesLeft
+	theirs, ours := st.theirHeads, st.heads
+	st.oweEntries = false
+	s.mu.Unlock()
+	if owes {
+		left = s.cfg.Replica.EntriesSince(theirs)
+	}
+	if len(left) == 0 {
+		return nil, nil
+	}
+	var m entries
+	size := 0
+	for len(left) > 0 && len(m.entries) < MaxEntriesPerFrame && (size == 0 || size+len(left[0]) <= s.cfg.FramePayload) {
+		size += len(left[0])
+		m.entries, left = append(m.entries, left[0]), left[1:]
+	}
+	if size > MaxFrame/2 {
+		return nil, fmt.Errorf("send membership entries: an entry of %d bytes is over the limit", size)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st.entriesLeft = left
+	if owes {
+		// What was sent need not be sent again, unless the peer's next HELLO shows that it did not come.
+		st.theirHeads = append(st.theirHeads[:len(st.theirHeads):len(st.theirHeads)], ours...)
+	}
+	return m.encode(), nil
+}
+
+// nextSmall returns what is owed of PONG, PING and VECTOR.
+func (s *Session) nextSmall(now time.Time) Frame {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := &s.mu.state
+	if st.owePong {
+		st.owePong = false
+		m := pong{nonce: st.pongNonce, clock: now.UnixMicro()}
+		return m.encode()
+	}
+	if !st.started.IsZero() && !now.Before(st.nextPing) {
+		st.nextPing = now.Add(s.cfg.PingEvery)
+		st.pingNonce++
+		st.clockAtPing = now.UnixMicro()
+		m := ping{nonce: st.pingNonce}
+		return m.encode()
+	}
+	for _, id := range st.order {
+		if sc := st.scopes[id]; sc.oweVector && sc.shared {
+			sc.oweVector = false
+			m := vector{scope: id, seen: st.seenSeq, vector: sc.mine}
+			return m.encode()
+		}
+	}
+	return nil
+}
+
+func (s *Session) nextAck(now time.Time) Frame {
+	s.mu.Lock()
+	st := &s.mu.state
+	var m ack
+	var owes bool
+	for _, id := range st.order {
+		sc := st.scopes[id]
+		if !sc.oweAck || !sc.shared {
+			continue
+		}
+		owes = true
+		m = ack{seen: st.seenSeq, scope: id, time: now.UnixMilli(), digest: sc.digest.wire(), stored: chunk.Vector{}}
+		for _, log := range sc.takeAck() {
+			if p, ok := sc.mine[log]; ok {
+				m.stored[log] = p
+			}
+		}
+		sc.told = sc.digest
+		break
+	}
+	practice := st.practice
+	s.mu.Unlock()
+	if !owes {
+		return nil
+	}
+	copy(m.signature[:], s.cfg.Replica.SignAck(m.message(practice)))
+	return m.encode()
+}
+
+func (s *Session) nextChunks(now time.Time) (Frame, error) {
+	id, runs, room := s.plan(now)
+	var m chunks
+	var sent []flight
+	payload := 0
+	for _, run := range runs {
+		most := min(s.cfg.FramePayload, room) - payload
+		if len(m.chunks) > 0 && most < meanChunk {
+			break
+		}
+		list, err := s.cfg.Replica.Chunks(id, run.log, run.last, max(most, 1))
+		if err != nil {
+			return nil, fmt.Errorf("read chunks to send: %w", err)
+		}
+		f := flight{scope: id, log: run.log, last: run.last}
+		for _, c := range list {
+			full := payload+len(c) > s.cfg.FramePayload || len(m.chunks) == MaxChunksPerFrame
+			if len(m.chunks) > 0 && full {
+				break
+			}
+			m.chunks = append(m.chunks, c)
+			payload += len(c)
+			f.bytes += len(c)
+			f.last++
+		}
+		if f.bytes > 0 {
+			sent = append(sent, f)
+		}
+	}
+	if len(sent) == 0 {
+		return nil, nil
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := &s.mu.state
+	sc := st.scopes[id]
+	if sc == nil {
+		return nil, nil // no longer shared
+	}
+	st.sentSeq++
+	for _, f := range sent {
+		f.seq = st.sentSeq
+		st.inflight = append(st.inflight, f)
+		st.bytesOut += f.bytes
+		l := sc.log(f.log)
+		l.sent = max(l.sent, f.last)
+	}
+	m.scope, m.seq = id, st.sentSeq
+	if len(sc.pending(now)) == 0 {
+		m.flags |= chunksDigest
+		m.digest = sc.digest.wire()
+		sc.told = sc.digest
+	}
+	st.status.ChunksOut += uint64(len(m.chunks))
+	return m.encode(), nil
+}
+
+// plan picks the scope and the logs of the next CHUNKS frame, and how many bytes the window has room for.
+func (s *Session) plan(now time.Time) (id [16]byte, runs []flight, room int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := &s.mu.state
+	if room = s.cfg.Window - st.bytesOut; !st.greeted || room <= 0 || st.bytesOut > 0 && room < s.cfg.FramePayload {
+		return id, nil, 0
+	}
+	for i := range st.order {
+		sc := st.scopes[st.order[(st.turn+i)%len(st.order)]]
+		logs := sc.pending(now)
+		if len(logs) == 0 {
+			continue
+		}
+		st.turn++
+		for j := range logs {
+			log := logs[(st.turn+j)%len(logs)]
+			runs = append(runs, flight{log: log, last: sc.log(log).sent})
+		}
+		return sc.id, runs, room
+	}
+	return id, nil, 0
+}
+
+// Deadline returns when Next may have something to send though nothing else happens. Zero: never.
+func (s *Session) Deadline() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := &s.mu.state
+	if st.started.IsZero() {
+		return time.Time{}
+	}
+	d := st.nextPing
+	earlier := func(t time.Time) {
+		if t.Before(d) {
+			d = t
+		}
+	}
+	earlier(s.helloDue(st))
+	if st.oweHello {
+		earlier(st.lastHello.Add(helloPause))
+	}
+	for _, sc := range st.scopes {
+		if !sc.shared || !sc.known {
+			continue
+		}
+		for id, l := range sc.logs {
+			if !l.notBefore.IsZero() && sc.mine[id].Counter > l.sent {
+				earlier(l.notBefore)
+			}
+		}
+	}
+	return d
+}

@@ -1,0 +1,327 @@
+package session
+
+import (
+	"crypto/sha256"
+	"maps"
+	"slices"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/trust"
+)
+
+// state is what a session knows: of the replica as last looked at, of the peer as last told, and what it owes the peer.
+type state struct {
+	started  time.Time
+	practice trust.EntryID
+	heads    []trust.EntryID // ours, capped and sorted
+	allHeads [32]byte        // hash of ours, all of them
+	scopes   map[trust.ScopeID]*scope
+	order    []trust.ScopeID // ascending
+	turn     int             // where the next CHUNKS frame begins to look, so that no log waits for another
+
+	greeted     bool
+	theirHeads  []trust.EntryID // of the last HELLO, and what we sent since
+	theirAll    [32]byte
+	theirs      bye   // versions of the peer
+	incompat    bool  //
+	clockAtPing int64 // our Unix microseconds when the outstanding PING left
+	pingNonce   uint64
+	rtt, offset time.Duration
+
+	sentSeq  uint64 // number of our last CHUNKS frame
+	seenSeq  uint64 // of the peer's last that we have handled
+	inflight []flight
+	bytesOut int // sum of inflight
+
+	oweHello, askHello bool
+	saidHello          bool // ever
+	oweEntries         bool
+	entriesLeft        [][]byte // of a transfer that takes several frames
+	owePong            bool
+	pongNonce          uint64
+
+	lastHello    time.Time // when ours went out
+	lastProgress time.Time // when the peer last brought us nearer to agreement
+	nextPing     time.Time
+	helloBudget  float64 // of the peer's
+	helloSeen    time.Time
+
+	agreedOnce   bool
+	spoke        bool // since the last frame came: the next one closes a round trip
+	status       Status
+	chunkBytesIn uint64
+}
+
+// scope is what is known of one scope that both devices belong to.
+type scope struct {
+	id     trust.ScopeID
+	mine   chunk.Vector
+	digest Digest // ours
+	told   Digest // ours as the peer last heard it
+	shared bool   // the peer named it in its last HELLO
+
+	theirs   chunk.Vector // durable at the peer
+	known    bool         // theirs is complete: the peer told its vector, or an equal hash
+	remote   Digest       // the peer's
+	suspects time.Time    // since when vectors are equal and what is applied is not; zero: not
+	diverged bool
+
+	logs map[chunk.LogID]*logState
+
+	oweVector bool
+	oweAck    bool
+	ackLogs   map[chunk.LogID]struct{}
+}
+
+// logState is how far the sending of one log has come.
+type logState struct {
+	sent      uint64        // the last counter on the way, or what the peer holds
+	notBefore time.Time     // others' chunks give the peer time to get them elsewhere
+	stall     time.Duration // the peer received and did not keep: wait longer each time
+}
+
+// flight is a run of chunks on the way.
+type flight struct {
+	scope trust.ScopeID
+	log   chunk.LogID
+	seq   uint64
+	last  uint64 // counter
+	bytes int
+}
+
+func headsHash(sorted []trust.EntryID) [32]byte {
+	h := sha256.New()
+	h.Write([]byte("chartmesh heads 1"))
+	for _, id := range sorted {
+		h.Write(id[:])
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+// look reads the replica anew. It returns with s.mu locked.
+func (s *Session) look() *state {
+	s.local.Lock()
+	defer s.local.Unlock()
+	loc := s.cfg.Replica.Hello(s.cfg.Peer)
+	slices.SortFunc(loc.Scopes, func(a, b ScopeDigest) int { return compareScopes(a.Scope, b.Scope) })
+	if len(loc.Scopes) > MaxScopes {
+		loc.Scopes = loc.Scopes[:MaxScopes]
+	}
+	vectors := make([]chunk.Vector, len(loc.Scopes))
+	for i, d := range loc.Scopes {
+		vectors[i] = s.cfg.Replica.Vector(d.Scope)
+	}
+	s.mu.Lock()
+	st := &s.mu.state
+	st.practice = loc.Practice
+	st.heads, st.allHeads = sortedHeads(loc.Heads)
+	st.order = st.order[:0]
+	kept := make(map[trust.ScopeID]*scope, len(loc.Scopes))
+	for i, d := range loc.Scopes {
+		sc := st.scopes[d.Scope]
+		if sc == nil {
+			sc = &scope{id: d.Scope, theirs: chunk.Vector{}, logs: map[chunk.LogID]*logState{}}
+		}
+		if kept[d.Scope] == nil {
+			st.order = append(st.order, d.Scope)
+		}
+		sc.mine, sc.digest = vectors[i], d.Digest
+		kept[d.Scope] = sc
+	}
+	st.scopes = kept // what is no longer shared is forgotten
+	return st
+}
+
+func (sc *scope) log(id chunk.LogID) *logState {
+	l := sc.logs[id]
+	if l == nil {
+		l = &logState{sent: sc.theirs[id].Counter}
+		sc.logs[id] = l
+	}
+	return l
+}
+
+// raise notes that the peer holds a log up to p.
+func (sc *scope) raise(id chunk.LogID, p chunk.Position) (news bool) {
+	if p.Counter <= sc.theirs[id].Counter {
+		return false
+	}
+	sc.theirs[id] = p
+	l := sc.log(id)
+	l.sent = max(l.sent, p.Counter)
+	l.stall, l.notBefore = 0, time.Time{}
+	return true
+}
+
+// hear takes the peer's digest. If it equals ours the peer holds exactly what we hold.
+func (sc *scope) hear(d Digest) (equal bool) {
+	sc.remote = d
+	if !sc.equal() {
+		return false
+	}
+	if sc.mine.Hash() == sc.digest.VectorHash {
+		for id, p := range sc.mine {
+			sc.raise(id, p)
+		}
+		sc.known = true
+	}
+	return true
+}
+
+func (sc *scope) equal() bool { return sc.shared && sc.remote.VectorHash == sc.digest.VectorHash }
+
+func (sc *scope) agreed() bool { return sc.equal() && sc.remote == sc.digest && sc.digest.AtEnd }
+
+// differs says that both have applied all of the same vector and have not got the same.
+func (sc *scope) differs() bool {
+	return sc.equal() && sc.remote.AtEnd && sc.digest.AtEnd && sc.remote.Applied != sc.digest.Applied
+}
+
+// judge follows signs of divergence; confirmed says that a HELLO has come that answers ours.
+func (sc *scope) judge(now time.Time, confirmed bool) {
+	switch {
+	case !sc.differs():
+		sc.suspects, sc.diverged = time.Time{}, false
+	case sc.suspects.IsZero():
+		sc.suspects = now
+	case confirmed && now.Sub(sc.suspects) >= divergedCheck:
+		sc.diverged = true
+	}
+}
+
+func (st *state) inSync() bool {
+	if !st.greeted || st.allHeads != st.theirAll {
+		return false
+	}
+	for _, sc := range st.scopes {
+		if !sc.equal() {
+			return false
+		}
+	}
+	return true
+}
+
+// noteAgreement freezes the count of round trips when both agree for the first time.
+func (st *state) noteAgreement() {
+	if !st.agreedOnce && st.inSync() {
+		st.agreedOnce = true
+	}
+}
+
+// standsOut says whether anything is left that only the peer can settle.
+func (st *state) standsOut() bool {
+	if !st.inSync() || len(st.inflight) > 0 {
+		return true
+	}
+	for _, sc := range st.scopes {
+		if !sc.agreed() {
+			return true
+		}
+	}
+	return false
+}
+
+// resolve takes off the books what the peer holds, or has seen and not kept: frames up to number seen.
+func (st *state) resolve(now time.Time, seen uint64) {
+	left := st.inflight[:0]
+	for _, f := range st.inflight {
+		sc := st.scopes[f.scope]
+		held := sc == nil || sc.theirs[f.log].Counter >= f.last
+		if !held && f.seq > seen {
+			left = append(left, f)
+			continue
+		}
+		st.bytesOut -= f.bytes
+		if held {
+			continue
+		}
+		// Lost on the way, out of order, or refused. Sent again at once it could circle for ever.
+		l := sc.log(f.log)
+		if have := sc.theirs[f.log].Counter; l.sent > have {
+			l.sent = have
+			l.stall = min(max(2*l.stall, stallFirst), stallMost)
+			l.notBefore = now.Add(l.stall)
+		}
+	}
+	st.inflight = left
+}
+
+// forget drops what was believed to be on the way, since the peer has begun anew. What it told to hold, it still holds.
+func (st *state) forget() {
+	st.inflight, st.bytesOut, st.seenSeq = nil, 0, 0
+	for _, sc := range st.scopes {
+		clear(sc.logs)
+	}
+}
+
+// Status returns the session's state at now.
+func (s *Session) Status() Status {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := &s.mu.state
+	r := st.status
+	r.Started = st.started
+	r.Greeted, r.Incompatible = st.greeted, st.incompat
+	r.PeerVersion, r.PeerProtocol, r.PeerSchema = st.theirs.version, st.theirs.protocol, st.theirs.schema
+	r.InSync = st.inSync()
+	r.Agreed = r.InSync
+	for _, sc := range st.scopes {
+		r.Agreed = r.Agreed && sc.agreed()
+		r.Diverged = r.Diverged || sc.diverged
+		for id, p := range sc.theirs {
+			if have := sc.mine[id].Counter; p.Counter > have {
+				r.BehindChunks += p.Counter - have
+			}
+		}
+		if sc.shared {
+			for id, p := range sc.mine {
+				if have := sc.theirs[id].Counter; p.Counter > have {
+					r.AheadChunks += p.Counter - have
+				}
+			}
+		}
+	}
+	mean := uint64(meanChunk)
+	if r.ChunksIn > 0 {
+		mean = st.chunkBytesIn / r.ChunksIn
+	}
+	r.BehindBytes = r.BehindChunks * mean
+	r.InFlight = st.bytesOut
+	r.RTT, r.ClockOffset = st.rtt, st.offset
+	return r
+}
+
+func compareScopes(a, b trust.ScopeID) int {
+	return slices.Compare(a[:], b[:])
+}
+
+// pending lists the logs of a scope that hold more than the peer has or is about to get, ascending.
+func (sc *scope) pending(now time.Time) []chunk.LogID {
+	if !sc.shared || !sc.known {
+		return nil
+	}
+	var ids []chunk.LogID
+	for id, p := range sc.mine {
+		if l := sc.log(id); p.Counter > l.sent && !now.Before(l.notBefore) {
+			ids = append(ids, id)
+		}
+	}
+	slices.SortFunc(ids, func(a, b chunk.LogID) int { return slices.Compare(a[:], b[:]) })
+	return ids
+}
+
+func (sc *scope) takeAck() []chunk.LogID {
+	ids := slices.Collect(maps.Keys(sc.ackLogs))
+	sc.oweAck, sc.ackLogs = false, nil
+	return ids
+}
+
+func locate(b []byte) (Place, error) {
+	sealed, err := chunk.Parse(b)
+	if err != nil {
+		return Place{}, err
+	}
+	h := sealed.Header()
+	return Place{Scope: h.Scope, Log: sealed.Log(), Counter: h.Counter, ID: sealed.ID()}, nil
+}
