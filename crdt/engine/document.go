@@ -44,7 +44,7 @@ type document struct{ c C.engine_document }
 // buffer holds an answer in the library's memory, outside Go's.
 type buffer struct{ c C.engine_buffer }
 
-func newBuffer() *buffer { return &buffer{C.engine_buffer{limit: maxFrame}} }
+func newBuffer() *buffer { return &buffer{C.engine_buffer{limit: maxAnswer}} }
 
 // bytes are valid until free.
 func (b *buffer) bytes() []byte { return unsafe.Slice((*byte)(b.c.data), int(b.c.len)) }

@@ -85,16 +85,19 @@ func (d *documents) drop(id crdt.DocumentID, h *held) {
 	}
 }
 
-// trim returns memory to the system and reports whether there was reason to.
-func (d *documents) trim() bool {
+// due reports whether documents were forgotten since the last trim.
+func (d *documents) due() bool {
 	d.mu.Lock()
-	due := d.mu.forgotten > 0
+	defer d.mu.Unlock()
+	return d.mu.forgotten > 0
+}
+
+// trim returns the memory of forgotten documents to the system.
+func (d *documents) trim() {
+	d.mu.Lock()
 	d.mu.forgotten = 0
 	d.mu.Unlock()
-	if due {
-		trim()
-	}
-	return due
+	trim()
 }
 
 func (d *documents) Load(ctx context.Context, id crdt.DocumentID, saved []byte, changes [][]byte) (crdt.State, error) {
