@@ -1,0 +1,167 @@
+package keyring
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+
+	"chartmesh/wire"
+)
+
+// FileName is the keyring's name in the data folder.
+const FileName = "keyring"
+
+var fileMagic = []byte{'c', 'm', 'k', 1}
+
+// Protection says how the secrets in the file are protected. The numbers are part of the format.
+type protection uint8
+
+const protectionPermissions protection = 1 // by the file's permissions alone
+
+const (
+	secretsSize = 4*32 + 16 + 32
+	fileSize    = 4 + 1 + secretsSize + sha256.Size
+)
+
+// encode returns the file: magic and version, protection, secrets, SHA-256 of all before. The hash is against damage; who
+// can write the file can do anything.
+func (s secrets) encode() []byte {
+	var w wire.Writer
+	w.Raw(fileMagic)
+	w.Byte(byte(protectionPermissions))
+	for _, b := range [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], s.nonce[:], s.instance[:]} {
+		w.Raw(b)
+	}
+	sum := sha256.Sum256(w.Bytes())
+	w.Raw(sum[:])
+	return w.Bytes()
+}
+
+func decode(b []byte) (secrets, error) {
+	var s secrets
+	if len(b) >= 4 && bytes.Equal(b[:3], fileMagic[:3]) && b[3] > fileMagic[3] {
+		return s, fmt.Errorf("%w: its version is %d", ErrProtected, b[3])
+	}
+	if len(b) >= 5 && bytes.Equal(b[:4], fileMagic) && protection(b[4]) > protectionPermissions {
+		return s, fmt.Errorf("%w: kind %d", ErrProtected, b[4])
+	}
+	if len(b) != fileSize {
+		return s, fmt.Errorf("%w: %d bytes instead of %d", ErrDamaged, len(b), fileSize)
+	}
+	body, sum := b[:fileSize-sha256.Size], sha256.Sum256(b[:fileSize-sha256.Size])
+	if subtle.ConstantTimeCompare(sum[:], b[fileSize-sha256.Size:]) == 0 {
+		return s, fmt.Errorf("%w: its check does not fit", ErrDamaged)
+	}
+	r := wire.NewReader(body)
+	if !bytes.Equal(r.Raw(len(fileMagic)), fileMagic) || protection(r.Byte()) != protectionPermissions {
+		return s, fmt.Errorf("%w: it does not begin as one", ErrDamaged)
+	}
+	for _, dst := range [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], s.nonce[:], s.instance[:]} {
+		r.Fixed(dst)
+	}
+	if r.Close() != nil {
+		return secrets{}, ErrDamaged
+	}
+	return s, nil
+}
+
+func makeFolder(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make folder: %w", err)
+	}
+	return nil
+}
+
+func readFile(dir string) (secrets, error) {
+	path := filepath.Join(dir, FileName)
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return secrets{}, fmt.Errorf("%w: %s", ErrNotFound, dir)
+	} else if err != nil {
+		return secrets{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return secrets{}, fmt.Errorf("%w: %s is no regular file", ErrDamaged, path)
+	}
+	// Windows has access lists instead of these bits; there the file inherits those of the user's folder.
+	if open := info.Mode().Perm() & 0o077; open != 0 && runtime.GOOS != "windows" {
+		return secrets{}, fmt.Errorf("%w: %s has mode %04o; if nobody has read it, run: chmod 600 %s",
+			ErrPermissions, path, info.Mode().Perm(), path)
+	}
+	if info.Size() > 4096 {
+		return secrets{}, fmt.Errorf("%w: %d bytes", ErrDamaged, info.Size())
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return secrets{}, err
+	}
+	return decode(b)
+}
+
+// writeNew makes the file, and fails with ErrExists if there is one: keys are never overwritten by others.
+func writeNew(dir string, b []byte) error {
+	return write(dir, b, func(temp, path string) error {
+		err := os.Link(temp, path)
+		if errors.Is(err, fs.ErrExist) {
+			return fmt.Errorf("%w: %s", ErrExists, dir)
+		}
+		if err == nil {
+			return nil
+		}
+		// A file system without links: look first, then move.
+		if _, err := os.Lstat(path); err == nil {
+			return fmt.Errorf("%w: %s", ErrExists, dir)
+		}
+		return os.Rename(temp, path)
+	})
+}
+
+// replace changes the file; a crash leaves the old one or the new one.
+func replace(dir string, b []byte) error { return write(dir, b, os.Rename) }
+
+func write(dir string, b []byte, place func(temp, path string) error) (err error) {
+	f, err := os.CreateTemp(dir, FileName+".new-*") // mode 0600
+	if err != nil {
+		return fmt.Errorf("write keyring: %w", err)
+	}
+	defer func() { _ = os.Remove(f.Name()) }()
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if e := f.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("write keyring: %w", err)
+	}
+	if err := place(f.Name(), filepath.Join(dir, FileName)); err != nil {
+		return fmt.Errorf("write keyring: %w", err)
+	}
+	return syncFolder(dir)
+}
+
+// syncFolder makes a new name durable. Windows has no such call; there the file system's journal keeps names.
+func syncFolder(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("sync folder: %w", err)
+	}
+	err = d.Sync()
+	if e := d.Close(); err == nil {
+		err = e
+	}
+	if err != nil {
+		return fmt.Errorf("sync folder: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,191 @@
+package keyring
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/hpke"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"sync"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// opened holds the keys of epochs that have been opened, and everything that can be done with them. It is shared by
+// Keyring and Recovery.
+type opened struct {
+	epochs struct {
+		sync.RWMutex
+		keys  map[trust.EpochID]epochKeys
+		index map[trust.ScopeID][32]byte
+	}
+}
+
+type epochKeys struct {
+	scope trust.ScopeID
+	body  [32]byte
+}
+
+func (o *opened) put(scope trust.ScopeID, epoch trust.EpochID, body, index [32]byte) {
+	o.epochs.Lock()
+	defer o.epochs.Unlock()
+	if o.epochs.keys == nil {
+		o.epochs.keys = map[trust.EpochID]epochKeys{}
+		o.epochs.index = map[trust.ScopeID][32]byte{}
+	}
+	o.epochs.keys[epoch] = epochKeys{scope, body}
+	o.epochs.index[scope] = index
+}
+
+func (o *opened) has(epoch trust.EpochID) bool {
+	o.epochs.RLock()
+	defer o.epochs.RUnlock()
+	_, ok := o.epochs.keys[epoch]
+	return ok
+}
+
+func (o *opened) indexKey(scope trust.ScopeID) ([32]byte, error) {
+	o.epochs.RLock()
+	defer o.epochs.RUnlock()
+	key, ok := o.epochs.index[scope]
+	if !ok {
+		return key, fmt.Errorf("index key of scope %v: %w", scope, trust.ErrNoKey)
+	}
+	return key, nil
+}
+
+func (o *opened) epochKey(scope trust.ScopeID, epoch trust.EpochID) ([32]byte, error) {
+	o.epochs.RLock()
+	defer o.epochs.RUnlock()
+	key, ok := o.epochs.keys[epoch]
+	if !ok || key.scope != scope {
+		return [32]byte{}, fmt.Errorf("key of epoch %v in scope %v: %w", epoch, scope, trust.ErrNoKey)
+	}
+	return key.body, nil
+}
+
+func (o *opened) learn(private hpke.PrivateKey, boxes []trust.KeyBox) error {
+	var errs []error
+	for _, b := range boxes {
+		if o.has(b.Epoch) {
+			continue
+		}
+		public := private.PublicKey().Bytes()
+		if !bytes.Equal(public, b.HPKE) {
+			// Added twice, apart, under another key: the box of the other addition is ours.
+			continue
+		}
+		keys, err := hpke.Open(private, kdf, aead, trust.BoxInfo(b.Scope, b.Commitment, public), b.Sealed)
+		if err != nil || len(keys) != 64 {
+			errs = append(errs, fmt.Errorf("open key box of epoch %v: %w", b.Epoch, trust.ErrSealBroken))
+			continue
+		}
+		body, index := [32]byte(keys[:32]), [32]byte(keys[32:])
+		if trust.Commit(b.Scope, body, index) != b.Commitment {
+			errs = append(errs, fmt.Errorf("open key box of epoch %v: not the keys that the log commits to: %w",
+				b.Epoch, trust.ErrSealBroken))
+			continue
+		}
+		o.put(b.Scope, b.Epoch, body, index)
+	}
+	return errors.Join(errs...)
+}
+
+// sealBox seals an epoch's keys to a recipient's public key.
+func sealBox(scope trust.ScopeID, body, index [32]byte, recipient []byte) ([]byte, error) {
+	public, err := kem.NewPublicKey(recipient)
+	if err != nil {
+		return nil, fmt.Errorf("seal key box: recipient's HPKE key: %w", err)
+	}
+	info := trust.BoxInfo(scope, trust.Commit(scope, body, index), recipient)
+	box, err := hpke.Seal(public, kdf, aead, info, append(body[:], index[:]...))
+	if err != nil {
+		return nil, fmt.Errorf("seal key box: %w", err)
+	}
+	return box, nil
+}
+
+// DocumentID derives the ID of a document from what names it, under the scope's index key: all devices find the same,
+// and nobody without the key can link it to a patient. It is trust.ErrNoKey before Learn.
+func (o *opened) DocumentID(scope trust.ScopeID, parts ...string) ([32]byte, error) {
+	key, err := o.indexKey(scope)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	var w wire.Writer
+	w.String("chartmesh document 1")
+	w.Uvarint(uint64(len(parts)))
+	for _, p := range parts {
+		w.String(p)
+	}
+	return keyedHash(key, w.Bytes()), nil
+}
+
+// Tag derives the tag by which chunks of a document are known to those who cannot open them.
+func (o *opened) Tag(scope trust.ScopeID, document [32]byte) ([16]byte, error) {
+	key, err := o.indexKey(scope)
+	if err != nil {
+		return [16]byte{}, err
+	}
+	var w wire.Writer
+	w.String("chartmesh tag 1")
+	w.Raw(document[:])
+	h := keyedHash(key, w.Bytes())
+	return [16]byte(h[:16]), nil
+}
+
+func keyedHash(key [32]byte, msg []byte) [32]byte {
+	h := hmac.New(sha256.New, key[:])
+	h.Write(msg)
+	return [32]byte(h.Sum(nil))
+}
+
+// SealBody encrypts a chunk's body. The key and nonce are used once: the caller makes info so that it never comes twice
+// (log, counter and salt are in it). It is trust.ErrNoKey when the epoch or the document secret is not held.
+func (o *opened) SealBody(scope trust.ScopeID, epoch trust.EpochID, secret [16]byte, info, plain, aad []byte) (
+	[]byte, error) {
+	once, err := o.bodyKey(scope, epoch, secret, info)
+	if err != nil {
+		return nil, fmt.Errorf("seal body: %w", err)
+	}
+	cipher, err := chacha20poly1305.NewX(once[:chacha20poly1305.KeySize])
+	if err != nil {
+		return nil, fmt.Errorf("seal body: %w", err)
+	}
+	out := make([]byte, 0, len(plain)+cipher.Overhead())
+	return cipher.Seal(out, once[chacha20poly1305.KeySize:], plain, aad), nil
+}
+
+// OpenBody decrypts what SealBody made: trust.ErrNoKey, or trust.ErrSealBroken when anything of it was altered.
+func (o *opened) OpenBody(scope trust.ScopeID, epoch trust.EpochID, secret [16]byte, info, sealed, aad []byte) (
+	[]byte, error) {
+	once, err := o.bodyKey(scope, epoch, secret, info)
+	if err != nil {
+		return nil, fmt.Errorf("open body: %w", err)
+	}
+	cipher, err := chacha20poly1305.NewX(once[:chacha20poly1305.KeySize])
+	if err != nil {
+		return nil, fmt.Errorf("open body: %w", err)
+	}
+	plain, err := cipher.Open(nil, once[chacha20poly1305.KeySize:], sealed, aad)
+	if err != nil {
+		return nil, fmt.Errorf("open body: %w", trust.ErrSealBroken)
+	}
+	return plain, nil
+}
+
+// bodyKey returns key and nonce for one body.
+func (o *opened) bodyKey(scope trust.ScopeID, epoch trust.EpochID, secret [16]byte, info []byte) ([]byte, error) {
+	key, err := o.epochKey(scope, epoch)
+	if err != nil {
+		return nil, err
+	}
+	if secret != ([16]byte{}) {
+		return nil, fmt.Errorf("document secret %x: %w", secret[:4], trust.ErrNoKey)
+	}
+	return derive(key[:], "chartmesh body 1\x00"+string(info), chacha20poly1305.KeySize+chacha20poly1305.NonceSizeX), nil
+}
