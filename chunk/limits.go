@@ -1,0 +1,24 @@
+package chunk
+
+// Caps on everything that comes from outside. All of them are part of the format.
+const (
+	// MaxChunk is the size of a whole chunk.
+	MaxChunk = 8 << 20
+	// MaxBody is how much a body may inflate to.
+	MaxBody = 16 << 20
+	// MaxChanges is the size of all raw changes of one chunk together.
+	MaxChanges = 4 << 20
+	// MaxChangeCount is how many changes one chunk carries.
+	MaxChangeCount = 4096
+	// MaxAuthor is the length of a user's name in bytes.
+	MaxAuthor = 256
+	// MaxSchema is the largest schema number.
+	MaxSchema = 1<<16 - 1
+	// MaxLogs is how many logs one vector names.
+	MaxLogs = 4096
+	// MaxDictionary is the size of a compression dictionary.
+	MaxDictionary = 1 << 20
+)
+
+// maxHeader is more than any header takes.
+const maxHeader = 512
