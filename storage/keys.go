@@ -141,6 +141,11 @@ func Kinds() []Kind { return append([]Kind(nil), kinds...) }
 
 var kinds []Kind
 
+// reserved reports whether callers' keys may not begin with b: the store's own kinds, and "!badger!", the engine's.
+func reserved(b byte) bool { return b < firstKind || b == '!' }
+
+const firstKind = 0x10
+
 func define(number byte, name string, parts ...string) Kind {
 	for _, k := range kinds {
 		if k.number == number || k.name == name {

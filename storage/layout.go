@@ -1,8 +1,8 @@
 package storage
 
 // The key layout: the one place where keys are named. A kind is one line here and one row of the table in
-// docs/spec/store-layout.md (a test holds them together). A number is never given a second meaning; 0x00 to 0x0f are the
-// store's own, 0xf0 to 0xff free for what is never written to disk.
+// docs/spec/store-layout.md (a test holds them together). A number is never given a second meaning. 0x00 to 0x0f are the
+// store's own: callers can neither read nor write them. 0x21 is the engine's.
 //
 // Each kind has Key and Parse, and the prefixes for a Scan: All of the kind, With its first parts, Beginning for the
 // strings that begin alike.
@@ -25,7 +25,7 @@ var (
 	// Chunk holds a sealed chunk at its place in a log.
 	Chunk = define3[scope, digest, uint64](0x20, "chunk", "scope", "log ID", "counter")
 	// Branch holds the chunks of a log that was written twice, beside those under Chunk.
-	Branch = define4[scope, digest, uint64, digest](0x21, "branch", "scope", "log ID", "counter", "chunk ID")
+	Branch = define4[scope, digest, uint64, digest](0x25, "branch", "scope", "log ID", "counter", "chunk ID")
 	// LogHead holds how far a log is held: the contiguous prefix and the ID at its end.
 	LogHead = define2[scope, digest](0x22, "log head", "scope", "log ID")
 	// Cursor holds how far a log is applied.

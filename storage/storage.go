@@ -1,14 +1,16 @@
 // Package storage keeps a device's state on disk: sealed chunks, membership entries, and what was derived from them.
 //
-// Nouns: a [Store] is an ordered map from keys to values, a [Batch] what changes together, a [Reader] a snapshot.
-// layout.go names every key.
+// Nouns: a [Store] is an ordered map from keys to values, a [Batch] what changes together, a [Reader] a snapshot of what
+// is durable. layout.go names every key. [Open] gives the store on disk, [NewTwin] one in memory that can crash.
 //
-// Guarantees: when Commit returns nil the batch is on stable storage, whole; when it does not, none of it is visible
-// after the next open, unless the process ended in between, and then all or none. A value that comes back is the value
-// that was put: each carries a hash that every read checks ([ErrDamaged]).
+// Guarantees: when Commit returns nil the batch is on stable storage, whole. A reader sees a batch when it is durable and
+// not before. A value that comes back is the value that was put under that key: each carries a tag that every read checks
+// ([ErrDamaged]). When a commit fails on its way to disk, its batch is there whole or not at all, which the next open
+// tells, and until then the store commits nothing more ([ErrFailed]): a disk that failed once cannot be trusted to have
+// kept what it says it kept.
 //
-// What keys and values mean is the callers'; keys carry no patient data in clear (the store encrypts them at rest, but
-// hashes keep them out of memory dumps and logs too).
+// What keys and values mean is the callers'. Keys may hold what a patient is searched by, so they are encrypted at rest as
+// values are, and no error and no log line of this package holds a byte of either.
 package storage
 
 import (
@@ -28,8 +30,8 @@ var (
 	ErrTooLarge = errors.New("batch is too large for one commit")
 	// ErrClosed says that the store has been closed.
 	ErrClosed = errors.New("store is closed")
-	// ErrFailed says that a commit before this one failed on its way to disk, so that what is on disk is unknown until
-	// the store has been opened again. It answers every read and commit from then on.
+	// ErrFailed says that a commit before this one failed on its way to disk, so that the store must be opened again
+	// before it commits anything more. Reads go on, of what was durable before.
 	ErrFailed = errors.New("the store failed and must be opened again")
 	// ErrNewer says that a newer version wrote the folder.
 	ErrNewer = errors.New("the folder was written by a newer version")
@@ -51,10 +53,19 @@ type Reader interface {
 // ErrStop ends a Scan early without an error.
 var ErrStop = errors.New("stop")
 
-// Store is a durable ordered map. It is safe for concurrent use; of concurrent commits to one key any may be last.
+// Sizer is a Store that knows how many bytes it takes on disk.
+type Sizer interface {
+	Size() (int64, error)
+}
+
+// Store is a durable ordered map. Keys have 1 to MaxKey bytes and begin with none of the reserved ones ([ErrKey]). It is safe for concurrent use; of concurrent commits to one key any may be last.
 type Store interface {
+	// View calls fn with a snapshot, which ends with the call.
 	View(fn func(Reader) error) error
+	// Commit makes b durable, or fails. ctx counts until the batch is on its way to disk, and no longer. An empty batch
+	// does nothing. b may be used again afterwards, and its slices changed.
 	Commit(ctx context.Context, b *Batch) error
+	// Close waits for views and commits under way, and is idempotent.
 	Close() error
 }
 
@@ -96,6 +107,8 @@ func (b *Batch) check() error {
 		switch {
 		case len(op.key) == 0:
 			return fmt.Errorf("commit an empty key: %w", ErrKey)
+		case reserved(op.key[0]):
+			return fmt.Errorf("commit a key of the store's own: %w", ErrKey)
 		case len(op.key) > MaxKey:
 			return fmt.Errorf("commit a %s key of %d bytes: %w", kindOf(op.key), len(op.key), ErrTooLarge)
 		}

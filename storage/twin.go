@@ -34,8 +34,8 @@ func (s Stage) String() string {
 }
 
 // A Twin is a Store in memory that can crash, fail and decay on demand. It keeps the contract of the store on disk: a
-// reader sees a batch when it is durable and not before, and after a failed commit nothing is answered until it is
-// opened again. It uses no clock, no goroutine and no randomness.
+// reader sees a batch when it is durable and not before, and after a commit that failed on its way nothing is committed
+// until it is opened again (Crash). It uses no clock, no goroutine and no randomness.
 type Twin struct {
 	tags *tagger
 	turn chan struct{} // holds one token; its owner commits. A channel, so that a hook may wait in virtual time.
@@ -48,6 +48,7 @@ type Twin struct {
 		fault   error // injected: answers everything
 		failed  error // a commit failed on its way
 		closed  bool
+		crashed bool
 	}
 }
 
@@ -82,7 +83,7 @@ func (t *Twin) Fail(err error) {
 func (t *Twin) Crash() *Twin {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.mu.closed = true
+	t.mu.closed, t.mu.crashed = true, true
 	return newTwin(t.mu.durable)
 }
 
@@ -110,7 +111,7 @@ func (t *Twin) Len() int {
 	return n
 }
 
-// Close implements Store.
+// Close implements Store. Views under way read on, since their snapshot needs nothing of t.
 func (t *Twin) Close() error {
 	t.turn <- struct{}{} // let a commit that is under way finish
 	defer func() { <-t.turn }()
@@ -120,21 +121,25 @@ func (t *Twin) Close() error {
 	return nil
 }
 
-func (t *Twin) errLocked() error {
-	switch {
-	case t.mu.closed:
+// readErrLocked says why nothing can be read, commitErrLocked why nothing can be committed.
+func (t *Twin) readErrLocked() error {
+	if t.mu.closed {
 		return ErrClosed
-	case t.mu.failed != nil:
-		return t.mu.failed
-	default:
-		return t.mu.fault
 	}
+	return t.mu.fault
+}
+
+func (t *Twin) commitErrLocked() error {
+	if t.mu.closed || t.mu.failed == nil {
+		return t.readErrLocked()
+	}
+	return t.mu.failed
 }
 
 // View implements Store.
 func (t *Twin) View(fn func(Reader) error) error {
 	t.mu.Lock()
-	root, err := t.mu.durable, t.errLocked()
+	root, err := t.mu.durable, t.readErrLocked()
 	t.mu.Unlock()
 	if err != nil {
 		return err
@@ -157,13 +162,13 @@ func (t *Twin) Commit(ctx context.Context, b *Batch) error {
 		return context.Cause(ctx)
 	}
 	t.mu.Lock()
-	root, hook, err := t.mu.durable, t.mu.hook, t.errLocked()
-	if err == nil {
+	root, hook, err := t.mu.durable, t.mu.hook, t.commitErrLocked()
+	if err == nil && len(b.ops) > 0 {
 		t.mu.commits++
 	}
 	n := t.mu.commits
 	t.mu.Unlock()
-	if err != nil {
+	if err != nil || len(b.ops) == 0 {
 		return err
 	}
 	if hook == nil {
@@ -201,7 +206,7 @@ func (t *Twin) Commit(ctx context.Context, b *Batch) error {
 func (t *Twin) sync(root *tree) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if err := t.errLocked(); err != nil {
+	if err := t.commitErrLocked(); err != nil {
 		if !t.mu.closed {
 			t.mu.failed = errors.Join(ErrFailed, err)
 		}
@@ -230,7 +235,10 @@ type twinReader struct {
 func (r twinReader) err() error {
 	r.twin.mu.Lock()
 	defer r.twin.mu.Unlock()
-	return r.twin.errLocked()
+	if r.twin.mu.crashed {
+		return ErrClosed
+	}
+	return r.twin.mu.fault
 }
 
 func (r twinReader) Get(key []byte) ([]byte, error) {

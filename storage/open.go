@@ -1,0 +1,253 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/options"
+)
+
+// Options change how a store is opened. The zero value is for a workstation.
+type Options struct {
+	// Logger takes the engine's notes, as constant messages without its arguments, which may hold keys: errors as
+	// warnings, the rest at debug level. Nil discards them.
+	Logger *slog.Logger
+	// Cache is how many bytes of blocks and indexes to keep decrypted in memory; 0 is 32 MiB.
+	Cache int64
+}
+
+// Open opens the store in dir, which it creates (for this user alone) when it does not exist. Key encrypts it; it is the
+// caller's to keep. It fails with ErrInUse, ErrWrongKey, ErrNewer, ErrForeign or ErrDamaged where they say why.
+//
+// It reads every table once to check it, since the engine answers a damaged block with silence, and would make that
+// silence lasting when it next merges tables.
+func Open(dir string, key [32]byte, opts Options) (Store, error) {
+	d, err := open(dir, key, opts)
+	if err != nil {
+		return nil, fmt.Errorf("open store in %s: %w", dir, err)
+	}
+	return d, nil
+}
+
+func open(dir string, key [32]byte, opts Options) (d *disk, err error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Cache == 0 {
+		opts.Cache = 32 << 20
+	}
+	secrets, err := deriveSecrets(key)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	if err := syncFolder(filepath.Dir(dir)); err != nil {
+		return nil, err
+	}
+	lock, err := acquireLock(filepath.Join(dir, fileLock))
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, lock.Close())
+		}
+	}()
+	if err := prepareFolder(dir, secrets.check); err != nil {
+		return nil, err
+	}
+
+	d = &disk{
+		dir:  dir,
+		lock: lock,
+		log:  opts.Logger,
+		tags: newTagger(secrets.tags),
+		turn: make(chan struct{}, 1),
+	}
+	d.views.reading = make(map[uint64]int)
+	d.views.idle = make(chan struct{}, 1)
+	if err := d.openEngine(engineOptions(filepath.Join(dir, dirStore), secrets.engine[:], opts)); err != nil {
+		return nil, err
+	}
+	if err := d.begin(); err != nil {
+		return nil, errors.Join(err, d.closeEngine())
+	}
+	return d, nil
+}
+
+func (d *disk) openEngine(o badger.Options) (err error) {
+	gerr := guarded(func() { d.db, err = badger.OpenManaged(o) })
+	if gerr != nil {
+		return gerr
+	}
+	if err != nil {
+		// The engine's own check of the key comes after ours, so that if it fails its key file is damaged. It gives no
+		// other class of error, only texts.
+		return errors.Join(ErrDamaged, reasonOf(err))
+	}
+	return nil
+}
+
+// begin compares what the engine holds with what is known to have been durable, and with the version of this build.
+func (d *disk) begin() error {
+	d.serial.Store(d.db.MaxVersion())
+	d.discard()
+	m, err := d.readMark()
+	if err != nil {
+		return err
+	}
+	d.marked = m.serial
+	if have := d.serial.Load(); have < m.serial {
+		return fmt.Errorf("%w: it holds commits up to %d, but %d was durable", ErrDamaged, have, m.serial)
+	}
+	if err := d.readLarge(); err != nil {
+		return err
+	}
+	var found []byte
+	err = d.View(func(r Reader) (err error) {
+		found, err = r.(*diskReader).get(keyFormat.Key(0))
+		return err
+	})
+	switch {
+	case errors.Is(err, ErrNotFound) && d.serial.Load() == 0: // a new store
+		var b Batch
+		b.Put(keyFormat.Key(0), []byte(strconv.Itoa(Version)))
+		if err := d.commit(context.Background(), &b); err != nil {
+			return err
+		}
+		// The mark follows at once, so that an engine that lost everything is never taken for a new one.
+		return d.writeMark()
+	case errors.Is(err, ErrNotFound):
+		return fmt.Errorf("%w: its version record is missing", ErrDamaged)
+	case err != nil:
+		return err
+	}
+	version, err := strconv.ParseUint(string(found), 10, 32)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: its version record is malformed", ErrDamaged)
+	case version > Version:
+		return fmt.Errorf("%w: its version is %d, this build reads up to %d", ErrNewer, version, Version)
+	case d.marked == 0: // the process ended right after the first commit
+		return d.writeMark()
+	}
+	return nil
+}
+
+func engineOptions(dir string, key []byte, opts Options) badger.Options {
+	o := badger.DefaultOptions(dir)
+	o.Logger = engineLog{opts.Logger}
+	o.MetricsEnabled = false
+	o.SyncWrites = true
+	o.EncryptionKey = key
+	o.DetectConflicts = false // batches are blind writes
+	o.NumVersionsToKeep = 1
+
+	// The engine takes a transaction of up to 15 % of a memtable, in bytes and (through the size of a node) in entries; a
+	// test holds MaxBatch against both.
+	o.MemTableSize = 28 << 20
+	o.NumMemtables = 1
+	o.NumLevelZeroTables = 2
+	o.NumLevelZeroTablesStall = 6
+	o.NumCompactors = 2
+	o.CompactL0OnClose = true
+
+	// No value reaches the value log: segments are shorter than the threshold.
+	o.ValueThreshold = 1 << 20
+	o.ValueLogFileSize = 2 << 20
+
+	o.Compression = options.ZSTD
+	o.BlockSize = 8 << 10
+	o.BlockCacheSize = opts.Cache / 2
+	o.IndexCacheSize = opts.Cache / 2
+	o.ChecksumVerificationMode = options.OnTableAndBlockRead
+	return o
+}
+
+// acquireLock takes the folder's lock and leaves the process's number in it.
+func acquireLock(name string) (*os.File, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockFile(f); err != nil {
+		if errors.Is(err, ErrInUse) {
+			if pid, perr := os.ReadFile(name); perr == nil && len(pid) > 0 && len(pid) < 20 {
+				err = fmt.Errorf("%w (process %s)", ErrInUse, strings.TrimSpace(string(pid)))
+			}
+		}
+		_ = f.Close()
+		return nil, err
+	}
+	// Who holds it is for people; the lock itself does not depend on it.
+	if err := f.Truncate(0); err == nil {
+		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
+	}
+	return f, nil
+}
+
+func (d *disk) readMark() (mark, error) {
+	b, err := os.ReadFile(filepath.Join(d.dir, fileMark))
+	if errors.Is(err, fs.ErrNotExist) {
+		if d.serial.Load() > 1 { // the mark is written right after the first commit
+			return mark{}, fmt.Errorf("%s is missing: %w", fileMark, ErrDamaged)
+		}
+		return mark{}, nil
+	}
+	if err != nil {
+		return mark{}, err
+	}
+	return parseMark(b, d.tags)
+}
+
+func (d *disk) writeMark() error {
+	serial := d.serial.Load()
+	if serial == d.marked {
+		return nil
+	}
+	if err := replaceFile(filepath.Join(d.dir, fileMark), mark{serial}.append(d.tags)); err != nil {
+		return fmt.Errorf("write %s: %w", fileMark, err)
+	}
+	d.marked = serial
+	return nil
+}
+
+// Size returns the bytes that the store in dir takes on disk. Files that the engine extends in advance count what they
+// take, where the system tells.
+func (d *disk) Size() (int64, error) {
+	var total int64
+	err := filepath.WalkDir(d.dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			if errors.Is(err, fs.ErrNotExist) { // the engine removes files at any time
+				return nil
+			}
+			return err
+		}
+		if !e.Type().IsRegular() {
+			return nil
+		}
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		total += allocated(info)
+		return nil
+	})
+	if err != nil {
+		return 0, fmt.Errorf("measure store: %w", err)
+	}
+	return total, nil
+}
