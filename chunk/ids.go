@@ -70,10 +70,10 @@ func ActorOf(log LogID, document [32]byte, branch byte) Actor {
 	return Actor(h[:16])
 }
 
-// hash returns SHA-256 of label, behind its length, and parts of fixed length.
+// hash returns SHA-256 of label and parts of fixed length, or one last part of any. No label begins another.
 func hash(label string, parts ...[]byte) [32]byte {
 	var w wire.Writer
-	w.String(label)
+	w.Raw([]byte(label))
 	for _, p := range parts {
 		w.Raw(p)
 	}

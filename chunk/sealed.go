@@ -145,6 +145,7 @@ const overhead = 16
 func (h Header) info() []byte {
 	var w wire.Writer
 	log := h.Log()
+	w.Raw(h.Scope[:])
 	w.Raw(h.Secret[:])
 	w.Raw(h.Tag[:])
 	w.Raw(log[:])
@@ -189,7 +190,7 @@ func (s Sealed) Header() Header { return s.header }
 func (s Sealed) Bytes() []byte { return s.raw }
 
 // Position returns where its log stands when the chunk is its last.
-func (s Sealed) Position() Position { return At(s.header.Counter, s.id) }
+func (s Sealed) Position() Position { return Position{s.header.Counter, s.id} }
 
 // Follows reports whether the chunk comes right after the one at counter with ID previous (zeros: it is the first).
 func (s Sealed) Follows(previous ID, counter uint64) bool {
@@ -201,7 +202,7 @@ func (s Sealed) Follows(previous ID, counter uint64) bool {
 func (s Sealed) Verify(st *trust.State) error {
 	h := &s.header
 	// Signature first: what is not the device's own says nothing about the device.
-	if !trust.VerifySignature(h.Device, trust.ContextChunk, s.digest[:], s.raw[len(s.raw)-ed25519.SignatureSize:]) {
+	if !trust.Verify(h.Device, trust.ContextChunk, s.digest[:], s.raw[len(s.raw)-ed25519.SignatureSize:]) {
 		return fmt.Errorf("verify chunk %v: %w", s.id, ErrBadSignature)
 	}
 	_, member := st.Member(h.Device)
@@ -264,7 +265,7 @@ func (s Sealed) open(o Opener) (Body, error) {
 		for _, a := range c.Authorship {
 			actor := ActorOf(s.log, c.Document, a.Branch)
 			statement := Statement(c.Document, actor, a.Seq, a.Newest)
-			if !trust.VerifySignature(h.Device, trust.ContextAuthor, statement, a.Signature[:]) {
+			if !trust.Verify(h.Device, trust.ContextAuthor, statement, a.Signature[:]) {
 				return nil, fmt.Errorf("%w: an authorship is not its author's", ErrDamaged)
 			}
 		}

@@ -10,42 +10,32 @@ import (
 	"chartmesh/wire"
 )
 
-// Tip is the beginning of a chunk's ID, enough to tell branches of equal length apart: only a log's own author could
-// make two chunks with one Tip, and the next chunk's link would tell them apart.
-type Tip [16]byte
-
-// Position says how far a log is held: every chunk up to Counter, the last of which has Tip.
+// Position says how far a log is held: every chunk up to Counter, the last of which is ID. Two branches of equal length
+// differ in ID.
 type Position struct {
 	Counter uint64
-	Tip     Tip
+	ID      ID
 }
-
-// At returns the position after the chunk with this counter and ID.
-func At(counter uint64, id ID) Position { return Position{counter, Tip(id[:16])} }
 
 // Vector says for each log how far it is held, durably and without a gap. A log that is not named is not held at all.
 type Vector map[LogID]Position
 
 var vectorMagic = []byte{'c', 'm', 'v', 1}
 
-// AppendBinary appends the vector: 4 bytes, a count, and some 50 bytes for each log, ascending.
-func (v Vector) AppendBinary(b []byte) ([]byte, error) {
-	if len(v) > MaxLogs {
-		return nil, fmt.Errorf("encode version vector: over %d logs", MaxLogs)
-	}
+// AppendBinary appends the vector: 4 bytes, a count, and some 66 bytes for each log, ascending. Logs at 0 are left out.
+// ParseVector takes no more than MaxLogs.
+func (v Vector) AppendBinary(b []byte) []byte {
+	logs := v.Logs()
 	var w wire.Writer
 	w.Raw(vectorMagic)
-	w.Uvarint(uint64(len(v)))
-	for _, log := range v.Logs() {
+	w.Uvarint(uint64(len(logs)))
+	for _, log := range logs {
 		p := v[log]
-		if p.Counter == 0 {
-			return nil, fmt.Errorf("encode version vector: log %v at 0", log)
-		}
 		w.Raw(log[:])
 		w.Uvarint(p.Counter)
-		w.Raw(p.Tip[:])
+		w.Raw(p.ID[:])
 	}
-	return append(b, w.Bytes()...), nil
+	return append(b, w.Bytes()...)
 }
 
 // ParseVector reads what AppendBinary wrote, and nothing else.
@@ -57,14 +47,14 @@ func ParseVector(b []byte) (Vector, error) {
 		r.Fail("magic")
 	}
 	n := int(r.Uvarint(MaxLogs))
-	v := make(Vector, min(n, r.Len()/49))
+	v := make(Vector, min(n, r.Len()/65))
 	var last LogID
 	for i := range n {
 		var log LogID
 		var p Position
 		r.Fixed(log[:])
 		p.Counter = r.Uvarint(1<<63 - 1)
-		r.Fixed(p.Tip[:])
+		r.Fixed(p.ID[:])
 		if p.Counter == 0 {
 			r.Fail("counter")
 		}
@@ -89,30 +79,37 @@ func (v Vector) Hash() [32]byte {
 		p := v[log]
 		w.Raw(log[:])
 		w.Uint64(p.Counter)
-		w.Raw(p.Tip[:])
+		w.Raw(p.ID[:])
 	}
 	return hash("chartmesh vector 1", w.Bytes())
 }
 
-// Logs returns the logs, ascending.
+// Logs returns the logs that are held at all, ascending.
 func (v Vector) Logs() []LogID {
-	return slices.SortedFunc(maps.Keys(v), LogID.Compare)
+	logs := make([]LogID, 0, len(v))
+	for log, p := range v {
+		if p.Counter != 0 {
+			logs = append(logs, log)
+		}
+	}
+	slices.SortFunc(logs, LogID.Compare)
+	return logs
 }
 
 // Clone returns a copy.
 func (v Vector) Clone() Vector { return maps.Clone(v) }
 
 // Equal reports whether both say the same of the same logs.
-func (v Vector) Equal(w Vector) bool { return maps.Equal(v, w) }
+func (v Vector) Equal(w Vector) bool { return v.Compare(w).None() }
 
 // Merge returns what is held by one or the other: of each log the farther position. Of two branches of equal length it
-// takes the smaller tip, so that the order makes no difference.
+// takes the smaller ID, so that the order makes no difference.
 func (v Vector) Merge(w Vector) Vector {
 	out := make(Vector, max(len(v), len(w)))
 	maps.Copy(out, v)
 	for log, p := range w {
 		q, ok := out[log]
-		if c := cmp.Compare(p.Counter, q.Counter); !ok || c > 0 || c == 0 && bytes.Compare(p.Tip[:], q.Tip[:]) < 0 {
+		if c := cmp.Compare(p.Counter, q.Counter); !ok || c > 0 || c == 0 && bytes.Compare(p.ID[:], q.ID[:]) < 0 {
 			out[log] = p
 		}
 	}
@@ -129,7 +126,7 @@ type Gap struct {
 type Difference struct {
 	Ahead  []Gap   // the first holds, the second lacks
 	Behind []Gap   // the second holds, the first lacks
-	Forked []LogID // equal counter, other tip: two branches of one log
+	Forked []LogID // equal counter, other ID: two branches of one log
 }
 
 // None reports whether the vectors are equal.
@@ -146,7 +143,7 @@ func (v Vector) Compare(w Vector) Difference {
 			d.Ahead = append(d.Ahead, Gap{log, q.Counter, p.Counter})
 		case p.Counter < q.Counter:
 			d.Behind = append(d.Behind, Gap{log, p.Counter, q.Counter})
-		case p.Tip != q.Tip:
+		case p.ID != q.ID:
 			d.Forked = append(d.Forked, log)
 		}
 	}

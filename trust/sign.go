@@ -40,16 +40,16 @@ func SigningInput(context string, msg []byte) []byte {
 	return w.Bytes()
 }
 
-// VerifySignature reports whether sig is device's signature of msg under context.
-func VerifySignature(device DeviceID, context string, msg, sig []byte) bool {
+// Verify reports whether sig is device's signature of msg under context.
+func Verify(device DeviceID, context string, msg, sig []byte) bool {
 	return len(sig) == ed25519.SignatureSize && ed25519.Verify(device[:], SigningInput(context, msg), sig)
 }
 
-// hash returns SHA-256 of label and parts, the label behind its length. Callers pass parts of fixed length, or one last
+// hash returns SHA-256 of label and parts. No label begins another, and callers pass parts of fixed length, or one last
 // part of any length, so that no two inputs collide.
 func hash(label string, parts ...[]byte) [32]byte {
 	var w wire.Writer
-	w.String(label)
+	w.Raw([]byte(label))
 	for _, p := range parts {
 		w.Raw(p)
 	}
