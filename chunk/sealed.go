@@ -190,7 +190,7 @@ func (s Sealed) Header() Header { return s.header }
 func (s Sealed) Bytes() []byte { return s.raw }
 
 // Position returns where its log stands when the chunk is its last.
-func (s Sealed) Position() Position { return Position{s.header.Counter, s.id} }
+func (s Sealed) Position() Position { return At(s.header.Counter, s.id) }
 
 // Follows reports whether the chunk comes right after the one at counter with ID previous (zeros: it is the first).
 func (s Sealed) Follows(previous ID, counter uint64) bool {

@@ -2,7 +2,10 @@ package chunk
 
 import (
 	"crypto/sha3"
+	"fmt"
 	"math/big"
+
+	"chartmesh/wire"
 )
 
 // SetHash names a set of 32-byte elements and is kept up to date as elements come and go, in any order. The zero value is
@@ -33,6 +36,21 @@ func (s SetHash) Equal(t SetHash) bool { return s == t }
 
 // Sum returns 32 bytes that name the set.
 func (s SetHash) Sum() [32]byte { return hash("chartmesh set 1", s[:]) }
+
+// AppendBinary appends the state, SetHashSize bytes. It never fails.
+func (s SetHash) AppendBinary(b []byte) ([]byte, error) { return append(b, s[:]...), nil }
+
+// ParseSetHash reads what AppendBinary wrote.
+func ParseSetHash(b []byte) (SetHash, error) {
+	if len(b) != SetHashSize {
+		return SetHash{}, fmt.Errorf("parse set hash: %w: length", wire.ErrMalformed)
+	}
+	s := SetHash(b)
+	if new(big.Int).SetBytes(b).Cmp(new(big.Int).Sub(setModulus, bigOne)) >= 0 {
+		return SetHash{}, fmt.Errorf("parse set hash: %w: not below the modulus", wire.ErrMalformed)
+	}
+	return s, nil
+}
 
 func (s *SetHash) multiply(by *big.Int) {
 	x := new(big.Int).SetBytes(s[:])

@@ -10,22 +10,31 @@ import (
 	"chartmesh/wire"
 )
 
-// Position says how far a log is held: every chunk up to Counter, the last of which is ID. Two branches of equal length
-// differ in ID.
+// Tip is the beginning of a chunk's ID, enough to tell branches of equal length apart: only a log's own author could
+// make two chunks with one Tip (2^64 work), and the next chunk's link, which is whole, would tell them apart.
+type Tip [16]byte
+
+// Position says how far a log is held: every chunk up to Counter, the last of which has Tip.
 type Position struct {
 	Counter uint64
-	ID      ID
+	Tip     Tip
 }
+
+// At returns the position after the chunk with this counter and ID; At(0, ID{}) is the zero Position.
+func At(counter uint64, id ID) Position { return Position{counter, Tip(id[:16])} }
 
 // Vector says for each log how far it is held, durably and without a gap. A log that is not named is not held at all.
 type Vector map[LogID]Position
 
 var vectorMagic = []byte{'c', 'm', 'v', 1}
 
-// AppendBinary appends the vector: 4 bytes, a count, and some 66 bytes for each log, ascending. Logs at 0 are left out.
-// ParseVector takes no more than MaxLogs.
-func (v Vector) AppendBinary(b []byte) []byte {
+// AppendBinary appends the vector: 4 bytes, a count, and some 50 bytes for each log, ascending. Logs at 0 are left out.
+// The error is for more than MaxLogs.
+func (v Vector) AppendBinary(b []byte) ([]byte, error) {
 	logs := v.Logs()
+	if len(logs) > MaxLogs {
+		return nil, fmt.Errorf("encode version vector: %w: over %d logs", wire.ErrMalformed, MaxLogs)
+	}
 	var w wire.Writer
 	w.Raw(vectorMagic)
 	w.Uvarint(uint64(len(logs)))
@@ -33,10 +42,11 @@ func (v Vector) AppendBinary(b []byte) []byte {
 		p := v[log]
 		w.Raw(log[:])
 		w.Uvarint(p.Counter)
-		w.Raw(p.ID[:])
+		w.Raw(p.Tip[:])
 	}
-	return append(b, w.Bytes()...)
+	return append(b, w.Bytes()...), nil
 }
+
 
 // ParseVector reads what AppendBinary wrote, and nothing else.
 func ParseVector(b []byte) (Vector, error) {
@@ -47,14 +57,14 @@ func ParseVector(b []byte) (Vector, error) {
 		r.Fail("magic")
 	}
 	n := int(r.Uvarint(MaxLogs))
-	v := make(Vector, min(n, r.Len()/65))
+	v := make(Vector, min(n, r.Len()/49))
 	var last LogID
 	for i := range n {
 		var log LogID
 		var p Position
 		r.Fixed(log[:])
 		p.Counter = r.Uvarint(1<<63 - 1)
-		r.Fixed(p.ID[:])
+		r.Fixed(p.Tip[:])
 		if p.Counter == 0 {
 			r.Fail("counter")
 		}
@@ -79,7 +89,7 @@ func (v Vector) Hash() [32]byte {
 		p := v[log]
 		w.Raw(log[:])
 		w.Uint64(p.Counter)
-		w.Raw(p.ID[:])
+		w.Raw(p.Tip[:])
 	}
 	return hash("chartmesh vector 1", w.Bytes())
 }
@@ -103,13 +113,13 @@ func (v Vector) Clone() Vector { return maps.Clone(v) }
 func (v Vector) Equal(w Vector) bool { return v.Compare(w).None() }
 
 // Merge returns what is held by one or the other: of each log the farther position. Of two branches of equal length it
-// takes the smaller ID, so that the order makes no difference.
+// takes the smaller tip, so that the order makes no difference.
 func (v Vector) Merge(w Vector) Vector {
 	out := make(Vector, max(len(v), len(w)))
 	maps.Copy(out, v)
 	for log, p := range w {
 		q, ok := out[log]
-		if c := cmp.Compare(p.Counter, q.Counter); !ok || c > 0 || c == 0 && bytes.Compare(p.ID[:], q.ID[:]) < 0 {
+		if c := cmp.Compare(p.Counter, q.Counter); !ok || c > 0 || c == 0 && bytes.Compare(p.Tip[:], q.Tip[:]) < 0 {
 			out[log] = p
 		}
 	}
@@ -126,7 +136,7 @@ type Gap struct {
 type Difference struct {
 	Ahead  []Gap   // the first holds, the second lacks
 	Behind []Gap   // the second holds, the first lacks
-	Forked []LogID // equal counter, other ID: two branches of one log
+	Forked []LogID // equal counter, other tip: two branches of one log
 }
 
 // None reports whether the vectors are equal.
@@ -143,7 +153,7 @@ func (v Vector) Compare(w Vector) Difference {
 			d.Ahead = append(d.Ahead, Gap{log, q.Counter, p.Counter})
 		case p.Counter < q.Counter:
 			d.Behind = append(d.Behind, Gap{log, p.Counter, q.Counter})
-		case p.ID != q.ID:
+		case p.Tip != q.Tip:
 			d.Forked = append(d.Forked, log)
 		}
 	}
