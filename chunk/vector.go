@@ -47,7 +47,6 @@ func (v Vector) AppendBinary(b []byte) ([]byte, error) {
 	return append(b, w.Bytes()...), nil
 }
 
-
 // ParseVector reads what AppendBinary wrote, and nothing else.
 func ParseVector(b []byte) (Vector, error) {
 	r := wire.NewReader(b)
