@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"unicode/utf8"
 
 	"chartmesh/wire"
 )
@@ -21,7 +22,8 @@ import (
 //	Bytes   Str, opaque and never empty
 //
 // The zero Value (Kind 0) is absent. An empty List is stored as, and equal to, the Bytes `j[]`, and an empty Text as
-// the String "": an Automerge list or text without content cannot be told from one whose content was removed.
+// the String "": an Automerge list or text without content cannot be told from one whose content was removed. A Text
+// that is an element of a list is stored as, and equal to, the String.
 type Value struct {
 	Kind Kind
 	Str  string
@@ -66,7 +68,7 @@ func (v Value) Equal(b Value) bool {
 		}
 		return true
 	case List:
-		return slices.EqualFunc(a.List, b.List, Value.Equal)
+		return slices.EqualFunc(a.List, b.List, func(x, y Value) bool { return x.element().Equal(y.element()) })
 	case Text, String, Bytes:
 		return a.Str == b.Str
 	case Int, Bool:
@@ -82,7 +84,7 @@ func (v Value) AppendBinary(dst []byte) ([]byte, error) {
 	var w wire.Writer
 	w.Raw(dst)
 	v.encode(&w)
-	return w.Bytes(), nil
+	return w.Bytes(), nil // the error is encoding.BinaryAppender's
 }
 
 func (v Value) encode(w *wire.Writer) {
@@ -98,7 +100,7 @@ func (v Value) encode(w *wire.Writer) {
 	case List:
 		w.Uvarint(uint64(len(v.List)))
 		for _, x := range v.List {
-			x.encode(w)
+			x.element().encode(w)
 		}
 	case Text, String, Bytes:
 		w.String(v.Str)
@@ -107,14 +109,25 @@ func (v Value) encode(w *wire.Writer) {
 	}
 }
 
-// check refuses what has no stored form. The error names no content.
+// element returns v as it stands in a list, where a text has no register that would show its removal.
+func (v Value) element() Value {
+	if v.Kind == Text {
+		v.Kind = String
+	}
+	return v
+}
+
+// check refuses what has no stored form, depth being that of the container that v would be. The error names no content.
 func (v Value) check(depth int) error {
-	if depth > maxValueDepth {
-		return fmt.Errorf("%w: nested deeper than %d", ErrValue, maxValueDepth)
+	if v.Kind.Container() && depth > MaxDepth {
+		return fmt.Errorf("%w: nested deeper than %d", ErrValue, MaxDepth)
 	}
 	switch v.Kind {
 	case Map:
-		for _, x := range v.Map {
+		for k, x := range v.Map {
+			if len(k)+len(escape) > MaxKeyBytes || !utf8.ValidString(k) {
+				return fmt.Errorf("%w: key of %d bytes is too long or not UTF-8", ErrValue, len(k))
+			}
 			if err := x.check(depth + 1); err != nil {
 				return err
 			}
@@ -125,20 +138,21 @@ func (v Value) check(depth int) error {
 				return err
 			}
 		}
-	case Text, String, Int, Null:
+	case Text, String:
+		if !utf8.ValidString(v.Str) || v.Kind == String && len(v.Str) > MaxValueBytes {
+			return fmt.Errorf("%w: string of %d bytes is too long or not UTF-8", ErrValue, len(v.Str))
+		}
+	case Bytes:
+		if v.Str == "" || len(v.Str) > MaxValueBytes {
+			return fmt.Errorf("%w: %d opaque bytes", ErrValue, len(v.Str))
+		}
 	case Bool:
 		if v.Int != 0 && v.Int != 1 {
 			return fmt.Errorf("%w: a boolean is 0 or 1", ErrValue)
 		}
-	case Bytes:
-		if v.Str == "" {
-			return fmt.Errorf("%w: empty bytes mean removed", ErrValue)
-		}
+	case Int, Null:
 	default:
 		return fmt.Errorf("%w: unknown kind %d", ErrValue, v.Kind)
 	}
 	return nil
 }
-
-// maxValueDepth bounds how deep a written Value nests; the resource itself is depth 1.
-const maxValueDepth = 64

@@ -1,0 +1,150 @@
+package crdt
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Choice says how a conflict is decided.
+type Choice struct {
+	kind  choiceKind
+	side  int
+	value Value
+}
+
+type choiceKind uint8
+
+const (
+	chooseNothing choiceKind = iota // the zero Choice is none
+	chooseSide
+	chooseValue
+	chooseRemoved
+)
+
+// ChooseSide takes the value of one of Conflict.Sides, by its index.
+func ChooseSide(i int) Choice { return Choice{kind: chooseSide, side: i} }
+
+// ChooseValue takes a value that need not be one of the sides.
+func ChooseValue(v Value) Choice { return Choice{kind: chooseValue, value: v} }
+
+// ChooseRemoved takes the removal.
+func ChooseRemoved() Choice { return Choice{kind: chooseRemoved} }
+
+// Decide returns the instructions that decide an open conflict. Where the change is known the conflict is gone. Sites
+// that decide alike apart from each other agree; if they decide differently that is a conflict again, with another ID.
+//
+// A value that is chosen is written whole, so that it meets another site's different choice in each field. An element of
+// a list keeps its kind (scalar, map or list), and a resource stays a map; another is ErrChoice.
+func Decide(key string, r Register, id ConflictID, choice Choice) ([]Instruction, error) {
+	root := look(cell{boxes: ofKind(r, Map)})
+	n, at, err := root.find(key, id)
+	if err != nil {
+		return nil, err
+	}
+	want, err := choice.of(n)
+	if err != nil {
+		return nil, fmt.Errorf("decide conflict %v: %w", id, err)
+	}
+	if !n.holds(want, at) {
+		return nil, fmt.Errorf("decide conflict %v: %w: a value of another kind", id, ErrChoice)
+	}
+	if err := want.check(1 + len(at.steps)); want.Kind != 0 && err != nil {
+		return nil, fmt.Errorf("decide conflict %v: %w", id, err)
+	}
+	p := &program{deep: choice.kind == chooseValue}
+	p.decide(root, address{in: &holder{kind: Map, root: true}, key: key}, at.steps, want)
+	return p.instructions, nil
+}
+
+// of returns the value that is chosen; absent for the removal.
+func (c Choice) of(n *seen) (Value, error) {
+	switch c.kind {
+	case chooseSide:
+		if c.side < 0 || c.side >= len(n.sides) {
+			return Value{}, fmt.Errorf("%w: side %d of %d", ErrChoice, c.side, len(n.sides))
+		}
+		return n.sides[c.side].value, nil
+	case chooseValue:
+		if c.value.Kind == 0 {
+			return Value{}, fmt.Errorf("%w: no value", ErrChoice)
+		}
+		return c.value, nil
+	case chooseRemoved:
+		return Value{}, nil
+	}
+	return Value{}, fmt.Errorf("%w: none made", ErrChoice)
+}
+
+// holds reports whether a value can be written to a cell.
+func (n *seen) holds(want Value, at place) bool {
+	switch {
+	case want.Kind == 0:
+		return true
+	case len(at.steps) == 0:
+		return want.Kind == Map
+	case at.field:
+		return true
+	}
+	switch want.element().normal().Kind {
+	case Map:
+		return len(n.maps) > 0
+	case List:
+		return n.union != nil
+	}
+	return len(n.maps) == 0 && n.union == nil
+}
+
+// decide follows the steps to the conflict, marking the maps on the way live, and decides it. Copies on the way, of an
+// element in another list container or of a map in another container, are decided alike, if the conflict is in what is
+// shown of them. Conflicts on the way stay open as far as an edit inside one of their sides lets them.
+func (p *program) decide(n *seen, at address, steps []step, want Value) {
+	if len(steps) == 0 {
+		p.write(n, at, want, decided)
+		return
+	}
+	s := steps[0]
+	if !s.inMap() {
+		p.clear(n, at, keep{something: true, lists: true, beside: true})
+		if n.union == nil || s.element >= len(n.union.elements) {
+			return
+		}
+		lists := n.union.holders(at)
+		for i, c := range n.union.elements[s.element].copies {
+			if i == s.copied || inShown(steps) {
+				p.decide(c.seen, address{in: lists[c.list], index: c.index}, steps[1:], want)
+			}
+		}
+		return
+	}
+	var kept []*box
+	if slices.Contains(n.maps, s.box) {
+		kept = n.equals(s.box)
+	} else {
+		kept = n.keepers(n.value) // a copy of the cell that the steps were taken in
+	}
+	p.clear(n, at, keep{something: true, maps: kept, beside: true})
+	if !inShown(steps) {
+		kept = slices.DeleteFunc(kept, func(b *box) bool { return b != s.box })
+	}
+	for _, b := range kept {
+		h := p.mark(b, at)
+		b.look()
+		f := b.field(s.key)
+		if f == nil {
+			f = new(seen)
+		}
+		p.decide(f, address{in: h, key: s.key}, steps[1:], want)
+	}
+}
+
+// inShown reports whether the steps lead through what is shown, and not through other sides of conflicts.
+func inShown(steps []step) bool {
+	for _, s := range steps {
+		if s.inMap() && !(s.from.live && s.box.value.Equal(s.from.value)) {
+			return false
+		}
+	}
+	return true
+}
+
+func (s step) inMap() bool { return s.box != nil }
