@@ -202,7 +202,7 @@ func (s Sealed) Follows(previous ID, counter uint64) bool {
 func (s Sealed) Verify(st *trust.State) error {
 	h := &s.header
 	// Signature first: what is not the device's own says nothing about the device.
-	if !trust.Verify(h.Device, trust.ContextChunk, s.digest[:], s.raw[len(s.raw)-ed25519.SignatureSize:]) {
+	if !trust.VerifySignature(h.Device, trust.ContextChunk, s.digest[:], s.raw[len(s.raw)-ed25519.SignatureSize:]) {
 		return fmt.Errorf("verify chunk %v: %w", s.id, ErrBadSignature)
 	}
 	_, member := st.Member(h.Device)
@@ -265,7 +265,7 @@ func (s Sealed) open(o Opener) (Body, error) {
 		for _, a := range c.Authorship {
 			actor := ActorOf(s.log, c.Document, a.Branch)
 			statement := Statement(c.Document, actor, a.Seq, a.Newest)
-			if !trust.Verify(h.Device, trust.ContextAuthor, statement, a.Signature[:]) {
+			if !trust.VerifySignature(h.Device, trust.ContextAuthor, statement, a.Signature[:]) {
 				return nil, fmt.Errorf("%w: an authorship is not its author's", ErrDamaged)
 			}
 		}

@@ -183,7 +183,7 @@ func (e Entry) String() string {
 func (e Entry) verify() bool {
 	digest := sha256.Sum256(e.p.signed)
 	for _, s := range e.p.sigs {
-		if !Verify(s.signer, ContextEntry, digest[:], s.sig) {
+		if !VerifySignature(s.signer, ContextEntry, digest[:], s.sig) {
 			return false
 		}
 	}

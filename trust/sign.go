@@ -40,8 +40,8 @@ func SigningInput(context string, msg []byte) []byte {
 	return w.Bytes()
 }
 
-// Verify reports whether sig is device's signature of msg under context.
-func Verify(device DeviceID, context string, msg, sig []byte) bool {
+// VerifySignature reports whether sig is device's signature of msg under context.
+func VerifySignature(device DeviceID, context string, msg, sig []byte) bool {
 	return len(sig) == ed25519.SignatureSize && ed25519.Verify(device[:], SigningInput(context, msg), sig)
 }
 

@@ -82,7 +82,7 @@ func readFile(dir string) (secrets, error) {
 	path := filepath.Join(dir, FileName)
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return secrets{}, fmt.Errorf("%w: %s", ErrNoKeyring, dir)
+		return secrets{}, fmt.Errorf("%w: %s", ErrNotFound, dir)
 	} else if err != nil {
 		return secrets{}, err
 	}

@@ -120,7 +120,7 @@ func (k *Keyring) Device() trust.DeviceID { return k.device }
 // HPKEPublic returns the public key that the device's key boxes are sealed to.
 func (k *Keyring) HPKEPublic() []byte { return k.hpke.PublicKey().Bytes() }
 
-// Sign signs msg under context; [trust.Verify] is the other side.
+// Sign signs msg under context; [trust.VerifySignature] is the other side.
 func (k *Keyring) Sign(context string, msg []byte) []byte {
 	return ed25519.Sign(k.signing, trust.SigningInput(context, msg))
 }
@@ -211,8 +211,8 @@ var (
 	ErrNotAdmin = errors.New("this device is not an administrator")
 	// ErrExists says that the folder has a keyring.
 	ErrExists = errors.New("the folder has a keyring already")
-	// ErrNoKeyring says that the folder has none.
-	ErrNoKeyring = errors.New("the folder has no keyring")
+	// ErrNotFound says that the folder has none.
+	ErrNotFound = errors.New("the folder has no keyring")
 	// ErrDamaged says that the file is not what was written.
 	ErrDamaged = errors.New("the keyring file is damaged")
 	// ErrPermissions says that others than the owner may read the file.

@@ -18,9 +18,9 @@ var transportPrefixes = [][]byte{
 	[]byte("\x11libp2p-relay-rsvp"),
 }
 
-// SignRaw signs a message of libp2p's own protocols without a context, as those protocols want it. Anything else
+// SignTransport signs a message of libp2p's own protocols without a context, as those protocols want it. Anything else
 // is refused, so that no caller can have the device's key sign what Sign would sign under a context.
-func (k *Keyring) SignRaw(msg []byte) ([]byte, error) {
+func (k *Keyring) SignTransport(msg []byte) ([]byte, error) {
 	for _, p := range transportPrefixes {
 		if bytes.HasPrefix(msg, p) {
 			return ed25519.Sign(k.signing, msg), nil
