@@ -24,9 +24,9 @@ func (c *Change) ID(i int) OpID { return OpID{Counter: c.StartOp + uint64(i), Ac
 type Action uint8
 
 const (
-	Make   Action = 1 // make the container whose kind Value.Kind names
-	Put    Action = 2 // write the scalar Value
-	Remove Action = 3 // delete, in Automerge's sense
+	ActionMake   Action = 1 // make the container whose kind Value.Kind names
+	ActionPut    Action = 2 // write the scalar Value
+	ActionDelete Action = 3 // delete, in Automerge's sense
 )
 
 // Op is one operation of a Change.

@@ -36,11 +36,11 @@ const (
 
 // Automerge's numbers for actions. It has three more: increment, make table, mark.
 const (
-	actionMakeMap  = 0
-	actionPut      = 1
-	actionMakeList = 2
-	actionDelete   = 3
-	actionMakeText = 4
+	nativeMakeMap  = 0
+	nativePut      = 1
+	nativeMakeList = 2
+	nativeDelete   = 3
+	nativeMakeText = 4
 )
 
 var magic = [4]byte{0x85, 0x6f, 0x4a, 0x83}
@@ -249,16 +249,16 @@ func (d *decoder) op() (op Op) {
 	}
 	action, meta := d.action.num, d.valueMeta.num
 	switch action {
-	case actionMakeMap:
-		op.Action, op.Value.Kind = Make, Map
-	case actionMakeList:
-		op.Action, op.Value.Kind = Make, List
-	case actionMakeText:
-		op.Action, op.Value.Kind = Make, Text
-	case actionDelete:
-		op.Action = Remove
-	case actionPut:
-		op.Action, op.Value = Put, d.value(meta)
+	case nativeMakeMap:
+		op.Action, op.Value.Kind = ActionMake, Map
+	case nativeMakeList:
+		op.Action, op.Value.Kind = ActionMake, List
+	case nativeMakeText:
+		op.Action, op.Value.Kind = ActionMake, Text
+	case nativeDelete:
+		op.Action = ActionDelete
+	case nativePut:
+		op.Action, op.Value = ActionPut, d.value(meta)
 		return op
 	default:
 		d.fail(ReasonAction)

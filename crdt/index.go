@@ -12,16 +12,16 @@ import (
 // ancestor. It is rebuilt from Records. Reading it is safe from several goroutines, Add is not.
 type Index struct {
 	doc    DocumentID
-	nodes  []*node // in the order of Add, dependencies first
-	byHash map[ChangeHash]*node
+	nodes  []*indexed // in the order of Add, dependencies first
+	byHash map[ChangeHash]*indexed
 	actors map[Actor]int // actors' numbers in clocks
-	chains [][]*node     // by actor number: its changes, the ith has seq i+1
+	chains [][]*indexed  // by actor number: its changes, the ith has seq i+1
 	keys   map[string]*keyChanges
-	heads  []*node // ascending by hash
+	heads  []*indexed // ascending by hash
 	ops    uint64
 }
 
-type node struct {
+type indexed struct {
 	Record
 	actor int
 	// clock is what the change's ancestors hold of every other actor; of its own actor they hold all before Seq, by the
@@ -31,8 +31,8 @@ type node struct {
 
 // keyChanges is what touched one resource.
 type keyChanges struct {
-	touched []*node
-	heads   []*node // those of touched that are no ancestors of others, ascending by hash
+	touched []*indexed
+	heads   []*indexed // those of touched that are no ancestors of others, ascending by hash
 }
 
 // ErrOrder says that a Record was added before its dependencies, or twice, or was never judged.
@@ -40,7 +40,7 @@ var ErrOrder = errors.New("record does not follow those in the index")
 
 // NewIndex returns the index of a document without changes.
 func NewIndex(doc DocumentID) *Index {
-	return &Index{doc: doc, byHash: map[ChangeHash]*node{}, actors: map[Actor]int{}, keys: map[string]*keyChanges{}}
+	return &Index{doc: doc, byHash: map[ChangeHash]*indexed{}, actors: map[Actor]int{}, keys: map[string]*keyChanges{}}
 }
 
 // Document returns the document's ID.
@@ -67,7 +67,7 @@ func (x *Index) Add(r Record) error {
 		x.actors[r.Actor] = actor
 		x.chains = append(x.chains, nil)
 	}
-	n := &node{Record: r, actor: actor, clock: past.without(actor)}
+	n := &indexed{Record: r, actor: actor, clock: past.without(actor)}
 	x.nodes = append(x.nodes, n)
 	x.byHash[r.Hash] = n
 	x.chains[actor] = append(x.chains[actor], n)
@@ -131,7 +131,7 @@ func (x *Index) past(heads []ChangeHash) (past, *Missing) {
 }
 
 // sees reports whether m is n or an ancestor of n.
-func (n *node) sees(m *node) bool {
+func (n *indexed) sees(m *indexed) bool {
 	if n.actor == m.actor {
 		return n.Seq >= m.Seq
 	}
@@ -139,7 +139,7 @@ func (n *node) sees(m *node) bool {
 }
 
 // replaceHeads returns the heads, ascending, after n came, which is no ancestor of any.
-func replaceHeads(heads []*node, n *node) []*node {
+func replaceHeads(heads []*indexed, n *indexed) []*indexed {
 	kept := heads[:0]
 	for _, h := range heads {
 		if !n.sees(h) {
@@ -150,7 +150,7 @@ func replaceHeads(heads []*node, n *node) []*node {
 	return slices.Insert(kept, at, n)
 }
 
-func hashes(nodes []*node) []ChangeHash {
+func hashes(nodes []*indexed) []ChangeHash {
 	out := make([]ChangeHash, len(nodes))
 	for i, n := range nodes {
 		out[i] = n.Hash
@@ -195,7 +195,7 @@ func (x *Index) ByOp(op OpID) (Record, bool) {
 	return Record{}, false
 }
 
-func (x *Index) byOp(op OpID) *node {
+func (x *Index) byOp(op OpID) *indexed {
 	actor, ok := x.actors[op.Actor]
 	if !ok {
 		return nil
@@ -234,9 +234,9 @@ func (x *Index) IsAncestor(a ChangeHash, of []ChangeHash) bool {
 // not applied are left out.
 func (x *Index) HeadsOf(set []ChangeHash) []ChangeHash { return hashes(x.headsOf(set)) }
 
-func (x *Index) headsOf(set []ChangeHash) []*node {
+func (x *Index) headsOf(set []ChangeHash) []*indexed {
 	// Of each actor only the last can be a head. What the ancestors of all together reach decides which of those are.
-	last := map[int]*node{}
+	last := map[int]*indexed{}
 	for _, h := range set {
 		if n := x.byHash[h]; n != nil && (last[n.actor] == nil || last[n.actor].Seq < n.Seq) {
 			last[n.actor] = n
@@ -246,14 +246,14 @@ func (x *Index) headsOf(set []ChangeHash) []*node {
 	for _, n := range last {
 		below = below.join(n.clock)
 	}
-	var heads []*node
+	var heads []*indexed
 	for _, n := range last {
-		// A node's clock may hold entries of its own actor from a parent's, all of them before its Seq.
+		// A change's clock may hold entries of its own actor from a parent's, all of them before its Seq.
 		if below.get(n.actor) < n.Seq {
 			heads = append(heads, n)
 		}
 	}
-	slices.SortFunc(heads, func(a, b *node) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
+	slices.SortFunc(heads, func(a, b *indexed) int { return bytes.Compare(a.Hash[:], b.Hash[:]) })
 	return heads
 }
 

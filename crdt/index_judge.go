@@ -50,10 +50,8 @@ func (x *Index) Judge(c *Change) (Record, error) {
 	return j.record(), nil
 }
 
-// The control keys of the mapping (docs/spec/document.md).
-const (
-	liveKey = "~v" // in a map: 1 live, 0 removed
-)
+// liveKey is a map's register that says whether it is live or removed (docs/spec/document.md).
+const liveKey = "~v"
 
 // judge is the state of one Judge.
 type judge struct {
@@ -109,7 +107,7 @@ func (j *judge) op(i int) string {
 	default:
 		reason = j.inMap(i, at, op)
 	}
-	if reason != "" || op.Action != Make {
+	if reason != "" || op.Action != ActionMake {
 		return reason
 	}
 	around := &j.containers[at]
@@ -180,7 +178,7 @@ func (j *judge) find(id OpID, i int) (int32, string) {
 func (j *judge) own(id OpID) bool { return id.Actor == j.c.Actor && id.Counter >= j.c.StartOp }
 
 // ancestor returns the ancestor that made an operation, or nil.
-func (j *judge) ancestor(id OpID) *node {
+func (j *judge) ancestor(id OpID) *indexed {
 	if n := j.index.byOp(id); n != nil && n.Seq <= j.past.get(n.actor) {
 		return n
 	}
@@ -189,7 +187,7 @@ func (j *judge) ancestor(id OpID) *node {
 
 // inRoot: nothing but resources, made once per site and never written over.
 func inRoot(op *Op) string {
-	if op.Action != Make || op.Value.Kind != Map || len(op.Pred) != 0 || !validRootKey(op.Key) {
+	if op.Action != ActionMake || op.Value.Kind != Map || len(op.Pred) != 0 || !validRootKey(op.Key) {
 		return ReasonRoot
 	}
 	return ""
@@ -218,22 +216,22 @@ func validRootKey(key string) bool {
 func (j *judge) inMap(i int, at int32, op *Op) string {
 	first := op.Key[0]
 	switch op.Action {
-	case Make:
-		if first == '{' && op.Value.Kind == Map || first == '[' && op.Value.Kind == List ||
-			first == '"' && op.Value.Kind == Text {
+	case ActionMake:
+		if first == mapSlot && op.Value.Kind == Map || first == listSlot && op.Value.Kind == List ||
+			first == textSlot && op.Value.Kind == Text {
 			if len(op.Pred) != 0 {
 				return ReasonPredecessor
 			}
 			return ""
 		}
 		return ReasonSlot
-	case Remove:
+	case ActionDelete:
 		return ReasonAction
 	}
 	switch first {
-	case '{', '[', '"':
+	case mapSlot, listSlot, textSlot:
 		return ReasonSlot
-	case '~':
+	case tilde:
 		if reason := j.control(at, op); reason != "" {
 			return reason
 		}
@@ -241,37 +239,38 @@ func (j *judge) inMap(i int, at int32, op *Op) string {
 	return j.preds(i, op)
 }
 
-// control judges a write to a key that begins with a tilde: a control key, or the field of a JSON object whose name
-// begins with a character that means something here.
+// control judges a write to a key that begins with a tilde: a map's or a text's register, or the scalar field of a JSON
+// object whose name begins with a character that means something here.
 func (j *judge) control(at int32, op *Op) string {
-	if len(op.Key) < 2 {
-		return ReasonControl
-	}
-	switch op.Key[1] {
-	case '{', '[', '~':
-		return ""
-	case '"':
-		if op.Value.Kind == Int && (op.Value.Int == 0 || op.Value.Int == 1) {
-			if j.texts == nil {
-				j.texts = map[textEdit]struct{}{}
-			}
-			j.texts[textEdit{at, op.Key}] = struct{}{}
+	if rest, escaped := strings.CutPrefix(op.Key, escape); escaped {
+		if !reserved(rest) {
+			return ReasonControl
 		}
 		return ""
 	}
-	if op.Key != liveKey || op.Value.Kind != Int || op.Value.Int != 0 && op.Value.Int != 1 {
+	if op.Value.Kind != Int || op.Value.Int != stateRemoved && op.Value.Int != stateLive {
 		return ReasonControl
 	}
-	j.containers[at].live = true
+	switch {
+	case op.Key == liveKey:
+		j.containers[at].live = true
+	case len(op.Key) > 1 && op.Key[1] == textSlot:
+		if j.texts == nil {
+			j.texts = map[textEdit]struct{}{}
+		}
+		j.texts[textEdit{at, op.Key}] = struct{}{}
+	default:
+		return ReasonControl
+	}
 	return ""
 }
 
 // inList: new elements of any kind, and scalars written over scalars.
 func (j *judge) inList(i int, op *Op) string {
-	if op.Action == Remove {
+	if op.Action == ActionDelete {
 		return ReasonAction
 	}
-	if op.Action == Make && (!op.Insert || op.Value.Kind == Text) {
+	if op.Action == ActionMake && (!op.Insert || op.Value.Kind == Text) {
 		return ReasonSlot
 	}
 	if op.Insert {
@@ -302,7 +301,7 @@ func (j *judge) inText(i int, op *Op) string {
 		return ReasonElement
 	}
 	if op.Insert {
-		if op.Action != Put || op.Value.Kind != String || !oneCharacter(op.Value.Str) {
+		if op.Action != ActionPut || op.Value.Kind != String || !oneCharacter(op.Value.Str) {
 			return ReasonText
 		}
 		if len(op.Pred) != 0 {
@@ -310,7 +309,7 @@ func (j *judge) inText(i int, op *Op) string {
 		}
 		return ""
 	}
-	if op.Action != Remove {
+	if op.Action != ActionDelete {
 		return ReasonText
 	}
 	if len(op.Pred) != 1 || op.Pred[0] != op.Elem {
@@ -343,7 +342,7 @@ func (j *judge) element(i int, op *Op) elementKind {
 		if k >= uint64(i) || !j.c.Ops[k].Insert || j.c.Ops[k].Obj != op.Obj {
 			return notElement
 		}
-		if j.c.Ops[k].Action == Make {
+		if j.c.Ops[k].Action == ActionMake {
 			return containerElement
 		}
 		return scalarElement
@@ -383,7 +382,7 @@ func (j *judge) samePlace(i int, op *Op, p OpID) bool {
 			return false
 		}
 		q := &j.c.Ops[k]
-		return q.Action == Put && !q.Insert && q.Obj == op.Obj && q.Key == op.Key && q.Elem == op.Elem
+		return q.Action == ActionPut && !q.Insert && q.Obj == op.Obj && q.Key == op.Key && q.Elem == op.Elem
 	}
 	n := j.ancestor(p)
 	if n == nil {
@@ -408,7 +407,7 @@ func (j *judge) marked() bool {
 			continue
 		}
 		if c.kind == Text {
-			if _, ok := j.texts[textEdit{c.parent, "~" + c.slot}]; !ok {
+			if _, ok := j.texts[textEdit{c.parent, statusKey + c.slot}]; !ok {
 				return false
 			}
 		}
@@ -484,17 +483,17 @@ func (j *judge) record() Record {
 
 func kindOf(op *Op) rowKind {
 	switch {
-	case op.Action == Remove:
+	case op.Action == ActionDelete:
 		return rowRemove
-	case op.Action == Make && op.Insert && op.Value.Kind == Map:
+	case op.Action == ActionMake && op.Insert && op.Value.Kind == Map:
 		return rowInsertMap
-	case op.Action == Make && op.Insert:
+	case op.Action == ActionMake && op.Insert:
 		return rowInsertList
-	case op.Action == Make && op.Value.Kind == Map:
+	case op.Action == ActionMake && op.Value.Kind == Map:
 		return rowMakeMap
-	case op.Action == Make && op.Value.Kind == List:
+	case op.Action == ActionMake && op.Value.Kind == List:
 		return rowMakeList
-	case op.Action == Make:
+	case op.Action == ActionMake:
 		return rowMakeText
 	case op.Insert:
 		return rowInsert

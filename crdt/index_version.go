@@ -70,7 +70,7 @@ func (x *Index) ResolveVersion(key, version string) ([]ChangeHash, bool) {
 	}
 	var heads []ChangeHash
 	for _, p := range prefixes {
-		at := slices.IndexFunc(k.touched, func(n *node) bool { return [8]byte(n.Hash[:8]) == p })
+		at := slices.IndexFunc(k.touched, func(n *indexed) bool { return [8]byte(n.Hash[:8]) == p })
 		if at < 0 {
 			return nil, false
 		}

@@ -1,0 +1,276 @@
+package crdt
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// world makes random histories of several writers who see some of each other's changes, by the rules or, where told, a
+// little against them. It knows ancestors by closed sets, the slow and obvious way.
+type world struct {
+	rng     *rand.Rand
+	changes []*Change
+	sees    []map[int]bool // by change: itself and all ancestors
+	places  []madePlace
+	honest  bool
+	x       *Index       // of what is accepted in the order of writing
+	refused map[int]bool // by change; dishonest worlds alone
+}
+
+// madePlace is a container, key or element that an operation made or wrote.
+type madePlace struct {
+	change int
+	id     OpID
+	op     Op
+	around int // index into places of the container; -1: root
+}
+
+func newWorld(rng *rand.Rand) *world {
+	return &world{rng: rng, honest: true, x: NewIndex(DocumentID{}), refused: map[int]bool{}}
+}
+
+const worldActors = 5
+
+// view picks a closed set that holds the writer's own changes, and returns the set and its heads.
+func (w *world) view(actor byte) (map[int]bool, []ChangeHash) {
+	seen := map[int]bool{}
+	add := func(i int) {
+		for k := range w.sees[i] {
+			seen[k] = true
+		}
+	}
+	for i, c := range w.changes {
+		switch {
+		case w.refused[i] && w.rng.IntN(50) > 0: // others seldom build on it
+		case c.Actor == testActor(actor) && (w.honest || w.rng.IntN(40) > 0), // else a cloned writer
+			w.rng.IntN(4) > 0 && i+6 > len(w.changes):
+			add(i)
+		}
+	}
+	below := map[int]bool{}
+	for i := range seen {
+		for k := range w.sees[i] {
+			if k != i {
+				below[k] = true
+			}
+		}
+	}
+	var heads []ChangeHash
+	for i := range seen {
+		if !below[i] {
+			heads = append(heads, w.changes[i].Hash)
+		}
+	}
+	return seen, heads
+}
+
+// step adds one change by a random writer.
+func (w *world) step(t testing.TB) *Change {
+	actor := byte(1 + w.rng.IntN(worldActors))
+	seen, heads := w.view(actor)
+	var seq, last uint64
+	for i := range seen {
+		c := w.changes[i]
+		last = max(last, c.StartOp+uint64(len(c.Ops))-1)
+		if c.Actor == testActor(actor) {
+			seq = max(seq, c.Seq)
+		}
+	}
+	s := &scribe{w: w, seen: seen, change: len(w.changes), c: newChange(actor, seq+1, last+1, heads), live: map[OpID]bool{}}
+	for n := 1 + w.rng.IntN(6); n > 0; n-- {
+		s.edit()
+	}
+	if !w.honest && w.rng.IntN(8) == 0 {
+		s.spoil()
+	}
+	c := decoded(t, s.c)
+	if c.Hash == (ChangeHash{}) {
+		t.Fatal("no hash")
+	}
+	w.changes = append(w.changes, c)
+	seen[len(w.changes)-1] = true
+	w.sees = append(w.sees, seen)
+	if !w.honest {
+		r, err := w.x.Judge(c)
+		if w.refused[len(w.changes)-1] = err != nil; err == nil {
+			err = w.x.Add(r)
+		} else if errors.As(err, new(*Refused)) {
+			err = nil
+		}
+		if err != nil && !errors.As(err, new(*Missing)) && !errors.As(err, new(*Equivocation)) {
+			t.Fatal(err)
+		}
+	}
+	return c
+}
+
+// scribe writes one change.
+type scribe struct {
+	w      *world
+	seen   map[int]bool
+	change int
+	c      *Change
+	live   map[OpID]bool // maps marked live, or made here
+}
+
+func (s *scribe) add(op Op, around int) int {
+	id := s.c.ID(len(s.c.Ops))
+	s.c.Ops = append(s.c.Ops, op)
+	s.w.places = append(s.w.places, madePlace{s.change, id, op, around})
+	return len(s.w.places) - 1
+}
+
+// visible returns the places that the writer sees and that pass.
+func (s *scribe) visible(pass func(p *madePlace) bool) (out []int) {
+	for i := range s.w.places {
+		p := &s.w.places[i]
+		if (p.change == s.change || s.seen[p.change]) && pass(p) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+func (s *scribe) pick(places []int) int {
+	if len(places) == 0 {
+		return -1
+	}
+	return places[s.w.rng.IntN(len(places))]
+}
+
+func isContainer(kinds ...Kind) func(*madePlace) bool {
+	return func(p *madePlace) bool {
+		for _, k := range kinds {
+			if p.op.Action == ActionMake && p.op.Value.Kind == k {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// mark writes what an edit inside a container owes to the maps around it.
+func (s *scribe) mark(at int) {
+	for ; at >= 0; at = s.w.places[at].around {
+		p := s.w.places[at]
+		if p.op.Value.Kind != Map || s.live[p.id] || p.change == s.change {
+			continue
+		}
+		s.live[p.id] = true
+		s.add(put(p.id, liveKey, number(1), s.preds(func(q *madePlace) bool { return q.op.Obj == p.id && q.op.Key == liveKey })...), at)
+	}
+}
+
+// preds returns the IDs of what is seen at a madePlace, ascending, or some of them.
+func (s *scribe) preds(pass func(*madePlace) bool) (ids []OpID) {
+	for _, i := range s.visible(pass) {
+		if s.w.rng.IntN(5) > 0 {
+			ids = append(ids, s.w.places[i].id)
+		}
+	}
+	slices.SortFunc(ids, OpID.Compare)
+	return slices.Compact(ids)
+}
+
+func (s *scribe) scalar() Scalar {
+	return []Scalar{text("v"), number(int64(s.w.rng.IntN(300))), boolean(1), {Kind: Null}, opaque("j1.50"), opaque("")}[s.w.rng.IntN(6)]
+}
+
+func (s *scribe) edit() {
+	rng := s.w.rng
+	at := s.pick(s.visible(isContainer(Map, List, Text)))
+	if at < 0 || rng.IntN(6) == 0 {
+		s.add(makeAt(OpID{}, fmt.Sprintf("Patient/%d", rng.IntN(4)), Map), -1)
+		return
+	}
+	p := s.w.places[at]
+	switch p.op.Value.Kind {
+	case Map:
+		switch key := string(rune('a' + rng.IntN(3))); rng.IntN(6) {
+		case 0:
+			s.add(makeAt(p.id, "{"+key, Map), at)
+		case 1:
+			s.add(makeAt(p.id, "["+key, List), at)
+		case 2:
+			s.add(makeAt(p.id, `"`+key, Text), at)
+		default:
+			s.add(put(p.id, key, s.scalar(), s.preds(func(q *madePlace) bool { return q.op.Obj == p.id && q.op.Key == key })...), at)
+		}
+	case List:
+		elem := s.pick(s.visible(func(q *madePlace) bool { return q.op.Obj == p.id && q.op.Insert }))
+		var after OpID
+		if elem >= 0 {
+			after = s.w.places[elem].id
+		}
+		switch n := rng.IntN(5); {
+		case n == 0:
+			s.add(insert(p.id, after, kindOnly(Map)), at)
+		case n == 1:
+			s.add(insert(p.id, after, kindOnly(List)), at)
+		case n == 2 && elem >= 0 && s.w.places[elem].op.Action == ActionPut:
+			preds := s.preds(func(q *madePlace) bool { return q.op.Obj == p.id && !q.op.Insert && q.op.Elem == after })
+			preds = append(preds, after)
+			slices.SortFunc(preds, OpID.Compare)
+			s.add(overwrite(p.id, after, s.scalar(), slices.Compact(preds)...), at)
+		default:
+			s.add(insert(p.id, after, s.scalar()), at)
+		}
+	case Text:
+		elem := s.pick(s.visible(func(q *madePlace) bool { return q.op.Obj == p.id && q.op.Insert }))
+		switch {
+		case elem < 0:
+			s.add(insert(p.id, OpID{}, text("ß")), at)
+		case rng.IntN(3) == 0:
+			s.add(remove(p.id, s.w.places[elem].id), at)
+		default:
+			s.add(insert(p.id, s.w.places[elem].id, text("b")), at)
+		}
+		if p.change != s.change {
+			key, in := "~"+p.op.Key, s.w.places[p.around].id
+			s.add(put(in, key, number(1), s.preds(func(q *madePlace) bool { return q.op.Obj == in && q.op.Key == key })...), p.around)
+		}
+	}
+	s.mark(at)
+}
+
+// spoil breaks some rule, or by chance none.
+func (s *scribe) spoil() {
+	rng := s.w.rng
+	op := &s.c.Ops[rng.IntN(len(s.c.Ops))]
+	some := s.w.places[rng.IntN(len(s.w.places))]
+	switch rng.IntN(9) {
+	case 0:
+		s.c.Seq += uint64(rng.IntN(2)) + 1
+	case 1:
+		s.c.StartOp += uint64(rng.IntN(2)) * (MaxCounterGap + 1)
+	case 2:
+		op.Obj = some.id
+	case 3:
+		if op.Key == "" {
+			op.Elem = some.id
+		} else {
+			op.Key = some.op.Key + "a"
+		}
+	case 4:
+		if !op.Insert && op.Action != ActionMake {
+			op.Pred = []OpID{some.id}
+		}
+	case 5:
+		if op.Action == ActionPut {
+			op.Value = s.scalar()
+		}
+	case 6:
+		if op.Action == ActionMake {
+			op.Value.Kind = Kind(1 + rng.IntN(3))
+		}
+	case 7:
+		if len(s.c.Ops) > 1 {
+			s.c.Ops = s.c.Ops[:len(s.c.Ops)-1]
+		}
+	case 8:
+		s.c.StartOp -= min(s.c.StartOp-1, uint64(rng.IntN(3)))
+	}
+}
