@@ -27,8 +27,8 @@ import (
 // Identity is the device's key as operations.
 type Identity interface {
 	Device() trust.DeviceID
-	// SignRaw signs one of libp2p's own messages with the device's Ed25519 key, without a domain of ours.
-	SignRaw(message []byte) ([]byte, error)
+	// SignTransport signs one of libp2p's own messages with the device's Ed25519 key, without a domain of ours.
+	SignTransport(message []byte) ([]byte, error)
 	// Derive returns bytes that depend on the device's secret and on context, and tell nothing of the key.
 	Derive(context string) [32]byte
 }

@@ -242,7 +242,7 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 		if err != nil {
 			return Result{}, fmt.Errorf("read chunk: %w: %w", wire.ErrMalformed, err)
 		}
-		if p.Scope != m.scope || p.Counter == 0 {
+		if p.Scope != m.scope || p.Position.Counter == 0 {
 			return Result{}, fmt.Errorf("%w: chunk of another scope", wire.ErrMalformed)
 		}
 		places[i] = p
@@ -278,7 +278,7 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 	for _, p := range places {
 		sc.ackLogs[p.Log] = struct{}{}
 		if m.flags&chunksBranch == 0 {
-			sc.raise(p.Log, chunk.Position{Counter: p.Counter, ID: p.ID})
+			sc.raise(p.Log, p.Position)
 		}
 	}
 	var grown []chunk.LogID

@@ -1,12 +1,17 @@
 package session
 
-import "time"
+import (
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/trust"
+)
 
 // Caps on what a peer may send. They are part of the protocol (docs/spec/sync-session.md): a frame past one of them is
 // malformed and ends the session.
 const (
 	// MaxChunk is how long one chunk may be.
-	MaxChunk = 8 << 20
+	MaxChunk = chunk.MaxChunk
 	// MaxFrame is how long a frame may be; a stream's reader allocates no more.
 	MaxFrame = MaxChunk + 64<<10
 	// MaxChunksPerFrame is how many chunks one CHUNKS frame carries at most.
@@ -16,7 +21,7 @@ const (
 	// MaxScopes is how many scopes two devices share.
 	MaxScopes = 256
 	// MaxEntry is how long a membership entry may be.
-	MaxEntry = 1 << 20
+	MaxEntry = trust.MaxEntry
 	// MaxEntriesPerFrame is how many entries one ENTRIES frame carries.
 	MaxEntriesPerFrame = 1024
 	// MaxVersion is how long the product version may be.

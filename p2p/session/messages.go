@@ -222,7 +222,7 @@ func (m *vector) encode() Frame {
 	w.Byte(kindVector)
 	w.Raw(m.scope[:])
 	w.Uvarint(m.seen)
-	w.Blob(m.vector.AppendBinary(nil))
+	writeVector(&w, m.vector)
 	return w.Bytes()
 }
 
@@ -230,6 +230,15 @@ func (m *vector) decode(r *wire.Reader) {
 	r.Fixed(m.scope[:])
 	m.seen = r.Uvarint(1 << 63)
 	m.vector = readVector(r)
+}
+
+// writeVector appends a vector of at most chunk.MaxLogs logs: look takes no more from the replica.
+func writeVector(w *wire.Writer, v chunk.Vector) {
+	b, err := v.AppendBinary(nil)
+	if err != nil {
+		panic("session: " + err.Error())
+	}
+	w.Blob(b)
 }
 
 func readVector(r *wire.Reader) chunk.Vector {
@@ -302,7 +311,7 @@ func (m *ack) body(w *wire.Writer) {
 	w.Raw(m.scope[:])
 	w.Uint64(uint64(m.time))
 	m.digest.write(w)
-	w.Blob(m.stored.AppendBinary(nil))
+	writeVector(w, m.stored)
 }
 
 // message is what the signature covers.

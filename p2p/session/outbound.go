@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"chartmesh/chunk"
+	"chartmesh/trust"
 )
 
 // Start begins the session: the first frame that Next returns is a HELLO.
@@ -181,12 +181,7 @@ func (s *Session) nextAck(now time.Time) Frame {
 			continue
 		}
 		owes = true
-		m = ack{seen: st.seenSeq, scope: id, time: now.UnixMilli(), digest: sc.digest.wire(), stored: chunk.Vector{}}
-		for _, log := range sc.takeAck() {
-			if p, ok := sc.mine[log]; ok {
-				m.stored[log] = p
-			}
-		}
+		m = ack{seen: st.seenSeq, scope: id, time: now.UnixMilli(), digest: sc.digest.wire(), stored: sc.takeAck()}
 		sc.told = sc.digest
 		break
 	}
@@ -257,7 +252,7 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 }
 
 // plan picks the scope and the logs of the next CHUNKS frame, and how many bytes the window has room for.
-func (s *Session) plan(now time.Time) (id [16]byte, runs []flight, room int) {
+func (s *Session) plan(now time.Time) (id trust.ScopeID, runs []flight, room int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.mu.state

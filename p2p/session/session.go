@@ -118,10 +118,9 @@ type Config struct {
 
 // Place is where a chunk belongs.
 type Place struct {
-	Scope   trust.ScopeID
-	Log     chunk.LogID
-	Counter uint64
-	ID      chunk.ID
+	Scope    trust.ScopeID
+	Log      chunk.LogID
+	Position chunk.Position // of its log when the chunk is the last
 }
 
 // Progress names logs that hold more than before.

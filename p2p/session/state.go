@@ -110,7 +110,7 @@ func (s *Session) look() *state {
 	}
 	vectors := make([]chunk.Vector, len(loc.Scopes))
 	for i, d := range loc.Scopes {
-		vectors[i] = s.cfg.Replica.Vector(d.Scope)
+		vectors[i] = writable(s.cfg.Replica.Vector(d.Scope))
 	}
 	s.mu.Lock()
 	st := &s.mu.state
@@ -131,6 +131,18 @@ func (s *Session) look() *state {
 	}
 	st.scopes = kept // what is no longer shared is forgotten
 	return st
+}
+
+// writable returns of v what a frame can carry: all of it, unless there are more logs than any practice makes; then the
+// first.
+func writable(v chunk.Vector) chunk.Vector {
+	maps.DeleteFunc(v, func(_ chunk.LogID, p chunk.Position) bool { return p.Counter == 0 })
+	if len(v) > chunk.MaxLogs {
+		for _, id := range v.Logs()[chunk.MaxLogs:] {
+			delete(v, id)
+		}
+	}
+	return v
 }
 
 func (sc *scope) log(id chunk.LogID) *logState {
@@ -307,14 +319,20 @@ func (sc *scope) pending(now time.Time) []chunk.LogID {
 			ids = append(ids, id)
 		}
 	}
-	slices.SortFunc(ids, func(a, b chunk.LogID) int { return slices.Compare(a[:], b[:]) })
+	slices.SortFunc(ids, chunk.LogID.Compare)
 	return ids
 }
 
-func (sc *scope) takeAck() []chunk.LogID {
-	ids := slices.Collect(maps.Keys(sc.ackLogs))
+// takeAck returns where the logs stand of which the peer is owed word, and forgets the debt.
+func (sc *scope) takeAck() chunk.Vector {
+	v := chunk.Vector{}
+	for id := range sc.ackLogs {
+		if p, ok := sc.mine[id]; ok {
+			v[id] = p
+		}
+	}
 	sc.oweAck, sc.ackLogs = false, nil
-	return ids
+	return v
 }
 
 func locate(b []byte) (Place, error) {
@@ -322,6 +340,5 @@ func locate(b []byte) (Place, error) {
 	if err != nil {
 		return Place{}, err
 	}
-	h := sealed.Header()
-	return Place{Scope: h.Scope, Log: sealed.Log(), Counter: h.Counter, ID: sealed.ID()}, nil
+	return Place{Scope: sealed.Header().Scope, Log: sealed.Log(), Position: sealed.Position()}, nil
 }
