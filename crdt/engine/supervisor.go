@@ -152,6 +152,9 @@ func (s *Supervisor) report(p *process) {
 
 // do makes one call. The writer holds the frame from newFrame with the payload.
 func (s *Supervisor) do(ctx context.Context, doc crdt.DocumentID, v verb, payload func(*wire.Writer)) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, s.abandon(doc, err)
+	}
 	number := s.number.Add(1)
 	w := newFrame(v, number, doc)
 	payload(w)
