@@ -1,0 +1,252 @@
+// Package agent joins everything that makes a device of a practice: the folder with its keyring and store, the engine,
+// the replica, and the network.
+//
+// Nouns: an [Agent] is an open folder. Run connects it to the other devices and applies what arrives; without Run it
+// answers the same calls from the folder alone. Init founds a practice, Join adds this folder to one.
+//
+// Guarantees: those of package replica, and: whatever was written is told to every connected device at once; an
+// invitation admits one device, once, before it ends; Close stops the network, then the applier, then the engine, then
+// the store.
+//
+// What a document is and how it changes is left to package replica, the wire to package p2p, HTTP to package api.
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/agent/replica"
+	"chartmesh/crdt/engine"
+	"chartmesh/p2p"
+	"chartmesh/p2p/session"
+	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/trust/keyring"
+)
+
+// Config says which folder to open and how.
+type Config struct {
+	Dir     string
+	Version string       // of the product
+	Logger  *slog.Logger // nil: none
+	Listen  []string     // multiaddrs; nil: every interface, QUIC and TCP, on free ports
+	Offline bool         // Run is not going to be called, or begins with the network paused
+}
+
+// Agent is an open folder. Its methods are safe for concurrent use.
+type Agent struct {
+	cfg     Config
+	log     *slog.Logger
+	keys    *keyring.Keyring
+	store   storage.Store
+	engine  *engine.Supervisor
+	records *replica.Replica
+	invites *invites
+
+	host    atomic.Pointer[p2p.Host] // nil until Run
+	online  atomic.Bool
+	running atomic.Bool
+	closing sync.Once
+	closed  error
+
+	peers peerBook
+}
+
+var _ api.Agent = (*Agent)(nil)
+
+// Open opens a folder that Init or Join made. Another process that has it open is api.CodeInUse.
+func Open(cfg Config) (_ *Agent, err error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	keys, err := keyring.Open(cfg.Dir)
+	if err != nil {
+		return nil, openError(cfg.Dir, err)
+	}
+	a := &Agent{cfg: cfg, log: cfg.Logger, keys: keys}
+	defer func() {
+		if err != nil {
+			_ = a.Close()
+		}
+	}()
+	if a.store, err = storage.Open(cfg.Dir, keys.StoreKey(), storage.Options{Logger: cfg.Logger}); err != nil {
+		return nil, openError(cfg.Dir, err)
+	}
+	if keys.Moved() {
+		// The keyring has begun a new log, so that a copy never writes under its original's.
+		a.log.Warn("this folder was copied, moved or restored: it goes on under a new log")
+	}
+	if a.engine, err = engine.Start(engine.Config{Logger: cfg.Logger}); err != nil {
+		return nil, fmt.Errorf("start engine: %w", err)
+	}
+	a.records, err = replica.Open(replica.Config{Store: a.store, Keyring: keys, Engine: a.engine, Logger: cfg.Logger})
+	if err != nil {
+		return nil, openError(cfg.Dir, err)
+	}
+	a.online.Store(!cfg.Offline)
+	if a.invites, err = openInvites(a); err != nil {
+		return nil, err
+	}
+	if err = a.peers.load(a.records); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// ackEvery is how often acknowledgements of other devices are stored; a crash forgets no more than that.
+const ackEvery = 2 * time.Second
+
+// Run brings the folder onto the network until ctx ends. It may be called once.
+func (a *Agent) Run(ctx context.Context) error {
+	if a.running.Swap(true) {
+		return errors.New("the agent is running already")
+	}
+	host, err := p2p.Open(p2p.Config{
+		Identity: identity{a.keys}, Replica: a.records, Listen: a.cfg.Listen, Logger: a.log, Version: a.cfg.Version,
+		Schema: session.Range{Min: 1, Max: 1}, Invites: a.invites, Offline: !a.online.Load(),
+		Admit: func(d trust.DeviceID) bool {
+			_, member := a.records.State().Member(d)
+			return member
+		},
+		OnPeer: a.peers.changed, OnAddrs: a.peers.learnt,
+	})
+	if err != nil {
+		return fmt.Errorf("open network: %w", err)
+	}
+	a.host.Store(host)
+	host.SetPeers(a.peers.addresses(a.records))
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var wg sync.WaitGroup
+	wg.Go(func() { a.apply(ctx, host) })
+	wg.Go(func() { a.housekeeping(ctx, host) })
+	err = host.Run(ctx)
+	cancel()
+	wg.Wait()
+	a.host.Store(nil)
+	err = errors.Join(err, host.Close())
+	if flush := a.records.FlushAcks(context.WithoutCancel(ctx)); flush != nil {
+		err = errors.Join(err, fmt.Errorf("store acknowledgements: %w", flush))
+	}
+	return err
+}
+
+// apply is the applier: it works whenever something was committed, and tells the sessions of what there is to push.
+func (a *Agent) apply(ctx context.Context, host *p2p.Host) {
+	pause := time.Duration(0)
+	for {
+		changed := a.records.Changed()
+		for _, s := range a.records.State().Scopes() {
+			host.Push(s.ID)
+		}
+		more, err := a.records.Apply(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			// The store or the engine is in trouble; what arrived stays and is tried again.
+			pause = min(max(2*pause, 100*time.Millisecond), 10*time.Second)
+			a.log.Error("applying arrived chunks failed", "error", err, "again_in", pause)
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(pause):
+			}
+			continue
+		case more:
+			continue
+		}
+		pause = 0
+		for _, s := range a.records.State().Scopes() {
+			host.Applied(s.ID)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		}
+	}
+}
+
+// housekeeping stores what need not be stored at once.
+func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
+	tick := time.NewTicker(ackEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if err := a.records.FlushAcks(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("acknowledgements were not stored", "error", err)
+		}
+		if err := a.peers.store(ctx, a.records); err != nil && ctx.Err() == nil {
+			a.log.Warn("addresses of peers were not stored", "error", err)
+		}
+		host.SetPeers(a.peers.addresses(a.records))
+	}
+}
+
+// Close closes the folder. Run must have returned.
+func (a *Agent) Close() error {
+	a.closing.Do(func() {
+		if a.records != nil {
+			a.closed = errors.Join(a.closed, a.peers.store(context.Background(), a.records))
+		}
+		if a.engine != nil {
+			a.closed = errors.Join(a.closed, a.engine.Close())
+		}
+		if a.store != nil {
+			a.closed = errors.Join(a.closed, a.store.Close())
+		}
+	})
+	return a.closed
+}
+
+// SetOnline pauses or resumes the network.
+func (a *Agent) SetOnline(_ context.Context, online bool) error {
+	host := a.host.Load()
+	if host == nil {
+		return notRunning()
+	}
+	a.online.Store(online)
+	host.SetOnline(online)
+	return nil
+}
+
+func notRunning() error {
+	return &api.Error{Code: api.CodeUnavailable, Message: "no agent is running for this folder", Hint: "start it with `chartmesh agent`"}
+}
+
+// openError explains why a folder does not open.
+func openError(dir string, err error) error {
+	e := &api.Error{Code: api.CodeInternal, Message: err.Error(), Err: err}
+	switch {
+	case errors.Is(err, keyring.ErrNotFound):
+		e.Code, e.Message = api.CodeNotFound, "there is no practice in "+dir
+		e.Hint = "found one with `chartmesh init`, join one with `chartmesh join`, or name another folder with --data"
+	case errors.Is(err, storage.ErrNotFound):
+		e.Code, e.Message = api.CodeNotFound, "joining a practice was begun in "+dir+" and not finished"
+		e.Hint = "run `chartmesh join` again with the same code"
+	case errors.Is(err, storage.ErrInUse):
+		e.Code, e.Message = api.CodeInUse, dir+" is open in another process"
+		e.Hint = "an agent that runs for it answers all commands; wait for another command to end"
+	case errors.Is(err, storage.ErrNewer), errors.Is(err, keyring.ErrProtected):
+		e.Code = api.CodeIncompat
+	case errors.Is(err, storage.ErrDamaged), errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
+		e.Code = api.CodeDamaged
+	}
+	return e
+}
+
+// identity gives libp2p the device's key as operations.
+type identity struct{ *keyring.Keyring }
+
+func (i identity) SignRaw(message []byte) ([]byte, error) { return i.SignTransport(message) }

@@ -1,0 +1,325 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/fhir"
+	"chartmesh/storage"
+)
+
+// One commit of the applier takes this much, so that a first sync does not fsync once a chunk and a single edit is not
+// kept waiting.
+const (
+	applyChunks = 256
+	applyBytes  = storage.MaxBatch / 4
+)
+
+// Apply brings arrived chunks into their documents, a batch at most, and reports whether there may be more. It is what
+// moves the stored cursors. A chunk that cannot be applied is held, with its reason, in the same commit that passes it.
+func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	t := r.begin()
+	n := 0
+	t.woken = slices.Clone(r.woken)
+	for n < applyChunks && t.batch.Size() < applyBytes {
+		at, ok := t.next()
+		if !ok {
+			break
+		}
+		if err := t.step(ctx, at); err != nil {
+			t.abort(ctx)
+			return false, err
+		}
+		n++
+	}
+	if n == 0 {
+		return false, nil
+	}
+	if err := t.commit(ctx); err != nil {
+		return false, fmt.Errorf("commit applied chunks: %w", err)
+	}
+	r.woken = t.woken
+	r.evict(ctx)
+	return true, nil
+}
+
+// Nothing that was woken is lost: what a commit leaves over stays in Replica.woken, and after a crash Open wakes whatever
+// is parked once more.
+
+// next names the next chunk to apply: one that something woke, else the first behind a cursor.
+func (t *transaction) next() (chunkRef, bool) {
+	if len(t.woken) > 0 {
+		at := t.woken[0]
+		t.woken = t.woken[1:]
+		return at, true
+	}
+	r := t.r
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range r.State().Scopes() {
+		for _, log := range r.mu.vectors[s.ID].Logs() {
+			done, ok := t.cursors[s.ID][log]
+			if !ok {
+				done = r.mu.applied[s.ID][log]
+			}
+			if done.Counter < r.mu.vectors[s.ID][log].Counter {
+				return chunkRef{s.ID, log, done.Counter + 1}, true
+			}
+		}
+	}
+	return chunkRef{}, false
+}
+
+// step applies or holds one chunk and moves the cursor past it.
+func (t *transaction) step(ctx context.Context, at chunkRef) error {
+	var sealed chunk.Sealed
+	err := t.r.store.View(func(v storage.Reader) error {
+		b, err := v.Get(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
+		if err != nil {
+			return err
+		}
+		sealed, err = chunk.Parse(b)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read chunk to apply: %w", err)
+	}
+	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
+	verdict, err := t.tryApply(ctx, at, sealed)
+	if err != nil {
+		return err
+	}
+	if err := t.release(place); err != nil {
+		return err
+	}
+	if verdict != nil {
+		verdict.Device = sealed.Header().Device
+		t.hold(place, verdict)
+	}
+	if t.cursor(at).Counter < at.Counter {
+		if t.cursors[at.Scope] == nil {
+			t.cursors[at.Scope] = chunk.Vector{}
+		}
+		t.cursors[at.Scope][at.Log] = sealed.Position()
+	}
+	return nil
+}
+
+func (t *transaction) cursor(at chunkRef) chunk.Position {
+	if p, ok := t.cursors[at.Scope][at.Log]; ok {
+		return p
+	}
+	t.r.mu.Lock()
+	defer t.r.mu.Unlock()
+	return t.r.mu.applied[at.Scope][at.Log]
+}
+
+// heldAt returns why a chunk is held, as of this transaction; nil if it is not.
+func (t *transaction) heldAt(at storage.Ref) (h *held, err error) {
+	if h, ok := t.held[at]; ok {
+		return h, nil
+	}
+	err = t.r.store.View(func(v storage.Reader) error {
+		b, err := v.Get(storage.Held.Key(at))
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil
+		}
+		if err == nil {
+			h, err = parseHeld(b)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read held chunk: %w", err)
+	}
+	return h, nil
+}
+
+// hold stores why a chunk is not applied, and under what it waits for.
+func (t *transaction) hold(at storage.Ref, h *held) {
+	t.held[at] = h
+	t.batch.Put(storage.Held.Key(at), h.marshal())
+	if h.Missing.Kind != missingNothing {
+		t.batch.Put(storage.Parked.Key(h.Missing.Kind, h.Missing.What, at), nil)
+		t.waiting[h.Missing] = append(t.waiting[h.Missing], at)
+	}
+	*t.counts.of(h.State)++
+	t.events = append(t.events, Event{Kind: "chunk-" + h.State.String()})
+}
+
+// release takes a chunk off the held ones; hold puts it back if it still is.
+func (t *transaction) release(at storage.Ref) error {
+	h, err := t.heldAt(at)
+	if err != nil || h == nil {
+		return err
+	}
+	t.held[at] = nil
+	t.batch.Delete(storage.Held.Key(at))
+	if h.Missing.Kind != missingNothing {
+		t.batch.Delete(storage.Parked.Key(h.Missing.Kind, h.Missing.What, at))
+	}
+	*t.counts.of(h.State)--
+	return nil
+}
+
+func (c *counts) of(s HeldState) *uint64 {
+	switch s {
+	case Parked:
+		return &c.Parked
+	case Quarantined:
+		return &c.Quarantined
+	}
+	return &c.Unapplied
+}
+
+// tryApply judges a chunk and applies its changes. A verdict that is not nil says why it is held. What it decides follows
+// from the chunk and what it depends on, except for Unapplied, which is this machine's own trouble.
+func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Sealed) (*held, error) {
+	r := t.r
+	h := sealed.Header()
+	opened, err := chunk.Open(r.keys, sealed)
+	body, isChanges := opened.(*chunk.Changes)
+	switch {
+	case errors.Is(err, chunk.ErrNoKey):
+		return park("its key has not arrived", missing{Kind: missingEpoch, What: h.Epoch}), nil
+	case errors.Is(err, chunk.ErrNewer), err == nil && (!isChanges || body.Schema > fhir.Schema):
+		return park("it was written by a newer version", missing{Kind: missingSchema}), nil
+	case errors.Is(err, chunk.ErrDamaged):
+		return quarantine("it does not open"), nil
+	case err != nil:
+		return nil, err
+	}
+	d, err := r.document(at.Scope, body.Document)
+	if errors.Is(err, errOtherScope) {
+		return quarantine("it names a document of another scope"), nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t.applyChanges(ctx, at, sealed, body, d)
+}
+
+func park(reason string, m missing) *held { return &held{State: Parked, Reason: reason, Missing: m} }
+func quarantine(reason string) *held      { return &held{State: Quarantined, Reason: reason} }
+func unapplied(reason string) *held       { return &held{State: Unapplied, Reason: reason} }
+
+// reason gives an error's fixed part, which carries no payload.
+func reason(err error) string {
+	var refused *crdt.Refused
+	var twice *crdt.Equivocation
+	switch {
+	case errors.As(err, &refused):
+		return refused.Reason
+	case errors.As(err, &twice):
+		return "its author wrote two changes in one place"
+	}
+	return err.Error()
+}
+
+// applyChanges applies a chunk's changes, all or none.
+func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chunk.Sealed, body *chunk.Changes, d *document) (*held, error) {
+	r := t.r
+	var raws [][]byte
+	var records []crdt.Record
+	trial := d.index
+	if len(body.Changes) > 1 { // judged one upon the other, without leaving a trace if one is held
+		trial = crdt.NewIndex(d.id)
+		for _, rec := range d.index.Records() {
+			if err := trial.Add(rec); err != nil {
+				return nil, err
+			}
+		}
+	}
+	for _, ch := range body.Changes {
+		c, err := crdt.Decode(ch.Raw)
+		if err != nil {
+			return quarantine(reason(err)), nil
+		}
+		if c.Actor != crdt.Actor(chunk.ActorOf(at.Log, d.id, ch.Branch)) {
+			return quarantine("its actor is not its author's"), nil
+		}
+		rec, err := trial.Judge(c)
+		var lacks *crdt.Missing
+		switch {
+		case errors.Is(err, crdt.ErrKnown):
+			continue
+		case errors.As(err, &lacks):
+			return park("a change that it builds on has not arrived", missing{Kind: missingChange, What: lacks.Hash}), nil
+		case err != nil:
+			return quarantine(reason(err)), nil
+		}
+		if trial != d.index {
+			if err := trial.Add(rec); err != nil {
+				return nil, err
+			}
+		}
+		raws, records = append(raws, ch.Raw), append(records, rec)
+	}
+	if len(raws) == 0 {
+		return nil, nil
+	}
+	t.docs[d.id] = d
+	var st crdt.State
+	err := r.engineCall(ctx, d, func() (err error) {
+		st, err = r.engine.Apply(ctx, d.id, raws)
+		return err
+	})
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case !errors.Is(err, crdt.ErrEngine):
+		return nil, err
+	default:
+		r.log.Error("the engine failed on a chunk; it is kept and retried after a restart",
+			"document", d.id, "chunk", sealed.ID(), "error", err)
+		return unapplied("this machine's engine failed on it"), nil
+	}
+	for i, rec := range records {
+		err := t.record(d, appliedChange{
+			Record: rec, Chunk: at, Device: sealed.Header().Device, Schema: body.Schema, TimeMillis: body.TimeMillis,
+			Author: body.Author, Origin: body.Origin, ArrivedMillis: t.now.UnixMilli(),
+		}, raws[i])
+		if err != nil {
+			return nil, err
+		}
+		if i == len(records)-1 {
+			if err := d.agrees(st); err != nil {
+				return nil, err
+			}
+		}
+		if err := t.wake(missing{missingChange, rec.Hash}); err != nil {
+			return nil, err
+		}
+	}
+	for _, rec := range records {
+		if _, err := t.refresh(ctx, d, rec.Keys, rec.Hash, false); err != nil {
+			return nil, err
+		}
+	}
+	return nil, nil
+}
+
+// wake queues the chunks that waited for something, those of this very transaction too.
+func (t *transaction) wake(m missing) error {
+	queue := func(at storage.Ref) { t.woken = append(t.woken, chunkRef{at.Scope, at.Log, at.Counter}) }
+	for _, at := range t.waiting[m] {
+		queue(at)
+	}
+	delete(t.waiting, m)
+	return t.r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Parked.With2(m.Kind, m.What), nil, func(key, _ []byte) error {
+			_, _, at, err := storage.Parked.Parse(key)
+			if err == nil {
+				queue(at)
+			}
+			return err
+		})
+	})
+}

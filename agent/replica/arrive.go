@@ -1,0 +1,135 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"chartmesh/chunk"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// Arrive takes chunks that a peer sent: each is verified against the membership log and its place in its log, and those
+// that continue a log are committed. When Arrive returns nil, what the vectors then name is durable. Chunks that are
+// known, that leave a gap, or that this device cannot judge yet are passed over; the vector tells the peer so.
+func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]byte) error {
+	if len(chunks) == 0 {
+		return nil
+	}
+	r.arrive.Lock()
+	defer r.arrive.Unlock()
+	st := r.State()
+	var batch storage.Batch
+	heads := map[trust.ScopeID]map[chunk.LogID]tip{}
+	for _, b := range chunks {
+		sealed, err := chunk.Parse(b)
+		if err != nil {
+			return fmt.Errorf("chunk from %v: %w", from, err)
+		}
+		switch err := sealed.Verify(st); {
+		case errors.Is(err, chunk.ErrUnknownAuthor):
+			continue // its membership entry is on the way; the peer sends again what our vector lacks
+		case err != nil:
+			return fmt.Errorf("chunk from %v: %w", from, err)
+		}
+		h := sealed.Header()
+		at := chunkRef{h.Scope, sealed.Log(), h.Counter}
+		if at.Log == r.logID(at.Scope) {
+			continue // nobody tells this device what it wrote
+		}
+		head, ok := heads[at.Scope][at.Log]
+		if !ok {
+			head = r.tip(at.Scope, at.Log)
+		}
+		switch {
+		case h.Counter <= head.Counter:
+			if err := r.branch(&batch, at, sealed); err != nil {
+				return err
+			}
+			continue
+		case h.Counter == head.Counter+1 && h.Previous != head.ID:
+			// It continues another branch of its log. The header proves that its author signed two histories.
+			r.keepBranch(&batch, at, sealed)
+			continue
+		case !sealed.Follows(head.ID, head.Counter):
+			continue
+		}
+		if heads[at.Scope] == nil {
+			heads[at.Scope] = map[chunk.LogID]tip{}
+		}
+		heads[at.Scope][at.Log] = tip{h.Counter, sealed.ID()}
+		batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
+		if batch.Size() > importCommitBytes {
+			if err := r.commitArrived(ctx, &batch, heads); err != nil {
+				return err
+			}
+			batch, heads = storage.Batch{}, map[trust.ScopeID]map[chunk.LogID]tip{}
+		}
+	}
+	return r.commitArrived(ctx, &batch, heads)
+}
+
+func (r *Replica) position(scope trust.ScopeID, log chunk.LogID) chunk.Position {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.vectors[scope][log]
+}
+
+func (r *Replica) tip(scope trust.ScopeID, log chunk.LogID) tip {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.tips[scope][log]
+}
+
+// commitArrived makes chunks durable, and only then counts them.
+func (r *Replica) commitArrived(ctx context.Context, batch *storage.Batch, heads map[trust.ScopeID]map[chunk.LogID]tip) error {
+	if batch.Len() == 0 {
+		return nil
+	}
+	for scope, logs := range heads {
+		for log, p := range logs {
+			batch.Put(storage.LogHead.Key(scope, log), marshalTip(p))
+		}
+	}
+	if err := r.store.Commit(ctx, batch); err != nil {
+		return fmt.Errorf("commit arrived chunks: %w", err)
+	}
+	r.mu.Lock()
+	for scope, logs := range heads {
+		for log, p := range logs {
+			r.advanceLocked(scope, log, p)
+		}
+	}
+	r.mu.Unlock()
+	r.notify()
+	return nil
+}
+
+// branch looks at a chunk whose counter is held already: the same chunk is no news, another one is a branch.
+func (r *Replica) branch(batch *storage.Batch, at chunkRef, sealed chunk.Sealed) error {
+	return r.store.View(func(v storage.Reader) error {
+		b, err := v.Get(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil // in this very batch
+		}
+		if err != nil {
+			return fmt.Errorf("compare chunk: %w", err)
+		}
+		have, err := chunk.Parse(b)
+		if err != nil {
+			return fmt.Errorf("compare chunk: %w", err)
+		}
+		if have.ID() != sealed.ID() {
+			r.keepBranch(batch, at, sealed)
+		}
+		return nil
+	})
+}
+
+// keepBranch stores a chunk of a second history of a log beside the first: kept, shown as quarantined, not applied.
+func (r *Replica) keepBranch(batch *storage.Batch, at chunkRef, sealed chunk.Sealed) {
+	id := sealed.ID()
+	batch.Put(storage.Branch.Key(at.Scope, at.Log, at.Counter, id), sealed.Bytes())
+	r.log.Warn("a log has two histories", "scope", at.Scope, "log", at.Log, "counter", at.Counter)
+}

@@ -1,0 +1,305 @@
+package replica
+
+import (
+	"container/list"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// document is what is kept in memory of an open document. Only the holder of Replica.write touches it.
+type document struct {
+	id      crdt.DocumentID
+	scope   trust.ScopeID
+	index   *crdt.Index
+	changes []changeMeta // in application order, as in the index
+	byHash  map[crdt.ChangeHash]int
+	saved   int    // how many changes the stored saved form covers
+	loaded  bool   // in the engine
+	counted uint64 // operations counted in openDocuments
+	place   *list.Element
+}
+
+// changeMeta is the part of an appliedChange that the index does not hold.
+type changeMeta struct {
+	chunk      chunkRef
+	device     trust.DeviceID
+	author     string
+	timeMillis int64
+	origin     chunk.Origin
+	raw        []byte // only until it is committed
+}
+
+// openDocuments is a least-recently-used set of documents, bounded by their operations.
+type openDocuments struct {
+	limit, ops uint64
+	byID       map[crdt.DocumentID]*document
+	recent     *list.List // front: most recently used
+}
+
+func newOpenDocuments(limit uint64) openDocuments {
+	return openDocuments{limit: limit, byID: map[crdt.DocumentID]*document{}, recent: list.New()}
+}
+
+var errOtherScope = errors.New("it belongs to another scope")
+
+// document returns an open document, reading its change records if need be. A new one is empty.
+func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, error) {
+	if d := r.docs.byID[id]; d != nil {
+		r.docs.recent.MoveToFront(d.place)
+		return d, nil
+	}
+	d := &document{id: id, scope: scope, index: crdt.NewIndex(id), byHash: map[crdt.ChangeHash]int{}}
+	err := r.store.View(func(v storage.Reader) error {
+		if err := v.Scan(storage.Change.With(id), nil, func(_, value []byte) error {
+			a, err := parseAppliedChange(value)
+			if err != nil {
+				return err
+			}
+			d.scope = a.Chunk.Scope
+			return d.add(a, nil)
+		}); err != nil {
+			return err
+		}
+		b, err := v.Get(storage.Snapshot.Key(id))
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		d.saved, _, err = parseSaved(b)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open document %v: %w", id, err)
+	}
+	if d.scope != scope {
+		return nil, fmt.Errorf("open document %v: %w", id, errOtherScope)
+	}
+	d.place = r.docs.recent.PushFront(d)
+	r.docs.byID[id] = d
+	r.docs.count(d)
+	return d, nil
+}
+
+func (d *document) add(a appliedChange, raw []byte) error {
+	if err := d.index.Add(a.Record); err != nil {
+		return err
+	}
+	d.byHash[a.Record.Hash] = len(d.changes)
+	d.changes = append(d.changes, changeMeta{
+		chunk: a.Chunk, device: a.Device, author: a.Author, timeMillis: a.TimeMillis, origin: a.Origin,
+		raw: raw,
+	})
+	return nil
+}
+
+// inEngine makes sure that the engine holds the document.
+func (r *Replica) inEngine(ctx context.Context, d *document) error {
+	if d.loaded {
+		return nil
+	}
+	saved, changes, err := r.rawDocument(d)
+	if err != nil {
+		return fmt.Errorf("load document %v: %w", d.id, err)
+	}
+	st, err := r.engine.Load(ctx, d.id, saved, changes)
+	if err == nil {
+		err = d.agrees(st)
+	}
+	if err != nil && saved != nil {
+		// The saved form is only a cache: the chunks decide.
+		r.log.Warn("saved form of a document does not load, rebuilding it from its chunks", "document", d.id, "error", err)
+		d.saved = 0
+		if _, changes, err = r.rawDocument(d); err != nil {
+			return fmt.Errorf("load document %v: %w", d.id, err)
+		}
+		if st, err = r.engine.Load(ctx, d.id, nil, changes); err == nil {
+			err = d.agrees(st)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("load document %v: %w", d.id, err)
+	}
+	d.loaded = true
+	return nil
+}
+
+// agrees checks that the engine holds exactly the changes that the index holds.
+func (d *document) agrees(st crdt.State) error {
+	want := d.index.Heads()
+	if len(want) != len(st.Heads) {
+		return fmt.Errorf("%w: heads differ from the index", crdt.ErrEngine)
+	}
+	for i := range want {
+		if want[i] != st.Heads[i] {
+			return fmt.Errorf("%w: heads differ from the index", crdt.ErrEngine)
+		}
+	}
+	return nil
+}
+
+// engineTries is how often a call is made before the engine is said to have failed on it: an engine that was killed from
+// outside, or that another document broke, deserves another try.
+const engineTries = 3
+
+// engineCall runs fn with the document loaded, again if the engine was lost meanwhile.
+func (r *Replica) engineCall(ctx context.Context, d *document, fn func() error) error {
+	for try := 1; ; try++ {
+		err := r.inEngine(ctx, d)
+		if err == nil {
+			err = fn()
+		}
+		if err == nil {
+			return nil
+		}
+		d.loaded = false
+		lost := errors.Is(err, crdt.ErrNotLoaded) || errors.Is(err, crdt.ErrEngine)
+		if !lost || try == engineTries || ctx.Err() != nil {
+			return err
+		}
+	}
+}
+
+// rawDocument returns the saved form, if there is one, and the raw changes after it, out of the sealed chunks.
+func (r *Replica) rawDocument(d *document) (saved []byte, changes [][]byte, err error) {
+	err = r.store.View(func(v storage.Reader) error {
+		if d.saved > 0 {
+			b, err := v.Get(storage.Snapshot.Key(d.id))
+			if err != nil {
+				return err
+			}
+			n, form, err := parseSaved(b)
+			if err != nil || n != d.saved || n > len(d.changes) {
+				d.saved = 0 // a cache that does not fit is no loss
+			} else {
+				saved = form
+			}
+		}
+		var ref chunkRef
+		var body *chunk.Changes
+		records := d.index.Records()
+		for i := d.saved; i < len(d.changes); i++ {
+			if raw := d.changes[i].raw; raw != nil {
+				changes = append(changes, raw)
+				continue
+			}
+			if at := d.changes[i].chunk; at != ref {
+				if body, err = r.openChunk(v, at); err != nil {
+					return err
+				}
+				ref = at
+			}
+			raw, ok := findChange(body, records[i].Hash)
+			if !ok {
+				return fmt.Errorf("%w: a chunk lacks the change that its record names", storage.ErrDamaged)
+			}
+			changes = append(changes, raw)
+		}
+		return nil
+	})
+	return saved, changes, err
+}
+
+func findChange(body *chunk.Changes, hash crdt.ChangeHash) ([]byte, bool) {
+	for _, c := range body.Changes {
+		if len(c.Raw) > 8 && crdt.ChangeHash(sha256.Sum256(c.Raw[8:])) == hash { // the hash of an uncompressed change
+			return c.Raw, true
+		}
+	}
+	return nil, false
+}
+
+// openChunk reads and opens a stored chunk.
+func (r *Replica) openChunk(v storage.Reader, at chunkRef) (*chunk.Changes, error) {
+	b, err := v.Get(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
+	if err != nil {
+		return nil, fmt.Errorf("read chunk: %w", err)
+	}
+	sealed, err := chunk.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("read chunk: %w", err)
+	}
+	body, err := chunk.Open(r.keys, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("open chunk: %w", err)
+	}
+	changes, ok := body.(*chunk.Changes)
+	if !ok {
+		return nil, fmt.Errorf("%w: a change's record names a chunk of another kind", storage.ErrDamaged)
+	}
+	return changes, nil
+}
+
+// forget drops what is in memory of a document whose transaction failed; the store has the truth.
+func (r *Replica) forget(ctx context.Context, id crdt.DocumentID) {
+	d := r.docs.byID[id]
+	if d == nil {
+		return
+	}
+	r.docs.remove(d)
+	if err := r.engine.Forget(context.WithoutCancel(ctx), id); err != nil {
+		r.log.Warn("engine could not forget a document", "document", id, "error", err)
+	}
+}
+
+func (o *openDocuments) remove(d *document) {
+	delete(o.byID, d.id)
+	o.recent.Remove(d.place)
+	o.ops -= d.counted
+}
+
+// count brings the total in step with a document that has grown.
+func (o *openDocuments) count(d *document) {
+	o.ops += d.index.Ops() - d.counted
+	d.counted = d.index.Ops()
+}
+
+// savedAfter is how many changes a document gathers before its saved form is stored when it leaves memory.
+const savedAfter = 32
+
+// evict frees documents beyond the budget. It keeps at least one.
+func (r *Replica) evict(ctx context.Context) {
+	for r.docs.ops > r.docs.limit && r.docs.recent.Len() > 1 {
+		d := r.docs.recent.Back().Value.(*document)
+		if d.loaded && len(d.changes)-d.saved >= savedAfter {
+			if err := r.storeSaved(ctx, d); err != nil {
+				r.log.Warn("saved form of a document was not stored", "document", d.id, "error", err)
+			}
+		}
+		r.forget(ctx, d.id)
+	}
+}
+
+// storeSaved caches Automerge's own form of a document, so that it opens without replaying a long history.
+func (r *Replica) storeSaved(ctx context.Context, d *document) error {
+	form, err := r.engine.Save(ctx, d.id)
+	if err != nil {
+		return err
+	}
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(uint64(len(d.changes)))
+	w.Blob(form)
+	var b storage.Batch
+	b.Put(storage.Snapshot.Key(d.id), w.Bytes())
+	if b.Size() > storage.MaxBatch {
+		return nil
+	}
+	return r.store.Commit(ctx, &b)
+}
+
+func parseSaved(b []byte) (n int, form []byte, err error) {
+	r := open(b)
+	n = int(r.Uvarint(1 << 40))
+	form = r.Blob(maxRecord)
+	return n, form, r.Close()
+}

@@ -1,0 +1,128 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/storage"
+	"chartmesh/wire"
+)
+
+// Event is what subscribers and clients hear of a commit, after it. It is the API's own type, since it is stored as shown.
+type Event = api.Event
+
+// eventsKept is how many records of events (one a commit) a device keeps.
+const maxEvents = 1 << 16
+
+// marshalEvents writes the events of one commit; their cursors are consecutive and end at the record's key.
+func marshalEvents(events []Event) []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(uint64(len(events)))
+	w.Varint(events[0].Time.UnixMilli())
+	for _, e := range events {
+		w.String(e.Kind)
+		w.String(e.Resource)
+		w.String(e.Version)
+		w.String(e.Conflict)
+		w.String(e.Peer)
+		putBool(&w, e.Local)
+	}
+	return w.Bytes()
+}
+
+func parseEvents(last uint64, b []byte) ([]Event, error) {
+	r := open(b)
+	n := r.Uvarint(maxEvents)
+	at := time.UnixMilli(r.Varint())
+	var events []Event
+	for i := range n {
+		e := Event{
+			Cursor: last - n + 1 + i, Time: at, Kind: r.String(maxText), Resource: r.String(maxText),
+			Version: r.String(maxText), Conflict: r.String(maxText), Peer: r.String(maxText), Local: r.Byte() == 1,
+		}
+		if r.Err() != nil {
+			return nil, r.Err()
+		}
+		events = append(events, e)
+	}
+	return events, r.Close()
+}
+
+func lastEvent(v storage.Reader) (last uint64, err error) {
+	b, err := v.Get(storage.Meta.Key(metaEvent))
+	if err != nil {
+		return 0, ignoreNotFound(err)
+	}
+	r := open(b)
+	last = r.Uvarint(1<<64 - 1)
+	return last, r.Close()
+}
+
+func marshalCounter(n uint64) []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(n)
+	return w.Bytes()
+}
+
+// Events calls fn with every event after since; with follow, also with those to come until ctx ends. Events are stored
+// with what they tell, so that a slow or absent reader misses none.
+func (r *Replica) Events(ctx context.Context, since uint64, follow bool, fn func(Event) error) error {
+	for {
+		changed := r.Changed()
+		var batch []Event
+		err := r.store.View(func(v storage.Reader) error {
+			return v.Scan(storage.Event.All(), storage.Event.Key(since+1), func(key, value []byte) error {
+				last, err := storage.Event.Parse(key)
+				if err != nil {
+					return err
+				}
+				events, err := parseEvents(last, value)
+				if err != nil {
+					return err
+				}
+				for _, e := range events {
+					if e.Cursor > since {
+						batch = append(batch, e)
+					}
+				}
+				if len(batch) >= 1000 {
+					return storage.ErrStop
+				}
+				return nil
+			})
+		})
+		if err != nil {
+			return fmt.Errorf("read events: %w", err)
+		}
+		for _, e := range batch {
+			if err := fn(e); err != nil {
+				return err
+			}
+			since = e.Cursor
+		}
+		if len(batch) > 0 {
+			continue
+		}
+		if !follow {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// Tell records events that belong to no change of a document: peers that come and go, members that join.
+func (r *Replica) Tell(ctx context.Context, events ...Event) error {
+	r.write.Lock()
+	defer r.write.Unlock()
+	t := r.begin()
+	t.events = events
+	return t.commit(ctx)
+}

@@ -1,0 +1,176 @@
+package replica
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+
+	"chartmesh/agent/api"
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/fhir"
+	"chartmesh/storage"
+)
+
+// Caps of one change of an import; what is larger is split. They keep a change far below the validator's caps and a
+// commit below storage.MaxBatch.
+const (
+	importChangeBytes = 1 << 20 // of canonical JSON
+	importCommitBytes = storage.MaxBatch / 2
+)
+
+// incoming is one resource of an import batch.
+type incoming struct {
+	ref   fhirRef
+	obj   fhir.Object
+	json  []byte
+	base  []crdt.ChangeHash // nil: nobody edited it since its last import
+	isNew bool
+}
+
+// Import writes a batch of resources, one change per document. Each is set against what was last imported of it, so that
+// an old file reverts nothing: equal to that changes nothing, else the difference is applied there, concurrent with what
+// people edited since.
+func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch) (api.ImportResult, error) {
+	var result api.ImportResult
+	last := map[fhirRef]int{}
+	items := make([]*incoming, 0, len(batch.Resources))
+	for i, raw := range batch.Resources {
+		obj, ref, err := parseResource(raw)
+		if err != nil {
+			result.Refused = append(result.Refused, api.ImportError{Index: i, Reason: err.Error()})
+			continue
+		}
+		item := &incoming{ref: ref, obj: obj, json: fhir.AppendCanonical(nil, obj)}
+		if at, again := last[ref]; again {
+			items[at] = item // the last in order stands
+			continue
+		}
+		last[ref] = len(items)
+		items = append(items, item)
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	jobs, err := r.importJobs(ctx, items, &result)
+	if err != nil {
+		return result, err
+	}
+	t := r.begin()
+	for _, j := range jobs {
+		changed, opened, err := t.edit(ctx, j.job, r.by(user), chunk.OriginImport)
+		if err != nil {
+			t.abort(ctx)
+			return result, err
+		}
+		result.Conflicts += opened
+		if changed {
+			result.Created += j.created
+			result.Changed += len(j.want) - j.created
+		} else {
+			result.Unchanged += len(j.want)
+		}
+		if t.batch.Size() > importCommitBytes {
+			if err := t.commit(ctx); err != nil {
+				return result, fmt.Errorf("commit: %w", err)
+			}
+			r.evict(ctx)
+			t = r.begin()
+		}
+	}
+	if err := t.commit(ctx); err != nil {
+		return result, fmt.Errorf("commit: %w", err)
+	}
+	r.evict(ctx)
+	return result, nil
+}
+
+type importJob struct {
+	job
+	created int
+	bytes   int
+}
+
+// importJobs sorts out what there is to do, by document and base, in a stable order.
+func (r *Replica) importJobs(ctx context.Context, items []*incoming, result *api.ImportResult) ([]*importJob, error) {
+	t := r.begin()
+	type place struct {
+		doc  crdt.DocumentID
+		base string
+	}
+	open := map[place]*importJob{}
+	var jobs []*importJob
+	for _, in := range items {
+		j, v, err := t.locate(in.obj, in.ref)
+		if err != nil {
+			return nil, err
+		}
+		known, err := r.sinceImport(ctx, j, v, in)
+		if err != nil {
+			return nil, err
+		}
+		if known {
+			result.Unchanged++
+			continue
+		}
+		value, err := fhir.ToValue(in.obj)
+		if err != nil {
+			result.Refused = append(result.Refused, api.ImportError{Index: -1, Reason: in.ref.key() + ": " + err.Error()})
+			continue
+		}
+		at := place{j.doc, joinHashes(in.base)}
+		job := open[at]
+		if job == nil || job.bytes+len(in.json) > importChangeBytes {
+			j.base, j.want, j.json = in.base, map[string]crdt.Value{}, map[string][]byte{}
+			job = &importJob{job: j}
+			open[at] = job
+			jobs = append(jobs, job)
+		}
+		job.want[in.ref.key()], job.json[in.ref.key()] = value, in.json
+		job.bytes += len(in.json)
+		if v == nil || v.Removed {
+			job.created++
+		}
+	}
+	slices.SortStableFunc(jobs, func(a, b *importJob) int {
+		return cmp.Or(bytes.Compare(a.doc[:], b.doc[:]), cmp.Compare(len(a.base), len(b.base)))
+	})
+	return jobs, nil
+}
+
+func joinHashes(hs []crdt.ChangeHash) string {
+	var b []byte
+	for _, h := range hs {
+		b = append(b, h[:]...)
+	}
+	return string(b)
+}
+
+// sinceImport compares a resource with what was last imported of it. It reports true when there is nothing to do, and
+// else sets the base: nil if nobody edited it since.
+func (r *Replica) sinceImport(ctx context.Context, j job, v *view, in *incoming) (bool, error) {
+	switch {
+	case v == nil:
+		return false, nil
+	case len(v.Imports) == 0: // written by hand here, never imported: the file is news, unless it says the same
+		return !v.Removed && bytes.Equal(v.JSON, in.json), nil
+	case slices.Equal(v.Imports, v.Heads):
+		return !v.Removed && bytes.Equal(v.JSON, in.json), nil
+	}
+	d, err := r.document(j.scope, j.doc)
+	if err != nil {
+		return false, err
+	}
+	for _, h := range v.Imports {
+		was, err := r.contentAt(ctx, d, in.ref.key(), []crdt.ChangeHash{h})
+		if err != nil {
+			return false, err
+		}
+		if bytes.Equal(was, in.json) {
+			return true, nil
+		}
+	}
+	in.base = v.Imports
+	return false, nil
+}

@@ -1,0 +1,415 @@
+package replica
+
+import (
+	"bufio"
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/fhir"
+	"chartmesh/storage"
+)
+
+func ignoreNotFound(err error) error {
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// located is a resource with the document that it was read from. Of several documents that hold one Type/id the one with
+// the smallest ID is shown, unless it is removed there.
+type located struct {
+	doc crdt.DocumentID
+	*view
+}
+
+func locateView(v storage.Reader, ref fhirRef) (located, error) {
+	docs, err := readDocumentsOf(v, ref)
+	if err != nil {
+		return located{}, err
+	}
+	var found located
+	for _, doc := range docs {
+		w, err := readView(v, doc, ref.key())
+		if err != nil {
+			return located{}, err
+		}
+		if w != nil && (found.view == nil || found.Removed && !w.Removed) {
+			found = located{doc, w}
+		}
+	}
+	if found.view == nil {
+		return located{}, notFound(ref)
+	}
+	return found, nil
+}
+
+// Get returns a resource as it stands, or as it was in one of its versions.
+func (r *Replica) Get(ctx context.Context, at api.Ref, version string) (api.Resource, error) {
+	ref := fhirRef{at.Type, at.ID}
+	var found located
+	err := r.store.View(func(v storage.Reader) (err error) {
+		found, err = locateView(v, ref)
+		return err
+	})
+	if err != nil {
+		return api.Resource{}, err
+	}
+	current := crdt.Version(found.Heads)
+	if version != "" && version != current {
+		return r.getVersion(ctx, found, ref, version)
+	}
+	if found.Removed {
+		return api.Resource{}, &api.Error{Code: api.CodeDeleted, Message: ref.key() + " was deleted",
+			Hint: "`chartmesh history " + ref.key() + "` shows its versions"}
+	}
+	res := api.Resource{Ref: at, Version: current, Updated: time.UnixMilli(found.UpdatedMillis), Conflicts: len(found.Conflicts)}
+	res.JSON, err = withMeta(found.JSON, current, res.Updated)
+	return res, err
+}
+
+func withMeta(json []byte, version string, updated time.Time) ([]byte, error) {
+	obj, err := fhir.Parse(json)
+	if err != nil {
+		return nil, fmt.Errorf("read stored resource: %w", err)
+	}
+	return fhir.AppendCanonical(nil, fhir.SetMeta(obj, version, updated)), nil
+}
+
+func (r *Replica) getVersion(ctx context.Context, found located, ref fhirRef, version string) (api.Resource, error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	d, err := r.document(found.Scope, found.doc)
+	if err != nil {
+		return api.Resource{}, err
+	}
+	heads, ok := d.index.ResolveVersion(ref.key(), version)
+	if !ok {
+		return api.Resource{}, &api.Error{Code: api.CodeNotFound, Message: ref.key() + " has no such version here",
+			Hint: "`chartmesh history " + ref.key() + "` lists them"}
+	}
+	content, err := r.contentAt(ctx, d, ref.key(), heads)
+	if err != nil {
+		return api.Resource{}, err
+	}
+	if content == nil {
+		return api.Resource{}, &api.Error{Code: api.CodeDeleted, Message: ref.key() + " was deleted in this version"}
+	}
+	updated := time.UnixMilli(d.changes[d.byHash[heads[0]]].timeMillis)
+	res := api.Resource{Ref: api.Ref{Type: ref.typ, ID: ref.id}, Version: version, Updated: updated}
+	res.JSON, err = withMeta(content, version, updated)
+	return res, err
+}
+
+// History returns every change of a resource, oldest first, each with the resource as its author left it.
+func (r *Replica) History(ctx context.Context, at api.Ref) ([]api.Revision, error) {
+	ref := fhirRef{at.Type, at.ID}
+	r.write.Lock()
+	defer r.write.Unlock()
+	var docs []crdt.DocumentID
+	var scopes []*view
+	err := r.store.View(func(v storage.Reader) (err error) {
+		if docs, err = readDocumentsOf(v, ref); err != nil {
+			return err
+		}
+		for _, doc := range docs {
+			w, err := readView(v, doc, ref.key())
+			if err != nil {
+				return err
+			}
+			scopes = append(scopes, w)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(docs) == 0 {
+		return nil, notFound(ref)
+	}
+	var revisions []api.Revision
+	for i, doc := range docs {
+		if scopes[i] == nil {
+			continue
+		}
+		d, err := r.document(scopes[i].Scope, doc)
+		if err != nil {
+			return nil, err
+		}
+		for _, hash := range d.index.Touched(ref.key()) {
+			content, err := r.contentAt(ctx, d, ref.key(), []crdt.ChangeHash{hash})
+			if err != nil {
+				return nil, err
+			}
+			m := d.changes[d.byHash[hash]]
+			device, site := r.names(m.device)
+			rev := api.Revision{
+				Version: crdt.Version([]crdt.ChangeHash{hash}), Time: time.UnixMilli(m.timeMillis), Author: m.author,
+				Device: device, Site: site, Origin: originName(m.origin), Deleted: content == nil,
+			}
+			if content != nil {
+				if rev.JSON, err = withMeta(content, rev.Version, rev.Time); err != nil {
+					return nil, err
+				}
+			}
+			revisions = append(revisions, rev)
+		}
+	}
+	r.evict(ctx)
+	return revisions, nil
+}
+
+func originName(o chunk.Origin) string {
+	switch o {
+	case chunk.OriginImport:
+		return "import"
+	case chunk.OriginDecision:
+		return "decision"
+	case chunk.OriginDelete:
+		return "delete"
+	}
+	return "edit"
+}
+
+// Find returns the resources that every word of text finds, by name, birth date or identifier.
+func (r *Replica) Find(_ context.Context, text string, limit int) ([]api.Match, error) {
+	terms := fhir.Query(text)
+	if len(terms) == 0 {
+		return nil, &api.Error{Code: api.CodeInvalid, Message: "there is nothing to search for"}
+	}
+	if limit <= 0 {
+		limit = 100
+	}
+	var matches []api.Match
+	err := r.store.View(func(v storage.Reader) error {
+		// The longest word is likely the rarest: its hits are narrowed down by the others.
+		longest := slices.MaxFunc(terms, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+		hits := map[fhirRef]bool{}
+		if err := v.Scan(storage.Term.Beginning(longest), nil, func(key, _ []byte) error {
+			_, typ, id, err := storage.Term.Parse(key)
+			hits[fhirRef{typ, id}] = true
+			return err
+		}); err != nil {
+			return err
+		}
+		for ref := range hits {
+			w, err := locateView(v, ref)
+			if err != nil {
+				return err
+			}
+			if w.Removed {
+				continue
+			}
+			obj, err := fhir.Parse(w.JSON)
+			if err != nil {
+				return err
+			}
+			if !matchesAll(fhir.Terms(obj), terms) {
+				continue
+			}
+			name, born, ids := fhir.Summary(obj)
+			matches = append(matches, api.Match{Ref: ref.key(), Name: name, BirthDate: born, Identifier: ids})
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("find: %w", err)
+	}
+	slices.SortFunc(matches, func(a, b api.Match) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Ref, b.Ref)) })
+	return matches[:min(limit, len(matches))], nil
+}
+
+func matchesAll(have, want []string) bool {
+	for _, w := range want {
+		if !slices.ContainsFunc(have, func(h string) bool { return len(h) >= len(w) && h[:len(w)] == w }) {
+			return false
+		}
+	}
+	return true
+}
+
+// Export writes resources as canonical JSON, sorted by type and id.
+func (r *Replica) Export(ctx context.Context, out io.Writer, opts api.ExportOptions) error {
+	w := bufio.NewWriterSize(out, 1<<16)
+	bundle := opts.Format == "bundle"
+	if bundle {
+		w.WriteString(`{"entry":[`)
+	}
+	first := true
+	err := r.store.View(func(v storage.Reader) error {
+		return eachResource(v, opts.Patient, func(ref fhirRef) error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			found, err := locateView(v, ref)
+			if err != nil || found.Removed {
+				return err
+			}
+			json := found.JSON
+			if opts.Meta {
+				if json, err = withMeta(json, crdt.Version(found.Heads), time.UnixMilli(found.UpdatedMillis)); err != nil {
+					return err
+				}
+			}
+			switch {
+			case bundle && first:
+				w.WriteString(`{"resource":`)
+			case bundle:
+				w.WriteString(`,{"resource":`)
+			}
+			first = false
+			w.Write(json)
+			if bundle {
+				w.WriteByte('}')
+			} else {
+				w.WriteByte('\n')
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("export: %w", err)
+	}
+	if bundle {
+		w.WriteString(`],"resourceType":"Bundle","type":"collection"}` + "\n")
+	}
+	return w.Flush()
+}
+
+// eachResource calls fn for every resource, or those of a patient's chart, sorted by type and id.
+func eachResource(v storage.Reader, patient string, fn func(fhirRef) error) error {
+	if patient != "" {
+		n := 0
+		err := v.Scan(storage.OfPatient.With(patient), nil, func(key, _ []byte) error {
+			_, typ, id, err := storage.OfPatient.Parse(key)
+			if err != nil {
+				return err
+			}
+			n++
+			return fn(fhirRef{typ, id})
+		})
+		if err == nil && n == 0 {
+			return notFound(fhirRef{"Patient", patient})
+		}
+		return err
+	}
+	var last fhirRef
+	return v.Scan(storage.DocumentsOf.All(), nil, func(key, _ []byte) error {
+		typ, id, _, err := storage.DocumentsOf.Parse(key)
+		if err != nil {
+			return err
+		}
+		ref := fhirRef{typ, id}
+		if ref == last { // one of several documents
+			return nil
+		}
+		last = ref
+		return fn(ref)
+	})
+}
+
+func conflictName(id [16]byte) string { return hex.EncodeToString(id[:]) }
+
+// Conflicts lists every open conflict, by resource.
+func (r *Replica) Conflicts(context.Context) ([]api.Conflict, error) {
+	var list []api.Conflict
+	err := r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Conflict.All(), nil, func(key, value []byte) error {
+			id, err := storage.Conflict.Parse(key)
+			if err != nil {
+				return err
+			}
+			c, _, err := r.readConflict(v, id, value)
+			list = append(list, c)
+			return err
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list conflicts: %w", err)
+	}
+	slices.SortFunc(list, func(a, b api.Conflict) int {
+		return cmp.Or(cmp.Compare(a.Resource, b.Resource), cmp.Compare(a.Path, b.Path), cmp.Compare(a.ID, b.ID))
+	})
+	return list, nil
+}
+
+func (r *Replica) readConflict(v storage.Reader, id [16]byte, value []byte) (api.Conflict, located, error) {
+	doc, key, err := parseConflictPlace(value)
+	if err != nil {
+		return api.Conflict{}, located{}, err
+	}
+	w, err := readView(v, doc, key)
+	if err != nil {
+		return api.Conflict{}, located{}, err
+	}
+	if w != nil {
+		for _, c := range w.Conflicts {
+			if c.ID == id {
+				return r.apiConflict(key, c), located{doc, w}, nil
+			}
+		}
+	}
+	return api.Conflict{}, located{}, fmt.Errorf("%w: a conflict that its resource does not have", storage.ErrDamaged)
+}
+
+func (r *Replica) apiConflict(key string, c openConflict) api.Conflict {
+	out := api.Conflict{ID: conflictName(c.ID), Resource: key, Path: c.Path, Shown: c.Shown}
+	for _, s := range c.Sides {
+		device, site := r.names(s.Device)
+		out.Values = append(out.Values, api.ConflictValue{
+			Value: s.JSON, Removed: s.Removed, Author: s.Author, Device: device, Site: site, Time: time.UnixMilli(s.TimeMillis),
+		})
+	}
+	return out
+}
+
+// Conflict returns one open conflict by its ID or an unambiguous beginning of it.
+func (r *Replica) Conflict(_ context.Context, name string) (api.Conflict, error) {
+	var c api.Conflict
+	err := r.store.View(func(v storage.Reader) error {
+		id, value, err := findConflict(v, name)
+		if err != nil {
+			return err
+		}
+		c, _, err = r.readConflict(v, id, value)
+		return err
+	})
+	return c, err
+}
+
+func findConflict(v storage.Reader, name string) (id [16]byte, place []byte, err error) {
+	none := &api.Error{Code: api.CodeNotFound, Message: "there is no such open conflict", Hint: "`chartmesh conflict list` shows them"}
+	prefix, err := hex.DecodeString(name[:len(name)&^1])
+	if err != nil || len(name) < 4 || len(name) > 32 {
+		return id, nil, none
+	}
+	n := 0
+	err = v.Scan(append(storage.Conflict.All(), prefix...), nil, func(key, value []byte) error {
+		found, err := storage.Conflict.Parse(key)
+		if err != nil || conflictName(found)[:len(name)] != name {
+			return err
+		}
+		n++
+		id, place = found, bytes.Clone(value)
+		return nil
+	})
+	switch {
+	case err != nil:
+		return id, nil, err
+	case n == 0:
+		return id, nil, none
+	case n > 1:
+		return id, nil, &api.Error{Code: api.CodeInvalid, Message: "several conflicts begin so", Hint: "give more of the id"}
+	}
+	return id, place, nil
+}

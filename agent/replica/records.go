@@ -1,0 +1,363 @@
+package replica
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// recordVersion begins every value that this package stores (docs/spec/store-layout.md, "values").
+const recordVersion = 1
+
+// Caps of the decoders; what is stored was checked on arrival, so they only bound what damage can claim.
+const (
+	maxHashes    = 1 << 16
+	maxJSON      = 64 << 20
+	maxSides     = 1 << 12
+	maxConflicts = 1 << 14
+	maxText      = 1 << 16
+	maxRecord    = 64 << 20
+)
+
+// chunkRef names a chunk by its place.
+type chunkRef struct {
+	Scope   trust.ScopeID
+	Log     chunk.LogID
+	Counter uint64
+}
+
+// appliedChange is what is kept of an applied change: the engine-level record and who wrote it, when, in which chunk.
+type appliedChange struct {
+	Record        crdt.Record
+	Chunk         chunkRef
+	Device        trust.DeviceID
+	Schema        uint16
+	TimeMillis    int64
+	Author        string
+	Origin        chunk.Origin
+	ArrivedMillis int64
+}
+
+func (a *appliedChange) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Raw(a.Chunk.Scope[:])
+	w.Raw(a.Chunk.Log[:])
+	w.Uvarint(a.Chunk.Counter)
+	w.Raw(a.Device[:])
+	w.Uint16(a.Schema)
+	w.Varint(a.TimeMillis)
+	w.String(a.Author)
+	w.Byte(byte(a.Origin))
+	w.Varint(a.ArrivedMillis)
+	rec, _ := a.Record.AppendBinary(nil)
+	w.Blob(rec)
+	return w.Bytes()
+}
+
+func parseAppliedChange(b []byte) (appliedChange, error) {
+	var a appliedChange
+	r := open(b)
+	r.Fixed(a.Chunk.Scope[:])
+	r.Fixed(a.Chunk.Log[:])
+	a.Chunk.Counter = r.Uvarint(1<<64 - 1)
+	r.Fixed(a.Device[:])
+	a.Schema = r.Uint16()
+	a.TimeMillis = r.Varint()
+	a.Author = r.String(maxText)
+	a.Origin = chunk.Origin(r.Byte())
+	a.ArrivedMillis = r.Varint()
+	rec := r.Blob(maxRecord)
+	if err := r.Close(); err != nil {
+		return a, err
+	}
+	var err error
+	a.Record, err = crdt.ParseRecord(rec)
+	return a, err
+}
+
+// view is a resource of a document as it stands on this device: a cache of what the document says.
+type view struct {
+	Scope         trust.ScopeID
+	Heads         []crdt.ChangeHash // the last changes that touched it: its version
+	Imports       []crdt.ChangeHash // the last imports among them
+	Removed       bool
+	UpdatedMillis int64 // local arrival
+	Conflicts     []openConflict
+	JSON          []byte // canonical; empty when Removed
+}
+
+// openConflict is one conflict of a view, as crdt found it, with its authors looked up.
+type openConflict struct {
+	ID    [16]byte
+	Path  string
+	Shown int
+	Sides []conflictSide
+}
+
+type conflictSide struct {
+	Removed    bool
+	JSON       []byte
+	Device     trust.DeviceID
+	Author     string
+	TimeMillis int64
+}
+
+func (v *view) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Raw(v.Scope[:])
+	putHashes(&w, v.Heads)
+	putHashes(&w, v.Imports)
+	putBool(&w, v.Removed)
+	w.Varint(v.UpdatedMillis)
+	w.Uvarint(uint64(len(v.Conflicts)))
+	for _, c := range v.Conflicts {
+		w.Raw(c.ID[:])
+		w.String(c.Path)
+		w.Uvarint(uint64(c.Shown))
+		w.Uvarint(uint64(len(c.Sides)))
+		for _, s := range c.Sides {
+			putBool(&w, s.Removed)
+			w.Blob(s.JSON)
+			w.Raw(s.Device[:])
+			w.String(s.Author)
+			w.Varint(s.TimeMillis)
+		}
+	}
+	w.Blob(v.JSON)
+	return w.Bytes()
+}
+
+func parseView(b []byte) (*view, error) {
+	v := new(view)
+	r := open(b)
+	r.Fixed(v.Scope[:])
+	v.Heads = getHashes(r)
+	v.Imports = getHashes(r)
+	v.Removed = r.Byte() == 1
+	v.UpdatedMillis = r.Varint()
+	for range r.Uvarint(maxConflicts) {
+		var c openConflict
+		r.Fixed(c.ID[:])
+		c.Path = r.String(maxText)
+		c.Shown = int(r.Uvarint(maxSides))
+		for range r.Uvarint(maxSides) {
+			s := conflictSide{Removed: r.Byte() == 1, JSON: r.Blob(maxJSON)}
+			r.Fixed(s.Device[:])
+			s.Author = r.String(maxText)
+			s.TimeMillis = r.Varint()
+			c.Sides = append(c.Sides, s)
+			if r.Err() != nil {
+				return nil, r.Err()
+			}
+		}
+		v.Conflicts = append(v.Conflicts, c)
+	}
+	v.JSON = r.Blob(maxJSON)
+	return v, r.Close()
+}
+
+// counts are kept in step with what they count, in the same commits.
+type counts struct{ Documents, Resources, Conflicts, Parked, Quarantined, Unapplied uint64 }
+
+func (c counts) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	for _, n := range []uint64{c.Documents, c.Resources, c.Conflicts, c.Parked, c.Quarantined, c.Unapplied} {
+		w.Uvarint(n)
+	}
+	return w.Bytes()
+}
+
+func parseCounts(b []byte) (c counts, err error) {
+	r := open(b)
+	for _, n := range []*uint64{&c.Documents, &c.Resources, &c.Conflicts, &c.Parked, &c.Quarantined, &c.Unapplied} {
+		*n = r.Uvarint(1<<64 - 1)
+	}
+	return c, r.Close()
+}
+
+// HeldState says why a stored chunk is not part of its document. The numbers are stored.
+type HeldState byte
+
+const (
+	Parked      HeldState = 1
+	Quarantined HeldState = 2
+	Unapplied   HeldState = 3
+)
+
+func (s HeldState) String() string {
+	switch s {
+	case Parked:
+		return "parked"
+	case Quarantined:
+		return "quarantined"
+	case Unapplied:
+		return "unapplied"
+	}
+	return "unknown"
+}
+
+// held is the state of a chunk that is stored and not applied. Missing names what a parked chunk waits for.
+type held struct {
+	State   HeldState
+	Reason  string
+	Device  trust.DeviceID
+	Missing missing
+}
+
+// missing is what a parked chunk waits for. The kinds are stored.
+type missing struct {
+	Kind byte
+	What [32]byte
+}
+
+const (
+	missingNothing byte = 0
+	missingChange  byte = 1 // a change's hash
+	missingEpoch   byte = 2 // an epoch's key
+	missingSchema  byte = 3 // a newer schema than this build's
+)
+
+func (h *held) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Byte(byte(h.State))
+	w.String(h.Reason)
+	w.Raw(h.Device[:])
+	w.Byte(h.Missing.Kind)
+	w.Raw(h.Missing.What[:])
+	return w.Bytes()
+}
+
+func parseHeld(b []byte) (*held, error) {
+	h := new(held)
+	r := open(b)
+	h.State = HeldState(r.Byte())
+	h.Reason = r.String(maxText)
+	r.Fixed(h.Device[:])
+	h.Missing.Kind = r.Byte()
+	r.Fixed(h.Missing.What[:])
+	return h, r.Close()
+}
+
+// A tip is a log head: its last chunk.
+func marshalTip(p tip) []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(p.Counter)
+	w.Raw(p.ID[:])
+	return w.Bytes()
+}
+
+func parseTip(b []byte) (p tip, err error) {
+	r := open(b)
+	p.Counter = r.Uvarint(1<<64 - 1)
+	r.Fixed(p.ID[:])
+	return p, r.Close()
+}
+
+// A position is a cursor, or what another device acknowledged.
+func marshalPosition(p chunk.Position) []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(p.Counter)
+	w.Raw(p.Tip[:])
+	return w.Bytes()
+}
+
+func parsePosition(b []byte) (p chunk.Position, err error) {
+	r := open(b)
+	p.Counter = r.Uvarint(1<<64 - 1)
+	r.Fixed(p.Tip[:])
+	return p, r.Close()
+}
+
+func marshalSets(sets map[trust.ScopeID]chunk.SetHash) []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(uint64(len(sets)))
+	for _, scope := range slices.SortedFunc(maps.Keys(sets), func(a, b trust.ScopeID) int { return bytes.Compare(a[:], b[:]) }) {
+		set := sets[scope]
+		b, _ := set.AppendBinary(nil)
+		w.Raw(scope[:])
+		w.Raw(b)
+	}
+	return w.Bytes()
+}
+
+func parseSets(b []byte) (map[trust.ScopeID]chunk.SetHash, error) {
+	sets := map[trust.ScopeID]chunk.SetHash{}
+	r := open(b)
+	for range r.Uvarint(maxHashes) {
+		var scope trust.ScopeID
+		r.Fixed(scope[:])
+		b := r.Raw(chunk.SetHashSize)
+		if r.Err() != nil {
+			return nil, r.Err()
+		}
+		set, err := chunk.ParseSetHash(b)
+		if err != nil {
+			return nil, err
+		}
+		sets[scope] = set
+	}
+	return sets, r.Close()
+}
+
+func marshalConflictPlace(doc crdt.DocumentID, key string) []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Raw(doc[:])
+	w.String(key)
+	return w.Bytes()
+}
+
+func parseConflictPlace(b []byte) (doc crdt.DocumentID, key string, err error) {
+	r := open(b)
+	r.Fixed(doc[:])
+	key = r.String(maxText)
+	return doc, key, r.Close()
+}
+
+func open(b []byte) *wire.Reader {
+	r := wire.NewReader(b)
+	if r.Byte() != recordVersion && r.Err() == nil {
+		r.Fail("record version")
+	}
+	return r
+}
+
+func putBool(w *wire.Writer, b bool) {
+	if b {
+		w.Byte(1)
+	} else {
+		w.Byte(0)
+	}
+}
+
+func putHashes(w *wire.Writer, hs []crdt.ChangeHash) {
+	w.Uvarint(uint64(len(hs)))
+	for _, h := range hs {
+		w.Raw(h[:])
+	}
+}
+
+func getHashes(r *wire.Reader) []crdt.ChangeHash {
+	var hs []crdt.ChangeHash
+	for range r.Uvarint(maxHashes) {
+		var h crdt.ChangeHash
+		r.Fixed(h[:])
+		if r.Err() != nil {
+			return nil
+		}
+		hs = append(hs, h)
+	}
+	return hs
+}

@@ -1,0 +1,283 @@
+// Package replica is one device's copy of a practice's records, and the trips that change it.
+//
+// Nouns: a [Replica] joins a store, a keyring and an engine. It holds the logs of every device as sealed chunks, and for
+// each document the applied changes and the views that follow from them. A transaction is what one commit makes durable.
+//
+// The trips, a file each: write.go (a local edit: engine, seal, one commit), arrive.go (chunks from elsewhere: verify,
+// commit, and only then counted in the vector), apply.go (arrived chunks into documents, behind a stored cursor).
+//
+// Guarantees: what a method reports as written is durable. A version vector names only what is durable. What is shown of
+// a document follows from the chunks, the membership log and nothing else; what cannot be applied is held, with a
+// reason, never dropped. The package starts no goroutine and opens no socket, so a simulation can run it step by step.
+//
+// The network is left to package p2p, which knows a Replica as a session.Replica; scheduling is left to package agent.
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/trust/keyring"
+)
+
+// Config is what a Replica is made of. Store, Keyring and Engine stay the caller's to close, after the Replica's last use.
+type Config struct {
+	Store   storage.Store
+	Keyring *keyring.Keyring
+	Engine  crdt.Engine
+	Logger  *slog.Logger     // nil: discard
+	Now     func() time.Time // nil: time.Now; only shown and sent, never used for order
+	// OpenOps bounds the operations of documents kept open in the engine (about 800 bytes each); 0: 150,000.
+	OpenOps uint64
+}
+
+// Replica is one device's copy. It is safe for concurrent use: reads run beside one writer at a time.
+type Replica struct {
+	store  storage.Store
+	keys   *keyring.Keyring
+	engine crdt.Engine
+	log    *slog.Logger
+	now    func() time.Time
+
+	state atomic.Pointer[trust.State]
+
+	// membership is held while entries are added, so that each is judged on top of the last.
+	membership sync.Mutex
+
+	// write is held by whoever changes documents or this device's own logs: edits, imports and the applier.
+	write sync.Mutex
+	docs  openDocuments // guarded by write
+	woken []chunkRef    // guarded by write: chunks whose dependency has arrived
+
+	// arrive is held while chunks of other devices are judged and committed, per batch.
+	arrive sync.Mutex
+
+	mu struct {
+		sync.Mutex
+		vectors map[trust.ScopeID]chunk.Vector        // durable prefixes
+		tips    map[trust.ScopeID]map[chunk.LogID]tip // the same with the whole ID of each last chunk
+		applied map[trust.ScopeID]chunk.Vector        // the applier's cursors
+		sets    map[trust.ScopeID]chunk.SetHash       // of applied changes
+		counts  counts
+		acked   map[trust.DeviceID]map[trust.ScopeID]chunk.Vector
+		dirty   map[trust.DeviceID]bool // acknowledgements not yet stored
+		event   uint64                  // last event
+		changed chan struct{}           // closed and replaced after every commit
+	}
+}
+
+// ErrNewerSchema says that the folder was written by a newer version of chartmesh.
+var ErrNewerSchema = errors.New("written by a newer version of chartmesh")
+
+// Open reads the replica's state from its store. The founding entry must be there already (see Found and Adopt).
+func Open(cfg Config) (*Replica, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.OpenOps == 0 {
+		cfg.OpenOps = 150_000
+	}
+	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now}
+	r.docs = newOpenDocuments(cfg.OpenOps)
+	r.mu.changed = make(chan struct{})
+	if err := r.load(); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Adopt stores the entries of a membership log, before the first Open: the founding entry that this device made, or what
+// an inviter answered.
+func Adopt(ctx context.Context, store storage.Store, entries []trust.Entry) error {
+	if _, rejected := trust.Replay(entries); len(rejected) > 0 {
+		return fmt.Errorf("adopt membership log: %w", rejected[0].Err)
+	}
+	var b storage.Batch
+	for _, e := range entries {
+		id := e.ID()
+		b.Put(storage.Member.Key(id), e.Bytes())
+	}
+	return store.Commit(ctx, &b)
+}
+
+func (r *Replica) load() error {
+	var entries []trust.Entry
+	m := &r.mu
+	m.tips = map[trust.ScopeID]map[chunk.LogID]tip{}
+	m.vectors = map[trust.ScopeID]chunk.Vector{}
+	m.applied = map[trust.ScopeID]chunk.Vector{}
+	m.sets = map[trust.ScopeID]chunk.SetHash{}
+	m.acked = map[trust.DeviceID]map[trust.ScopeID]chunk.Vector{}
+	m.dirty = map[trust.DeviceID]bool{}
+	err := r.store.View(func(v storage.Reader) error {
+		if err := v.Scan(storage.Member.All(), nil, func(_, value []byte) error {
+			e, err := trust.ParseEntry(append([]byte(nil), value...))
+			if err != nil {
+				return fmt.Errorf("read membership entry: %w", err)
+			}
+			entries = append(entries, e)
+			return nil
+		}); err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			return fmt.Errorf("membership log: %w", storage.ErrNotFound)
+		}
+		st, rejected := trust.Replay(entries)
+		if len(rejected) > 0 {
+			return fmt.Errorf("replay membership log: %w", rejected[0].Err)
+		}
+		r.state.Store(st)
+		for _, s := range st.Scopes() {
+			r.addScopeLocked(s.ID)
+		}
+		if err := v.Scan(storage.LogHead.All(), nil, func(key, value []byte) error {
+			scope, log, err := storage.LogHead.Parse(key)
+			if err != nil {
+				return err
+			}
+			at, err := parseTip(value)
+			if err != nil {
+				return err
+			}
+			r.advanceLocked(scope, log, at)
+			return nil
+		}); err != nil {
+			return fmt.Errorf("read log heads: %w", err)
+		}
+		if err := loadPositions(v, storage.Cursor, m.applied); err != nil {
+			return fmt.Errorf("read cursors: %w", err)
+		}
+		return r.loadRest(v)
+	})
+	if err != nil {
+		return fmt.Errorf("open replica: %w", err)
+	}
+	return r.keys.Learn(r.state.Load())
+}
+
+func loadPositions(v storage.Reader, kind storage.Kind2[[16]byte, [32]byte], into map[trust.ScopeID]chunk.Vector) error {
+	return v.Scan(kind.All(), nil, func(key, value []byte) error {
+		scope, log, err := kind.Parse(key)
+		if err != nil {
+			return err
+		}
+		p, err := parsePosition(value)
+		if err != nil {
+			return err
+		}
+		if into[scope] == nil {
+			into[scope] = chunk.Vector{}
+		}
+		into[scope][log] = p
+		return nil
+	})
+}
+
+// Numbers of the meta values (docs/spec/store-layout.md).
+const (
+	metaCounts  byte = 1
+	metaApplied byte = 2
+	metaEvent   byte = 3
+	MetaInvites byte = 4 // package agent's
+)
+
+func (r *Replica) loadRest(v storage.Reader) error {
+	b, err := v.Get(storage.Meta.Key(metaApplied))
+	if err == nil {
+		r.mu.sets, err = parseSets(b)
+	}
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return fmt.Errorf("read applied sets: %w", err)
+	}
+	b, err = v.Get(storage.Meta.Key(metaCounts))
+	if err == nil {
+		r.mu.counts, err = parseCounts(b)
+	}
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return fmt.Errorf("read counts: %w", err)
+	}
+	if r.mu.event, err = lastEvent(v); err != nil {
+		return fmt.Errorf("read events: %w", err)
+	}
+	// Whatever is parked gets another look: a crash may have come between its dependency and its turn. What the engine
+	// failed on is tried again too, since this may be a newer one.
+	if err := v.Scan(storage.Held.All(), nil, func(key, value []byte) error {
+		at, err := storage.Held.Parse(key)
+		if err != nil {
+			return err
+		}
+		h, err := parseHeld(value)
+		if err == nil && h.State != Quarantined {
+			r.woken = append(r.woken, chunkRef{at.Scope, at.Log, at.Counter})
+		}
+		return err
+	}); err != nil {
+		return fmt.Errorf("read held chunks: %w", err)
+	}
+	return r.loadAcks(v)
+}
+
+// tip is the last chunk of a log.
+type tip struct {
+	Counter uint64
+	ID      chunk.ID
+}
+
+func (p tip) position() chunk.Position { return chunk.At(p.Counter, p.ID) }
+
+func (r *Replica) addScopeLocked(scope trust.ScopeID) {
+	if r.mu.vectors[scope] == nil {
+		r.mu.vectors[scope], r.mu.applied[scope] = chunk.Vector{}, chunk.Vector{}
+		r.mu.tips[scope] = map[chunk.LogID]tip{}
+	}
+}
+
+// advanceLocked counts what has become durable of a log.
+func (r *Replica) advanceLocked(scope trust.ScopeID, log chunk.LogID, to tip) {
+	r.addScopeLocked(scope)
+	r.mu.tips[scope][log] = to
+	r.mu.vectors[scope][log] = to.position()
+}
+
+// State returns the membership as this device knows it.
+func (r *Replica) State() *trust.State { return r.state.Load() }
+
+// Device returns this device's ID.
+func (r *Replica) Device() trust.DeviceID { return r.keys.Device() }
+
+// Changed returns a channel that is closed at the next commit that changes what is shown or held.
+func (r *Replica) Changed() <-chan struct{} {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.changed
+}
+
+func (r *Replica) notify() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(r.mu.changed)
+	r.mu.changed = make(chan struct{})
+}
+
+// scope returns the ID of a scope by name.
+func (r *Replica) scope(name string) (trust.ScopeID, error) {
+	for _, s := range r.State().Scopes() {
+		if s.Name == name {
+			return s.ID, nil
+		}
+	}
+	return trust.ScopeID{}, fmt.Errorf("the practice has no scope %q", name)
+}

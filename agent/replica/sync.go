@@ -1,0 +1,333 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+
+	"chartmesh/chunk"
+	"chartmesh/p2p/session"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+var _ session.Replica = (*Replica)(nil)
+
+// Hello describes this replica to a peer: of each scope that both belong to, what is durable and what is applied.
+func (r *Replica) Hello(peer trust.DeviceID) session.Local {
+	st := r.State()
+	l := session.Local{Practice: st.Practice(), Heads: st.Heads()}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, s := range st.Scopes() {
+		if st.MayRead(peer, s.ID) && st.MayRead(r.Device(), s.ID) {
+			l.Scopes = append(l.Scopes, session.ScopeDigest{Scope: s.ID, Digest: r.digestLocked(s.ID)})
+		}
+	}
+	return l
+}
+
+func (r *Replica) digestLocked(scope trust.ScopeID) session.Digest {
+	set := r.mu.sets[scope]
+	return session.Digest{
+		VectorHash: r.mu.vectors[scope].Hash(), Applied: set.Sum(), AtEnd: r.atEndLocked(scope),
+	}
+}
+
+// atEndLocked reports whether every durable chunk of a scope has been applied or held.
+func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
+	for log, p := range r.mu.vectors[scope] {
+		if r.mu.applied[scope][log].Counter < p.Counter {
+			return false
+		}
+	}
+	return true
+}
+
+// Vector returns a copy of what is durable of a scope.
+func (r *Replica) Vector(scope trust.ScopeID) chunk.Vector {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return maps.Clone(r.mu.vectors[scope])
+}
+
+// EntriesSince returns the membership entries that are not known from heads, parents first.
+func (r *Replica) EntriesSince(heads []trust.EntryID) [][]byte {
+	var out [][]byte
+	for _, e := range r.State().Since(heads) {
+		out = append(out, e.Bytes())
+	}
+	return out
+}
+
+// AddEntries takes membership entries of a peer: each is judged on top of those before it, and they become part of the
+// state once they are durable.
+func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [][]byte) error {
+	r.membership.Lock()
+	defer r.membership.Unlock()
+	st := r.State()
+	var batch storage.Batch
+	added := 0
+	for _, b := range entries {
+		e, err := trust.ParseEntry(b)
+		if err != nil {
+			return fmt.Errorf("membership entry from %v: %w", from, err)
+		}
+		next, err := st.With(e)
+		var parent *trust.MissingParent
+		switch {
+		case errors.Is(err, trust.ErrKnown), errors.As(err, &parent):
+			continue
+		case err != nil:
+			return fmt.Errorf("membership entry from %v: %w", from, err)
+		}
+		st = next
+		added++
+		batch.Put(storage.Member.Key(e.ID()), e.Bytes())
+	}
+	if added == 0 {
+		return nil
+	}
+	return r.adoptState(ctx, &batch, st)
+}
+
+// adoptState makes membership entries durable and lets the state follow. The caller holds Replica.membership.
+func (r *Replica) adoptState(ctx context.Context, batch *storage.Batch, st *trust.State) error {
+	if err := r.store.Commit(ctx, batch); err != nil {
+		return fmt.Errorf("commit membership entries: %w", err)
+	}
+	if err := r.keys.Learn(st); err != nil {
+		return fmt.Errorf("open key boxes: %w", err)
+	}
+	r.mu.Lock()
+	for _, s := range st.Scopes() {
+		r.addScopeLocked(s.ID)
+	}
+	r.mu.Unlock()
+	r.state.Store(st)
+	r.notify()
+	return r.wakeAll(missingEpoch)
+}
+
+// wakeAll queues every chunk that waits for a kind of thing.
+func (r *Replica) wakeAll(kind byte) error {
+	r.write.Lock()
+	defer r.write.Unlock()
+	return r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Parked.With(kind), nil, func(key, _ []byte) error {
+			_, _, at, err := storage.Parked.Parse(key)
+			if err == nil {
+				r.woken = append(r.woken, chunkRef{at.Scope, at.Log, at.Counter})
+			}
+			return err
+		})
+	})
+}
+
+// Admit adds a device by an entry that this device signs, and returns the whole membership log for the newcomer.
+func (r *Replica) Admit(ctx context.Context, sign func(*trust.State) (trust.Entry, error)) ([][]byte, error) {
+	r.membership.Lock()
+	defer r.membership.Unlock()
+	e, err := sign(r.State())
+	if err != nil {
+		return nil, err
+	}
+	st, err := r.State().With(e)
+	if err != nil {
+		return nil, fmt.Errorf("add device: %w", err)
+	}
+	var batch storage.Batch
+	batch.Put(storage.Member.Key(e.ID()), e.Bytes())
+	if err := r.adoptState(ctx, &batch, st); err != nil {
+		return nil, err
+	}
+	return r.EntriesSince(nil), nil
+}
+
+// Chunks returns durable chunks of a log from after+1, at least one if there is one.
+func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([][]byte, error) {
+	end := r.position(scope, log).Counter
+	var out [][]byte
+	size := 0
+	err := r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Chunk.With2(scope, log), storage.Chunk.Key(scope, log, after+1), func(key, value []byte) error {
+			_, _, counter, err := storage.Chunk.Parse(key)
+			if err != nil {
+				return err
+			}
+			if counter > end || len(out) > 0 && size+len(value) > maxBytes {
+				return storage.ErrStop
+			}
+			out = append(out, append([]byte(nil), value...))
+			size += len(value)
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read chunks: %w", err)
+	}
+	return out, nil
+}
+
+// Acked remembers what a peer holds. It is stored with the next FlushAcks: to forget an acknowledgement in a crash only
+// makes this device say less than it could.
+func (r *Replica) Acked(_ context.Context, from trust.DeviceID, ack session.Ack) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	scopes := r.mu.acked[from]
+	if scopes == nil {
+		scopes = map[trust.ScopeID]chunk.Vector{}
+		r.mu.acked[from] = scopes
+	}
+	v := scopes[ack.Scope]
+	if v == nil {
+		v = chunk.Vector{}
+		scopes[ack.Scope] = v
+	}
+	for log, p := range ack.Stored {
+		if p.Counter > v[log].Counter {
+			v[log] = p
+			r.mu.dirty[from] = true
+		}
+	}
+	return nil
+}
+
+// FlushAcks stores acknowledgements that came since the last call.
+func (r *Replica) FlushAcks(ctx context.Context) error {
+	var batch storage.Batch
+	r.mu.Lock()
+	for device := range r.mu.dirty {
+		for scope, v := range r.mu.acked[device] {
+			for log, p := range v {
+				batch.Put(storage.Ack.Key(device, scope, log), marshalPosition(p))
+			}
+		}
+	}
+	clear(r.mu.dirty)
+	r.mu.Unlock()
+	if batch.Len() == 0 {
+		return nil
+	}
+	return r.store.Commit(ctx, &batch)
+}
+
+func (r *Replica) loadAcks(v storage.Reader) error {
+	return v.Scan(storage.Ack.All(), nil, func(key, value []byte) error {
+		device, scope, log, err := storage.Ack.Parse(key)
+		if err != nil {
+			return err
+		}
+		p, err := parsePosition(value)
+		if err != nil {
+			return err
+		}
+		if r.mu.acked[device] == nil {
+			r.mu.acked[device] = map[trust.ScopeID]chunk.Vector{}
+		}
+		if r.mu.acked[device][scope] == nil {
+			r.mu.acked[device][scope] = chunk.Vector{}
+		}
+		r.mu.acked[device][scope][log] = p
+		return nil
+	})
+}
+
+// ackContext keeps signatures under acknowledgements apart from all others.
+const ackContext = "chartmesh ack 1"
+
+// SignAck signs a statement of what this device holds.
+func (r *Replica) SignAck(message []byte) []byte { return r.keys.Sign(ackContext, message) }
+
+// VerifyAck checks another device's statement.
+func (r *Replica) VerifyAck(device trust.DeviceID, message, signature []byte) bool {
+	return trust.VerifySignature(device, ackContext, message, signature)
+}
+
+// Status counts what there is.
+type Status struct {
+	Documents, Resources, Conflicts, Parked, Quarantined, Unapplied int
+	NotElsewhere                                                    int  // own chunks that no other device has acknowledged
+	AtEnd                                                           bool // everything durable is applied or held
+}
+
+// Status returns the counts as of the last commit.
+func (r *Replica) Status() Status {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c := r.mu.counts
+	s := Status{
+		Documents: int(c.Documents), Resources: int(c.Resources), Conflicts: int(c.Conflicts), Parked: int(c.Parked),
+		Quarantined: int(c.Quarantined), Unapplied: int(c.Unapplied), AtEnd: true,
+	}
+	for scope, vector := range r.mu.vectors {
+		s.AtEnd = s.AtEnd && r.atEndLocked(scope)
+		log := r.logID(scope)
+		own, most := vector[log].Counter, uint64(0)
+		for _, acked := range r.mu.acked {
+			most = max(most, acked[scope][log].Counter)
+		}
+		s.NotElsewhere += int(own - min(own, most))
+	}
+	return s
+}
+
+// Held lists at most limit chunks that are stored but not applied, with the reason.
+func (r *Replica) Held(limit int) ([]HeldChunk, error) {
+	var out []HeldChunk
+	err := r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Held.All(), nil, func(key, value []byte) error {
+			at, err := storage.Held.Parse(key)
+			if err != nil {
+				return err
+			}
+			h, err := parseHeld(value)
+			if err != nil {
+				return err
+			}
+			if len(out) == limit {
+				return storage.ErrStop
+			}
+			out = append(out, HeldChunk{Chunk: at.ID, State: h.State, Reason: h.Reason, Device: h.Device})
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list held chunks: %w", err)
+	}
+	return out, nil
+}
+
+// HeldChunk is a chunk that is stored but not part of its document.
+type HeldChunk struct {
+	Chunk  chunk.ID
+	State  HeldState
+	Reason string
+	Device trust.DeviceID
+}
+
+// Small reads and writes a value that belongs to the agent and not to the records: invites, peers' addresses.
+func (r *Replica) Small(key []byte) (value []byte, err error) {
+	err = r.store.View(func(v storage.Reader) error {
+		value, err = v.Get(key)
+		return ignoreNotFound(err)
+	})
+	return value, err
+}
+
+// PutSmall is Small's counterpart; it is durable when it returns.
+func (r *Replica) PutSmall(ctx context.Context, key, value []byte) error {
+	var b storage.Batch
+	b.Put(key, value)
+	return r.store.Commit(ctx, &b)
+}
+
+// names returns a device's and its site's names, as the membership log has them.
+func (r *Replica) names(device trust.DeviceID) (name, site string) {
+	m, ok := r.State().Member(device)
+	if !ok {
+		return device.String(), ""
+	}
+	return r.keys.Names(r.State(), m.Device)
+}

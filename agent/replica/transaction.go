@@ -1,0 +1,329 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/fhir"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// transaction gathers what one commit makes durable, and what memory takes over once it is. The holder of
+// Replica.write owns it. Reads through it see its own writes.
+type transaction struct {
+	r       *Replica
+	batch   storage.Batch
+	now     time.Time
+	docs    map[crdt.DocumentID]*document // changed in memory and engine; forgotten if the commit fails
+	views   map[viewKey]*view
+	where   map[fhirRef][]crdt.DocumentID
+	own     map[trust.ScopeID]tip  // heads of this device's own logs
+	sealed  map[trust.ScopeID]bool // own logs that grew
+	cursors map[trust.ScopeID]chunk.Vector
+	sets    map[trust.ScopeID]chunk.SetHash
+	woken   []chunkRef
+	held    map[storage.Ref]*held // nil: not held any more
+	waiting map[missing][]storage.Ref
+	counts  counts
+	events  []Event
+}
+
+type viewKey struct {
+	doc crdt.DocumentID
+	key string
+}
+
+type fhirRef struct{ typ, id string }
+
+func (f fhirRef) key() string { return f.typ + "/" + f.id }
+
+func parseRef(key string) (fhirRef, bool) {
+	typ, id, ok := bytes.Cut([]byte(key), []byte("/"))
+	return fhirRef{string(typ), string(id)}, ok
+}
+
+func (r *Replica) begin() *transaction {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &transaction{
+		r: r, now: r.now(), counts: r.mu.counts,
+		docs:  map[crdt.DocumentID]*document{},
+		views: map[viewKey]*view{}, where: map[fhirRef][]crdt.DocumentID{},
+		own: map[trust.ScopeID]tip{}, sealed: map[trust.ScopeID]bool{},
+		cursors: map[trust.ScopeID]chunk.Vector{},
+		held:    map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
+		sets: maps.Clone(r.mu.sets),
+	}
+}
+
+// commit makes the transaction durable and then visible. After an error nothing of it is, neither in the store nor in
+// memory: what the engine holds beyond the store is forgotten.
+func (t *transaction) commit(ctx context.Context) error {
+	r := t.r
+	if t.batch.Len() == 0 {
+		return nil
+	}
+	t.batch.Put(storage.Meta.Key(metaApplied), marshalSets(t.sets))
+	for scope := range t.sealed {
+		t.batch.Put(storage.LogHead.Key(scope, r.logID(scope)), marshalTip(t.own[scope]))
+	}
+	for scope, logs := range t.cursors {
+		for log, p := range logs {
+			t.batch.Put(storage.Cursor.Key(scope, log), marshalPosition(p))
+		}
+	}
+	t.batch.Put(storage.Meta.Key(metaCounts), t.counts.marshal())
+	r.mu.Lock()
+	last := r.mu.event
+	r.mu.Unlock()
+	for i := range t.events {
+		last++
+		t.events[i].Cursor, t.events[i].Time = last, t.now
+	}
+	if len(t.events) > 0 {
+		t.batch.Put(storage.Event.Key(last), marshalEvents(t.events))
+		t.batch.Put(storage.Meta.Key(metaEvent), marshalCounter(last))
+	}
+	if err := r.store.Commit(ctx, &t.batch); err != nil {
+		t.abort(ctx)
+		return err
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for scope := range t.sealed {
+		r.advanceLocked(scope, r.logID(scope), t.own[scope])
+		r.mu.applied[scope][r.logID(scope)] = t.own[scope].position()
+	}
+	for scope, logs := range t.cursors {
+		maps.Copy(r.mu.applied[scope], logs)
+	}
+	r.mu.sets, r.mu.counts, r.mu.event = t.sets, t.counts, last
+	for _, d := range t.docs {
+		r.docs.count(d)
+		for i := len(d.changes) - 1; i >= 0 && d.changes[i].raw != nil; i-- {
+			d.changes[i].raw = nil
+		}
+	}
+	close(r.mu.changed)
+	r.mu.changed = make(chan struct{})
+	return nil
+}
+
+// abort forgets the documents that the transaction changed.
+func (t *transaction) abort(ctx context.Context) {
+	for id := range t.docs {
+		t.r.forget(ctx, id)
+	}
+}
+
+// seal appends one chunk to this device's own log of the scope.
+func (t *transaction) seal(scope trust.ScopeID, body *chunk.Changes) (chunkRef, error) {
+	r := t.r
+	head, ok := t.own[scope]
+	if !ok {
+		r.mu.Lock()
+		head = r.mu.tips[scope][r.logID(scope)]
+		r.mu.Unlock()
+	}
+	sealed, err := chunk.Seal(r.keys, chunk.Params{
+		Membership: r.State(), Scope: scope, Log: r.logID(scope), Counter: head.Counter + 1, Previous: head.ID,
+	}, body)
+	if err != nil {
+		return chunkRef{}, err
+	}
+	at := chunkRef{scope, r.logID(scope), head.Counter + 1}
+	t.own[scope] = tip{at.Counter, sealed.ID()}
+	t.sealed[scope] = true
+	t.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
+	return at, nil
+}
+
+// logID is this device's own log. A device has one log nonce; the scope keeps its logs apart in the store and on the wire.
+func (r *Replica) logID(trust.ScopeID) chunk.LogID {
+	return chunk.CurrentLog(r.keys)
+}
+
+// record notes a change as applied: in the index, the store and the scope's applied set.
+func (t *transaction) record(d *document, a appliedChange, raw []byte) error {
+	if len(d.changes) == 0 {
+		t.counts.Documents++
+	}
+	t.batch.Put(storage.Change.Key(d.id, uint64(len(d.changes))), a.marshal())
+	t.docs[d.id] = d
+	if err := d.add(a, raw); err != nil {
+		return fmt.Errorf("record change: %w", err)
+	}
+	set := t.sets[d.scope]
+	set.Add(a.Record.Hash)
+	t.sets[d.scope] = set
+	return nil
+}
+
+// view returns a resource's view as of this transaction; nil if the document has no such resource.
+func (t *transaction) view(doc crdt.DocumentID, key string) (*view, error) {
+	at := viewKey{doc, key}
+	if v, ok := t.views[at]; ok {
+		return v, nil
+	}
+	var v *view
+	err := t.r.store.View(func(s storage.Reader) (err error) {
+		v, err = readView(s, doc, key)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.views[at] = v
+	return v, nil
+}
+
+func readView(s storage.Reader, doc crdt.DocumentID, key string) (*view, error) {
+	b, err := s.Get(storage.ResourceIn.Key(doc, key))
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read view: %w", err)
+	}
+	v, err := parseView(b)
+	if err != nil {
+		return nil, fmt.Errorf("read view: %w", err)
+	}
+	return v, nil
+}
+
+// documentsOf returns the documents that hold a resource, ascending; usually one.
+func (t *transaction) documentsOf(ref fhirRef) ([]crdt.DocumentID, error) {
+	if docs, ok := t.where[ref]; ok {
+		return docs, nil
+	}
+	var docs []crdt.DocumentID
+	err := t.r.store.View(func(s storage.Reader) (err error) {
+		docs, err = readDocumentsOf(s, ref)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	t.where[ref] = docs
+	return docs, nil
+}
+
+func readDocumentsOf(s storage.Reader, ref fhirRef) (docs []crdt.DocumentID, err error) {
+	err = s.Scan(storage.DocumentsOf.With2(ref.typ, ref.id), nil, func(key, _ []byte) error {
+		_, _, doc, err := storage.DocumentsOf.Parse(key)
+		docs = append(docs, doc)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read resource: %w", err)
+	}
+	return docs, nil
+}
+
+// refresh reads the given root keys back from the engine after a change and brings views, indexes and events up to date.
+// It returns how many conflicts the change opened.
+func (t *transaction) refresh(ctx context.Context, d *document, keys []string, by crdt.ChangeHash, local bool) (int, error) {
+	var fields []crdt.Field
+	err := t.r.engineCall(ctx, d, func() (err error) {
+		fields, err = t.r.engine.Read(ctx, d.id, keys, nil)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("read back: %w", err)
+	}
+	opened := 0
+	for _, f := range fields {
+		old, err := t.view(d.id, f.Key)
+		if err != nil {
+			return 0, err
+		}
+		next, err := t.r.show(d, f, old, by, t.now)
+		if err != nil {
+			return 0, err
+		}
+		n, err := t.putView(d, f.Key, old, next, local)
+		if err != nil {
+			return 0, err
+		}
+		opened += n
+	}
+	return opened, nil
+}
+
+// show turns what the engine holds of a resource into its view.
+func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash, now time.Time) (_ *view, err error) {
+	shown := crdt.Show(f.Key, f.Values)
+	next := &view{Scope: d.scope, Removed: !shown.Exists || shown.Removed, UpdatedMillis: now.UnixMilli()}
+	next.Heads = d.index.KeyHeads(f.Key)
+	if old != nil {
+		next.Imports = old.Imports
+	}
+	if i, ok := d.byHash[by]; ok && d.changes[i].origin == chunk.OriginImport {
+		next.Imports = d.index.HeadsOf(append([]crdt.ChangeHash{by}, next.Imports...))
+	}
+	if !next.Removed {
+		obj, err := fhir.FromValue(shown.Value)
+		if err != nil {
+			return nil, fmt.Errorf("show resource: %w", err)
+		}
+		next.JSON = fhir.AppendCanonical(nil, obj)
+	}
+	for _, c := range shown.Conflicts {
+		open := openConflict{ID: c.ID, Path: c.Path, Shown: c.Shown}
+		for _, side := range c.Sides {
+			s := conflictSide{Removed: side.Removed}
+			if !side.Removed {
+				if s.JSON, err = sideJSON(c.Path, side.Value); err != nil {
+					return nil, err
+				}
+			}
+			if m, ok := d.author(side.Ops); ok {
+				s.Device, s.Author, s.TimeMillis = m.device, m.author, m.timeMillis
+			}
+			open.Sides = append(open.Sides, s)
+		}
+		next.Conflicts = append(next.Conflicts, open)
+	}
+	return next, nil
+}
+
+// sideJSON is one side of a conflict for people: a whole resource as such, a part as JSON.
+func sideJSON(path string, v crdt.Value) ([]byte, error) {
+	if path == "" {
+		obj, err := fhir.FromValue(v)
+		if err != nil {
+			return nil, fmt.Errorf("show conflict: %w", err)
+		}
+		return fhir.AppendCanonical(nil, obj), nil
+	}
+	part, err := fhir.JSON(v)
+	if err != nil {
+		return nil, fmt.Errorf("show conflict: %w", err)
+	}
+	return fhir.AppendCanonical(nil, part), nil
+}
+
+// author tells who wrote the newest of some operations.
+func (d *document) author(ops []crdt.OpID) (changeMeta, bool) {
+	if len(ops) == 0 {
+		return changeMeta{}, false
+	}
+	rec, ok := d.index.ByOp(slices.MaxFunc(ops, crdt.OpID.Compare))
+	if !ok {
+		return changeMeta{}, false
+	}
+	i, ok := d.byHash[rec.Hash]
+	if !ok {
+		return changeMeta{}, false
+	}
+	return d.changes[i], true
+}

@@ -1,0 +1,170 @@
+package replica_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"testing"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/agent/replica"
+	"chartmesh/crdt/engine"
+	"chartmesh/p2p/session"
+	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/trust/keyring"
+)
+
+// device is a replica over an in-memory store.
+type device struct {
+	*replica.Replica
+	t    *testing.T
+	keys *keyring.Keyring
+	twin *storage.Twin
+	name string
+}
+
+// practice founds a practice and admits as many devices as there are names.
+func practice(t *testing.T, names ...string) []*device {
+	t.Helper()
+	var devices []*device
+	for i, name := range names {
+		keys, err := keyring.Create("", nil)
+		must(t, err)
+		d := &device{t: t, keys: keys, twin: storage.NewTwin(), name: name}
+		var entries []trust.Entry
+		if i == 0 {
+			e, _, err := keys.Found(keyring.FoundOptions{Practice: "Practice", Site: name, Device: name, Now: time.Now()})
+			must(t, err)
+			entries = append(entries, e)
+		} else {
+			raw, err := devices[0].Admit(t.Context(), func(st *trust.State) (trust.Entry, error) {
+				return devices[0].keys.Admit(st, keyring.Newcomer{
+					Device: keys.Device(), HPKE: keys.HPKEPublic(), DeviceName: name, SiteName: name, Now: time.Now(),
+				})
+			})
+			must(t, err)
+			for _, b := range raw {
+				e, err := trust.ParseEntry(b)
+				must(t, err)
+				entries = append(entries, e)
+			}
+		}
+		must(t, replica.Adopt(t.Context(), d.twin, entries))
+		d.open()
+		devices = append(devices, d)
+	}
+	return devices
+}
+
+func (d *device) open() {
+	d.t.Helper()
+	e := engine.NewLocal()
+	d.t.Cleanup(func() { _ = e.Close() })
+	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: e})
+	must(d.t, err)
+	d.Replica = r
+}
+
+// crash loses what was not durable and starts anew.
+func (d *device) crash() {
+	d.t.Helper()
+	d.twin = d.twin.Crash()
+	d.open()
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sync runs a session between two devices until neither has anything to say, and applies what arrived.
+func sync(t *testing.T, a, b *device) (session.Status, session.Status) {
+	t.Helper()
+	now := time.Now()
+	sa := session.New(session.Config{Self: a.Device(), Peer: b.Device(), Replica: a.Replica})
+	sb := session.New(session.Config{Self: b.Device(), Peer: a.Device(), Replica: b.Replica})
+	sa.Start(now)
+	sb.Start(now)
+	for range 10_000 {
+		busy := false
+		for _, x := range []struct {
+			from, to *session.Session
+			into     *device
+		}{{sa, sb, b}, {sb, sa, a}} {
+			f, err := x.from.Next(t.Context(), now)
+			must(t, err)
+			if f != nil {
+				busy = true
+				_, err := x.to.Handle(t.Context(), now, f)
+				must(t, err)
+			}
+		}
+		for _, d := range []*device{a, b} {
+			more, err := d.Apply(t.Context())
+			must(t, err)
+			busy = busy || more
+		}
+		for _, id := range a.State().Scopes() {
+			sa.Applied(now, id.ID)
+			sb.Applied(now, id.ID)
+		}
+		now = now.Add(time.Millisecond)
+		if !busy {
+			return sa.Status(), sb.Status()
+		}
+	}
+	t.Fatal("the session does not come to rest")
+	panic("unreachable")
+}
+
+func (d *device) put(body string, force bool) api.Written {
+	d.t.Helper()
+	w, err := d.Put(d.t.Context(), "user of "+d.name, json.RawMessage(body), force)
+	must(d.t, err)
+	return w
+}
+
+func (d *device) get(ref string) string {
+	d.t.Helper()
+	r, err := d.Get(d.t.Context(), parseRef(d.t, ref), "")
+	must(d.t, err)
+	return string(r.JSON)
+}
+
+func parseRef(t *testing.T, s string) api.Ref {
+	t.Helper()
+	r, err := api.ParseRef(s)
+	must(t, err)
+	return r
+}
+
+func (d *device) export() string {
+	d.t.Helper()
+	var b bytes.Buffer
+	must(d.t, d.Export(context.Background(), &b, api.ExportOptions{}))
+	return b.String()
+}
+
+func (d *device) conflicts() []api.Conflict {
+	d.t.Helper()
+	list, err := d.Conflicts(d.t.Context())
+	must(d.t, err)
+	return list
+}
+
+// edit changes a resource the way a form does: read, change, write with the version that was read.
+func (d *device) edit(ref string, change func(map[string]any)) api.Written {
+	d.t.Helper()
+	var obj map[string]any
+	dec := json.NewDecoder(bytes.NewReader([]byte(d.get(ref))))
+	dec.UseNumber()
+	must(d.t, dec.Decode(&obj))
+	change(obj)
+	b, err := json.Marshal(obj)
+	must(d.t, err)
+	return d.put(string(b), false)
+}

@@ -1,0 +1,152 @@
+package agent
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/p2p"
+	"chartmesh/trust"
+)
+
+const heldShown = 100
+
+// Status says how things stand: with the records, and with every other device.
+func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
+	st := a.records.State()
+	counts := a.records.Status()
+	id, err := p2p.PeerID(a.keys.Device())
+	if err != nil {
+		return api.Status{}, err
+	}
+	s := api.Status{
+		Practice: a.keys.PracticeName(st), PeerID: id.String(), Version: a.cfg.Version,
+		Documents: counts.Documents, Resources: counts.Resources, Parked: counts.Parked, Quarantined: counts.Quarantined,
+		Unapplied: counts.Unapplied, Conflicts: counts.Conflicts, NotElsewhere: counts.NotElsewhere,
+		Addresses: []string{}, Peers: []api.Peer{}, Sync: []api.PeerSync{},
+	}
+	s.Device, s.Site = a.keys.Names(st, a.keys.Device())
+	host := a.host.Load()
+	statuses := map[trust.DeviceID]p2p.PeerStatus{}
+	if host != nil {
+		s.Running, s.Addresses = true, host.Addresses()
+		for _, p := range host.Peers() {
+			statuses[p.Device] = p
+		}
+	}
+	connected, agreed, syncing, found := 0, 0, false, peer == ""
+	for _, m := range st.Members() {
+		if m.Device == a.keys.Device() {
+			continue
+		}
+		ps := statuses[m.Device]
+		p := a.peer(st, m, ps)
+		if peer != "" && p.Name != peer && p.PeerID != peer && p.Site != peer {
+			continue
+		}
+		found = true
+		if ps.Connected {
+			connected++
+			if ps.Session.InSync && ps.State != p2p.Diverged {
+				agreed++
+			}
+			syncing = syncing || ps.State == p2p.Syncing
+		}
+		s.Peers = append(s.Peers, p)
+		if ses := ps.Session; !ses.Started.IsZero() {
+			s.Sync = append(s.Sync, api.PeerSync{
+				Peer: p.Name, Started: ses.Started, RoundTrips: ses.RoundTrips, BytesSent: ses.BytesOut,
+				BytesReceived: ses.BytesIn, ChunksSent: ses.ChunksOut, ChunksRecv: ses.ChunksIn,
+			})
+		}
+	}
+	if !found {
+		return api.Status{}, &api.Error{Code: api.CodeNotFound, Message: "the practice has no other device of this name",
+			Hint: "`chartmesh peer list` shows them"}
+	}
+	s.InSync = connected > 0 && agreed == connected && counts.AtEnd && counts.Unapplied == 0
+	switch {
+	case host == nil:
+		s.State, s.Reason = "offline", "no agent is running"
+	case !a.online.Load():
+		s.State, s.Reason = "offline", "the network is paused"
+	case connected == 0 && len(st.Members()) == 1:
+		s.State, s.Reason = "offline", "the practice has no other device yet"
+	case connected == 0:
+		s.State, s.Reason = "offline", "no other device can be reached"
+	case syncing || !counts.AtEnd:
+		s.State = "syncing"
+	default:
+		s.State = "online"
+	}
+	held, err := a.records.Held(heldShown)
+	if err != nil {
+		return api.Status{}, err
+	}
+	for _, h := range held {
+		device, _ := a.keys.Names(st, h.Device)
+		s.Held = append(s.Held, api.Held{Chunk: hex.EncodeToString(h.Chunk[:8]), State: h.State.String(), Reason: h.Reason, Device: device})
+	}
+	return s, nil
+}
+
+func (a *Agent) peer(st *trust.State, m trust.Member, ps p2p.PeerStatus) api.Peer {
+	name, site := a.keys.Names(st, m.Device)
+	p := api.Peer{
+		Name: name, Site: site, Role: strings.ToLower(m.Role.String()), State: ps.State.String(), Way: ps.Way,
+		RTTMillis: millis(ps.RTT), ClockMillis: millis(ps.ClockDiff), Version: ps.Version, Reason: ps.Reason,
+		BehindChunks: ps.Session.BehindChunks, BehindBytes: ps.Session.BehindBytes,
+	}
+	if id, err := p2p.PeerID(m.Device); err == nil {
+		p.PeerID = id.String()
+	}
+	last := a.peers.get(m.Device).LastContact
+	if ps.LastContact.After(last) {
+		last = ps.LastContact
+	}
+	if !last.IsZero() {
+		p.LastContact = &last
+	}
+	return p
+}
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
+
+// WaitInSync waits until this device is in sync.
+func (a *Agent) WaitInSync(ctx context.Context, peer string) (api.Status, error) {
+	if a.host.Load() == nil {
+		return api.Status{}, notRunning()
+	}
+	// Session states change without a commit and commits without a session; a slow poll catches what neither tells.
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for {
+		peers, records := a.peers.wait(), a.records.Changed()
+		s, err := a.Status(ctx, peer)
+		if err != nil || s.InSync {
+			return s, err
+		}
+		select {
+		case <-ctx.Done():
+			return s, &api.Error{Code: api.CodeTimeout, Message: fmt.Sprintf("not in sync: %s", why(s)), Err: ctx.Err()}
+		case <-peers:
+		case <-records:
+		case <-poll.C:
+		}
+	}
+}
+
+func why(s api.Status) string {
+	switch {
+	case s.Unapplied > 0:
+		return "this machine's engine failed on a change"
+	case s.Reason != "":
+		return s.Reason
+	case s.State == "syncing":
+		return "still syncing"
+	}
+	return "a peer holds something else"
+}
