@@ -77,15 +77,15 @@ func (f *file) bundle(data []byte, line int) error {
 
 func bundleEntries(data []byte, line int) ([]entry, error) {
 	var entries []entry
-	found := false
+	seen := map[string]bool{}
 	err := members(data, func(key string, from, to int) error {
+		if seen[key] {
+			return errScan
+		}
+		seen[key] = true
 		if key != "entry" {
 			return nil
 		}
-		if found {
-			return fmt.Errorf("read a Bundle: entry comes twice: %w", ErrInvalid)
-		}
-		found = true
 		line += bytes.Count(data[:from], []byte("\n"))
 		last := from
 		return elements(data[from:to], func(at, end int) error {
@@ -136,8 +136,13 @@ func readEntry(data []byte, line int) entry {
 		return e
 	}
 	e.name = glance(e.resource)
-	if text(request, "method") == "PUT" {
+	switch text(request, "method") {
+	case "PUT":
 		e.err = e.putTo(text(request, "url"))
+	case "POST":
+		if _, t := cutLast(text(request, "url")); t != "" && t != e.name.resourceType {
+			e.err = fmt.Errorf("the entry's POST asks for something else than storing its resource: %w", ErrRefused)
+		}
 	}
 	return e
 }
@@ -157,8 +162,9 @@ func (e *entry) putTo(url string) error {
 	if strings.Contains(url, "?") {
 		return nil // conditional: whether it would match something is nothing that a file can say
 	}
-	t, id, ok := strings.Cut(url, "/")
-	if !ok {
+	rest, id := cutLast(url)
+	_, t := cutLast(rest)
+	if t == "" && id == e.name.resourceType {
 		return nil
 	}
 	if t != e.name.resourceType || !ValidID(id) || e.name.id != "" && id != e.name.id {

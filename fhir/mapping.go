@@ -91,7 +91,8 @@ func storedKey(key string) string {
 }
 
 func atom(tag byte, v any) crdt.Value {
-	return crdt.Value{Kind: crdt.Bytes, Str: string(AppendCanonical([]byte{tag}, v))}
+	var room [512]byte
+	return crdt.Value{Kind: crdt.Bytes, Str: string(AppendCanonical(append(room[:0], tag), v))}
 }
 
 // fieldValue maps a field without a sibling.

@@ -111,10 +111,10 @@ func (f *file) pretty(first []byte, from int) error {
 	if err != nil {
 		return err
 	}
-	if len(first)+1+len(rest) > MaxDocument {
+	if len(first)+len(rest) > MaxDocument {
 		return fmt.Errorf("a document of more than %d bytes: %w", MaxDocument, ErrTooLarge)
 	}
-	data := append(append(first, '\n'), rest...)
+	data := append(first, rest...)
 	if complete(data) || !resourceLine(rest) {
 		return f.document(data, from)
 	}
@@ -180,20 +180,31 @@ func (f *file) nextLine() ([]byte, int, error) {
 // head is what a glance at a resource shows.
 type head struct{ resourceType, id, bundleType string }
 
+// glance stops as soon as it has seen all that it looks for: a Bundle's type, any other resource's id.
 func glance(data []byte) (h head) {
+	seen := 0
 	_ = members(data, func(key string, from, to int) error {
 		switch key {
 		case "resourceType":
 			h.resourceType = stringAt(data[from:to])
+			seen |= 1
 		case "id":
 			h.id = stringAt(data[from:to])
+			seen |= 2
 		case "type":
 			h.bundleType = stringAt(data[from:to])
+			seen |= 4
+		}
+		if seen == 7 || seen == 3 && h.resourceType != "Bundle" {
+			return errStop
 		}
 		return nil
 	})
 	return h
 }
+
+// errStop ends a scan that has seen enough.
+var errStop = errors.New("stop")
 
 func unpacked(h head) bool {
 	return h.resourceType == "Bundle" &&
@@ -223,6 +234,7 @@ func (f *file) document(data []byte, line int) error {
 // single hands out a resource that stands by itself.
 func (f *file) single(data []byte, line int) error {
 	it := Item{Line: line, Entry: -1}
+	data = bytes.TrimRight(data, " \t\r\n") // so that an unexpected end is said of the last line
 	o, err := Parse(data)
 	if syntax, ok := errors.AsType[*SyntaxError](err); ok {
 		it.Line += bytes.Count(data[:syntax.Offset], []byte("\n"))

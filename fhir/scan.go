@@ -1,6 +1,9 @@
 package fhir
 
-import "errors"
+import (
+	"bytes"
+	"errors"
+)
 
 // The scanner finds where values begin and end without looking into them, so that a file can be cut into resources and
 // each be parsed (and refused) by itself. It trusts nothing: what it cuts out is parsed strictly afterwards.
@@ -43,15 +46,20 @@ func skip(data []byte, at int) (end int, ok bool) {
 }
 
 func skipString(data []byte, at int) int {
-	for i := at + 1; i < len(data); i++ {
-		switch data[i] {
-		case '\\':
-			i++
-		case '"':
-			return i + 1
+	for at++; ; at++ {
+		i := bytes.IndexByte(data[at:], '"')
+		if i < 0 {
+			return -1
+		}
+		at += i
+		escapes := 0
+		for data[at-1-escapes] == '\\' { // ends at the latest at the opening quote
+			escapes++
+		}
+		if escapes%2 == 0 {
+			return at + 1
 		}
 	}
-	return -1
 }
 
 func delimiter(c byte) bool {

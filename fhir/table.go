@@ -62,7 +62,9 @@ func (s *shape) group(key string) string {
 }
 
 // shapes returns the table by path, read once.
-var shapes = sync.OnceValue(func() map[string]*shape {
+var shapes = sync.OnceValue(readTables)
+
+func readTables() map[string]*shape {
 	all := map[string]*shape{}
 	at := func(path string) *shape {
 		if path == "" {
@@ -109,7 +111,7 @@ var shapes = sync.OnceValue(func() map[string]*shape {
 		}
 	}
 	return all
-})
+}
 
 // unknown is the shape of a resource whose type R4 does not have: what every resource has, and the rest atomic.
 var unknown = sync.OnceValue(func() *shape { return &shape{base: shapes()["DomainResource"]} })
