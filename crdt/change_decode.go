@@ -70,7 +70,7 @@ func Decode(raw []byte) (*Change, error) {
 	}
 	d.header(c)
 	if d.columns(); !d.failed() {
-		d.ops(c)
+		d.ops(c, uint64(len(raw)))
 	}
 	if d.failed() {
 		return nil, refuse(why)
@@ -175,7 +175,7 @@ func (d *decoder) columns() {
 	d.predActor, d.predNumber = column(predActorColumn, uintColumn), column(predCtrColumn, deltaColumn)
 }
 
-func (d *decoder) ops(c *Change) {
+func (d *decoder) ops(c *Change, size uint64) {
 	rows, _ := d.action.rows(MaxChangeOps, 1<<32, ReasonOps)
 	predRows, preds := d.predCount.rows(MaxChangeOps, MaxChangePreds, ReasonPreds)
 	switch {
@@ -188,10 +188,11 @@ func (d *decoder) ops(c *Change) {
 		d.fail(ReasonRows)
 		return
 	}
-	// A long run of equal rows takes a few bytes, so that the number of rows is no reason to allocate for them; the
-	// slices grow as rows prove right.
-	var pred []OpID
-	counts := make([]int, 0, min(rows, 64))
+	// A long run of equal rows takes a few bytes, so that the number of rows alone is no reason to allocate for them.
+	room := min(rows, size/8+1)
+	c.Ops = make([]Op, 0, room)
+	counts := make([]int32, 0, room)
+	pred := make([]OpID, 0, min(preds, size/8))
 	for range rows {
 		op := d.op()
 		if d.failed() {
@@ -202,7 +203,7 @@ func (d *decoder) ops(c *Change) {
 		if d.failed() {
 			return
 		}
-		c.Ops, counts = append(c.Ops, op), append(counts, len(pred)-before)
+		c.Ops, counts = append(c.Ops, op), append(counts, int32(len(pred)-before))
 	}
 	if uint64(len(pred)) != preds {
 		d.fail(ReasonRows)

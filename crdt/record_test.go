@@ -1,0 +1,127 @@
+package crdt
+
+import (
+	"bytes"
+	"errors"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"chartmesh/wire"
+)
+
+func savedRecords(t testing.TB) (saved [][]byte) {
+	x := NewIndex(DocumentID{})
+	w := newWorld(rand.New(rand.NewPCG(2, 2)))
+	add := func(c *Change) {
+		r := judged(t, x, c)
+		if err := x.Add(r); err != nil {
+			t.Fatal(err)
+		}
+		b, err := r.AppendBinary(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved = append(saved, b)
+	}
+	for range 20 {
+		add(w.step(t))
+	}
+	x = NewIndex(DocumentID{})
+	add(baseChange())
+	x = NewIndex(DocumentID{})
+	add(bundle(3))
+	return saved
+}
+
+// checkParse: what parses comes out the same again, and answers without panic.
+func checkParse(t *testing.T, b []byte) bool {
+	r, err := ParseRecord(b)
+	if err != nil {
+		if !errors.Is(err, wire.ErrMalformed) {
+			t.Errorf("ParseRecord: %v", err)
+		}
+		return false
+	}
+	if again, _ := r.AppendBinary(nil); !bytes.Equal(again, b) {
+		t.Errorf("parsed %x, saved %x", b, again)
+	}
+	for _, counter := range []uint64{r.StartOp, r.StartOp + r.Count/2, r.Last()} {
+		if _, ok := r.Key(counter); !ok {
+			t.Errorf("operation %d of %x has no resource", counter, b)
+		}
+	}
+	return true
+}
+
+func TestParseRecordOfBentBytes(t *testing.T) {
+	seed := rand.Uint64()
+	rng := rand.New(rand.NewPCG(seed, 0))
+	saved := savedRecords(t)
+	parsed := 0
+	for range 30_000 {
+		b := slices.Clone(saved[rng.IntN(len(saved))])
+		switch rng.IntN(5) {
+		case 0:
+			b = b[:rng.IntN(len(b))]
+		case 1:
+			b = slices.Insert(b, rng.IntN(len(b)+1), byte(rng.Uint32()))
+		default:
+			b[rng.IntN(len(b))] ^= 1 << rng.IntN(8)
+		}
+		if checkParse(t, b) {
+			parsed++
+		}
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+	if parsed == 0 {
+		t.Errorf("seed %d: nothing parsed", seed)
+	}
+}
+
+func TestParseRecordRefuses(t *testing.T) {
+	saved := savedRecords(t)[0]
+	for name, b := range map[string][]byte{
+		"nothing":         nil,
+		"another version": append([]byte{2}, saved[1:]...),
+		"bytes behind":    append(slices.Clone(saved), 0),
+		"too large":       make([]byte, MaxRecordBytes+1),
+	} {
+		if _, err := ParseRecord(b); !errors.Is(err, wire.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRootKeysAreSavedWhole(t *testing.T) {
+	uuid := "0a1b2c3d-4e5f-6071-8293-a4b5c6d7e8f9"
+	keys := []string{
+		"Patient/" + uuid, "Patient/" + strings.ToUpper(uuid), "Patient/" + uuid + "0", "Patient/" + uuid[1:],
+		"Patient/" + strings.ReplaceAll(uuid, "-", "0"), "Patient/g" + uuid[1:], "Observation/" + uuid, "Observation/1",
+		"A/" + strings.Repeat("x", MaxRootKeyBytes-2),
+	}
+	c := newChange(1, 1, 1, nil)
+	for _, key := range keys {
+		c.Ops = append(c.Ops, makeAt(OpID{}, key, Map))
+	}
+	c = decoded(t, c)
+	r := judged(t, NewIndex(DocumentID{}), c)
+	if !slices.Equal(r.Keys, keys) {
+		t.Fatalf("keys %q", r.Keys)
+	}
+	checkRecord(t, r, c)
+}
+
+func FuzzParseRecord(f *testing.F) {
+	saved := savedRecords(f)
+	if len(saved) == 0 {
+		f.Fatal("no seeds")
+	}
+	for _, b := range saved {
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) { checkParse(t, b) })
+}
