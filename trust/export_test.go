@@ -1,0 +1,30 @@
+package trust
+
+import "chartmesh/wire"
+
+// Reencode writes an entry from its parsed fields.
+func (e Entry) Reencode() []byte {
+	var w wire.Writer
+	w.Raw(entryMagic)
+	w.Byte(byte(e.p.kind))
+	w.Raw(e.p.author[:])
+	w.Uvarint(uint64(len(e.p.parents)))
+	for _, p := range e.p.parents {
+		w.Raw(p[:])
+	}
+	w.Varint(e.p.time)
+	switch {
+	case e.p.founding != nil:
+		w.Blob(e.p.founding.Encode())
+	case e.p.addition != nil:
+		w.Blob(e.p.addition.Encode())
+	default:
+		w.Blob(e.p.payload)
+	}
+	w.Uvarint(uint64(len(e.p.sigs)))
+	for _, s := range e.p.sigs {
+		w.Raw(s.signer[:])
+		w.Raw(s.sig)
+	}
+	return w.Bytes()
+}
