@@ -16,18 +16,19 @@ func ParseRef(s string) (Ref, error) {
 	return ref, nil
 }
 
-// Valid reports whether r could name an R4 resource: letters that begin with a capital, and 1 to 64 of A–Z a–z 0–9 - .
+// Valid reports whether r could name a FHIR resource: letters and digits that begin with a capital, and an id of 1 to 64
+// of A–Z a–z 0–9 - and full stop.
 func (r Ref) Valid() bool {
 	if len(r.Type) == 0 || len(r.Type) > maxType || len(r.ID) == 0 || len(r.ID) > maxID {
 		return false
 	}
 	for i := range len(r.Type) {
-		if c := r.Type[i]; !upper(c) && (i == 0 || !lower(c)) {
+		if c := r.Type[i]; !upper(c) && (i == 0 || !lower(c) && !digit(c)) {
 			return false
 		}
 	}
 	for i := range len(r.ID) {
-		if c := r.ID[i]; !upper(c) && !lower(c) && (c < '0' || c > '9') && c != '-' && c != '.' {
+		if c := r.ID[i]; !upper(c) && !lower(c) && !digit(c) && c != '-' && c != '.' {
 			return false
 		}
 	}
@@ -36,6 +37,7 @@ func (r Ref) Valid() bool {
 
 func upper(c byte) bool { return 'A' <= c && c <= 'Z' }
 func lower(c byte) bool { return 'a' <= c && c <= 'z' }
+func digit(c byte) bool { return '0' <= c && c <= '9' }
 
 // CheckUser says what is wrong with a user's name. Every write needs one: it is sealed into the change as its author.
 func CheckUser(user string) error {

@@ -1,0 +1,603 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/agent/api/apitest"
+)
+
+// inMemory is an agent in memory as if it were opened from a folder.
+type inMemory struct {
+	*apitest.Agent
+	folder *folder
+}
+
+func (m inMemory) Run(ctx context.Context) error {
+	if m.folder.runErr != nil {
+		return m.folder.runErr
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (m inMemory) Close() error {
+	m.folder.mu.Lock()
+	defer m.folder.mu.Unlock()
+	m.folder.open--
+	m.folder.closed++
+	return nil
+}
+
+// folder stands for a data folder and counts who has it open.
+type folder struct {
+	dir    string
+	agent  *apitest.Agent
+	runErr error
+	busy   bool // held by somebody else
+	joined joinOptions
+	mu     sync.Mutex
+	open   int
+	closed int
+}
+
+func newFolder(t *testing.T) *folder {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "cm") // t.TempDir is often too long for a socket; that case is tested elsewhere
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return &folder{dir: dir, agent: apitest.New()}
+}
+
+func (f *folder) joins() joins {
+	return joins{
+		init: func(dir string, opts initOptions) (founded, error) {
+			if dir != f.dir || opts.device == "" {
+				return founded{}, errors.New("init got the wrong values")
+			}
+			return founded{recoveryCode: "RECOVERY-CODE", peerID: "12D3"}, nil
+		},
+		join: func(ctx context.Context, _ string, opts joinOptions) error {
+			if _, ok := ctx.Deadline(); !ok {
+				return errors.New("joining has no end")
+			}
+			f.joined = opts
+			return nil
+		},
+		open: func(opts openOptions) (localAgent, error) {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if opts.dir != f.dir {
+				return nil, &api.Error{Code: api.CodeNotFound, Message: "no practice"}
+			}
+			if f.open > 0 || f.busy {
+				return nil, &api.Error{Code: api.CodeInUse, Message: "in use"}
+			}
+			f.open++
+			return inMemory{f.agent, f}, nil
+		},
+		read: agentJoins.read,
+	}
+}
+
+// result is what a command left.
+type result struct {
+	code     int
+	out, err string
+}
+
+func (f *folder) run(ctx context.Context, stdin string, args ...string) result {
+	var out, errs bytes.Buffer
+	env := map[string]string{"CHARTMESH_DATA": f.dir, "CHARTMESH_USER": "Dr. Berg"}
+	c := &cli{in: strings.NewReader(stdin), out: &out, err: &errs, env: func(k string) string { return env[k] }, joins: f.joins()}
+	code := c.run(ctx, args)
+	return result{code, out.String(), errs.String()}
+}
+
+// both runs the test with a running agent and without one.
+func both(t *testing.T, fn func(t *testing.T, f *folder)) {
+	t.Run("in process", func(t *testing.T) {
+		f := newFolder(t)
+		fn(t, f)
+		if f.open != 0 || f.closed == 0 {
+			t.Errorf("the folder was closed %d times, %d are open", f.closed, f.open)
+		}
+	})
+	t.Run("running", func(t *testing.T) {
+		f := newFolder(t)
+		stop := f.start(t)
+		fn(t, f)
+		stop()
+	})
+}
+
+// start runs "chartmesh agent" until the returned function is called.
+func (f *folder) start(t *testing.T) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	ended := make(chan result, 1)
+	go func() { ended <- f.run(ctx, "", "agent", "--log-level", "warn") }()
+	if r := f.run(t.Context(), "", "status", "--wait", "running", "--timeout", "10s"); r.code != 0 {
+		t.Fatalf("the agent did not start: %+v", r)
+	}
+	return func() {
+		cancel()
+		if r := <-ended; r.code != 0 || !strings.HasPrefix(r.out, "ready: Empfang at Mitte") {
+			t.Errorf("the agent ended with %+v", r)
+		}
+		if f.closed == 0 {
+			t.Error("the agent did not close its folder")
+		}
+	}
+}
+
+// steps runs commands one after the other and compares each with what it should leave: exit code, and words of stdout
+// and stderr.
+type step struct {
+	args  string // split at spaces
+	stdin string
+	code  int
+	out   []string
+	err   []string
+}
+
+func (f *folder) steps(t *testing.T, steps []step) {
+	t.Helper()
+	for _, s := range steps {
+		r := f.run(t.Context(), s.stdin, strings.Fields(s.args)...)
+		if r.code != s.code {
+			t.Errorf("%s: exit code %d, want %d\nstdout: %s\nstderr: %s", s.args, r.code, s.code, r.out, r.err)
+		}
+		for _, want := range s.out {
+			if !strings.Contains(r.out, want) {
+				t.Errorf("%s: stdout lacks %q:\n%s", s.args, want, r.out)
+			}
+		}
+		for _, want := range s.err {
+			if !strings.Contains(r.err, want) {
+				t.Errorf("%s: stderr lacks %q:\n%s", s.args, want, r.err)
+			}
+		}
+		if s.code == 0 && len(s.out) == 0 && r.out != "" {
+			t.Errorf("%s: stdout has %q", s.args, r.out)
+		}
+	}
+}
+
+const p1 = `{"resourceType":"Patient","id":"p1","x":1.50}`
+
+func TestRecords(t *testing.T) {
+	both(t, func(t *testing.T, f *folder) {
+		f.steps(t, []step{
+			{args: "get Patient/p1", code: 3, err: []string{"chartmesh: error: there is no Patient/p1"}},
+			{args: "put -", stdin: p1, out: []string{"0000000000000001"}, err: []string{"Patient/p1 created"}},
+			{args: "put - --json", stdin: p1, out: []string{`"outcome": "unchanged"`}},
+			{args: "put -", stdin: `{"resourceType":"Patient","id":"p1"}`, code: 4, err: []string{"chartmesh: hint: ", "--force"}},
+			{args: "put - --force", stdin: `{"resourceType":"Patient","id":"p1","name":"\u009b1m<&>"}`, out: []string{"2"}},
+			{args: "put -", stdin: "not JSON", code: 2},
+			{args: "put -", code: 2, err: []string{"empty"}},
+			{args: "put /nonexistent", code: 1, err: []string{"open /nonexistent"}},
+			{args: "get Patient/p1 --version 0000000000000001", out: []string{"  \"x\": 1.50\n"}},
+			{args: "get Patient/p1 --version 0000000000000001 --json", out: []string{p1 + "\n"}},
+			{args: "get Patient", code: 2},
+			{args: "history Patient/p1", out: []string{"TIME ", "Dr. Berg  Empfang  Mitte  edit    0000000000000002\n"}},
+			{args: "history Patient/p1 --json", out: []string{`"author": "Dr. Berg"`}},
+			{args: "history Patient/p1 --json --full", out: []string{`"x": 1.50`, "<&>"}},
+			{args: "history Patient/p1 --full", code: 2},
+			{args: "find 1m<", out: []string{"Patient/p1", "1970-01-01", "A123"}},
+			{args: "find nobody", err: []string{"nothing found"}},
+			{args: "find nobody --json", out: []string{"[]\n"}},
+			{args: "export", out: []string{`"id":"p1"`}},
+			{args: "export --format xml", code: 2},
+			{args: "delete Patient/p1", out: []string{"3"}, err: []string{"Patient/p1 deleted"}},
+			{args: "get Patient/p1", code: 3},
+			{args: "get Patient/p1 --version 0000000000000003", code: 3, err: []string{"history Patient/p1"}},
+			{args: "events --since 1", out: []string{"       2  ", "resource-changed     Patient/p1  0000000000000002\n", "resource-deleted"}},
+			{args: "events --since 2 --json", out: []string{`{"cursor":3,"time":"2026-11-02T08:00:02Z","kind":"resource-deleted",`}},
+			{args: "peer list", err: []string{"No other device"}},
+			{args: "peer list --json", out: []string{"[]\n"}},
+		})
+		if out := f.run(t.Context(), "", "history", "Patient/p1", "--json").out; strings.Contains(out, "1.50") {
+			t.Errorf("history without --full has bodies: %s", out)
+		}
+	})
+}
+
+// TestSteering holds that a record cannot send escape sequences to the terminal, and stays the same JSON value.
+func TestSteering(t *testing.T) {
+	f := newFolder(t)
+	raw := "{\"resourceType\":\"Patient\",\"id\":\"p1\",\"name\":\"\u009b31m\u202e\"}"
+	if r := f.run(t.Context(), raw, "put", "-"); r.code != 0 {
+		t.Fatal(r)
+	}
+	out := f.run(t.Context(), "", "get", "Patient/p1").out
+	if strings.ContainsAny(out, "\u009b\u202e") || !strings.Contains(out, `"\u009b31m\u202e"`) {
+		t.Errorf("printed %q", out)
+	}
+	var a, b any
+	if err := errors.Join(json.Unmarshal([]byte(raw), &a), json.Unmarshal([]byte(out), &b)); err != nil || fmt.Sprint(a) != fmt.Sprint(b) {
+		t.Errorf("another value: %v, %v, %v", a, b, err)
+	}
+	for in, want := range map[string]string{"Müller": "Müller", "a\x1b[1m": `a\u001b[1m`, "a\xff": `a\ufffd`, "a\nb": `a\u000ab`} {
+		if got := visible(in); got != want {
+			t.Errorf("%q shown as %q, want %q", in, got, want)
+		}
+	}
+}
+
+func TestConflicts(t *testing.T) {
+	both(t, func(t *testing.T, f *folder) {
+		for _, id := range []string{"3fa9c1", "3fa9d2", "77aa00"} {
+			f.agent.AddConflict(api.Conflict{ID: id, Resource: "Patient/p1", Path: "birthDate", Shown: 1, Values: []api.ConflictValue{
+				{Value: json.RawMessage(`"1970-01-01"`), Author: "Dr. Berg", Device: "Empfang", Site: "Mitte", Time: apitest.Begun},
+				{Removed: true, Author: "Dr. Tal", Device: "Labor", Site: "Nord", Time: apitest.Begun}}})
+		}
+		f.steps(t, []step{
+			{args: "conflict list", out: []string{"3fa9c1  Patient/p1  birthDate\n  1  \"1970-01-01\"\n     Dr. Berg, Empfang at Mitte, ",
+				"  2  (removed)\n     Dr. Tal, Labor at Nord, ", ", shown until it is decided\n"}},
+			{args: "conflict list --json", out: []string{`"choose": 2`, `"removed": true`, `"shown": 1`, `"value": "1970-01-01"`,
+				`"site": "Nord"`}},
+			{args: "conflict show 77aa", out: []string{"77aa00"}},
+			{args: "conflict show 3fa9", code: 2, err: []string{"2 conflicts begin with 3fa9"}},
+			{args: "conflict show 9999", code: 3},
+			{args: "conflict", code: 2, err: []string{"list, show, resolve"}},
+			{args: "conflict decide", code: 2},
+			{args: "conflict resolve 77aa00", code: 2},
+			{args: "conflict resolve 77aa00 --choose 0", code: 2},
+			{args: "conflict resolve 77aa00 --choose 3", code: 2, err: []string{"2 values"}},
+			{args: "conflict resolve 77aa00 --choose 1 --value 1", code: 2},
+			{args: "conflict resolve 77aa00 --value text", code: 2, err: []string{"quotes"}},
+			{args: "conflict resolve 77aa00 --choose 1", out: []string{"0"}, err: []string{`chose 1: "1970-01-01", by Dr. Berg`, "resolved"}},
+			{args: "conflict resolve 3fa9c --value -", stdin: "  \"1970-01-10\"\n", out: []string{"0"}},
+			{args: "conflict resolve 3fa9d2 --value null --json", out: []string{`"outcome": "resolved"`}},
+			{args: "conflict list", err: []string{"no conflicts"}},
+			{args: "conflict list --json", out: []string{"[]\n"}},
+		})
+		if d, ok := f.agent.Decided("77aa00"); !ok || d.Choose == nil || *d.Choose != 0 {
+			t.Errorf("--choose 1 decided %+v", d)
+		}
+		if d, ok := f.agent.Decided("3fa9c1"); !ok || string(d.Value) != `"1970-01-10"` {
+			t.Errorf("--value decided %s", d.Value)
+		}
+	})
+}
+
+func TestPractice(t *testing.T) {
+	f := newFolder(t)
+	f.steps(t, []step{
+		{args: "init --site Mitte", code: 2, err: []string{"--practice"}},
+		{args: "init --practice Berg --site Mitte --device Empfang", out: []string{"RECOVERY-CODE\n"}, err: []string{"Berg begins on Empfang", "12D3"}},
+		{args: "init --practice Berg --site Mitte --device Empfang --json", out: []string{`"recovery_code": "RECOVERY-CODE"`, `"peer_id": "12D3"`}},
+		{args: "join CODE --site Nord --device Labor", out: []string{"joined as Labor at Nord\n"}},
+		{args: "join - --site Nord --device Labor --json", stdin: " CODE2 \n", out: []string{`"joined": true`}},
+		{args: "join --site Nord --device Labor", code: 2, err: []string{"stdin"}},
+		{args: "join CODE --device Labor", code: 2},
+		{args: "invite", code: 5, err: []string{"no agent runs", "chartmesh agent"}},
+		{args: "offline", code: 5},
+		{args: "events --follow", code: 5},
+		{args: "status --data /nonexistent/chartmesh", code: 3},
+		{args: "version --json", out: []string{`"version"`}},
+		{args: "help exit-codes", out: []string{"    9  another process has the data folder open\n"}},
+		{args: "nonsense", code: 2},
+		{args: "get Patient/p1 --nonsense", code: 2},
+		{args: "get", code: 2},
+	})
+	if f.joined.code != "CODE2" || f.joined.site != "Nord" || f.joined.device != "Labor" {
+		t.Errorf("joined with %+v", f.joined)
+	}
+	stop := f.start(t)
+	defer stop()
+	f.steps(t, []step{
+		{args: "invite", out: []string{"code-for-member\n"}, err: []string{"2026-11-03"}},
+		{args: "invite --role admin --expires 1h --json", out: []string{`"code": "code-for-admin"`, `"2026-11-02T09:00:00Z"`}},
+		{args: "invite --expires 1000h", code: 2},
+		{args: "offline", err: []string{"the network is off"}},
+		{args: "status --json", out: []string{`"state": "offline"`, `"running": true`, `"sync": []`, `"peers": []`}},
+		{args: "online --json", out: []string{`"online": true`}},
+		{args: "status", out: []string{"Praxis Test: Empfang at Mitte\nonline\n"}},
+		{args: "status --wait in-sync --timeout 10ms", code: 6, out: []string{"Praxis Test"}, err: []string{"no device was reached"}},
+		{args: "status --wait easter", code: 2},
+		{args: "status --peer Nobody", code: 3},
+		{args: "agent", code: 9, err: []string{"chartmesh: error: in use"}},
+	})
+	f.agent.SetInSync()
+	f.steps(t, []step{{args: "status --wait in-sync --json", out: []string{`"in_sync": true`}}})
+}
+
+func TestNoAgent(t *testing.T) {
+	f := newFolder(t)
+	f.steps(t, []step{
+		{args: "status", out: []string{"offline: no agent runs here"}},
+		{args: "status --json", out: []string{`"running": false`}},
+		{args: "status --wait in-sync --timeout 20ms", code: 5, err: []string{"waiting for an agent on "}},
+	})
+	f.busy = true
+	if r := f.run(t.Context(), "", "status"); r.code != 9 || !strings.Contains(r.err, "takes no commands") {
+		t.Errorf("a folder that is held: %+v", r)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if r := f.run(ctx, "", "status"); r.code != api.ExitInterrupted {
+		t.Errorf("interrupted: %+v", r)
+	}
+	f.busy = false
+	f.runErr = errors.New("the port is taken")
+	if r := f.run(t.Context(), "", "agent"); r.code != 1 || !strings.Contains(r.err, "the port is taken") || f.open != 0 {
+		t.Errorf("an agent that fails: %+v", r)
+	}
+}
+
+func TestFollow(t *testing.T) {
+	f := newFolder(t)
+	defer f.start(t)()
+	ctx, cancel := context.WithCancel(t.Context())
+	out := writes(make(chan string, 10))
+	c := &cli{in: strings.NewReader(""), out: out, err: out, env: func(string) string { return "" }, joins: f.joins()}
+	ended := make(chan int, 1)
+	go func() { ended <- c.run(ctx, []string{"events", "--follow", "--json", "--data", f.dir}) }()
+	for n := range 3 {
+		f.steps(t, []step{{args: "put - --json", stdin: fmt.Sprintf(`{"resourceType":"Patient","id":"p%d"}`, n), out: []string{"created"}}})
+		var e api.Event
+		if err := json.Unmarshal([]byte(<-out), &e); err != nil || e.Cursor != uint64(n+1) {
+			t.Fatalf("event %+v, %v", e, err)
+		}
+	}
+	cancel()
+	if code := <-ended; code != 0 {
+		t.Errorf("interrupted while following: %d", code)
+	}
+}
+
+type writes chan string
+
+func (w writes) Write(p []byte) (int, error) { w <- string(p); return len(p), nil }
+
+func TestStatusText(t *testing.T) {
+	now := apitest.Begun
+	last := now.Add(-3 * time.Hour)
+	var out bytes.Buffer
+	p := &printer{out: &out, err: &out}
+	p.status(api.Status{Practice: "Praxis Berg", Device: "Empfang", Site: "Mitte", PeerID: "12D3", Version: "1.0", Running: true,
+		State: "syncing", Reason: "receiving", Documents: 1, Resources: 18108, Conflicts: 2, NotElsewhere: 3, Parked: 1,
+		Addresses: []string{"/ip4/1", "/ip4/2"}, Held: []api.Held{{Chunk: "0123456789abcdef0123", State: "parked", Reason: "key missing", Device: "Labor"}},
+		Peers: []api.Peer{
+			{Name: "Labor", Site: "Nord", Role: "member", State: "in-sync", Way: "lan", RTTMillis: 1.24, ClockMillis: -12, LastContact: &now, Version: "1.0"},
+			{Name: "Heim\x1b", Site: "Süd", Role: "admin", State: "offline", BehindChunks: 1, BehindBytes: 12345, LastContact: &last, Reason: "no answer"}}}, now)
+	want := `Praxis Berg: Empfang at Mitte
+syncing: receiving
+
+records     18,108 resources in 1 document
+conflicts   2 to decide: chartmesh conflict list
+elsewhere   3 changes are on this device alone
+held back   1 parked, 0 quarantined, 0 unapplied
+            0123456789abcdef… parked from Labor: key missing
+peer ID     12D3
+addresses   /ip4/1
+            /ip4/2
+version     1.0
+
+DEVICE      SITE  ROLE    STATE                WAY  ROUND TRIP  CLOCK   WE LACK           LAST CONTACT  VERSION
+Labor       Nord  member  in-sync              lan  1.2 ms      -12 ms                    now           1.0
+Heim\u001b  Süd   admin   offline (no answer)                           1 chunk, 12.3 kB  3 h ago
+`
+	if out.String() != want {
+		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+func write(t *testing.T, name, content string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(name), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if strings.HasSuffix(name, ".gz") {
+		var buf bytes.Buffer
+		z := gzip.NewWriter(&buf)
+		if _, err := z.Write([]byte(content)); err != nil {
+			t.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			t.Fatal(err)
+		}
+		content = buf.String()
+	}
+	if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestImport(t *testing.T) {
+	both(t, func(t *testing.T, f *folder) {
+		dir := t.TempDir()
+		bundle := `{"resourceType":"Bundle","type":"collection","entry":[{"resource":{"resourceType":"Patient","id":"b1"}},` +
+			`{"resource":{"resourceType":"Patient","id":"b2","v":1}},{"resource":{"resourceType":"Patient"`
+		write(t, filepath.Join(dir, "a.json"), bundle+`,"id":"b2","v":2}}]}`)
+		write(t, filepath.Join(dir, "sub", "b.ndjson.gz"), `{"resourceType":"Patient","id":"n1"}`+"\n"+`{"resourceType":"Patient","id":"b1","v":3}`+"\n"+`{"oops"`+"\n")
+		write(t, filepath.Join(dir, "c.json"), `{"resourceType":"Patient","id":"c1"}`)
+		write(t, filepath.Join(dir, "d.xml"), `<Patient/>`)
+		write(t, filepath.Join(dir, ".e.json"), `{"resourceType":"Patient","id":"hidden"}`)
+		r := f.run(t.Context(), "", "import", dir, "--json")
+		var sum imported
+		if err := json.Unmarshal([]byte(r.out), &sum); err != nil {
+			t.Fatalf("%v: %+v", err, r)
+		}
+		if r.code != api.ExitRefused || sum.Created != 4 || sum.Resources != 4 || sum.Repeated != 2 || sum.Files != 3 || !sum.Complete ||
+			len(sum.Refused) != 1 {
+			t.Fatalf("imported %+v, exit code %d", sum, r.code)
+		}
+		if no := sum.Refused[0]; no.File != filepath.Join(dir, "sub", "b.ndjson.gz") || no.Line != 3 || no.Entry != nil || no.Reason == "" ||
+			strings.Contains(no.Reason, "oops") {
+			t.Errorf("refused %+v", no)
+		}
+		if !strings.Contains(r.err, "1 of 7 items refused") {
+			t.Errorf("stderr: %s", r.err)
+		}
+		for id, want := range map[string]string{"b1": `"v":3`, "b2": `"v":2`, "n1": `{`, "c1": `{`} {
+			if out := f.run(t.Context(), "", "get", "Patient/"+id, "--json").out; !strings.Contains(out, want) {
+				t.Errorf("%s is %s, the last one has %s", id, out, want)
+			}
+		}
+		f.steps(t, []step{
+			{args: "get Patient/hidden", code: 3},
+			{args: "import " + filepath.Join(dir, "a.json"), out: []string{"2 of 2 resources from 1 file in ", "0 created, 1 changed, 1 unchanged, 0 refused\n",
+				"1 item came again later"}},
+			{args: "import -", stdin: p1, out: []string{"1 created"}},
+			{args: "import - -", stdin: p1, code: 2},
+			{args: "import " + t.TempDir(), code: 2, err: []string{"no *.json"}},
+			{args: "import /nonexistent", code: 1},
+		})
+		f.agent.Fail("Import", &api.Error{Code: api.CodeDamaged, Message: "a value is damaged"})
+		f.steps(t, []step{{args: "import " + filepath.Join(dir, "a.json") + " --json", code: 10, out: []string{`"complete": false`},
+			err: []string{"the import ended after 0 resources: a value is damaged"}}})
+	})
+}
+
+// recording notes the batches that arrive.
+type recording struct {
+	*apitest.Agent
+	mu      sync.Mutex
+	batches [][]string
+	refuse  string
+}
+
+func (r *recording) Import(_ context.Context, _ string, batch api.ImportBatch) (result api.ImportResult, err error) {
+	var ids []string
+	for i, raw := range batch.Resources {
+		var head struct{ ID string }
+		if err := json.Unmarshal(raw, &head); err != nil {
+			return result, err
+		}
+		ids = append(ids, head.ID)
+		if head.ID == r.refuse {
+			result.Refused = append(result.Refused, api.ImportError{Index: i, Reason: "too many conflicts"})
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.batches = append(r.batches, ids)
+	return result, nil
+}
+
+// TestBatches holds that a Bundle is one batch unless it is too large, and that single resources travel together.
+func TestBatches(t *testing.T) {
+	items := map[string][]item{}
+	add := func(file string, unit, entry int, ids ...string) {
+		for _, id := range ids {
+			at := entry
+			if entry >= 0 {
+				at = len(items[file])
+			}
+			items[file] = append(items[file], item{unit: unit, line: len(items[file]) + 1, entry: at, ref: api.Ref{Type: "P", ID: id},
+				raw: []byte(`{"id":"` + id + `"}`)})
+		}
+	}
+	var many []string
+	for n := range api.MaxImportResources + 1 {
+		many = append(many, fmt.Sprintf("m%d", n))
+	}
+	add("1", 0, -1, "a")
+	add("2", 0, -1, "b")
+	add("3", 0, 0, "c", "d")
+	add("3", 1, 0, "e")
+	add("4", 0, 0, "f")
+	add("5", 0, 0, many...)
+	add("6", 0, -1, many[:maxRun]...) // come again
+	add("6", 1, -1, "g", "bad")
+	items["6"][0].err = errors.New("not a resource")
+	r := &recording{Agent: apitest.New(), refuse: "bad"}
+	var errs bytes.Buffer
+	run := &importRun{agent: r, p: &printer{out: &bytes.Buffer{}, err: &errs}, begun: time.Now(), read: readItems(items)}
+	for _, name := range []string{"1", "2", "3", "4", "5", "6"} {
+		run.files = append(run.files, importFile{name, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("")), nil }})
+	}
+	err := run.run(t.Context(), false)
+	if refused, ok := errors.AsType[refusedError](err); !ok || refused.refused != 2 {
+		t.Fatalf("import: %v", err)
+	}
+	want := [][]string{{"a", "b"}, {"c", "d"}, {"e"}, {"f"}, append([]string{"m0"}, many[maxRun:]...), append(slices.Clone(many[1:maxRun]), "g"), {"bad"}}
+	slices.SortFunc(r.batches, compareBatches) // two are under way at once
+	slices.SortFunc(want, compareBatches)
+	if len(r.batches) != len(want) {
+		t.Fatalf("%d batches, want %d", len(r.batches), len(want))
+	}
+	for i := range want {
+		if !slices.Equal(r.batches[i], want[i]) {
+			t.Errorf("batch %.60v, want %.60v", r.batches[i], want[i])
+		}
+	}
+	if no := run.mu.result.Refused; no[0].File != "6" || no[0].Line != 1 || no[1].Line != maxRun+2 || no[1].Reason != "too many conflicts" {
+		t.Errorf("refused %+v", no)
+	}
+
+	// The same without what comes again is more than one batch takes.
+	r.batches = nil
+	run = &importRun{agent: r, p: &printer{out: &bytes.Buffer{}, err: &errs}, begun: time.Now(), read: readItems(items), files: run.files[4:5]}
+	errs.Reset()
+	if err := run.run(t.Context(), false); err != nil || len(r.batches) != 2 || !strings.Contains(errs.String(), "imported in several") {
+		t.Errorf("a large Bundle: %v, %d batches, stderr %q", err, len(r.batches), errs.String())
+	}
+}
+
+func compareBatches(a, b []string) int { return strings.Compare(a[0], b[0]) }
+
+// readItems gives the items of each file, whatever it holds.
+func readItems(items map[string][]item) func(string, io.Reader, func(item) error) error {
+	return func(name string, _ io.Reader, fn func(item) error) error {
+		for _, it := range items[name] {
+			if err := fn(it); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// TestChanged holds that a file which changes between the two passes is an error and not a loss.
+func TestChanged(t *testing.T) {
+	f := newFolder(t)
+	reads := 0
+	j := f.joins()
+	j.read = func(_ string, _ io.Reader, fn func(item) error) error {
+		reads++
+		id := fmt.Sprintf("p%d", reads)
+		return fn(item{entry: -1, ref: api.Ref{Type: "Patient", ID: id}, raw: []byte(`{"resourceType":"Patient","id":"` + id + `"}`)})
+	}
+	var out, errs bytes.Buffer
+	c := &cli{in: strings.NewReader(p1), out: &out, err: &errs, env: func(string) string { return "" }, joins: j}
+	if code := c.run(t.Context(), []string{"import", "-", "--data", f.dir, "--user", "a"}); code != 4 || !strings.Contains(errs.String(), "a file changed") {
+		t.Errorf("exit code %d, stderr %s", code, errs.String())
+	}
+}
+
+func TestProgressLine(t *testing.T) {
+	now := time.Date(2026, 11, 2, 8, 0, 0, 0, time.Local)
+	for _, test := range []struct {
+		done, total int
+		passed      time.Duration
+		want        string
+	}{
+		{0, 18108, time.Second, "0 of 18,108 resources"},
+		{9054, 18108, 6 * time.Second, "9,054 of 18,108 resources, 1,509/s, 6.0 s left, done at 08:00:06"},
+		{1, 1, time.Second, "1 of 1 resource, 1/s, 0.0 ms left, done at 08:00:00"},
+	} {
+		if got := progressLine(test.done, test.total, test.passed, now); got != test.want {
+			t.Errorf("%q, want %q", got, test.want)
+		}
+	}
+}

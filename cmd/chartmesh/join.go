@@ -1,0 +1,76 @@
+package main
+
+import (
+	"context"
+	"io"
+	"log/slog"
+
+	"chartmesh/agent"
+	"chartmesh/agent/api"
+	"chartmesh/crdt/engine"
+	"chartmesh/fhir"
+)
+
+// joins is what the commands need besides api.Agent; tests put an agent in memory in its place.
+type joins struct {
+	init func(dir string, opts initOptions) (founded, error)
+	join func(ctx context.Context, dir string, opts joinOptions) error
+	open func(opts openOptions) (localAgent, error)
+	read func(name string, r io.Reader, fn func(item) error) error
+}
+
+// localAgent is an agent in this process.
+type localAgent interface {
+	api.Agent
+	Run(ctx context.Context) error
+	Close() error
+}
+
+type initOptions struct{ practice, site, device string }
+
+type founded struct{ recoveryCode, peerID string }
+
+type joinOptions struct {
+	code, site, device string
+	logger             *slog.Logger
+}
+
+type openOptions struct {
+	dir     string
+	listen  []string
+	offline bool
+	logger  *slog.Logger
+}
+
+// item is one resource of a file, or the reason why there is none. Its fields are those of fhir.Item.
+type item struct {
+	unit, line, entry int
+	ref               api.Ref
+	raw               []byte
+	err               error
+}
+
+func childMain() { engine.ChildMain() }
+
+var agentJoins = joins{
+	init: func(dir string, opts initOptions) (founded, error) {
+		f, err := agent.Init(dir, agent.InitOptions{Practice: opts.practice, Site: opts.site, Device: opts.device})
+		return founded{recoveryCode: f.RecoveryCode, peerID: f.PeerID}, err
+	},
+	join: func(ctx context.Context, dir string, opts joinOptions) error {
+		return agent.Join(ctx, dir, agent.JoinOptions{Code: opts.code, Site: opts.site, Device: opts.device, Logger: opts.logger})
+	},
+	open: func(opts openOptions) (localAgent, error) {
+		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline})
+		if err != nil {
+			return nil, err
+		}
+		return a, nil
+	},
+	read: func(name string, r io.Reader, fn func(item) error) error {
+		return fhir.ReadFile(name, r, func(it fhir.Item) error {
+			return fn(item{unit: it.Bundle, line: it.Line, entry: it.Entry, ref: api.Ref{Type: it.Resource.Type(), ID: it.Resource.ID()},
+				raw: it.Raw, err: it.Err})
+		})
+	},
+}

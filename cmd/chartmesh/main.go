@@ -1,0 +1,23 @@
+// Command chartmesh keeps the records of a medical practice the same on all its devices: it is the agent that runs on
+// each of them, and the commands by which people and scripts speak to it.
+//
+// Every command speaks to the agent of the data folder, over the folder's socket; when none runs, it opens the folder
+// itself for as long as it takes. What the commands need of the agent beyond its API stands in join.go, and how they
+// print, in output.go.
+package main
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	childMain() // the engine is this binary, run again
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	// A second signal ends the process at once: the first one is being obeyed, and somebody lost patience.
+	context.AfterFunc(ctx, stop)
+	c := &cli{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv, joins: agentJoins}
+	os.Exit(c.run(ctx, os.Args[1:]))
+}

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chartmesh/agent/api"
+	"chartmesh/agent/client"
+	"chartmesh/cmd/chartmesh/demo"
+)
+
+// readyTimeout is how long an agent may take to find its addresses before it says that it is ready all the same.
+const readyTimeout = 10 * time.Second
+
+func (c *cli) agentCommand() *cobra.Command {
+	var listen []string
+	var level string
+	cmd := &cobra.Command{
+		Use:   "agent",
+		Short: "run this device's agent",
+		Long: `Runs the agent of the data folder until it gets SIGINT or SIGTERM: it serves the commands, and exchanges changes with the
+practice's other devices. One line on stdout says when it is ready; the log goes to stderr and holds no patient data.`,
+		Example: `  chartmesh agent
+  chartmesh agent --listen /ip4/0.0.0.0/udp/4801/quic-v1 --log-level debug`,
+		Args: cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			var min slog.Level
+			if err := min.UnmarshalText([]byte(level)); err != nil {
+				return usage("--log-level is debug, info, warn or error")
+			}
+			dir, err := c.folder()
+			if err != nil {
+				return err
+			}
+			return c.serve(ctx, dir, listen, c.logger(min))
+		}),
+	}
+	flags := cmd.Flags()
+	flags.StringArrayVar(&listen, "listen", nil, "a multiaddress to listen on (again for more; default: all interfaces, QUIC and TCP)")
+	flags.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// serve runs an agent until ctx ends. The order of the end: no more requests, those under way finish, the network and the
+// applier stop, the store closes.
+func (c *cli) serve(ctx context.Context, dir string, listen []string, log *slog.Logger) (err error) {
+	agent, err := c.joins.open(openOptions{dir: dir, listen: listen, logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, agent.Close()) }()
+	socket, err := api.Listen(dir) // after the folder's lock is held
+	if err != nil {
+		return err
+	}
+	serving, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	running, stopRunning := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopRunning()
+	ran, announced := make(chan error, 1), make(chan struct{})
+	go func() {
+		ran <- agent.Run(running)
+		stopServing()
+	}()
+	go func() {
+		defer close(announced)
+		c.announce(serving, agent)
+	}()
+	serveErr := api.ServeOn(serving, socket, api.NewHandler(agent, api.Options{Logger: log}))
+	asked := ctx.Err() != nil
+	stopServing()
+	<-announced
+	stopRunning()
+	runErr := <-ran
+	switch {
+	case errors.Is(runErr, context.Canceled):
+		runErr = nil
+	case runErr != nil:
+		runErr = fmt.Errorf("run the agent: %w", runErr)
+	case !asked && serveErr == nil:
+		runErr = errors.New("run the agent: it ended by itself")
+	}
+	return errors.Join(serveErr, runErr)
+}
+
+// announce says once that the agent is ready: when it has addresses, or has found none for a while.
+func (c *cli) announce(ctx context.Context, agent api.Agent) {
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	late := time.After(readyTimeout)
+	for over := false; ; {
+		status, err := agent.Status(ctx, "")
+		if err == nil && (over || len(status.Addresses) > 0) {
+			c.ready(status)
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-late:
+			over = true
+		case <-poll.C:
+		}
+	}
+}
+
+// ready prints the line that says that the agent is.
+func (c *cli) ready(s api.Status) {
+	p := c.printer()
+	if c.json {
+		p.jsonLine(struct {
+			Ready     bool     `json:"ready"`
+			Practice  string   `json:"practice"`
+			Device    string   `json:"device"`
+			Site      string   `json:"site"`
+			PeerID    string   `json:"peer_id"`
+			Addresses []string `json:"addresses"`
+			Version   string   `json:"version"`
+		}{true, s.Practice, s.Device, s.Site, s.PeerID, orEmpty(s.Addresses), s.Version})
+		return
+	}
+	p.line("ready: %s", visible(fmt.Sprintf("%s at %s, %s, on %s", s.Device, s.Site, s.PeerID, strings.Join(s.Addresses, " "))))
+}
+
+func (c *cli) networkCommand(online bool, use, short, long string) *cobra.Command {
+	return &cobra.Command{
+		Use:     use,
+		Short:   short,
+		Long:    long,
+		Example: "  chartmesh " + use,
+		Args:    cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			return c.running(func(agent *client.Client) error {
+				if err := agent.SetOnline(ctx, online); err != nil {
+					return err
+				}
+				p := c.printer()
+				if c.json {
+					p.json(api.Network{Online: &online})
+				} else {
+					p.remark("the network is %s", map[bool]string{true: "on", false: "off"}[online])
+				}
+				return p.failed
+			})
+		}),
+	}
+}
+
+func (c *cli) offlineCommand() *cobra.Command {
+	return c.networkCommand(false, "offline", "cut the running agent off from the network",
+		`Cuts the running agent off from the network, until "chartmesh online" or until the agent ends. Reading and writing go on.`)
+}
+
+func (c *cli) onlineCommand() *cobra.Command {
+	return c.networkCommand(true, "online", "let the running agent use the network again",
+		`Lets the running agent use the network again after "chartmesh offline".`)
+}
+
+func (c *cli) demoCommand() *cobra.Command {
+	opts := demo.Options{}
+	var level string
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "show two sites of a made-up practice on this machine",
+		Long: `Makes a practice with two sites and synthetic patients on this machine, and tells step by step what happens: an edit
+appears at the other site, the link is cut, both sides edit, the link heals, a conflict is decided. Then it leaves both
+agents running until it is interrupted; with --once it checks every step and ends.`,
+		Example: `  chartmesh demo
+  chartmesh demo --once --patients 50`,
+		Args: cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			var min slog.Level
+			if err := min.UnmarshalText([]byte(level)); err != nil {
+				return usage("--log-level is debug, info, warn or error")
+			}
+			if opts.Patients < 1 {
+				return usage("--patients is at least 1")
+			}
+			opts.Dir = c.data // never CHARTMESH_DATA, which names a real practice's folder
+			opts.JSON, opts.Version, opts.Stdout, opts.Stderr, opts.Logger = c.json, version(), c.out, c.err, c.logger(min)
+			return demo.Run(ctx, opts)
+		}),
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&opts.Once, "once", false, "check every step and end")
+	flags.IntVar(&opts.Patients, "patients", 20, "how many patients are made")
+	flags.Uint64Var(&opts.Seed, "seed", 1, "of the patients: the same number makes the same ones")
+	flags.StringVar(&level, "log-level", "error", "debug, info, warn or error")
+	return cmd
+}

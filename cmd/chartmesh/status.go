@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"chartmesh/agent/api"
+	"chartmesh/agent/client"
+)
+
+func (c *cli) statusCommand() *cobra.Command {
+	var wait, peer string
+	var timeout time.Duration
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "show whether this device is in sync, and with whom",
+		Long: `Shows the state of this device: online (everything is where it should be), syncing, or offline, with the reason and
+with what is not on any other device yet.
+
+--wait in-sync waits until at least one device was reached, this one holds the same as every connected one, and all of it
+is applied. --wait running waits until an agent answers. Both end with exit code 6 when --timeout is over.`,
+		Example: `  chartmesh status
+  chartmesh status --wait in-sync --timeout 60s --peer Labor
+  chartmesh status --json`,
+		Args: cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			var status api.Status
+			var waited, err error
+			switch wait {
+			case "":
+				status, err = c.status(ctx, peer)
+			case "running", "in-sync":
+				if timeout <= 0 {
+					return usage("--timeout is a time, for example 60s")
+				}
+				status, waited = c.wait(ctx, wait, peer, timeout)
+				if err = waited; err != nil && api.CodeOf(err) == api.CodeTimeout && ctx.Err() == nil {
+					// What there is instead says why.
+					status, err = c.status(ctx, peer)
+				}
+			default:
+				return usage("--wait is in-sync or running")
+			}
+			if err != nil {
+				return errors.Join(waited, err)
+			}
+			p := c.printer()
+			if c.json {
+				p.json(status)
+			} else {
+				p.status(status, time.Now())
+			}
+			return errors.Join(waited, p.failed)
+		}),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&wait, "wait", "", "wait for in-sync or running")
+	flags.DurationVar(&timeout, "timeout", time.Minute, "how long to wait")
+	flags.StringVar(&peer, "peer", "", "only with the device of this `NAME`")
+	return cmd
+}
+
+func (c *cli) status(ctx context.Context, peer string) (status api.Status, err error) {
+	err = c.with(ctx, func(agent api.Agent, running bool) error {
+		status, err = agent.Status(ctx, peer)
+		status.Running = running
+		return err
+	})
+	return status, err
+}
+
+// wait waits for a running agent and then, if asked to, for that agent to be in sync.
+func (c *cli) wait(ctx context.Context, what, peer string, timeout time.Duration) (api.Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	agent, err := c.await(ctx)
+	if err != nil {
+		return api.Status{}, err
+	}
+	defer func() { _ = agent.Close() }() // only idle connections
+	if what == "running" {
+		return agent.Status(ctx, peer)
+	}
+	return agent.WaitInSync(ctx, peer)
+}
+
+// await waits until an agent answers on the folder.
+func (c *cli) await(ctx context.Context) (*client.Client, error) {
+	dir, err := c.folder()
+	if err != nil {
+		return nil, err
+	}
+	retry := time.NewTicker(50 * time.Millisecond)
+	defer retry.Stop()
+	for said := false; ; {
+		agent, err := client.Dial(dir)
+		if err == nil || api.CodeOf(err) != api.CodeUnavailable {
+			return agent, err
+		}
+		if !said {
+			said = true
+			c.printer().remark("waiting for an agent on %s", visible(dir))
+		}
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, err // no agent, rather than no time
+			}
+			return nil, ctx.Err()
+		case <-retry.C:
+		}
+	}
+}
+
+// status prints a status for a person.
+func (p *printer) status(s api.Status, now time.Time) {
+	p.line("%s", visible(fmt.Sprintf("%s: %s at %s", s.Practice, s.Device, s.Site)))
+	p.line("%s", visible(headline(s)))
+	p.line("")
+	p.line("records     %s in %s", plural(s.Resources, "resource"), plural(s.Documents, "document"))
+	p.line("conflicts   %s", toDecide(s.Conflicts))
+	p.line("elsewhere   %s", elsewhere(s.NotElsewhere))
+	if s.Parked+s.Quarantined+s.Unapplied > 0 {
+		p.line("held back   %s parked, %s quarantined, %s unapplied", count(s.Parked), count(s.Quarantined), count(s.Unapplied))
+		for _, h := range s.Held {
+			p.line("            %s", visible(fmt.Sprintf("%s %s from %s: %s", shorten(h.Chunk, 17), h.State, h.Device, h.Reason)))
+		}
+	}
+	p.line("peer ID     %s", visible(s.PeerID))
+	for i, a := range s.Addresses {
+		label := ""
+		if i == 0 {
+			label = "addresses"
+		}
+		p.line("%-11s %s", label, visible(a))
+	}
+	p.line("version     %s", visible(s.Version))
+	if len(s.Peers) == 0 {
+		return
+	}
+	p.line("")
+	p.peers(s.Peers, now)
+}
+
+// headline is the one sentence that says how things are.
+func headline(s api.Status) string {
+	state := s.State
+	if s.InSync {
+		state += ", in sync"
+	}
+	if !s.Running {
+		state = "offline: no agent runs here"
+	} else if s.Reason != "" {
+		state += ": " + s.Reason
+	}
+	return state
+}
+
+func toDecide(n int) string {
+	if n == 0 {
+		return "none"
+	}
+	return count(n) + " to decide: chartmesh conflict list"
+}
+
+func elsewhere(n int) string {
+	switch n {
+	case 0:
+		return "every change of this device is stored on another one"
+	case 1:
+		return "1 change is on this device alone"
+	}
+	return count(n) + " changes are on this device alone"
+}
+
+// peers prints the table of devices.
+func (p *printer) peers(peers []api.Peer, now time.Time) {
+	var rows [][]string
+	for _, peer := range peers {
+		state := peer.State
+		if peer.Reason != "" {
+			state += " (" + peer.Reason + ")"
+		}
+		rtt, clock, behind := "", "", ""
+		if peer.RTTMillis > 0 {
+			rtt = span(time.Duration(peer.RTTMillis * float64(time.Millisecond)))
+			clock = fmt.Sprintf("%+.0f ms", peer.ClockMillis)
+		}
+		if peer.BehindChunks > 0 {
+			behind = fmt.Sprintf("%s, %s", plural(peer.BehindChunks, "chunk"), size(peer.BehindBytes))
+		}
+		rows = append(rows, []string{peer.Name, peer.Site, peer.Role, state, peer.Way, rtt, clock, behind, ago(peer.LastContact, now), peer.Version})
+	}
+	p.table(strings.Split("DEVICE,SITE,ROLE,STATE,WAY,ROUND TRIP,CLOCK,WE LACK,LAST CONTACT,VERSION", ","), rows)
+}
