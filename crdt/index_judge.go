@@ -1,7 +1,9 @@
 package crdt
 
 import (
+	"encoding/hex"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -232,7 +234,7 @@ func (j *judge) inMap(i int, at int32, op *Op) string {
 	case mapSlot, listSlot, textSlot:
 		return ReasonSlot
 	case tilde:
-		if reason := j.control(at, op); reason != "" {
+		if reason := j.control(i, at, op); reason != "" {
 			return reason
 		}
 	}
@@ -241,9 +243,16 @@ func (j *judge) inMap(i int, at int32, op *Op) string {
 
 // control judges a write to a key that begins with a tilde: a map's or a text's register, or the scalar field of a JSON
 // object whose name begins with a character that means something here.
-func (j *judge) control(at int32, op *Op) string {
+func (j *judge) control(i int, at int32, op *Op) string {
 	if rest, escaped := strings.CutPrefix(op.Key, escape); escaped {
 		if !reserved(rest) {
+			return ReasonControl
+		}
+		return ""
+	}
+	if len(op.Key) > 1 && op.Key[1] == textSlot && op.Value.Kind == String {
+		// Names the one of several texts that is live; an edit must be told by the register's number all the same.
+		if !j.namesText(i, op) {
 			return ReasonControl
 		}
 		return ""
@@ -263,6 +272,40 @@ func (j *judge) control(at int32, op *Op) string {
 		return ReasonControl
 	}
 	return ""
+}
+
+// namesText reports whether a status register's value is the ID of a text in the slot that it belongs to.
+func (j *judge) namesText(i int, op *Op) bool {
+	id, ok := parseOpID(op.Value.Str)
+	if !ok {
+		return false
+	}
+	slot := op.Key[1:]
+	if j.own(id) {
+		k := id.Counter - j.c.StartOp
+		return k < uint64(i) && j.made[k] > 0 && j.c.Ops[k].Value.Kind == Text && j.c.Ops[k].Obj == op.Obj &&
+			j.c.Ops[k].Key == slot
+	}
+	n := j.ancestor(id)
+	if n == nil {
+		return false
+	}
+	w := n.row(id.Counter)
+	return w.kind == rowMakeText && n.objects[w.obj].id == op.Obj && n.names[w.ref] == slot
+}
+
+// parseOpID reads what OpID.String writes.
+func parseOpID(s string) (id OpID, ok bool) {
+	counter, actor, _ := strings.Cut(s, "@")
+	n, err := strconv.ParseUint(counter, 10, 32)
+	if err != nil || len(s) > maxTextName || len(actor) != hex.EncodedLen(len(id.Actor)) {
+		return OpID{}, false
+	}
+	id.Counter = n
+	if _, err := hex.Decode(id.Actor[:], []byte(actor)); err != nil || id.String() != s {
+		return OpID{}, false
+	}
+	return id, true
 }
 
 // inList: new elements of any kind, and scalars written over scalars.
