@@ -150,12 +150,14 @@ func year(o Object, dates []string) string {
 }
 
 func yearAt(o Object, path string) string {
-	for {
-		head, rest, deeper := strings.Cut(path, ".")
-		if !deeper {
-			break
-		}
-		o, path = object(o, head), rest
+	if head, rest, deeper := strings.Cut(path, "."); deeper {
+		found := ""
+		objects(o, head, func(c Object) {
+			if found == "" {
+				found = yearAt(c, rest)
+			}
+		})
+		return found
 	}
 	for _, suffix := range []string{"", "DateTime", "Date", "Instant"} {
 		if y := yearOf(text(o, path+suffix)); y != "" {

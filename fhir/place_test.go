@@ -29,6 +29,7 @@ func TestPlace(t *testing.T) {
 		`{"resourceType":"Procedure","subject":{"reference":"Patient/p"},"performedDateTime":"2015-05-05"}`:                                                          {Clinical, "p", "2015"},
 		`{"resourceType":"Specimen","subject":{"reference":"Patient/p"},"collection":{"collectedDateTime":"2014-05-05"}}`:                                            {Clinical, "p", "2014"},
 		`{"resourceType":"Appointment","start":"2021-01-01T00:00:00Z","participant":[{"actor":{"reference":"Practitioner/d"}},{"actor":{"reference":"Patient/p"}}]}`: {Clinical, "p", "2021"},
+		`{"resourceType":"Appointment","requestedPeriod":[{"end":"2020"},{"start":"2021"}],"participant":[{"actor":{"reference":"Patient/p"}}]}`:                     {Clinical, "p", "2021"},
 		`{"resourceType":"Appointment","participant":[{"actor":{"reference":"Patient/q"}},{"actor":{"reference":"Patient/p"}}]}`:                                     {Clinical, "", ""},
 
 		`{"resourceType":"Claim","patient":{"reference":"Patient/p"},"billablePeriod":{"start":"2019-01-01"},"created":"2020-01-01"}`: {Billing, "p", "money-2019"},
