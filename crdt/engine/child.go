@@ -185,7 +185,7 @@ func (s *server) call(v verb, id crdt.DocumentID, r *wire.Reader, answer *wire.W
 			answer.Blob(raw)
 		}
 	case verbRead:
-		heads := readHashes(r)
+		heads := readMoment(r)
 		keys := readKeys(r)
 		if r.Close() != nil {
 			return nil, refuse()

@@ -13,13 +13,14 @@ import (
 //	hashes        count, 32 bytes each
 //	load          saved form (blob), changes: each a blob, to the end
 //	apply         changes: each a blob, to the end
-//	edit          actor (16), milliseconds (varint), based (0 or 1), base (hashes, when based), count, instructions
+//	moment        now (0), or as of heads (1) and hashes: none is the empty document
+//	edit          actor (16), milliseconds (varint), moment of its base, count, instructions
 //	instruction   verb, reference, key (blob), index, then
 //	                enter          counter, actor (16)
 //	                set, insert    value: kind, and as in an alternative; nothing for a container
 //	                splice         characters to remove, text (blob)
 //	edited        change (blob), heads (hashes)
-//	read          as of heads (hashes), all (1) or chosen (0), keys when chosen: each a blob, to the end
+//	read          moment, all keys (1) or chosen ones (0): each a blob, to the end
 //	fields        key (blob), register; to the end
 //	register      count (1 or more), alternatives ascending by operation
 //	alternative   counter, number of the actor and, on its first use, the actor (16), kind, then
@@ -51,6 +52,21 @@ func readHashes(r *wire.Reader) []crdt.ChangeHash {
 	return hashes
 }
 
+func appendMoment(w *wire.Writer, heads []crdt.ChangeHash) {
+	w.Byte(bit(heads != nil))
+	if heads != nil {
+		appendHashes(w, heads)
+	}
+}
+
+// readMoment returns nil for now.
+func readMoment(r *wire.Reader) []crdt.ChangeHash {
+	if !readBool(r) {
+		return nil
+	}
+	return readHashes(r)
+}
+
 func appendChanges(w *wire.Writer, changes [][]byte) {
 	for _, c := range changes {
 		w.Blob(c)
@@ -73,10 +89,7 @@ func readChanges(r *wire.Reader) [][]byte {
 func appendEdit(w *wire.Writer, e crdt.Edit) {
 	w.Raw(e.Actor[:])
 	w.Varint(e.TimeMillis)
-	w.Byte(bit(e.Base != nil))
-	if e.Base != nil {
-		appendHashes(w, e.Base)
-	}
+	appendMoment(w, e.Base)
 	w.Uvarint(uint64(len(e.Instructions)))
 	for i := range e.Instructions {
 		appendInstruction(w, &e.Instructions[i])
@@ -108,9 +121,7 @@ func readEdit(r *wire.Reader) crdt.Edit {
 	var e crdt.Edit
 	r.Fixed(e.Actor[:])
 	e.TimeMillis = r.Varint()
-	if readBool(r) {
-		e.Base = readHashes(r)
-	}
+	e.Base = readMoment(r)
 	n := int(r.Uvarint(maxInstructions))
 	e.Instructions = make([]crdt.Instruction, 0, min(n, r.Len()/4))
 	for ; n > 0 && r.Err() == nil; n-- {

@@ -145,12 +145,76 @@ func (d *document) save() (*buffer, error) {
 }
 
 // read returns fields in codec.go's form. The caller frees the buffer.
+//
+// At old heads the library finds the moment anew for every value, which takes the longer the more changes came before;
+// so a whole document is read from a copy of that moment.
 func (d *document) read(keys []string, heads []crdt.ChangeHash) (*buffer, error) {
-	if len(heads) > 0 {
-		if err := d.has(heads, reasonNoHistory); err != nil {
+	if heads == nil {
+		return d.walk(keys, nil)
+	}
+	now, err := d.heads()
+	if err != nil {
+		return nil, err
+	}
+	switch heads = ascending(heads); {
+	case slices.Equal(heads, now):
+		return d.walk(keys, nil)
+	case len(heads) == 0:
+		return newBuffer(), nil
+	case keys == nil:
+		then, err := d.at(heads)
+		if err != nil {
 			return nil, err
 		}
+		defer then.free()
+		return then.walk(nil, nil)
 	}
+	if err := d.has(heads, reasonNoHistory); err != nil {
+		return nil, err
+	}
+	return d.walk(keys, heads)
+}
+
+// ascending returns the hashes in order, each once.
+func ascending(hashes []crdt.ChangeHash) []crdt.ChangeHash {
+	hashes = slices.Clone(hashes)
+	slices.SortFunc(hashes, compareHashes)
+	return slices.Compact(hashes)
+}
+
+// at returns a copy of the document as of heads.
+func (d *document) at(heads []crdt.ChangeHash) (*document, error) {
+	then := &document{}
+	if len(heads) == 0 {
+		if !C.engine_create(&then.c) {
+			return nil, fail(reasonBase)
+		}
+		return then, nil
+	}
+	if err := d.has(heads, reasonNoHistory); err != nil {
+		return nil, err
+	}
+	if !C.engine_fork(&d.c, flat(heads), C.size_t(len(heads)), &then.c) {
+		return nil, fail(reasonBase)
+	}
+	ends, err := then.heads()
+	if err == nil {
+		err = then.has(heads, reasonBase)
+	}
+	for _, h := range ends {
+		if err == nil && !slices.Contains(heads, h) {
+			err = fail(reasonBase)
+		}
+	}
+	if err != nil {
+		then.free()
+		return nil, err
+	}
+	return then, nil
+}
+
+// walk reads now, or at heads that the document has.
+func (d *document) walk(keys []string, heads []crdt.ChangeHash) (*buffer, error) {
 	n := C.size_t(math.MaxUint)
 	var text []byte
 	var lengths []C.size_t
@@ -187,29 +251,15 @@ func (d *document) edit(e crdt.Edit) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	base := slices.Clone(e.Base)
-	slices.SortFunc(base, compareHashes)
-	base = slices.Compact(base)
+	base := ascending(e.Base)
 	if slices.Equal(base, now) {
 		return d.change(e)
 	}
-	fork := &document{}
-	if len(base) == 0 {
-		if !C.engine_create(&fork.c) {
-			return nil, fail(reasonBase)
-		}
-	} else {
-		if err := d.has(base, reasonNoHistory); err != nil {
-			return nil, err
-		}
-		if !C.engine_fork(&d.c, flat(base), C.size_t(len(base)), &fork.c) {
-			return nil, fail(reasonBase)
-		}
+	fork, err := d.at(base)
+	if err != nil {
+		return nil, err
 	}
 	defer fork.free()
-	if at, err := fork.heads(); err != nil || !slices.Equal(at, base) {
-		return nil, fail(reasonBase)
-	}
 	raw, err := fork.change(e)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package engine
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -108,7 +109,7 @@ func startProcess(path string, memory uint64, limit time.Duration) (*process, er
 	}
 	greeted <- err
 	if err != nil {
-		p.kill("no hello")
+		p.kill("")
 		<-p.ended
 		return nil, fmt.Errorf("%s: %w", p.causeOfEnd(), err)
 	}
@@ -298,13 +299,10 @@ func (p *process) finish() {
 func (p *process) causeOfEnd() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.mu.cause != "" {
-		return p.mu.cause
+	if p.mu.cause == "" {
+		p.mu.cause = cmp.Or(p.stderr.class(), p.cmd.ProcessState.String())
 	}
-	if s := p.stderr.class(); s != "" {
-		return s
-	}
-	return p.cmd.ProcessState.String()
+	return p.mu.cause
 }
 
 // alive reports whether calls are taken.

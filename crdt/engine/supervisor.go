@@ -28,11 +28,13 @@ type Config struct {
 // starts another child, which holds no document. While none can be started, calls get ErrStart. A caller whose context
 // ends gets its error, and its document is forgotten.
 type Supervisor struct {
-	config Config
-	path   string
-	number atomic.Uint64
-	start  chan struct{} // held by who starts a child
-	mu     struct {
+	config  Config
+	path    string
+	number  atomic.Uint64
+	start   chan struct{} // held by who starts a child, in the end by Close
+	closing chan struct{} // closed by Close
+	logs    sync.WaitGroup
+	mu      struct {
 		sync.Mutex
 		process   *process
 		starts    int
@@ -73,7 +75,7 @@ func startAt(path string, config Config) (*Supervisor, error) {
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Supervisor{config: config, path: path, start: make(chan struct{}, 1)}
+	s := &Supervisor{config: config, path: path, start: make(chan struct{}, 1), closing: make(chan struct{})}
 	if _, err := s.child(context.Background()); err != nil {
 		return nil, err
 	}
@@ -88,6 +90,8 @@ func (s *Supervisor) child(ctx context.Context) (*process, error) {
 	select {
 	case s.start <- struct{}{}:
 		defer func() { <-s.start }()
+	case <-s.closing:
+		return nil, ErrClosed
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -98,22 +102,32 @@ func (s *Supervisor) child(ctx context.Context) (*process, error) {
 		return nil, err
 	}
 	p, err := startProcess(s.path, uint64(s.config.Memory), s.config.CallTimeout)
-	s.mu.Lock()
-	defer s.mu.Unlock()
 	if err != nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
 		s.mu.last = err
 		s.mu.notBefore = time.Now().Add(min(firstBackoff<<min(s.mu.failures, 16), maxBackoff))
 		s.mu.failures++
 		return nil, fmt.Errorf("%w: %w", ErrStart, err)
 	}
-	if s.mu.closed {
-		go p.close()
+	if !s.take(p) {
+		p.close()
 		return nil, ErrClosed
+	}
+	return p, nil
+}
+
+// take makes p the child, unless the supervisor was closed meanwhile.
+func (s *Supervisor) take(p *process) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return false
 	}
 	s.mu.process, s.mu.failures = p, 0
 	s.mu.starts++
-	go s.report(p)
-	return p, nil
+	s.logs.Go(func() { s.report(p) })
+	return true
 }
 
 // running returns the child if it takes calls.
@@ -273,7 +287,7 @@ func (s *Supervisor) Read(
 	ctx context.Context, doc crdt.DocumentID, keys []string, heads []crdt.ChangeHash,
 ) ([]crdt.Field, error) {
 	answer, err := s.do(ctx, doc, verbRead, func(w *wire.Writer) {
-		appendHashes(w, heads)
+		appendMoment(w, heads)
 		appendKeys(w, keys)
 	})
 	if err != nil {
@@ -302,16 +316,22 @@ func (s *Supervisor) Forget(ctx context.Context, doc crdt.DocumentID) error {
 	return err
 }
 
-// Close ends the child; calls that wait get ErrClosed.
+// Close ends the child and returns when it is gone; calls that wait get ErrClosed.
 func (s *Supervisor) Close() error {
 	s.mu.Lock()
 	p := s.mu.process
 	first := !s.mu.closed
 	s.mu.closed = true
 	s.mu.Unlock()
-	if first && p != nil {
+	if !first {
+		return nil
+	}
+	close(s.closing)
+	s.start <- struct{}{} // waits for a start that is under way
+	if p != nil {
 		p.close()
 	}
+	s.logs.Wait()
 	return nil
 }
 
