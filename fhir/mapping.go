@@ -195,31 +195,6 @@ func FromValue(v crdt.Value) (Object, error) {
 	return readMap(v, MaxDepth)
 }
 
-// JSON maps any part of a value to JSON for showing it, as a side of a conflict: a choice group as an object of its
-// keys, an element with its sibling as {"value": x, "_value": _x}.
-func JSON(v crdt.Value) (any, error) {
-	if v.Kind == crdt.List {
-		out := make([]any, len(v.List))
-		for i := range v.List {
-			e, err := JSON(v.List[i])
-			if err != nil {
-				return nil, err
-			}
-			out[i] = e
-		}
-		return out, nil
-	}
-	p, err := readSingle(v, MaxDepth)
-	if err != nil || !p.hasSibling {
-		return p.value, err
-	}
-	o := Object{"_value": p.sibling}
-	if p.hasValue {
-		o["value"] = p.value
-	}
-	return o, nil
-}
-
 // part is what one field or list element says of x and of _x.
 type part struct {
 	value, sibling       any

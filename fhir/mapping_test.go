@@ -3,6 +3,7 @@ package fhir
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -223,27 +224,6 @@ func TestFromValueRefuses(t *testing.T) {
 	}
 }
 
-func TestJSONShowsParts(t *testing.T) {
-	v, err := ToValue(parse(t, `{"resourceType":"Patient","birthDate":"1970-01-31","_birthDate":{"id":"a"},"deceasedBoolean":true,
-		"name":[{"given":["A","B"],"_given":[null,{"id":"x"}]}]}`))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for key, want := range map[string]string{
-		"birthDate":   `{"_value":{"id":"a"},"value":"1970-01-31"}`,
-		"deceased[x]": `{"deceasedBoolean":true}`,
-		"name":        `[{"_given":[null,{"id":"x"}],"given":["A","B"]}]`,
-	} {
-		if got, err := JSON(v.Map[key]); err != nil || string(Canonical(got)) != want {
-			t.Errorf("JSON of %s = %s (%v), want %s", key, Canonical(got), err, want)
-		}
-	}
-	given := v.Map["name"].List[0].Map["given"]
-	if got, _ := JSON(given); string(Canonical(got)) != `["A",{"_value":{"id":"x"},"value":"B"}]` {
-		t.Errorf("JSON of given = %s", Canonical(got))
-	}
-}
-
 // randomKeys are drawn so that elements, choices, siblings and keys that look like the mapping's own meet in one object.
 var randomKeys = []string{
 	"id", "name", "_name", "given", "_given", "family", "_family", "valueString", "_valueString", "valueQuantity", "value",
@@ -334,4 +314,48 @@ func seeds(f testing.TB) [][]byte {
 		f.Fatalf("only %d seeds", len(out))
 	}
 	return out
+}
+
+func randomCRDT(t *rapid.T, depth int) crdt.Value {
+	kinds := []crdt.Kind{crdt.Bytes, crdt.Bytes, crdt.String, crdt.Int, crdt.Bool, crdt.Null, crdt.Text, 0, 99}
+	if depth > 0 {
+		kinds = append(kinds, crdt.Map, crdt.List, crdt.Map, crdt.List)
+	}
+	v := crdt.Value{Kind: rapid.SampledFrom(kinds).Draw(t, "kind")}
+	switch v.Kind {
+	case crdt.Bytes:
+		v.Str = rapid.SampledFrom([]string{"j", "p", "v", "e", "x", ""}).Draw(t, "tag") +
+			rapid.SampledFrom([]string{"1", "[1,2]", "[1]", `{"valueString":"a"}`, "{", "null", "[[],[]]", " 1"}).Draw(t, "json")
+	case crdt.String, crdt.Text:
+		v.Str = rapid.StringN(0, 5, -1).Draw(t, "string")
+	case crdt.Int, crdt.Bool:
+		v.Int = rapid.Int64().Draw(t, "int")
+	case crdt.List:
+		for range rapid.IntRange(0, 4).Draw(t, "length") {
+			v.List = append(v.List, randomCRDT(t, depth-1))
+		}
+	case crdt.Map:
+		v.Map = map[string]crdt.Value{}
+		for range rapid.IntRange(0, 5).Draw(t, "size") {
+			v.Map[rapid.SampledFrom(randomKeys).Draw(t, "key")] = randomCRDT(t, depth-1)
+		}
+	}
+	return v
+}
+
+// TestFromValueOfAnything reads values that no ToValue made: it refuses them, or what it reads maps like any resource.
+func TestFromValueOfAnything(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		v := randomCRDT(t, 4)
+		_, _ = JSON(v)
+		o, err := FromValue(v)
+		if err != nil {
+			if !errors.Is(err, ErrMapping) {
+				t.Fatalf("error is %v", err)
+			}
+			return
+		}
+		o["resourceType"] = "Observation"
+		roundTrip(t, o)
+	})
 }

@@ -263,11 +263,15 @@ func (f *file) finish(it Item) error {
 	if it.Err == nil {
 		_, _, it.Err = Name(it.Resource)
 	}
-	if it.Err != nil {
-		it.Resource = nil
-		return f.emit(it)
+	if it.Err == nil {
+		it.Raw = Canonical(it.Resource)
+		if len(it.Raw) > MaxResource { // by the id or the references that it was given
+			it.Err = fmt.Errorf("a resource of %d bytes: %w", len(it.Raw), ErrTooLarge)
+		}
 	}
-	it.Raw = Canonical(it.Resource)
+	if it.Err != nil {
+		it.Resource, it.Raw = nil, nil
+	}
 	return f.emit(it)
 }
 

@@ -351,6 +351,7 @@ func TestDataLinesRoundTrip(t *testing.T) {
 				continue
 			}
 			roundTrip(t, o)
+			partsComeBack(t, o)
 			lines++
 		}
 	}

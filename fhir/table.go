@@ -41,6 +41,7 @@ type element struct {
 	inside   *shape // not nil: an object in it becomes a map
 	resource bool   // an object in it is a resource, whose type says its shape
 	text     bool   // a string in it becomes a text
+	complex  bool   // R4 has an object here
 }
 
 func (s *shape) element(key string) element {
@@ -98,7 +99,7 @@ func readTables() map[string]*shape {
 				s.groups[stem+strings.ToUpper(t[:1])+t[1:]] = name
 			}
 		default:
-			e := element{text: textPolicy[path+"."+name], resource: types == "Resource"}
+			e := element{text: textPolicy[path+"."+name], resource: types == "Resource", complex: types[0] < 'a'}
 			switch {
 			case types == ".":
 				e.inside = at(path + "." + name)
