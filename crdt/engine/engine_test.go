@@ -312,6 +312,34 @@ func TestEqualValueIsWrittenAgain(t *testing.T) {
 	})
 }
 
+// What the engine puts in front of an equal value must pass the judge, in the registers of control too.
+func TestEqualValueIsAccepted(t *testing.T) {
+	b := bench{t, NewLocal()}
+	b.load(docA)
+	root := crdt.OpID{Counter: 1, Actor: one}
+	status := text(crdt.OpID{Counter: 4, Actor: one}.String())
+	index := crdt.NewIndex(docA)
+	for i, raw := range [][]byte{
+		b.edit(docA, one, set(0, "P/1", a(crdt.Map)), set(1, "~v", number(1)), set(1, "k", text("v")),
+			set(1, "\"t", a(crdt.Text)), splice(2, 0, 0, "x"), set(1, "~\"t", number(1)), set(1, "~\"t", status)),
+		b.edit(docA, one, enter(0, "P/1", root), set(1, "~v", number(1)), set(1, "k", text("v")), set(1, "~\"t", status)),
+		b.edit(docA, two, enter(0, "P/1", root), set(1, "~v", number(0))),
+		b.edit(docA, one, enter(0, "P/1", root), set(1, "~v", number(0))),
+	} {
+		c, err := crdt.Decode(raw)
+		if err != nil {
+			t.Fatalf("change %d: %v", i, err)
+		}
+		record, err := index.Judge(c)
+		if err != nil {
+			t.Fatalf("change %d: %v", i, err)
+		}
+		if err := index.Add(record); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestTextCountsCodePoints(t *testing.T) {
 	each(t, func(t *testing.T, e crdt.Engine) {
 		b := bench{t, e}

@@ -13,7 +13,7 @@ const (
 	maxKeys         = 1 << 20          // root keys of one read
 	maxKey          = 64 << 10         // bytes of a key
 	maxInstructions = 1 << 20          // of one edit
-	maxIndex        = 1 << 31          // positions in a list or text, references in an edit
+	maxIndex        = 1<<31 - 1        // positions in a list or text, references in an edit
 	maxCounter      = 1<<63 - 1
 	maxDepth        = 128 // containers inside one another, as read
 	maxStderr       = 64 << 10

@@ -482,9 +482,9 @@ bool engine_put(engine_document *d, const void *obj, bool list, const uint8_t *k
 	AMresultFree(r);
 	if (AMpendingOps(d->doc) != before) return true;
 	// The library makes no operation of a value that is there already, though writing it again must meet a concurrent
-	// removal as a conflict. So another value goes first, in the same change.
-	uint8_t other = v->kind == KIND_NULL ? KIND_BOOL : v->kind == KIND_INT ? KIND_INT : KIND_NULL;
-	if (!done(put(d->doc, obj, list, k, index, false, other, v->number ^ 1, span(NULL, 0)))) return false;
+	// removal as a conflict. So 1 or 0 goes first, in the same change: a value that is allowed at every scalar's place.
+	int64_t other = !(v->kind == KIND_INT && v->number == 1);
+	if (!done(put(d->doc, obj, list, k, index, false, KIND_INT, other, span(NULL, 0)))) return false;
 	return done(put(d->doc, obj, list, k, index, false, v->kind, v->number, b)) && AMpendingOps(d->doc) == before + 2;
 }
 
