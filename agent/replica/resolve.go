@@ -3,11 +3,8 @@ package replica
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
-	"strings"
 
 	"chartmesh/agent/api"
 	"chartmesh/chunk"
@@ -41,8 +38,12 @@ func (r *Replica) Resolve(ctx context.Context, user, name string, decision api.D
 			return err
 		}
 		if _, _, err := t.edit(ctx, j, r.by(user), chunk.OriginDecision); err != nil {
-			if errors.Is(err, crdt.ErrNoConflict) {
+			switch {
+			case errors.Is(err, crdt.ErrNoConflict):
 				return &api.Error{Code: api.CodeNotFound, Message: "the conflict is settled already", Err: err}
+			case errors.Is(err, crdt.ErrChoice):
+				return &api.Error{Code: api.CodeInvalid, Message: "the value does not fit there", Err: err,
+					Hint: "choose one of the values, then edit the resource"}
 			}
 			return err
 		}
@@ -53,7 +54,7 @@ func (r *Replica) Resolve(ctx context.Context, user, name string, decision api.D
 	return w, err
 }
 
-// decide turns a person's decision into a job: one of the sides, or the whole resource with another value in its place.
+// decide turns a person's decision into a job: one of the sides, or another value in that place.
 func decide(c api.Conflict, at located, id [16]byte, d api.Decision) (job, error) {
 	j := job{scope: at.Scope, doc: at.doc}
 	choose := func(side int) (job, error) {
@@ -78,95 +79,15 @@ func decide(c api.Conflict, at located, id [16]byte, d api.Decision) (job, error
 			return choose(i)
 		}
 	}
-	obj, err := substitute(at.JSON, c.Path, value)
+	obj, err := fhir.Parse(at.JSON)
+	if err != nil {
+		return j, fmt.Errorf("read stored resource: %w", err)
+	}
+	v, err := fhir.ValueAt(obj, c.Path, value)
 	if err != nil {
 		return j, &api.Error{Code: api.CodeInvalid, Message: "the value does not fit there: " + err.Error(), Err: err,
 			Hint: "choose one of the values, then edit the resource"}
 	}
-	return j, j.setWant(c.Resource, obj)
-}
-
-// substitute puts a value into a resource at a conflict's path, as "name[0].family".
-func substitute(stored json.RawMessage, path string, value any) (fhir.Object, error) {
-	if path == "" {
-		obj, ok := value.(fhir.Object)
-		if !ok {
-			return nil, errors.New("a whole resource is needed")
-		}
-		return obj, nil
-	}
-	obj, err := fhir.Parse(stored)
-	if err != nil {
-		return nil, err
-	}
-	var at any = obj
-	steps := pathSteps(path)
-	for i, step := range steps {
-		last := i == len(steps)-1
-		switch in := at.(type) {
-		case fhir.Object:
-			if last {
-				return obj, putField(in, step, value)
-			}
-			at = in[step]
-		case []any:
-			n, err := strconv.Atoi(step)
-			if err != nil || n < 0 || n >= len(in) {
-				return nil, errors.New("the path leads nowhere")
-			}
-			if last {
-				in[n] = value
-				return obj, nil
-			}
-			at = in[n]
-		default:
-			return nil, errors.New("the path leads nowhere")
-		}
-	}
-	return nil, errors.New("the path leads nowhere")
-}
-
-// putField sets a field, or the fields of a choice group: "value[x]" takes an object of the keys that it stands for.
-func putField(in fhir.Object, key string, value any) error {
-	group, isGroup := strings.CutSuffix(key, "[x]")
-	if !isGroup {
-		in[key] = value
-		return nil
-	}
-	fields, ok := value.(fhir.Object)
-	if !ok {
-		return errors.New("an object with the element's name is needed")
-	}
-	for k := range in {
-		if strings.HasPrefix(strings.TrimPrefix(k, "_"), group) {
-			delete(in, k)
-		}
-	}
-	for k, v := range fields {
-		if !strings.HasPrefix(strings.TrimPrefix(k, "_"), group) {
-			return errors.New("an object with the element's name is needed")
-		}
-		in[k] = v
-	}
-	return nil
-}
-
-// pathSteps splits "name[0].family" into name, 0, family; "value[x]" is one step.
-func pathSteps(path string) []string {
-	var steps []string
-	for part := range strings.SplitSeq(path, ".") {
-		name, rest, indexed := strings.Cut(part, "[")
-		if indexed && strings.HasPrefix(rest, "x]") {
-			name += "[x]"
-			rest = strings.TrimPrefix(strings.TrimPrefix(rest, "x]"), "[")
-		}
-		steps = append(steps, name)
-		for rest != "" {
-			var n string
-			n, rest, _ = strings.Cut(rest, "]")
-			steps = append(steps, n)
-			rest = strings.TrimPrefix(rest, "[")
-		}
-	}
-	return steps
+	j.decide, j.id, j.choice = c.Resource, id, crdt.ChooseValue(v)
+	return j, nil
 }

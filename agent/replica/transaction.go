@@ -68,12 +68,14 @@ func (r *Replica) begin() *transaction {
 // memory: what the engine holds beyond the store is forgotten.
 func (t *transaction) commit(ctx context.Context) error {
 	r := t.r
-	if t.batch.Len() == 0 {
+	if t.batch.Len() == 0 && len(t.cursors) == 0 && len(t.events) == 0 {
 		return nil
 	}
 	t.batch.Put(storage.Meta.Key(metaApplied), marshalSets(t.sets))
 	for scope := range t.sealed {
-		t.batch.Put(storage.LogHead.Key(scope, r.logID(scope)), marshalTip(t.own[scope]))
+		log, head := r.logID(scope), t.own[scope]
+		t.batch.Put(storage.LogHead.Key(scope, log), marshalTip(head))
+		t.batch.Put(storage.Cursor.Key(scope, log), marshalPosition(head.position()))
 	}
 	for scope, logs := range t.cursors {
 		for log, p := range logs {

@@ -115,9 +115,15 @@ func (s *story) importPatients(ctx context.Context) error {
 	began := time.Now()
 	for bundle := range synthetic.Patients(s.opts.Seed, s.opts.Patients) {
 		batch := api.ImportBatch{}
-		for _, entry := range bundle.Resources() {
-			batch.Resources = append(batch.Resources, fhir.AppendCanonical(nil, entry))
-			s.note(entry)
+		if err := fhir.ReadFile("patient", bytes.NewReader(fhir.Canonical(bundle)), func(it fhir.Item) error {
+			if it.Err != nil {
+				return it.Err
+			}
+			batch.Resources = append(batch.Resources, it.Raw)
+			s.note(it.Resource)
+			return nil
+		}); err != nil {
+			return fmt.Errorf("read a made patient: %w", err)
 		}
 		res, err := s.a.client.Import(ctx, drA, batch)
 		if err != nil {
