@@ -253,8 +253,7 @@ func TestConflicts(t *testing.T) {
 				"  2  (removed)\n     Dr. Tal, Labor at Nord, ", ", shown until it is decided\n"}},
 			{args: "conflict list --json", out: []string{`"choose": 2`, `"removed": true`, `"shown": 1`, `"value": "1970-01-01"`,
 				`"site": "Nord"`}},
-			{args: "conflict show 77aa", out: []string{"77aa00"}},
-			{args: "conflict show 3fa9", code: 2, err: []string{"2 conflicts begin with 3fa9"}},
+			{args: "conflict show 77aa00", out: []string{"77aa00"}},
 			{args: "conflict show 9999", code: 3},
 			{args: "conflict", code: 2, err: []string{"list, show, resolve"}},
 			{args: "conflict decide", code: 2},
@@ -264,7 +263,7 @@ func TestConflicts(t *testing.T) {
 			{args: "conflict resolve 77aa00 --choose 1 --value 1", code: 2},
 			{args: "conflict resolve 77aa00 --value text", code: 2, err: []string{"quotes"}},
 			{args: "conflict resolve 77aa00 --choose 1", out: []string{"0"}, err: []string{`chose 1: "1970-01-01", by Dr. Berg`, "resolved"}},
-			{args: "conflict resolve 3fa9c --value -", stdin: "  \"1970-01-10\"\n", out: []string{"0"}},
+			{args: "conflict resolve 3fa9c1 --value -", stdin: "  \"1970-01-10\"\n", out: []string{"0"}},
 			{args: "conflict resolve 3fa9d2 --value null --json", out: []string{`"outcome": "resolved"`}},
 			{args: "conflict list", err: []string{"no conflicts"}},
 			{args: "conflict list --json", out: []string{"[]\n"}},
@@ -485,7 +484,8 @@ func (r *recording) Import(_ context.Context, _ string, batch api.ImportBatch) (
 		}
 		ids = append(ids, head.ID)
 		if head.ID == r.refuse {
-			result.Refused = append(result.Refused, api.ImportError{Index: i, Reason: "too many conflicts"})
+			result.Refused = append(result.Refused, api.ImportError{Index: i, Reason: "too many conflicts"},
+				api.ImportError{Index: -1, Reason: "nobody knows which"})
 		}
 	}
 	r.mu.Lock()
@@ -527,7 +527,7 @@ func TestBatches(t *testing.T) {
 		run.files = append(run.files, importFile{name, func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader("")), nil }})
 	}
 	err := run.run(t.Context(), false)
-	if refused, ok := errors.AsType[refusedError](err); !ok || refused.refused != 2 {
+	if refused, ok := errors.AsType[refusedError](err); !ok || refused.refused != 3 {
 		t.Fatalf("import: %v", err)
 	}
 	want := [][]string{{"a", "b"}, {"c", "d"}, {"e"}, {"f"}, append([]string{"m0"}, many[maxRun:]...), append(slices.Clone(many[1:maxRun]), "g"), {"bad"}}
@@ -541,7 +541,8 @@ func TestBatches(t *testing.T) {
 			t.Errorf("batch %.60v, want %.60v", r.batches[i], want[i])
 		}
 	}
-	if no := run.mu.result.Refused; no[0].File != "6" || no[0].Line != 1 || no[1].Line != maxRun+2 || no[1].Reason != "too many conflicts" {
+	if no := run.mu.result.Refused; no[0].File != "6" || no[0].Line != 1 || no[1].Line != maxRun+2 || no[1].Reason != "too many conflicts" ||
+		no[2].File != "6" || no[2].Line != 0 {
 		t.Errorf("refused %+v", no)
 	}
 

@@ -6,15 +6,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/spf13/cobra"
 
 	"chartmesh/agent/api"
 )
-
-// prefixLength is how much of a conflict's id a person must type.
-const prefixLength = 4
 
 func (c *cli) conflictCommand() *cobra.Command {
 	return family("conflict", "fields that several people changed at the same time", c.conflictListCommand(),
@@ -94,7 +90,7 @@ func (c *cli) conflictShowCommand() *cobra.Command {
 		Args:    cobra.ExactArgs(1),
 		RunE: c.do(func(ctx context.Context, args []string) error {
 			return c.with(ctx, func(agent api.Agent, _ bool) error {
-				conflict, err := findConflict(ctx, agent, args[0])
+				conflict, err := agent.Conflict(ctx, args[0])
 				if err != nil {
 					return err
 				}
@@ -143,7 +139,7 @@ machine cannot see it. The values that were not chosen stay in the history.`,
 				return usage("--choose counts from 1")
 			}
 			return c.with(ctx, func(agent api.Agent, _ bool) error {
-				conflict, err := findConflict(ctx, agent, args[0])
+				conflict, err := agent.Conflict(ctx, args[0])
 				if err != nil {
 					return err
 				}
@@ -185,31 +181,6 @@ func (c *cli) readValue(value string) (json.RawMessage, error) {
 		return nil, usage(`the value is not JSON; a text needs its quotes: --value '"text"'`)
 	}
 	return data, nil
-}
-
-// findConflict returns the conflict whose id is id, or alone begins with it.
-func findConflict(ctx context.Context, agent api.Agent, id string) (api.Conflict, error) {
-	conflict, err := agent.Conflict(ctx, id)
-	if api.CodeOf(err) != api.CodeNotFound || len(id) < prefixLength {
-		return conflict, err
-	}
-	all, listErr := agent.Conflicts(ctx)
-	if listErr != nil {
-		return conflict, listErr
-	}
-	var found []api.Conflict
-	for _, candidate := range all {
-		if strings.HasPrefix(candidate.ID, id) {
-			found = append(found, candidate)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return conflict, err
-	case 1:
-		return found[0], nil
-	}
-	return conflict, usage("%s conflicts begin with %s: type more of the id", count(len(found)), id)
 }
 
 // show writes a conflict's value as one line of JSON.

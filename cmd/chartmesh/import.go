@@ -370,10 +370,11 @@ func (r *importRun) sendBatch(ctx context.Context, b batch) error {
 	sum.Unchanged += result.Unchanged
 	sum.Conflicts += result.Conflicts
 	for _, no := range result.Refused {
-		if no.Index < 0 || no.Index >= len(b.from) {
-			return &api.Error{Code: api.CodeIncompat, Message: "the agent's answer is not understood"}
+		from := origin{b.from[0].file, item{entry: -1}} // of what the agent cannot place, the file is a good guess
+		if no.Index >= 0 && no.Index < len(b.from) {
+			from = b.from[no.Index]
 		}
-		r.refuse(b.from[no.Index].file, b.from[no.Index].item, no.Reason)
+		r.refuse(from.file, from.item, no.Reason)
 	}
 	r.mu.done += len(b.resources)
 	return nil

@@ -54,7 +54,8 @@ func (p *printer) line(format string, args ...any) { p.write(fmt.Appendf(nil, fo
 func (p *printer) remark(format string, args ...any) { _, _ = fmt.Fprintf(p.err, format+"\n", args...) }
 
 func (p *printer) fail(message, hint string) {
-	p.remark("chartmesh: error: %s", visible(message))
+	// Several errors joined are one line.
+	p.remark("chartmesh: error: %s", visible(strings.ReplaceAll(message, "\n", "; ")))
 	p.hint(hint)
 }
 

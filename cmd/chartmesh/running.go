@@ -63,19 +63,22 @@ func (c *cli) serve(ctx context.Context, dir string, listen []string, log *slog.
 	defer stopServing()
 	running, stopRunning := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopRunning()
-	ran, announced := make(chan error, 1), make(chan struct{})
+	ran := make(chan error, 1)
 	go func() {
 		ran <- agent.Run(running)
 		stopServing()
 	}()
-	go func() {
-		defer close(announced)
-		c.announce(serving, agent)
-	}()
-	serveErr := api.ServeOn(serving, socket, api.NewHandler(agent, api.Options{Logger: log}))
+	var serveErr error
+	if status, up := await(serving, agent); up {
+		// Only now does the socket answer, so that whoever gets an answer finds the network there.
+		served := make(chan error, 1)
+		go func() { served <- api.ServeOn(serving, socket, api.NewHandler(agent, api.Options{Logger: log})) }()
+		c.ready(status)
+		serveErr = <-served
+	} else {
+		serveErr = socket.Close()
+	}
 	asked := ctx.Err() != nil
-	stopServing()
-	<-announced
 	stopRunning()
 	runErr := <-ran
 	switch {
@@ -89,20 +92,19 @@ func (c *cli) serve(ctx context.Context, dir string, listen []string, log *slog.
 	return errors.Join(serveErr, runErr)
 }
 
-// announce says once that the agent is ready: when it has addresses, or has found none for a while.
-func (c *cli) announce(ctx context.Context, agent api.Agent) {
-	poll := time.NewTicker(20 * time.Millisecond)
+// await waits until the agent is on the network and has addresses, or has found none for a while.
+func await(ctx context.Context, agent api.Agent) (status api.Status, up bool) {
+	poll := time.NewTicker(10 * time.Millisecond)
 	defer poll.Stop()
 	late := time.After(readyTimeout)
 	for over := false; ; {
 		status, err := agent.Status(ctx, "")
-		if err == nil && (over || len(status.Addresses) > 0) {
-			c.ready(status)
-			return
+		if err == nil && status.Running && (over || len(status.Addresses) > 0) {
+			return status, true
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return status, false
 		case <-late:
 			over = true
 		case <-poll.C:

@@ -29,25 +29,25 @@ is applied. --wait running waits until an agent answers. Both end with exit code
   chartmesh status --json`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(ctx context.Context, _ []string) error {
-			var status api.Status
-			var waited, err error
-			switch wait {
-			case "":
-				status, err = c.status(ctx, peer)
-			case "running", "in-sync":
-				if timeout <= 0 {
-					return usage("--timeout is a time, for example 60s")
-				}
-				status, waited = c.wait(ctx, wait, peer, timeout)
-				if err = waited; err != nil && api.CodeOf(err) == api.CodeTimeout && ctx.Err() == nil {
-					// What there is instead says why.
-					status, err = c.status(ctx, peer)
-				}
-			default:
+			if wait != "" && wait != "in-sync" && wait != "running" {
 				return usage("--wait is in-sync or running")
 			}
-			if err != nil {
-				return errors.Join(waited, err)
+			if timeout <= 0 {
+				return usage("--timeout is a time, for example 60s")
+			}
+			var status api.Status
+			var waited error
+			if wait != "" {
+				status, waited = c.wait(ctx, wait, peer, timeout)
+				if waited != nil && (api.CodeOf(waited) != api.CodeTimeout || ctx.Err() != nil) {
+					return waited
+				}
+			}
+			if wait == "" || waited != nil { // after a timeout, what there is instead says why
+				var err error
+				if status, err = c.status(ctx, peer); err != nil {
+					return errors.Join(waited, err)
+				}
 			}
 			p := c.printer()
 			if c.json {
@@ -78,7 +78,7 @@ func (c *cli) status(ctx context.Context, peer string) (status api.Status, err e
 func (c *cli) wait(ctx context.Context, what, peer string, timeout time.Duration) (api.Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	agent, err := c.await(ctx)
+	agent, err := c.dialed(ctx)
 	if err != nil {
 		return api.Status{}, err
 	}
@@ -89,8 +89,8 @@ func (c *cli) wait(ctx context.Context, what, peer string, timeout time.Duration
 	return agent.WaitInSync(ctx, peer)
 }
 
-// await waits until an agent answers on the folder.
-func (c *cli) await(ctx context.Context) (*client.Client, error) {
+// dialed waits until an agent answers on the folder.
+func (c *cli) dialed(ctx context.Context) (*client.Client, error) {
 	dir, err := c.folder()
 	if err != nil {
 		return nil, err
