@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -75,7 +76,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 			_ = a.Close()
 		}
 	}()
-	if a.store, err = storage.Open(cfg.Dir, keys.StoreKey(), storage.Options{Logger: cfg.Logger}); err != nil {
+	if a.store, err = storage.Open(storeIn(cfg.Dir), keys.StoreKey(), storage.Options{Logger: cfg.Logger}); err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
 	if keys.Moved() {
@@ -98,6 +99,9 @@ func Open(cfg Config) (_ *Agent, err error) {
 	}
 	return a, nil
 }
+
+// storeIn is where a data folder has its store, beside the keyring and the socket.
+func storeIn(dir string) string { return filepath.Join(dir, "records") }
 
 // ackEvery is how often acknowledgements of other devices are stored; a crash forgets no more than that.
 const ackEvery = 2 * time.Second

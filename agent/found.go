@@ -47,7 +47,7 @@ func Init(dir string, opts InitOptions) (_ Founded, err error) {
 
 // adopt makes the store around a membership log.
 func adopt(ctx context.Context, dir string, keys *keyring.Keyring, entries []trust.Entry, inviter p2p.PeerAddr) (err error) {
-	store, err := storage.Open(dir, keys.StoreKey(), storage.Options{})
+	store, err := storage.Open(storeIn(dir), keys.StoreKey(), storage.Options{})
 	if err != nil {
 		return openError(dir, err)
 	}
@@ -117,7 +117,7 @@ func Join(ctx context.Context, dir string, opts JoinOptions) error {
 
 // unfinished checks that a folder has keys but no practice yet.
 func unfinished(dir string, keys *keyring.Keyring) (err error) {
-	store, err := storage.Open(dir, keys.StoreKey(), storage.Options{})
+	store, err := storage.Open(storeIn(dir), keys.StoreKey(), storage.Options{})
 	if err != nil {
 		return openError(dir, err)
 	}
