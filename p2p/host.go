@@ -1,49 +1,404 @@
 package p2p
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
 
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"chartmesh/p2p/session"
 	"chartmesh/trust"
 )
 
-// Host is this device on the network.
-type Host struct{}
+// SyncProtocol is the libp2p protocol of the sync session.
+const SyncProtocol protocol.ID = "/chartmesh/sync/1.0.0"
 
-var errNotBuilt = errors.New("not built yet")
+// errClosing ends links when the host goes offline or closes.
+var errClosing = errors.New("this device goes offline")
+
+// errNotAdmitted ends links of those who are no longer members.
+var errNotAdmitted = errors.New("the peer is not a member")
+
+// errReplaced ends a link when its peer opened another stream.
+var errReplaced = errors.New("replaced by another stream")
+
+// Host is this device on the network. Its methods are safe for concurrent use.
+type Host struct {
+	cfg  Config
+	log  *slog.Logger
+	self trust.DeviceID
+	host host.Host
+	gate *gate
+
+	poke    chan struct{} // something changed that the dialler cares for
+	news    *news
+	closing chan struct{}
+	closed  sync.Once
+	running atomic.Bool
+
+	mu struct {
+		sync.Mutex
+		online bool
+		ended  bool // Run is over or Close was called: no new links
+		peers  map[trust.DeviceID]*member
+	}
+	work sync.WaitGroup // everything that Run started
+}
+
+// member is what the host knows of another device.
+type member struct {
+	device trust.DeviceID
+	id     peer.ID
+	addrs  []ma.Multiaddr
+	known  bool // SetPeers named it
+	link   *link
+
+	reaching bool      // a dial or the opening of a stream is under way
+	stopDial func()    // ends the dial that is under way; nil: none is
+	next     time.Time // not before
+	failures int
+
+	last    session.Status // of the last link
+	contact time.Time
+	reason  string // why there is no link
+	incompt bool
+	told    telling // what OnPeer heard last
+}
+
+type telling struct {
+	state  State
+	agreed bool
+}
 
 // Open binds the sockets; nobody is let in before Run.
-func Open(cfg Config) (*Host, error) { return nil, errNotBuilt }
+func Open(cfg Config) (*Host, error) {
+	if cfg.Identity == nil || cfg.Replica == nil || cfg.Admit == nil {
+		return nil, errors.New("open network: identity, replica and admission are needed")
+	}
+	if cfg.Listen == nil {
+		cfg.Listen = DefaultListen
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	h := &Host{
+		cfg: cfg, log: cfg.Logger, self: cfg.Identity.Device(),
+		gate: newGate(cfg.Admit, cfg.Invites), poke: make(chan struct{}, 1), closing: make(chan struct{}),
+		news: newNews(cfg.OnPeer, cfg.OnAddrs),
+	}
+	h.mu.online = !cfg.Offline
+	h.mu.peers = map[trust.DeviceID]*member{}
+	lh, err := newHost(cfg.Identity, h.gate, cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	h.host = lh
+	h.gate.strangers = h.strangers
+	return h, nil
+}
 
-// Run serves and dials until ctx ends, and returns when all of its goroutines are gone.
-func (h *Host) Run(ctx context.Context) error { return errNotBuilt }
+// Run serves and dials until ctx ends or Close is called, and returns when all of its goroutines are gone. It runs once.
+func (h *Host) Run(ctx context.Context) error {
+	if !h.running.CompareAndSwap(false, true) {
+		return errors.New("run network: it ran before")
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { // ends with ctx, which ends with Run
+		select {
+		case <-h.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	events, err := h.host.EventBus().Subscribe([]any{
+		new(event.EvtPeerIdentificationCompleted), new(event.EvtLocalAddressesUpdated),
+	}, eventbus.BufSize(256))
+	if err != nil {
+		return fmt.Errorf("run network: %w", err)
+	}
+	changes := &network.NotifyBundle{
+		ConnectedF: func(_ network.Network, c network.Conn) { h.connected(c) },
+		DisconnectedF: func(_ network.Network, c network.Conn) {
+			h.wakeDialler()
+		},
+	}
+	h.host.Network().Notify(changes)
+	h.host.SetStreamHandler(SyncProtocol, func(s network.Stream) { h.handle(ctx, s, h.accept) })
+	if h.cfg.Invites != nil {
+		h.host.SetStreamHandler(JoinProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveJoin) })
+	}
+	h.work.Go(func() { h.listenEvents(ctx, events) })
+	h.work.Go(func() { h.news.run(ctx) })
+	h.mu.Lock()
+	h.gate.open.Store(h.mu.online)
+	h.mu.Unlock()
+	h.dialler(ctx)
 
-// Close releases the sockets. It ends Run, if that still runs, and may be called again.
-func (h *Host) Close() error { return nil }
+	// Stop input, end what runs, wait.
+	h.gate.open.Store(false)
+	h.host.RemoveStreamHandler(SyncProtocol)
+	h.host.RemoveStreamHandler(JoinProtocol)
+	h.host.Network().StopNotify(changes)
+	h.mu.Lock()
+	h.mu.ended = true
+	h.mu.Unlock()
+	h.work.Wait()
+	_ = events.Close()
+	return nil
+}
 
-// SetPeers replaces what is known of where members live. The host keeps dialling those that are not connected.
-func (h *Host) SetPeers(peers []PeerAddr) {}
+// Close ends Run and releases the sockets. It may be called again.
+func (h *Host) Close() error {
+	var err error
+	h.closed.Do(func() {
+		h.gate.open.Store(false)
+		close(h.closing)
+		h.mu.Lock()
+		h.mu.ended = true
+		h.mu.Unlock()
+		h.work.Wait()
+		if err = h.host.Close(); err != nil {
+			err = fmt.Errorf("close network: %w", err)
+		}
+	})
+	return err
+}
+
+// handle runs fn for a stream in libp2p's goroutine, counted among the host's own.
+func (h *Host) handle(ctx context.Context, s network.Stream, fn func(context.Context, network.Stream, trust.DeviceID)) {
+	device, err := DeviceOf(s.Conn().RemotePeer())
+	h.mu.Lock()
+	refuse := err != nil || h.mu.ended || !h.mu.online
+	if !refuse {
+		h.work.Add(1)
+	}
+	h.mu.Unlock()
+	if refuse {
+		_ = s.Reset()
+		return
+	}
+	defer h.work.Done()
+	fn(ctx, s, device)
+}
+
+// accept serves a sync stream that the peer opened.
+func (h *Host) accept(ctx context.Context, s network.Stream, device trust.DeviceID) {
+	if !h.cfg.Admit(device) {
+		_ = s.Reset()
+		return
+	}
+	h.serve(ctx, s, device)
+}
+
+func (h *Host) listenEvents(ctx context.Context, events event.Subscription) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case e, ok := <-events.Out():
+			if !ok {
+				return
+			}
+			switch e := e.(type) {
+			case event.EvtPeerIdentificationCompleted:
+				h.learn(e)
+			case event.EvtLocalAddressesUpdated:
+				h.NetworkChanged()
+			}
+		}
+	}
+}
+
+// connected looks at a connection that has come up. A stranger's is closed when its time is over.
+func (h *Host) connected(c network.Conn) {
+	device, err := DeviceOf(c.RemotePeer())
+	if err == nil && h.cfg.Admit(device) {
+		h.mu.Lock()
+		if m := h.mu.peers[device]; m != nil && m.stopDial != nil {
+			m.stopDial() // the peer was faster; our dial may hang on a dead address
+		}
+		h.mu.Unlock()
+		h.wakeDialler()
+		return
+	}
+	time.AfterFunc(strangerLimit, func() {
+		if d, err := DeviceOf(c.RemotePeer()); err != nil || !h.cfg.Admit(d) {
+			_ = c.Close()
+		}
+	})
+}
+
+// strangers counts the connections of devices that are no members.
+func (h *Host) strangers() int {
+	n := 0
+	for _, c := range h.host.Network().Conns() {
+		if !h.gate.admits(c.RemotePeer()) {
+			n++
+		}
+	}
+	return n
+}
 
 // Push says that this device has committed chunks of a scope: they go out at once to every connected peer.
-func (h *Host) Push(scope trust.ScopeID) {}
+func (h *Host) Push(trust.ScopeID) {
+	for _, l := range h.links() {
+		l.session.LocalChunks(time.Now())
+		l.wakeWriter()
+	}
+}
 
 // Applied says that the applier of a scope has come to its end.
-func (h *Host) Applied(scope trust.ScopeID) {}
+func (h *Host) Applied(scope trust.ScopeID) {
+	for _, l := range h.links() {
+		l.session.Applied(time.Now(), scope)
+		l.wakeWriter()
+		h.observe(l)
+	}
+}
 
 // MembershipChanged says that the membership log grew: entries go out, and who is no longer admitted is cut off.
-func (h *Host) MembershipChanged() {}
+func (h *Host) MembershipChanged() {
+	for _, l := range h.links() {
+		if !h.cfg.Admit(l.device) {
+			l.end(errNotAdmitted)
+			continue
+		}
+		l.session.LocalEntries(time.Now())
+		l.wakeWriter()
+	}
+	for _, id := range h.host.Network().Peers() {
+		if !h.gate.admits(id) && (h.cfg.Invites == nil || !h.cfg.Invites.Open()) {
+			_ = h.host.Network().ClosePeer(id)
+		}
+	}
+	h.wakeDialler()
+}
 
 // SetOnline closes all connections and refuses new ones, or takes them up again.
-func (h *Host) SetOnline(online bool) {}
+func (h *Host) SetOnline(online bool) {
+	h.mu.Lock()
+	h.mu.online = online
+	h.gate.open.Store(online && h.running.Load() && !h.mu.ended)
+	for _, m := range h.mu.peers {
+		m.failures, m.next = 0, time.Time{}
+	}
+	h.mu.Unlock()
+	if !online {
+		for _, l := range h.links() {
+			l.end(errClosing)
+		}
+		for _, l := range h.links() {
+			<-l.gone
+		}
+		for _, c := range h.host.Network().Conns() {
+			_ = c.Close()
+		}
+	}
+	h.wakeDialler()
+}
 
-// NetworkChanged says that the network is another (cable, Wi-Fi, wake from sleep): all that waits to dial dials now.
-func (h *Host) NetworkChanged() {}
+func (h *Host) links() []*link {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var links []*link
+	for _, m := range h.mu.peers {
+		if m.link != nil {
+			links = append(links, m.link)
+		}
+	}
+	return links
+}
+
+// memberLocked returns the record of a device, made if need be.
+func (h *Host) memberLocked(d trust.DeviceID) (*member, error) {
+	if m := h.mu.peers[d]; m != nil {
+		return m, nil
+	}
+	id, err := PeerID(d)
+	if err != nil {
+		return nil, err
+	}
+	m := &member{device: d, id: id}
+	h.mu.peers[d] = m
+	return m, nil
+}
 
 // Peers lists the known and the connected peers, by device.
-func (h *Host) Peers() []PeerStatus { return nil }
+func (h *Host) Peers() []PeerStatus {
+	h.mu.Lock()
+	list := make([]PeerStatus, 0, len(h.mu.peers))
+	links := make([]*link, 0, len(h.mu.peers))
+	for _, m := range h.mu.peers {
+		if !m.known && m.link == nil {
+			continue
+		}
+		list = append(list, PeerStatus{Device: m.device, State: m.stateLocked(), LastContact: m.contact, Reason: m.reason,
+			Session: m.last, Version: m.last.PeerVersion, RTT: m.last.RTT, ClockDiff: m.last.ClockOffset})
+		links = append(links, m.link)
+	}
+	h.mu.Unlock()
+	for i := range list {
+		if l, p := links[i], &list[i]; l != nil {
+			p.Connected, p.Way, p.Addr, p.Since, p.Reason = true, l.way, l.addr, l.since, ""
+			p.Session = l.session.Status()
+			p.State, p.Version = stateOf(p.Session), p.Session.PeerVersion
+			p.RTT, p.ClockDiff = p.Session.RTT, p.Session.ClockOffset
+			if p.Session.LastFrame.After(p.LastContact) {
+				p.LastContact = p.Session.LastFrame
+			}
+		}
+	}
+	slices.SortFunc(list, func(a, b PeerStatus) int { return bytes.Compare(a.Device[:], b.Device[:]) })
+	return list
+}
+
+func (m *member) stateLocked() State {
+	switch {
+	case m.link != nil:
+		return Syncing
+	case m.incompt:
+		return Incompatible
+	case m.reaching:
+		return Connecting
+	}
+	return Offline
+}
+
+func stateOf(s session.Status) State {
+	switch {
+	case s.Incompatible:
+		return Incompatible
+	case s.Diverged:
+		return Diverged
+	case s.InSync:
+		return InSync
+	}
+	return Syncing
+}
 
 // Addresses lists the multiaddrs of this device, with /p2p/.
-func (h *Host) Addresses() []string { return nil }
-
-// Join asks the inviter of a code for membership. It runs a host of its own for that time and listens nowhere.
-func Join(ctx context.Context, cfg JoinConfig) (JoinResult, error) { return JoinResult{}, errNotBuilt }
+func (h *Host) Addresses() []string {
+	own, err := peer.AddrInfoToP2pAddrs(&peer.AddrInfo{ID: h.host.ID(), Addrs: h.host.Addrs()})
+	if err != nil {
+		return nil
+	}
+	list := make([]string, len(own))
+	for i, a := range own {
+		list[i] = a.String()
+	}
+	return list
+}

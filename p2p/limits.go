@@ -1,9 +1,52 @@
 package p2p
 
-// Caps on what comes from outside, and what this side keeps to. The session's own stand in package session.
+import "time"
+
+// Caps on what comes from outside. Those of the sync session stand in package session.
 const (
 	// MaxCodeAddrs is how many addresses a code carries.
 	MaxCodeAddrs = 6
 	// MaxCodeText is how long a typed code may be.
 	MaxCodeText = 1024
+	// MaxJoinAnswer is how long the answer to a newcomer may be: the whole membership log.
+	MaxJoinAnswer = 64 << 20
+	// MaxJoinName is how long the name of a device or site may be, in bytes.
+	MaxJoinName = 256
+	// MaxHPKEKey is how long a newcomer's HPKE key may be.
+	MaxHPKEKey = 4096
+
+	maxJoinRequest = MaxHPKEKey + 2*MaxJoinName + 256
+	maxJoinEntry   = 1 << 20
+	maxJoinEntries = 1 << 16
+
+	maxConns          = 256
+	maxTransient      = 64
+	maxConnsPerAddr   = 96 // a whole branch behind one router
+	newConnsPerSecond = 50
+	maxNetMemory      = 512 << 20
+
+	maxStrangers       = 8 // at once, while an invite is open
+	strangersPerSecond = 1
+	strangersBurst     = 8
+
+	maxAddrs     = 16 // kept per peer
+	maxKnown     = 1024
+	maxParallel  = 8 // dials at once
+	maxAddrBytes = 256
+)
+
+// Periods.
+const (
+	dialTimeout   = 15 * time.Second
+	openTimeout   = 10 * time.Second // for a stream on a connection
+	backoffFirst  = 200 * time.Millisecond
+	backoffMost   = 15 * time.Second
+	silence       = 60 * time.Second // without a byte from a peer, whom we ping each 15 s
+	writeStall    = 60 * time.Second // for 64 KiB
+	farewell      = 500 * time.Millisecond
+	joinTimeout   = 30 * time.Second
+	joinPatience  = 10 * time.Second       // with a stranger
+	refusalDelay  = 300 * time.Millisecond // every refusal takes this long, whatever its reason
+	strangerLimit = 30 * time.Second       // then a stranger's connection is closed
+	turnFirst     = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
 )

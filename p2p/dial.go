@@ -1,0 +1,237 @@
+package p2p
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/event"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+
+	"chartmesh/trust"
+)
+
+// SetPeers replaces what is known of where members live. The host keeps dialling those that are not connected.
+// Addresses that cannot be read are left out.
+func (h *Host) SetPeers(peers []PeerAddr) {
+	h.mu.Lock()
+	for _, m := range h.mu.peers {
+		m.known = false
+	}
+	for _, p := range peers[:min(len(peers), maxKnown)] {
+		if p.Device == h.self {
+			continue
+		}
+		m, err := h.memberLocked(p.Device)
+		if err != nil {
+			continue
+		}
+		addrs := parseAddrs(p.Addrs)
+		if !m.known && !slices.EqualFunc(addrs, m.addrs, ma.Multiaddr.Equal) {
+			m.failures, m.next = 0, time.Time{} // new addresses are tried at once
+		}
+		m.known, m.addrs = true, addrs
+	}
+	h.mu.Unlock()
+	h.wakeDialler()
+}
+
+func parseAddrs(list []string) []ma.Multiaddr {
+	var addrs []ma.Multiaddr
+	for _, s := range list {
+		if len(addrs) == maxAddrs || len(s) > maxAddrBytes {
+			continue
+		}
+		a, err := ma.NewMultiaddr(s)
+		if err != nil {
+			continue
+		}
+		if a, _ = peer.SplitAddr(a); a != nil && !slices.ContainsFunc(addrs, a.Equal) {
+			addrs = append(addrs, a)
+		}
+	}
+	return addrs
+}
+
+// NetworkChanged says that the network is another (cable, Wi-Fi, wake from sleep): all that waits to dial dials now.
+func (h *Host) NetworkChanged() {
+	h.mu.Lock()
+	for _, m := range h.mu.peers {
+		m.failures, m.next = 0, time.Time{}
+	}
+	h.mu.Unlock()
+	h.wakeDialler()
+}
+
+func (h *Host) wakeDialler() {
+	select {
+	case h.poke <- struct{}{}:
+	default:
+	}
+}
+
+// opens reports whether this side opens the stream with a peer: of two devices the one with the smaller ID does, so
+// that there is one stream for each pair.
+func (h *Host) opens(d trust.DeviceID) bool { return bytes.Compare(h.self[:], d[:]) < 0 }
+
+// dialler keeps every known peer connected until ctx ends.
+func (h *Host) dialler(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.poke:
+		case <-timer.C:
+		}
+		next := h.reachDue(ctx, time.Now())
+		if next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(max(time.Until(next), time.Millisecond))
+		}
+	}
+}
+
+// reachDue begins to reach those whose time has come, and returns the next such time.
+func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.mu.online || h.mu.ended {
+		return next
+	}
+	busy := 0
+	for _, m := range h.mu.peers {
+		if m.reaching {
+			busy++
+		}
+	}
+	for _, m := range h.mu.peers {
+		if m.link != nil || m.reaching || !h.cfg.Admit(m.device) {
+			continue
+		}
+		connected := len(h.host.Network().ConnsToPeer(m.id)) > 0
+		if connected && !h.opens(m.device) || !connected && (!m.known || len(m.addrs) == 0) {
+			continue
+		}
+		if now.Before(m.next) {
+			if next.IsZero() || m.next.Before(next) {
+				next = m.next
+			}
+			continue
+		}
+		if busy >= maxParallel {
+			return now.Add(backoffFirst)
+		}
+		busy++
+		m.reaching = true
+		h.work.Go(func() { h.reach(ctx, m) })
+	}
+	return next
+}
+
+// reach dials a peer, if need be, and opens and serves the stream, if that is this side's part.
+func (h *Host) reach(ctx context.Context, m *member) {
+	dial, cancel := context.WithTimeout(ctx, dialTimeout)
+	h.mu.Lock()
+	addrs := slices.Clone(m.addrs)
+	m.stopDial = cancel
+	h.mu.Unlock()
+	err := h.connect(dial, m.id, addrs)
+	cancel()
+	var s network.Stream
+	if err == nil && h.opens(m.device) {
+		open, cancel := context.WithTimeout(network.WithNoDial(ctx, "connected"), openTimeout)
+		s, err = h.host.NewStream(open, m.id, SyncProtocol)
+		cancel()
+	}
+	h.mu.Lock()
+	m.reaching, m.stopDial = false, nil
+	h.waitLocked(m) // until a session has shown that the peer takes us
+	if err != nil {
+		m.reason = "cannot reach it"
+	}
+	h.mu.Unlock()
+	if s != nil {
+		_ = h.serve(ctx, s, m.device)
+	}
+	h.wakeDialler()
+}
+
+func (h *Host) connect(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) error {
+	if len(h.host.Network().ConnsToPeer(id)) > 0 {
+		return nil
+	}
+	if s, ok := h.host.Network().(*swarm.Swarm); ok {
+		s.Backoff().Clear(id) // waiting is the dialler's part, and the swarm's is longer
+	}
+	h.host.Peerstore().ClearAddrs(id)
+	h.host.Peerstore().AddAddrs(id, addrs, peerstore.TempAddrTTL)
+	err := h.host.Connect(ctx, peer.AddrInfo{ID: id})
+	if err != nil && len(h.host.Network().ConnsToPeer(id)) > 0 {
+		return nil // the peer dialled us meanwhile
+	}
+	return err
+}
+
+// waitLocked sets when a peer is tried next: exponential backoff with full jitter.
+func (h *Host) waitLocked(m *member) {
+	most := min(backoffFirst<<min(m.failures, 10), backoffMost)
+	m.failures++
+	wait := rand.N(most)
+	if !h.opens(m.device) {
+		wait += turnFirst // the peer most likely dials too
+	}
+	m.next = time.Now().Add(wait)
+}
+
+// learn takes up where a peer says it listens.
+func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
+	device, err := DeviceOf(e.Peer)
+	if err != nil || !h.cfg.Admit(device) {
+		return
+	}
+	remote := e.Conn.RemoteMultiaddr()
+	list := make([]ma.Multiaddr, 0, maxAddrs)
+	if e.Conn.Stat().Direction == network.DirOutbound {
+		list = append(list, remote) // it has worked
+	}
+	for _, a := range e.ListenAddrs {
+		if len(list) == maxAddrs {
+			break
+		}
+		loop := manet.IsIPLoopback(a)
+		if wayOf(a) == "unknown" || len(a.Bytes()) > maxAddrBytes || manet.IsIPUnspecified(a) ||
+			loop && !manet.IsIPLoopback(remote) || slices.ContainsFunc(list, a.Equal) {
+			continue
+		}
+		list = append(list, a)
+	}
+	if len(list) == 0 {
+		return
+	}
+	h.mu.Lock()
+	m, err := h.memberLocked(device)
+	if err == nil {
+		for _, a := range m.addrs {
+			if len(list) < maxAddrs && !slices.ContainsFunc(list, a.Equal) {
+				list = append(list, a)
+			}
+		}
+		m.addrs = slices.Clone(list)
+	}
+	h.mu.Unlock()
+	texts := make([]string, len(list))
+	for i, a := range list {
+		texts[i] = a.String()
+	}
+	h.news.addresses(device, texts)
+}

@@ -1,0 +1,63 @@
+package p2p
+
+import (
+	"sync/atomic"
+
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/control"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	ma "github.com/multiformats/go-multiaddr"
+	"golang.org/x/time/rate"
+
+	"chartmesh/trust"
+)
+
+// gate decides who gets a connection. Who is there is only known after the handshake, so it is judged then; nothing but
+// the handshake has been said before.
+type gate struct {
+	open    atomic.Bool // online
+	admit   func(trust.DeviceID) bool
+	invites Invites
+	// strangers counts connections of devices that are no members, counted by the network itself.
+	strangers func() int
+	rate      *rate.Limiter // of strangers let in
+}
+
+var _ connmgr.ConnectionGater = (*gate)(nil)
+
+func newGate(admit func(trust.DeviceID) bool, invites Invites) *gate {
+	return &gate{admit: admit, invites: invites, strangers: func() int { return 0 },
+		rate: rate.NewLimiter(strangersPerSecond, strangersBurst)}
+}
+
+func (g *gate) admits(id peer.ID) bool {
+	d, err := DeviceOf(id)
+	return err == nil && g.admit(d)
+}
+
+// InterceptPeerDial lets members be dialled.
+func (g *gate) InterceptPeerDial(id peer.ID) bool { return g.open.Load() && g.admits(id) }
+
+// InterceptAddrDial lets any address be dialled; the handshake proves who is there.
+func (g *gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return g.open.Load() }
+
+// InterceptAccept lets anybody begin a handshake, as fast as the resource limits allow.
+func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool { return g.open.Load() }
+
+// InterceptSecured lets members in and, while an invite is open, a few strangers.
+func (g *gate) InterceptSecured(dir network.Direction, id peer.ID, _ network.ConnMultiaddrs) bool {
+	switch {
+	case !g.open.Load():
+		return false
+	case g.admits(id):
+		return true
+	}
+	return dir == network.DirInbound && g.invites != nil && g.invites.Open() && g.strangers() < maxStrangers &&
+		g.rate.Allow()
+}
+
+// InterceptUpgraded has nothing to add.
+func (g *gate) InterceptUpgraded(network.Conn) (bool, control.DisconnectReason) {
+	return g.open.Load(), 0
+}

@@ -1,0 +1,302 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"chartmesh/p2p/session"
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// link is a running session on a stream: one goroutine reads, one writes.
+type link struct {
+	device  trust.DeviceID
+	stream  network.Stream
+	session *session.Session
+	since   time.Time
+	way     string
+	addr    string
+
+	wake   chan struct{} // the session may have something to send
+	cancel context.CancelCauseFunc
+	gone   chan struct{} // closed when the link is no longer in the host's books
+}
+
+func (l *link) wakeWriter() {
+	select {
+	case l.wake <- struct{}{}:
+	default:
+	}
+}
+
+// end ends the link for a reason.
+func (l *link) end(err error) { l.cancel(err) }
+
+// serve runs a session on a stream until it ends, and says how it went.
+func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceID) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	cfg := h.cfg.Session
+	cfg.Self, cfg.Peer, cfg.Replica, cfg.Version, cfg.Schema = h.self, device, h.cfg.Replica, h.cfg.Version, h.cfg.Schema
+	l := &link{
+		device: device, stream: s, session: session.New(cfg), since: time.Now(),
+		way: wayOf(s.Conn().RemoteMultiaddr()), addr: s.Conn().RemoteMultiaddr().String(),
+		wake: make(chan struct{}, 1), cancel: cancel, gone: make(chan struct{}),
+	}
+	if err := h.register(l); err != nil {
+		_ = s.Reset()
+		return err
+	}
+	// Whoever waits for the stream when the link ends must not wait for the peer.
+	stop := context.AfterFunc(ctx, func() {
+		now := time.Now()
+		_ = s.SetReadDeadline(now)
+		_ = s.SetWriteDeadline(now.Add(farewell))
+	})
+	h.log.Info("peer connected", "device", device, "way", l.way)
+	l.session.Start(time.Now())
+	h.observe(l)
+
+	var writing sync.WaitGroup
+	writing.Go(func() { l.end(l.write(ctx)) })
+	l.end(h.read(ctx, l))
+	writing.Wait()
+	stop()
+
+	err := context.Cause(ctx)
+	if reason, ok := parting(err); ok {
+		_ = s.SetWriteDeadline(time.Now().Add(farewell))
+		w := newFrameWriter(s, ctx.Done())
+		if w.write(l.session.Bye(reason)) == nil && w.flush() == nil && s.CloseWrite() == nil {
+			// The peer has read it when it hangs up; a reset before that would take it back.
+			_ = s.SetReadDeadline(time.Now().Add(farewell))
+			_, _ = io.CopyN(io.Discard, s, session.MaxFrame)
+		}
+	}
+	_ = s.Reset()
+	h.unregister(l, err)
+	h.logEnd(device, err)
+	return err
+}
+
+// parting returns the BYE that a link's end calls for, if any.
+func parting(err error) (session.Reason, bool) {
+	_, incompatible := errors.AsType[*session.IncompatibleError](err)
+	switch {
+	case incompatible:
+		return session.ReasonIncompatible, true
+	case errors.Is(err, session.ErrWrongPractice):
+		return session.ReasonWrongPractice, true
+	case errors.Is(err, session.ErrFlood):
+		return session.ReasonFlood, true
+	case errors.Is(err, wire.ErrMalformed), errors.Is(err, session.ErrBadSignature):
+		return session.ReasonMalformed, true
+	case errors.Is(err, errReplaced):
+		return session.ReasonReplaced, true
+	case errors.Is(err, errClosing), errors.Is(err, context.Canceled):
+		return session.ReasonClosing, true
+	}
+	return 0, false // the stream is broken, or the peer said BYE, or it is none of the peer's business
+}
+
+func (h *Host) logEnd(device trust.DeviceID, err error) {
+	level := slog.LevelInfo
+	if reason, ok := parting(err); ok && reason != session.ReasonClosing && reason != session.ReasonReplaced {
+		level = slog.LevelWarn
+	}
+	h.log.Log(context.Background(), level, "peer disconnected", "device", device, "reason", err)
+}
+
+// register makes l the link of its device. An older one, which may be half dead, goes first.
+func (h *Host) register(l *link) error {
+	for {
+		h.mu.Lock()
+		m, err := h.memberLocked(l.device)
+		switch {
+		case err != nil:
+			h.mu.Unlock()
+			return err
+		case h.mu.ended || !h.mu.online:
+			h.mu.Unlock()
+			return errClosing
+		case m.link == nil:
+			m.link, m.reason, m.incompt = l, "", false
+			h.mu.Unlock()
+			return nil
+		}
+		old := m.link
+		h.mu.Unlock()
+		old.end(errReplaced)
+		<-old.gone
+	}
+}
+
+func (h *Host) unregister(l *link, err error) {
+	status := l.session.Status()
+	h.mu.Lock()
+	m := h.mu.peers[l.device]
+	m.link = nil
+	m.last = status
+	m.incompt = status.Incompatible
+	m.reason = reasonOf(err)
+	if status.LastFrame.After(m.contact) {
+		m.contact = status.LastFrame
+	}
+	if status.Greeted && !status.Incompatible {
+		m.failures = 0
+	}
+	h.waitLocked(m)
+	h.mu.Unlock()
+	close(l.gone)
+	h.tell(l.device)
+	h.wakeDialler()
+}
+
+func reasonOf(err error) string {
+	switch {
+	case err == nil, errors.Is(err, errClosing), errors.Is(err, context.Canceled):
+		return "this device is offline"
+	case errors.Is(err, io.EOF), errors.Is(err, network.ErrReset):
+		return "the connection was lost"
+	}
+	return err.Error()
+}
+
+// read takes frames off the stream until it ends.
+func (h *Host) read(ctx context.Context, l *link) error {
+	r := newFrameReader(l.stream)
+	for {
+		f, err := r.read(session.MaxFrame)
+		if err != nil {
+			return err
+		}
+		res, err := l.session.Handle(ctx, time.Now(), f)
+		l.wakeWriter()
+		if err != nil {
+			return err
+		}
+		if len(res.Arrived) > 0 || res.Entries {
+			h.relay(l, res)
+		}
+		h.observe(l)
+	}
+}
+
+// relay tells the other sessions what one of them brought.
+func (h *Host) relay(from *link, res session.Result) {
+	now := time.Now()
+	for _, l := range h.links() {
+		if l == from {
+			continue
+		}
+		if len(res.Arrived) > 0 {
+			l.session.Relayed(now, res.Arrived)
+		}
+		if res.Entries {
+			l.session.LocalEntries(now)
+		}
+		l.wakeWriter()
+	}
+	if res.Entries {
+		h.MembershipChanged()
+	}
+}
+
+// write sends what the session has to say, as the stream takes it.
+func (l *link) write(ctx context.Context) error {
+	w := newFrameWriter(l.stream, ctx.Done())
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		for {
+			f, err := l.session.Next(ctx, time.Now())
+			if err != nil {
+				return err
+			}
+			if f == nil {
+				break
+			}
+			if err := w.write(f); err != nil {
+				return err
+			}
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+		}
+		if err := w.flush(); err != nil {
+			return err
+		}
+		wait := time.Hour
+		if d := l.session.Deadline(); !d.IsZero() {
+			wait = max(time.Until(d), time.Millisecond)
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-l.wake:
+		case <-timer.C:
+		}
+	}
+}
+
+// observe tells the owner when a link's state is another than it was.
+func (h *Host) observe(l *link) {
+	s := l.session.Status()
+	h.mu.Lock()
+	m := h.mu.peers[l.device]
+	if m == nil || m.link != l {
+		h.mu.Unlock()
+		return
+	}
+	if s.Greeted {
+		m.failures = 0
+	}
+	t := telling{stateOf(s), s.Agreed}
+	news := t != m.told
+	m.told = t
+	h.mu.Unlock()
+	if news {
+		h.news.state(l.device, t.state)
+	}
+}
+
+// tell tells the owner of a device without a link.
+func (h *Host) tell(d trust.DeviceID) {
+	h.mu.Lock()
+	m := h.mu.peers[d]
+	if m == nil || m.link != nil {
+		h.mu.Unlock()
+		return
+	}
+	t := telling{state: Offline}
+	if m.incompt {
+		t.state = Incompatible
+	}
+	news := t != m.told
+	m.told = t
+	h.mu.Unlock()
+	if news {
+		h.news.state(d, t.state)
+	}
+}
+
+func wayOf(a ma.Multiaddr) string {
+	for _, c := range a {
+		switch c.Protocol().Code {
+		case ma.P_QUIC_V1:
+			return "direct quic"
+		case ma.P_TCP:
+			return "direct tcp"
+		}
+	}
+	return "unknown"
+}

@@ -1,0 +1,111 @@
+package p2p
+
+import (
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/connmgr"
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/gologshim"
+	"github.com/libp2p/go-libp2p/p2p/host/peerstore/pstoremem"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
+	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
+	"github.com/libp2p/go-libp2p/p2p/transport/quicreuse"
+	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/x/rate"
+
+	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
+)
+
+// newHost makes the libp2p host. Every option of libp2p stands here.
+//
+// QUIC and TCP, both under TLS 1.3 (hybrid post-quantum key exchange, which Noise has not). No relay, no discovery, no
+// address probing by others: how a device behind a router is found is added here later.
+func newHost(id Identity, gater connmgr.ConnectionGater, listen []string) (host.Host, error) {
+	quiet()
+	key, err := newTransportKey(id)
+	if err != nil {
+		return nil, err
+	}
+	store, err := pstoremem.NewPeerstore()
+	if err != nil {
+		return nil, fmt.Errorf("make peerstore: %w", err)
+	}
+	resources, err := newResources()
+	if err != nil {
+		return nil, fmt.Errorf("make resource limits: %w", err)
+	}
+	listening := libp2p.NoListenAddrs
+	if len(listen) > 0 {
+		listening = libp2p.ListenAddrStrings(listen...)
+	}
+	h, err := libp2p.New(
+		listening,
+		libp2p.Identity(key),
+		libp2p.Peerstore(store),
+		libp2p.ResourceManager(resources),
+		libp2p.ConnectionManager(connmgr.NullConnMgr{}),
+		libp2p.ConnectionGater(gater),
+		libp2p.QUICReuse(quicreuse.NewConnManager),
+		libp2p.Transport(quic.NewTransport),
+		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Security(tls.ID, tls.New),
+		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
+		libp2p.WithDialTimeout(dialTimeout),
+		libp2p.UserAgent("chartmesh"), // without a version: while an invite is open strangers see it
+		libp2p.ProtocolVersion("chartmesh/1"),
+		libp2p.DisableRelay(),
+		libp2p.DisableMetrics(),
+		libp2p.DisableIdentifyAddressDiscovery(),
+		libp2p.Ping(false),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("open network: %w", err)
+	}
+	return h, nil
+}
+
+// newResources bounds what all peers together can take: a practice has tens of devices, several of them often behind
+// one address.
+func newResources() (network.ResourceManager, error) {
+	limits := rcmgr.PartialLimitConfig{
+		System: rcmgr.ResourceLimits{
+			Conns: maxConns, ConnsInbound: maxConns, ConnsOutbound: maxConns,
+			Streams: 16 * maxConns, StreamsInbound: 16 * maxConns, StreamsOutbound: 16 * maxConns,
+			Memory: maxNetMemory, FD: maxConns,
+		},
+		Transient: rcmgr.ResourceLimits{
+			Conns: maxTransient, ConnsInbound: maxTransient, ConnsOutbound: maxTransient,
+			Streams: 4 * maxTransient, StreamsInbound: 4 * maxTransient, StreamsOutbound: 4 * maxTransient,
+			Memory: maxNetMemory / 4, FD: maxTransient,
+		},
+		PeerDefault: rcmgr.ResourceLimits{
+			Conns: 8, ConnsInbound: 8, ConnsOutbound: 8, Streams: 64, StreamsInbound: 64, StreamsOutbound: 64,
+			Memory: maxNetMemory / 2, FD: 8,
+		},
+	}
+	scaled := rcmgr.DefaultLimits
+	libp2p.SetDefaultServiceLimits(&scaled)
+	each := func(bits int) []rcmgr.ConnLimitPerSubnet {
+		return []rcmgr.ConnLimitPerSubnet{{PrefixLength: bits, ConnCount: maxConnsPerAddr}}
+	}
+	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.Build(scaled.AutoScale())),
+		rcmgr.WithMetricsDisabled(),
+		rcmgr.WithLimitPerSubnet(each(32), each(56)),
+		rcmgr.WithConnRateLimiters(&rate.Limiter{
+			GlobalLimit: rate.Limit{RPS: newConnsPerSecond, Burst: 4 * newConnsPerSecond},
+		}),
+	)
+}
+
+// quiet keeps libp2p and QUIC from writing to the process's stderr: they name addresses, and their words are not for
+// the people who use a practice's machine. What matters is logged by Host.
+var quiet = sync.OnceFunc(func() {
+	gologshim.SetDefaultHandler(slog.DiscardHandler)
+	_ = os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "true")
+})
