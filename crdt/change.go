@@ -83,6 +83,7 @@ const (
 	ReasonDepth       = "containers nested too deep"
 	ReasonText        = "text changed otherwise than by characters"
 	ReasonUnmarked    = "edit inside a container that does not mark it"
+	ReasonNames       = "too many different keys"
 )
 
 func refuse(reason string) error { return &Refused{Reason: reason} }

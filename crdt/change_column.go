@@ -2,9 +2,9 @@ package crdt
 
 import "unicode/utf8"
 
-// reader takes Automerge's numbers off untrusted bytes. All readers of one change share why: the first reason to refuse
-// stays, and later reads return zeros. It reads a string and not a slice, so that keys and values can share the change's
-// memory.
+// reader takes Automerge's numbers off untrusted bytes. All readers of one change share why: the first reason to
+// refuse stays, and later reads return zeros. It reads a string and not a slice, so that keys and values can share the
+// change's memory.
 type reader struct {
 	rest string
 	why  *string
@@ -107,9 +107,9 @@ const (
 	nullRun
 )
 
-// column reads a run-length encoded column row by row and accepts only the form that Automerge's encoder writes: runs as
-// long as they can be, a repetition from two rows on, no column of nulls alone. It matters, because the core encodes
-// every change anew when it loads its saved form, and then must find the same hash.
+// column reads a run-length encoded column row by row and accepts only the form that Automerge's encoder writes: runs
+// as long as they can be, a repetition from two rows on, no column of nulls alone. It matters, because the core
+// encodes every change anew when it loads its saved form, and then must find the same hash.
 //
 // A column that is absent is all null.
 type column struct {

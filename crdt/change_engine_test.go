@@ -125,8 +125,8 @@ func randomValue(rng *rand.Rand, depth int) crdt.Value {
 	return crdt.Value{Kind: crdt.String, Str: fmt.Sprint("s", rng.IntN(4))}
 }
 
-// Whatever this package writes through the real engine passes the validator, at the writer's and everywhere else, in the
-// order in which others get it.
+// Whatever this package writes through the real engine passes the validator, at the writer's and everywhere else, in
+// the order in which others get it.
 func TestOwnWritesAreAccepted(t *testing.T) {
 	rounds := 6
 	if os.Getenv("HEAVY") != "" {

@@ -125,11 +125,13 @@ func TestDecodeRefuses(t *testing.T) {
 		}), ReasonOps},
 		{"time over the cap", changed(func(c *Change) { c.TimeSeconds = MaxAbsTimeSeconds + 1 }), ReasonHeader},
 		{"time under the cap", changed(func(c *Change) { c.TimeSeconds = math.MinInt64 }), ReasonHeader},
-		{"message over the cap", changed(func(c *Change) { c.Message = strings.Repeat("m", MaxMessageBytes+1) }), ReasonHeader},
+		{"message over the cap",
+			changed(func(c *Change) { c.Message = strings.Repeat("m", MaxMessageBytes+1) }), ReasonHeader},
 		{"message not UTF-8", changed(func(c *Change) { c.Message = "\xff" }), ReasonHeader},
 		{"dependencies not ascending", changed(func(c *Change) { c.Deps = []ChangeHash{{2}, {1}} }), ReasonDeps},
 		{"dependency twice", changed(func(c *Change) { c.Deps = []ChangeHash{{2}, {2}} }), ReasonDeps},
-		{"dependencies over the cap", changed(func(c *Change) { c.Deps = make([]ChangeHash, MaxChangeDeps+1) }), ReasonDeps},
+		{"dependencies over the cap",
+			changed(func(c *Change) { c.Deps = make([]ChangeHash, MaxChangeDeps+1) }), ReasonDeps},
 		{"dependencies claimed", envelope([]byte{0xff, 0x07}), ReasonEncoding},
 		{"actor of 15 bytes", envelope(append([]byte{0, 15}, make([]byte, 40)...)), ReasonActors},
 		{"actor that nothing names", func() []byte {
@@ -141,15 +143,18 @@ func TestDecodeRefuses(t *testing.T) {
 			return envelope(body)
 		}(), ReasonActors},
 		{"256 actors beside the author", manyActors(256), ReasonActors},
-		{"operations over the cap", with(slices.Repeat([]Op{put(patient, "k", number(1))}, MaxChangeOps)...), ReasonOps},
-		{"predecessors over the cap", with(put(patient, "k", number(1), preds...), put(patient, "k", number(1), preds...)), ReasonPreds},
+		{"operations over the cap",
+			with(slices.Repeat([]Op{put(patient, "k", number(1))}, MaxChangeOps)...), ReasonOps},
+		{"predecessors over the cap",
+			with(put(patient, "k", number(1), preds...), put(patient, "k", number(1), preds...)), ReasonPreds},
 		{"predecessors not ascending", with(put(patient, "k", number(1), at(2, 2), at(1, 2))), ReasonPreds},
 		{"predecessor twice", with(put(patient, "k", number(1), at(2, 2), at(2, 2))), ReasonPreds},
 		{"counter over the cap", with(put(at(MaxCounter+1, 1), "k", number(1))), ReasonReference},
 		{"key over the cap", with(put(patient, strings.Repeat("k", MaxKeyBytes+1), number(1))), ReasonKey},
 		{"key not UTF-8", with(put(patient, "\xff", number(1))), ReasonEncoding},
 		{"beginning of a list written over", with(overwrite(patient, OpID{}, number(1))), ReasonKey},
-		{"key inserted", with(Op{Obj: patient, Key: "k", Insert: true, Action: ActionPut, Value: number(1)}), ReasonKey},
+		{"key inserted",
+			with(Op{Obj: patient, Key: "k", Insert: true, Action: ActionPut, Value: number(1)}), ReasonKey},
 		{"value over the cap", with(put(patient, "k", text(strings.Repeat("v", MaxValueBytes+1)))), ReasonValue},
 		{"string not UTF-8", with(put(patient, "k", text("\xff"))), ReasonEncoding},
 		{"key cut short", bent("\x03key", "\x7fkey"), ReasonEncoding},
@@ -244,7 +249,9 @@ func TestBentChangesReencodeOrAreRefused(t *testing.T) {
 		}
 	}
 	t.Log(reasons)
-	for _, reason := range []string{"", ReasonEncoding, ReasonReference, ReasonRows, ReasonValue, ReasonPreds, ReasonColumns} {
+	for _, reason := range []string{
+		"", ReasonEncoding, ReasonReference, ReasonRows, ReasonValue, ReasonPreds, ReasonColumns,
+	} {
 		if reasons[reason] == 0 {
 			t.Errorf("seed %d: no input was refused with %q", seed, reason)
 		}
@@ -286,7 +293,8 @@ func FuzzDecode(f *testing.F) {
 }
 
 func seedChanges(t testing.TB) (seeds [][]byte) {
-	seeds = append(seeds, encodeChange(everything()), encodeChange(newChange(1, 1, 1, nil, makeAt(OpID{}, "Patient/1", Map))))
+	seeds = append(seeds, encodeChange(everything()),
+		encodeChange(newChange(1, 1, 1, nil, makeAt(OpID{}, "Patient/1", Map))))
 	w := newWorld(rand.New(rand.NewPCG(1, 1)))
 	for range 10 {
 		w.step(t)

@@ -258,8 +258,8 @@ func (x *Index) headsOf(set []ChangeHash) []*indexed {
 }
 
 // LastSeqIn returns the actor's last sequence number among heads and their ancestors (0: none), and whether the actor
-// has changes outside of them. A writer on top of heads can use the actor if it has none. Heads that are not applied are
-// ignored.
+// has changes outside of them. A writer on top of heads can use the actor if it has none. Heads that are not applied
+// are ignored.
 func (x *Index) LastSeqIn(a Actor, heads []ChangeHash) (seq uint64, outside bool) {
 	actor, ok := x.actors[a]
 	if !ok {

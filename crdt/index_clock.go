@@ -1,7 +1,7 @@
 package crdt
 
-// clock holds for each actor, by its number in an Index, the last seq among a change's ancestors. Clocks share pages, so
-// that the clock of each of thousands of changes costs one page or none, however many actors there are.
+// clock holds for each actor, by its number in an Index, the last seq among a change's ancestors. Clocks share pages,
+// so that the clock of each of thousands of changes costs one page or none, however many actors there are.
 type clock struct{ pages []*clockPage }
 
 const clockPageSize = 32

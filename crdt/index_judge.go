@@ -10,8 +10,8 @@ import (
 // Judge says whether a decoded change may be applied, and returns the record to Add once it is.
 //
 // Its error is ErrKnown; a *Missing if a dependency is not applied yet; a *Refused; or, for a change that would be
-// acceptable, an *Equivocation. Whether a change is refused, and why, depends on it and its ancestors alone and never on
-// what else is applied, so that all peers agree in whatever order changes reach them.
+// acceptable, an *Equivocation. Whether a change is refused, and why, depends on it and its ancestors alone and never
+// on what else is applied, so that all peers agree in whatever order changes reach them.
 func (x *Index) Judge(c *Change) (Record, error) {
 	if x.Has(c.Hash) {
 		return Record{}, ErrKnown
@@ -46,10 +46,14 @@ func (x *Index) Judge(c *Change) (Record, error) {
 	if !j.marked() {
 		return Record{}, refuse(ReasonUnmarked)
 	}
+	r, names := j.record()
+	if names > MaxChangeNames {
+		return Record{}, refuse(ReasonNames)
+	}
 	if used && uint64(len(x.chains[actor])) >= c.Seq {
 		return Record{}, &Equivocation{Actor: c.Actor, Seq: c.Seq, Other: x.chains[actor][c.Seq-1].Hash}
 	}
-	return j.record(), nil
+	return r, nil
 }
 
 // liveKey is a map's register that says whether it is live or removed (docs/spec/document.md).
@@ -404,8 +408,8 @@ func (j *judge) element(i int, op *Op) elementKind {
 	return scalarElement
 }
 
-// preds judges the predecessors of a scalar written to a map's key or over a list's element: earlier scalars of the same
-// place. The core ignores any other silently, and then finds another hash when it loads what it saved.
+// preds judges the predecessors of a scalar written to a map's key or over a list's element: earlier scalars of the
+// same place. The core ignores any other silently, and then finds another hash when it loads what it saved.
 func (j *judge) preds(i int, op *Op) string {
 	for _, p := range op.Pred {
 		if !j.samePlace(i, op, p) {
@@ -441,8 +445,8 @@ func (j *judge) samePlace(i int, op *Op, p OpID) bool {
 	return w.kind == rowPutElem && n.elems[w.ref] == op.Elem
 }
 
-// marked reports whether every map of an ancestor's that the change writes into, and every map around it, has its liveKey
-// written by the change too, and every such text its register: what a concurrent removal then meets.
+// marked reports whether every map of an ancestor's that the change writes into, and every map around it, has its
+// liveKey written by the change too, and every such text its register: what a concurrent removal then meets.
 func (j *judge) marked() bool {
 	for at := range j.containers {
 		c := &j.containers[at]
@@ -465,8 +469,8 @@ func (j *judge) marked() bool {
 	return true
 }
 
-// record makes what is kept of the judged change.
-func (j *judge) record() Record {
+// record makes what is kept of the judged change, and counts the bytes of all keys in it.
+func (j *judge) record() (_ Record, bytes int) {
 	c := j.c
 	r := Record{
 		Hash: c.Hash, Deps: slices.Clone(c.Deps), Actor: c.Actor, Seq: c.Seq, StartOp: c.StartOp, Count: uint64(len(c.Ops)),
@@ -479,6 +483,7 @@ func (j *judge) record() Record {
 			s = strings.Clone(s) // the change's own shares memory with all its values
 			known[s] = n
 			*list = append(*list, s)
+			bytes += len(s)
 		}
 		return n
 	}
@@ -521,7 +526,7 @@ func (j *judge) record() Record {
 		r.rows = append(r.rows, w)
 	}
 	r.rows = slices.Clip(r.rows)
-	return r
+	return r, bytes
 }
 
 func kindOf(op *Op) rowKind {

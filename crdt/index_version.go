@@ -35,8 +35,8 @@ func Version(heads []ChangeHash) string {
 	return strings.Join(parts, ".")
 }
 
-// ParseVersion returns the beginnings of the hashes that a version names, ascending; none for the folded form, which can
-// only be compared. It refuses every form that Version does not write.
+// ParseVersion returns the beginnings of the hashes that a version names, ascending; none for the folded form, which
+// can only be compared. It refuses every form that Version does not write.
 func ParseVersion(version string) (prefixes [][8]byte, ok bool) {
 	if rest, folded := strings.CutPrefix(version, "x"); folded {
 		sum, err := hex.DecodeString(rest)

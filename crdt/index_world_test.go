@@ -79,14 +79,15 @@ func (w *world) step(t testing.TB) *Change {
 			seq = max(seq, c.Seq)
 		}
 	}
-	s := &scribe{w: w, seen: seen, change: len(w.changes), c: newChange(actor, seq+1, last+1, heads), live: map[OpID]bool{}}
+	c := newChange(actor, seq+1, last+1, heads)
+	s := &scribe{w: w, seen: seen, change: len(w.changes), c: c, live: map[OpID]bool{}}
 	for n := 1 + w.rng.IntN(6); n > 0; n-- {
 		s.edit()
 	}
 	if !w.honest && w.rng.IntN(8) == 0 {
 		s.spoil()
 	}
-	c := decoded(t, s.c)
+	c = decoded(t, s.c)
 	if c.Hash == (ChangeHash{}) {
 		t.Fatal("no hash")
 	}
@@ -160,8 +161,14 @@ func (s *scribe) mark(at int) {
 			continue
 		}
 		s.live[p.id] = true
-		s.add(put(p.id, liveKey, number(1), s.preds(func(q *madePlace) bool { return q.op.Obj == p.id && q.op.Key == liveKey })...), at)
+		s.put(p.id, liveKey, number(1), at)
 	}
+}
+
+// put writes a scalar to a map's key over some of what is seen there.
+func (s *scribe) put(obj OpID, key string, v Scalar, around int) {
+	preds := s.preds(func(q *madePlace) bool { return q.op.Obj == obj && q.op.Key == key })
+	s.add(put(obj, key, v, preds...), around)
 }
 
 // preds returns the IDs of what is seen at a madePlace, ascending, or some of them.
@@ -176,7 +183,8 @@ func (s *scribe) preds(pass func(*madePlace) bool) (ids []OpID) {
 }
 
 func (s *scribe) scalar() Scalar {
-	return []Scalar{text("v"), number(int64(s.w.rng.IntN(300))), boolean(1), {Kind: Null}, opaque("j1.50"), opaque("")}[s.w.rng.IntN(6)]
+	all := []Scalar{text("v"), number(int64(s.w.rng.IntN(300))), boolean(1), {Kind: Null}, opaque("j1.50"), opaque("")}
+	return all[s.w.rng.IntN(len(all))]
 }
 
 func (s *scribe) edit() {
@@ -197,7 +205,7 @@ func (s *scribe) edit() {
 		case 2:
 			s.add(makeAt(p.id, `"`+key, Text), at)
 		default:
-			s.add(put(p.id, key, s.scalar(), s.preds(func(q *madePlace) bool { return q.op.Obj == p.id && q.op.Key == key })...), at)
+			s.put(p.id, key, s.scalar(), at)
 		}
 	case List:
 		elem := s.pick(s.visible(func(q *madePlace) bool { return q.op.Obj == p.id && q.op.Insert }))
@@ -229,8 +237,7 @@ func (s *scribe) edit() {
 			s.add(insert(p.id, s.w.places[elem].id, text("b")), at)
 		}
 		if p.change != s.change {
-			key, in := "~"+p.op.Key, s.w.places[p.around].id
-			s.add(put(in, key, number(1), s.preds(func(q *madePlace) bool { return q.op.Obj == in && q.op.Key == key })...), p.around)
+			s.put(s.w.places[p.around].id, "~"+p.op.Key, number(1), p.around)
 		}
 	}
 	s.mark(at)

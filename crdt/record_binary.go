@@ -21,8 +21,8 @@ import (
 //	names        count, each: length, bytes
 //	elems        count, each: actor (0: this change's, else 1 + index), counter
 //	objects      count of those not made here, each: 0 for the root; else actor + 1, counter, key index
-//	rows         until count operations are told, in groups of one object: object (zigzag difference to the group before),
-//	             rows less 1, each: value*16 + kind, the value being ref or, of a kind with several operations, their
+//	rows         until count operations are told, in groups of one object: object (zigzag difference to the group
+//	             before), rows less 1, each: value*16 + kind, the value being ref or, of a kind with several operations, their
 //	             number less 1
 //
 // Numbers are minimal unsigned LEB128.
