@@ -113,6 +113,19 @@ func TestRootKeysAreSavedWhole(t *testing.T) {
 		t.Fatalf("keys %q", r.Keys)
 	}
 	checkRecord(t, r, c)
+
+	// A UUID that is written out is another form of the same key.
+	one := newChange(1, 1, 1, nil, makeAt(OpID{}, keys[0], Map))
+	r = judged(t, NewIndex(DocumentID{}), one)
+	saved, err := r.AppendBinary(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	packed, _ := packUUID(uuid)
+	long := bytes.Replace(saved, append([]byte{1}, packed[:]...), append([]byte{2 * uuidLength}, uuid...), 1)
+	if _, err := ParseRecord(long); !errors.Is(err, wire.ErrMalformed) || len(long) != len(saved)+20 {
+		t.Errorf("parsed %x: %v", long, err)
+	}
 }
 
 func FuzzParseRecord(f *testing.F) {
