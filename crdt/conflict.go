@@ -1,6 +1,7 @@
 package crdt
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -160,7 +161,6 @@ func (n *seen) weigh() {
 	}
 	removed := side{removed: true, ops: unanswered(units)}
 	if live == 0 {
-		n.hollow(removed)
 		return
 	}
 	var sides []side
@@ -175,41 +175,36 @@ func (n *seen) weigh() {
 			sides[at].made = later(sides[at].made, s.made)
 		}
 	}
-	shown := sides[0]
-	for _, s := range sides {
-		if s.made.Compare(shown.made) > 0 {
-			shown = s
+	shown := 0
+	order(sides)
+	for i, s := range sides {
+		if s.made.Compare(sides[shown].made) > 0 {
+			shown = i
 		}
 	}
-	n.live, n.value, n.made = true, shown.value, shown.made
+	n.live, n.value, n.made = true, sides[shown].value, sides[shown].made
 	if len(removed.ops) > 0 {
 		sides = append(sides, removed)
 	}
-	if len(sides) > 1 {
-		n.contest(sides, shown.made)
-	}
-}
-
-// hollow sees a cell with nothing to show. One thing can be contested in it nevertheless: a text that one site removed
-// and another shortened, of which nothing is left when both are merged.
-func (n *seen) hollow(removed side) {
-	edited, gone := states(n.status)
-	if len(n.texts) == 0 || len(edited) == 0 || len(gone) == 0 || len(removed.ops) == 0 {
+	if len(sides) == 1 {
 		return
 	}
-	n.contest([]side{{value: Value{Kind: Text}, ops: edited}, removed}, OpID{})
+	order(sides)
+	n.sides, n.open = sides, true
+	n.shown = slices.IndexFunc(sides, func(s side) bool { return !s.removed && s.value.Equal(n.value) })
 }
 
-// contest records a conflict. shown is the made of the side that is shown, zero for the removal.
-func (n *seen) contest(sides []side, shown OpID) {
+// order sorts sides by their smallest operation. Two texts can have the same ones; then their content decides.
+func order(sides []side) {
 	for i := range sides {
 		slices.SortFunc(sides[i].ops, OpID.Compare)
 		sides[i].ops = slices.Compact(sides[i].ops)
 	}
-	slices.SortFunc(sides, func(a, b side) int { return a.ops[0].Compare(b.ops[0]) })
-	n.sides, n.open = sides, true
-	n.shown = slices.IndexFunc(sides, func(s side) bool {
-		return s.removed && shown == (OpID{}) || !s.removed && s.made == shown
+	slices.SortFunc(sides, func(a, b side) int {
+		if c := slices.CompareFunc(a.ops, b.ops, OpID.Compare); c != 0 {
+			return c
+		}
+		return bytes.Compare(encoded(a.value), encoded(b.value))
 	})
 }
 
@@ -244,26 +239,38 @@ func (n *seen) units() (units []unit) {
 	return units
 }
 
-// textUnit sees the texts of a field. They share one status register: what an operation in it says of a text is for all
-// of them, unless its author made another of the texts.
+// textUnit sees the texts of a field, whose characters stay when they are removed. They share one status register, which
+// says of one of them or of all that it is live, or that all are removed.
 func (n *seen) textUnit() (u unit) {
-	var edited []OpID
-	edited, u.removed = states(n.status)
-	for _, t := range n.texts {
-		if t.Str == "" {
-			continue
+	var every []OpID
+	single := map[string][]OpID{}
+	for _, a := range n.status {
+		switch {
+		case a.Kind == Int && a.Int == stateRemoved:
+			u.removed = append(u.removed, a.Op)
+		case a.Kind == String && slices.ContainsFunc(n.texts, func(t Alternative) bool { return t.Op.String() == a.Str }):
+			single[a.Str] = append(single[a.Str], a.Op)
+		default:
+			every = append(every, a.Op)
 		}
-		s := side{value: Value{Kind: Text, Str: t.Str}}
-		for _, op := range edited {
+	}
+	for _, t := range n.texts {
+		// What says live of all, said by who made another of the texts, was meant for that one.
+		ops := slices.Clone(single[t.Op.String()])
+		for _, op := range every {
 			if !slices.ContainsFunc(n.texts, func(o Alternative) bool { return o.Op != t.Op && o.Op.Actor == op.Actor }) {
-				s.ops = append(s.ops, op)
+				ops = append(ops, op)
 			}
 		}
-		if len(s.ops) == 0 || len(n.texts) > 1 {
-			s.ops = append(s.ops, t.Op)
+		if len(ops) == 0 {
+			ops = slices.Clone(every)
 		}
-		s.made = greatest(s.ops)
-		u.sides = append(u.sides, s)
+		if len(n.status) == 0 {
+			ops = append(ops, t.Op)
+		}
+		if t.Str != "" && len(ops) > 0 {
+			u.sides = append(u.sides, side{value: Value{Kind: Text, Str: t.Str}, ops: ops, made: greatest(ops)})
+		}
 	}
 	return u
 }

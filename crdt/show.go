@@ -122,7 +122,7 @@ func (n *seen) see(c cell) {
 		b := n.maps[0]
 		n.live, n.value, n.made = true, b.value, b.made
 	case c.scalars == nil && c.boxes == nil && c.texts == nil && c.status == nil:
-		if len(n.union.elements) > 0 {
+		if n.union != nil && len(n.union.elements) > 0 {
 			n.live, n.value, n.made = true, n.union.value(), n.union.made()
 		}
 	default:

@@ -24,6 +24,9 @@ const (
 	stateLive    = 1
 )
 
+// maxTextName is the length of the longest name of a text, which a status register may hold: an OpID as its String.
+const maxTextName = 20 + 1 + 32
+
 // slotKey returns the key under which a value of a kind is stored.
 func slotKey(kind Kind, key string) string {
 	switch kind {
@@ -170,7 +173,7 @@ func removedScalar(a Alternative) bool { return a.Kind == Bytes && a.Str == "" }
 
 func scalarValue(a Alternative) Value { return Value{Kind: a.Kind, Str: a.Str, Int: a.Int} }
 
-// states splits a "~v" or status register into the operations that say live and those that say removed.
+// states splits a "~v" register into the operations that say live and those that say removed.
 func states(r Register) (live, removed []OpID) {
 	for _, a := range r {
 		if a.Kind == Int && a.Int == stateRemoved {

@@ -242,23 +242,37 @@ func (n *seen) equals(best *box) []*box {
 }
 
 func (p *program) writeText(n *seen, at address, want string) {
-	var best *Alternative
-	for i := range n.texts {
-		t := &n.texts[i]
-		if best == nil || t.Str == want || best.Str != want && n.live && n.value.Str == t.Str {
+	p.clear(n, at, keep{something: true, texts: true})
+	if len(n.texts) == 0 {
+		p.makeText(p.enter(at.in), at.key, want)
+		return
+	}
+	best := n.texts[0]
+	for _, t := range n.texts[1:] {
+		if t.Str == want || best.Str != want && (!n.live || n.value.Kind != Text || n.value.Str == t.Str) {
 			best = t
 		}
 	}
-	if best == nil {
-		p.clear(n, at, keep{something: true, texts: true})
-		p.spliceText(p.set(at, Scalar{Kind: Text}), "", want)
-	} else {
-		p.clear(n, at, keep{something: true, texts: true, text: best.Op})
-		if best.Str != want {
-			p.spliceText(p.enter(&holder{kind: Text, at: at, op: best.Op}), best.Str, want)
-		}
+	if best.Str != want {
+		p.spliceText(p.enter(&holder{kind: Text, at: at, op: best.Op}), best.Str, want)
 	}
-	p.setState(p.enter(at.in), textStatusKey(at.key), stateLive)
+	if best.Str != want || len(n.texts) == 1 {
+		p.setState(p.enter(at.in), textStatusKey(at.key), stateLive) // the validator asks for it
+	}
+	if len(n.texts) > 1 {
+		p.setText(p.enter(at.in), at.key, best.Op)
+	}
+}
+
+// setText writes to the status register that one text is live, and no other.
+func (p *program) setText(in int, key string, text OpID) {
+	p.add(Instruction{Do: Set, Obj: in, Key: textStatusKey(key), Value: Scalar{Kind: String, Str: text.String()}})
+}
+
+// makeText makes a text. Its ID is not known yet, so that the status says live of all.
+func (p *program) makeText(in int, key, want string) {
+	p.spliceText(p.add(Instruction{Do: Set, Obj: in, Key: slotKey(Text, key), Value: Scalar{Kind: Text}}), "", want)
+	p.setState(in, textStatusKey(key), stateLive)
 }
 
 // spliceText turns one text into another by replacing what lies between what they have in common at both ends.
@@ -290,17 +304,16 @@ func (p *program) spliceText(ref int, from, to string) {
 func (p *program) fill(ref int, v Value) {
 	for _, key := range slices.Sorted(maps.Keys(v.Map)) {
 		x := v.Map[key].normal()
-		made := p.add(Instruction{
-			Do: Set, Obj: ref, Key: slotKey(x.Kind, key), Value: x.scalar(),
-		})
+		if x.Kind == Text {
+			p.makeText(ref, key, x.Str)
+			continue
+		}
+		made := p.add(Instruction{Do: Set, Obj: ref, Key: slotKey(x.Kind, key), Value: x.scalar()})
 		switch x.Kind {
 		case Map:
 			p.fill(made, x)
 		case List:
 			p.fillList(made, x.List)
-		case Text:
-			p.spliceText(made, "", x.Str)
-			p.setState(ref, textStatusKey(key), stateLive)
 		}
 	}
 }

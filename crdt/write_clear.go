@@ -1,9 +1,6 @@
 package crdt
 
-import (
-	"slices"
-	"unicode/utf8"
-)
+import "slices"
 
 // keep says which parts of a cell clear spares.
 type keep struct {
@@ -11,8 +8,7 @@ type keep struct {
 	scalars   bool
 	maps      []*box
 	lists     bool
-	texts     bool // the status is about to be written; text is spared, if it is not zero
-	text      OpID
+	texts     bool
 	beside    bool // an open conflict stays open: its other sides are spared
 }
 
@@ -74,24 +70,7 @@ func scalarStates(list []Alternative) (live bool, removed []OpID) {
 }
 
 func (p *program) clearTexts(n *seen, at address, kept keep) {
-	edited, removed := states(n.status)
-	live := len(edited) > 0 && len(removed) > 0
-	for _, t := range n.texts {
-		live = live || t.Str != ""
-	}
-	if !kept.clears(n, live, removed, false) {
-		return
-	}
-	for _, t := range n.texts {
-		if t.Str == "" || kept.texts && t.Op == kept.text {
-			continue
-		}
-		p.add(Instruction{
-			Do: Splice, Obj: p.enter(&holder{kind: Text, at: at, op: t.Op}), Delete: utf8.RuneCountInString(t.Str),
-			Value: Scalar{Kind: String},
-		})
-	}
-	if !kept.texts {
+	if u := n.textUnit(); !kept.texts && kept.clears(n, len(u.sides) > 0, u.removed, false) {
 		p.setState(p.enter(at.in), textStatusKey(at.key), stateRemoved)
 	}
 }
