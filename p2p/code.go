@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"chartmesh/trust"
@@ -183,19 +184,21 @@ func writeAddr(w *wire.Writer, addr string) error {
 	if err != nil {
 		return fmt.Errorf("address: %w", err)
 	}
-	if len(m) < 2 {
+	m, _ = peer.SplitAddr(m)
+	if len(m) < 2 || len(m) > 3 {
 		return errors.New("address: not an IP address with a port")
 	}
 	ip, port := m[0], m[1]
-	quic := port.Protocol().Code == ma.P_UDP && len(m) > 2 && m[2].Protocol().Code == ma.P_QUIC_V1
+	quic := port.Protocol().Code == ma.P_UDP && len(m) == 3 && m[2].Protocol().Code == ma.P_QUIC_V1
+	tcp := port.Protocol().Code == ma.P_TCP && len(m) == 2
 	switch {
 	case ip.Protocol().Code == ma.P_IP4 && quic:
 		w.Byte(addrIP4UDP)
-	case ip.Protocol().Code == ma.P_IP4 && port.Protocol().Code == ma.P_TCP:
+	case ip.Protocol().Code == ma.P_IP4 && tcp:
 		w.Byte(addrIP4TCP)
 	case ip.Protocol().Code == ma.P_IP6 && quic:
 		w.Byte(addrIP6UDP)
-	case ip.Protocol().Code == ma.P_IP6 && port.Protocol().Code == ma.P_TCP:
+	case ip.Protocol().Code == ma.P_IP6 && tcp:
 		w.Byte(addrIP6TCP)
 	default:
 		return errors.New("address: neither quic-v1 nor tcp over IP")

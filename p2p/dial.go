@@ -131,8 +131,11 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 		if busy >= maxParallel {
 			return now.Add(backoffFirst)
 		}
+		if m.reached && !connected {
+			m.reason = "it hangs up on this device"
+		}
 		busy++
-		m.reaching = true
+		m.reaching, m.reached = true, false
 		h.work.Go(func() { h.reach(ctx, m) })
 	}
 	return next
@@ -156,7 +159,7 @@ func (h *Host) reach(ctx context.Context, m *member) {
 	h.mu.Lock()
 	m.reaching, m.stopDial = false, nil
 	h.waitLocked(m) // until a session has shown that the peer takes us
-	if err != nil {
+	if m.reached = err == nil; !m.reached {
 		m.reason = "cannot reach it"
 	}
 	h.mu.Unlock()

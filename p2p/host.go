@@ -68,6 +68,7 @@ type member struct {
 
 	reaching bool      // a dial or the opening of a stream is under way
 	stopDial func()    // ends the dial that is under way; nil: none is
+	reached  bool      // it was reached since the last session; if it must be again, it hung up
 	next     time.Time // not before
 	failures int
 
@@ -228,7 +229,8 @@ func (h *Host) connected(c network.Conn) {
 	device, err := DeviceOf(c.RemotePeer())
 	if err == nil && h.cfg.Admit(device) {
 		h.mu.Lock()
-		if m := h.mu.peers[device]; m != nil && m.stopDial != nil {
+		// The record is made here for one whose addresses nobody told us.
+		if m, err := h.memberLocked(device); err == nil && m.stopDial != nil {
 			m.stopDial() // the peer was faster; our dial may hang on a dead address
 		}
 		h.mu.Unlock()
@@ -343,7 +345,7 @@ func (h *Host) Peers() []PeerStatus {
 	list := make([]PeerStatus, 0, len(h.mu.peers))
 	links := make([]*link, 0, len(h.mu.peers))
 	for _, m := range h.mu.peers {
-		if !m.known && m.link == nil {
+		if !m.known && m.link == nil && m.contact.IsZero() {
 			continue
 		}
 		list = append(list, PeerStatus{Device: m.device, State: m.stateLocked(), LastContact: m.contact, Reason: m.reason,

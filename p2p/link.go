@@ -128,7 +128,7 @@ func (h *Host) register(l *link) error {
 			h.mu.Unlock()
 			return errClosing
 		case m.link == nil:
-			m.link, m.reason, m.incompt = l, "", false
+			m.link, m.reason, m.incompt, m.reached = l, "", false, false
 			h.mu.Unlock()
 			return nil
 		}

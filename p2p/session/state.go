@@ -218,6 +218,8 @@ func (st *state) inSync() bool {
 func (st *state) noteAgreement() {
 	if !st.agreedOnce && st.inSync() {
 		st.agreedOnce = true
+		// Even if the peer's word came before ours left: it does not know yet.
+		st.status.RoundTrips = max(st.status.RoundTrips, 1)
 	}
 }
 

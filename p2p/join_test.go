@@ -1,0 +1,315 @@
+package p2p_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"chartmesh/p2p"
+	"chartmesh/trust"
+)
+
+// office keeps invites as an agent would, in memory.
+type office struct {
+	mu      sync.Mutex
+	members *members
+	invites map[p2p.InviteID]*invite
+	log     [][]byte
+	tries   int
+}
+
+type invite struct {
+	key     p2p.JoinKey
+	expires time.Time
+	by      *p2p.Newcomer
+	answer  p2p.Response
+}
+
+func (o *office) Open() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.invites) > 0
+}
+
+func (o *office) Redeem(_ context.Context, q p2p.Request) (p2p.Response, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.tries++
+	i := o.invites[q.Invite]
+	switch {
+	case i == nil || !q.Proves(i.key):
+		return p2p.Response{}, errors.New("wrong code")
+	case i.by != nil && i.by.Same(q.Newcomer):
+		return i.answer, nil
+	case i.by != nil:
+		return p2p.Response{}, errors.New("used")
+	case time.Now().After(i.expires):
+		return p2p.Response{}, errors.New("expired")
+	}
+	i.by = &q.Newcomer
+	o.log = append(o.log, append([]byte("add "), q.Newcomer.Device[:]...))
+	i.answer = p2p.Response{Key: i.key, Entries: slices.Clone(o.log)}
+	o.members.set1(q.Newcomer.Device, true)
+	return i.answer, nil
+}
+
+// invite opens an invite at s.
+func (o *office) invite(t *testing.T, s *site, expires time.Duration) p2p.Code {
+	t.Helper()
+	id := sha256.Sum256(o.log[0])
+	c, err := p2p.NewCode(rand.Reader, p2p.Code{Role: trust.RoleMember, Inviter: s.id.Device(), Founding: [16]byte(id[:16]),
+		Expires: time.Now().Add(expires), Addrs: s.Addresses()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.invites[c.Invite()] = &invite{key: c.Key(), expires: time.Now().Add(expires)}
+	return c
+}
+
+func newOffice(t *testing.T) (*office, *site) {
+	o := &office{members: &members{}, invites: map[p2p.InviteID]*invite{}, log: [][]byte{[]byte("founding entry")}}
+	o.members.set1(newIdentity(1).Device(), true)
+	return o, newSite(t, 1, o.members, func(c *p2p.Config) {
+		c.Invites, c.Listen = o, []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
+	})
+}
+
+func join(t *testing.T, i int, c p2p.Code) (p2p.JoinResult, error) {
+	t.Helper()
+	return p2p.Join(t.Context(), p2p.JoinConfig{Identity: newIdentity(i), Code: c, Timeout: 5 * time.Second,
+		Newcomer: p2p.Newcomer{HPKE: []byte("public key"), DeviceName: "reception", SiteName: "branch"}})
+}
+
+func TestJoin(t *testing.T) {
+	o, s := newOffice(t)
+	c := o.invite(t, s, time.Hour)
+	text, err := c.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	typed, err := p2p.ParseCode(strings.ToUpper(text[:20]) + " -\n" + text[20:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := join(t, 2, typed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Entries) != 2 || !bytes.Equal(r.Entries[0], o.log[0]) || r.Inviter.Device != s.id.Device() ||
+		len(r.Inviter.Addrs) == 0 {
+		t.Errorf("result: %+v", r)
+	}
+
+	t.Run("the same newcomer again, whose answer was lost", func(t *testing.T) {
+		again, err := join(t, 2, typed)
+		if err != nil || !slices.EqualFunc(again.Entries, r.Entries, bytes.Equal) {
+			t.Errorf("%v, %d entries", err, len(again.Entries))
+		}
+	})
+	t.Run("another with the used code", func(t *testing.T) {
+		if r, err := join(t, 3, typed); !errors.Is(err, p2p.ErrRefused) || r.Entries != nil {
+			t.Errorf("%v, %d entries", err, len(r.Entries))
+		}
+	})
+	t.Run("wrong code", func(t *testing.T) {
+		wrong := o.invite(t, s, time.Hour)
+		wrong.Secret[3] ^= 1
+		if r, err := join(t, 3, wrong); !errors.Is(err, p2p.ErrRefused) || r.Entries != nil {
+			t.Errorf("%v, %d entries", err, len(r.Entries))
+		}
+	})
+	t.Run("expired code", func(t *testing.T) {
+		if _, err := join(t, 3, o.invite(t, s, -time.Minute)); !errors.Is(err, p2p.ErrRefused) {
+			t.Error(err)
+		}
+	})
+	t.Run("code of another practice", func(t *testing.T) {
+		other := o.invite(t, s, time.Hour)
+		other.Founding[0] ^= 1 // changes the key too, so the inviter refuses
+		if _, err := join(t, 3, other); !errors.Is(err, p2p.ErrRefused) {
+			t.Error(err)
+		}
+	})
+	t.Run("inviter that does not know the code's key", func(t *testing.T) {
+		c := o.invite(t, s, time.Hour)
+		o.mu.Lock()
+		o.invites[c.Invite()].key[0] ^= 1
+		o.mu.Unlock()
+		if _, err := join(t, 3, c); !errors.Is(err, p2p.ErrRefused) {
+			t.Error(err)
+		}
+	})
+	if o.tries != 7 {
+		t.Errorf("%d tries counted", o.tries)
+	}
+
+	// The newcomer is a member now and syncs.
+	b := newSite(t, 2, o.members, nil)
+	b.SetPeers([]p2p.PeerAddr{r.Inviter})
+	s.edit("for members")
+	wait(t, "the newcomer syncs", func() bool { return agreed(s, b)() && same(s, b)() })
+}
+
+func TestNoInviteOpen(t *testing.T) {
+	o, s := newOffice(t)
+	c := o.invite(t, s, time.Hour)
+	clear(o.invites)
+	if _, err := join(t, 2, c); err == nil || errors.Is(err, p2p.ErrRefused) {
+		t.Errorf("%v: a stranger was let in though no invite is open", err)
+	}
+	if o.tries != 0 {
+		t.Error("the request was judged")
+	}
+}
+
+// TestStrangerSpeaksJoinOnly has a stranger, let in by an open invite, try the sync protocol.
+func TestStrangerSpeaksJoinOnly(t *testing.T) {
+	o, s := newOffice(t)
+	o.invite(t, s, time.Hour)
+	h, err := libp2p.New(libp2p.NoListenAddrs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = h.Close() }()
+	id, err := p2p.PeerID(s.id.Device())
+	if err != nil {
+		t.Fatal(err)
+	}
+	info := peer.AddrInfo{ID: id}
+	for _, a := range s.Addresses() {
+		m, err := ma.NewMultiaddr(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, _ = peer.SplitAddr(m)
+		info.Addrs = append(info.Addrs, m)
+	}
+	if err := h.Connect(t.Context(), info); err != nil {
+		t.Fatal(err)
+	}
+	say := func(p protocol.ID, b []byte) ([]byte, error) {
+		st, err := h.NewStream(t.Context(), id, p)
+		if err != nil {
+			return nil, err
+		}
+		defer func() { _ = st.Reset() }()
+		if _, err := st.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
+			return nil, err
+		}
+		if err := st.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return nil, err
+		}
+		return io.ReadAll(st)
+	}
+	if got, err := say(p2p.SyncProtocol, []byte{6, 0, 0, 0, 0, 0, 0, 0, 1}); err == nil || len(got) > 0 {
+		t.Errorf("a stranger heard %d bytes of the sync protocol", len(got))
+	}
+	// What is refused is refused in the same words: malformed, for another device, wrong.
+	c := o.invite(t, s, time.Hour)
+	c.Secret[0] ^= 1
+	raw, err := h.Peerstore().PubKey(h.ID()).Raw()
+	if err != nil || h.Peerstore().PubKey(h.ID()).Type() != crypto.Ed25519 {
+		t.Fatal(err)
+	}
+	want := []byte{0, 0, 0, 1, 2}
+	for i, body := range [][]byte{
+		[]byte("junk"),
+		p2p.EncodeRequest(c.Request(p2p.Newcomer{Device: newIdentity(9).Device()}, [32]byte{})),
+		p2p.EncodeRequest(c.Request(p2p.Newcomer{Device: trust.DeviceID(raw)}, [32]byte{})),
+	} {
+		if got, err := say(p2p.JoinProtocol, body); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("request %d: got %x, %v", i, got, err)
+		}
+	}
+}
+
+func TestCode(t *testing.T) {
+	c, err := p2p.NewCode(rand.Reader, p2p.Code{
+		Role: trust.RoleMember, Inviter: newIdentity(1).Device(), Founding: [16]byte{1, 2, 3},
+		Expires: time.Now().Add(time.Hour),
+		Addrs: []string{"/ip4/192.168.7.9/udp/4001/quic-v1/p2p/12D3KooWDpJ7As7BWAwRMfu1VU2WCqNjvq387JEYKDBj4kx6nXTN",
+			"/ip6/fd00::1/tcp/80", "/dns4/example.org/tcp/1", "/ip4/10.0.0.1/tcp/65535", "/ip6/::1/udp/1/quic-v1",
+			"/ip4/1.2.3.4/udp/1/quic-v1/webtransport", "/ip4/1.1.1.1/tcp/2", "/ip4/2.2.2.2/tcp/3"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []string{"/ip4/192.168.7.9/udp/4001/quic-v1", "/ip6/fd00::1/tcp/80", "/ip4/10.0.0.1/tcp/65535",
+		"/ip6/::1/udp/1/quic-v1", "/ip4/1.1.1.1/tcp/2", "/ip4/2.2.2.2/tcp/3"}; !slices.Equal(c.Addrs, want) {
+		t.Errorf("addresses %v", c.Addrs)
+	}
+	text, err := c.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d characters", len(text))
+	got, err := p2p.ParseCode(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := got.Text(); again != text || got.Secret != c.Secret || !got.Expires.Equal(c.Expires) ||
+		got.Invite() != c.Invite() || got.Key() != c.Key() {
+		t.Error("the code does not come back")
+	}
+	for _, printed := range []string{fmt.Sprintf("%v %+v %#v %s", c, c, c, c.Secret), fmt.Sprint(c.Key())} {
+		if strings.Contains(printed, fmt.Sprintf("%x", c.Secret[:4])) || strings.Contains(printed, fmt.Sprint(c.Secret[0], c.Secret[1])) {
+			t.Errorf("the secret is printed: %s", printed)
+		}
+	}
+	// Any one wrong letter is noticed.
+	for i := range text {
+		bad := []byte(text)
+		if bad[i] = 'x'; text[i] == 'x' {
+			bad[i] = 'y'
+		}
+		if _, err := p2p.ParseCode(string(bad)); err == nil {
+			t.Errorf("letter %d changed, and nobody noticed", i)
+		}
+	}
+}
+
+func FuzzParseCode(f *testing.F) {
+	for i, addrs := range [][]string{nil, {"/ip4/127.0.0.1/tcp/1"}, {"/ip6/::1/udp/1/quic-v1", "/ip4/127.0.0.1/udp/9/quic-v1"}} {
+		c, err := p2p.NewCode(bytes.NewReader(make([]byte, 16)), p2p.Code{Inviter: newIdentity(i).Device(), Addrs: addrs,
+			Expires: time.Unix(1790000000, 0)})
+		if err != nil {
+			f.Fatal(err)
+		}
+		text, err := c.Text()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(text)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		c, err := p2p.ParseCode(text)
+		if err != nil {
+			return
+		}
+		again, err := c.Text()
+		if err != nil {
+			t.Fatalf("write what was read: %v", err)
+		}
+		if d, err := p2p.ParseCode(again); err != nil || fmt.Sprint(d.Addrs) != fmt.Sprint(c.Addrs) || d.Secret != c.Secret {
+			t.Fatalf("%q becomes %q", text, again)
+		}
+	})
+}
