@@ -80,3 +80,39 @@ func BenchmarkSetHashRemove(b *testing.B) {
 		s.Remove([32]byte{1})
 	}
 }
+
+func BenchmarkSealDictionary(b *testing.B) {
+	p := newPractice(b)
+	for _, size := range benchSizes {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			c, params := p.changes(b, size), p.params(p.member)
+			params.Dictionary = chunk.Dictionary1
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				if _, err := chunk.Seal(p.member, params, c); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkOpenDictionary(b *testing.B) {
+	p := newPractice(b)
+	for _, size := range benchSizes {
+		b.Run(fmt.Sprint(size), func(b *testing.B) {
+			params := p.params(p.member)
+			params.Dictionary = chunk.Dictionary1
+			s, err := chunk.Seal(p.member, params, p.changes(b, size))
+			if err != nil {
+				b.Fatal(err)
+			}
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				if _, err := chunk.Open(p.admin, s); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
