@@ -1,0 +1,120 @@
+package architecture
+
+// rule is what one package may import. Tests of the package may import more: see testsToo.
+type rule struct {
+	module []string // of this module
+	others []string // prefixes of import paths of other modules
+}
+
+// rules name every package of the module. A direction that is not here is a decision: it belongs into docs/decisions,
+// and then here. A name that ends in "/..." stands for a folder and all below it.
+var rules = map[string]rule{
+	// The nouns that everything is written in.
+	"wire": {},
+
+	// Who belongs, and the keys. Only the keyring touches private keys.
+	"trust":         {module: []string{"wire"}},
+	"trust/keyring": {module: []string{"wire", "trust"}, others: []string{"golang.org/x/crypto", "golang.org/x/sys"}},
+
+	// What is stored, sent and backed up. It never sees a key nor a document.
+	"chunk": {module: []string{"wire", "trust"}, others: []string{"github.com/klauspost/compress/zstd"}},
+
+	// Documents. crdt knows no FHIR and no engine; the engine alone reaches C.
+	"crdt":              {module: []string{"wire"}},
+	"crdt/engine":       {module: []string{"wire", "crdt"}, others: []string{"github.com/automerge/automerge-go", "golang.org/x/sys"}},
+	"fhir":              {module: []string{"wire", "crdt"}, others: []string{"golang.org/x/text"}},
+	"fhir/internal/gen": {},
+	"fhir/synthetic":    {module: []string{"fhir"}},
+
+	// The disk and the network. Neither knows documents; the disk does not know chunks either.
+	"storage":                 {module: []string{"wire"}, others: []string{"github.com/dgraph-io/badger/v4", "golang.org/x/sys"}},
+	"storage/storagetest":     {module: []string{"storage"}},
+	"p2p/session":             {module: []string{"wire", "trust", "chunk"}},
+	"p2p/session/sessiontest": {module: []string{"wire", "trust", "chunk", "p2p/session"}},
+	"p2p": {
+		module: []string{"wire", "trust", "chunk", "p2p/session"},
+		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr", "golang.org/x/time/rate"},
+	},
+
+	// The joins. The API's types stand alone, so that a client needs nothing else.
+	"agent/api":         {},
+	"agent/api/apitest": {module: []string{"agent/api"}},
+	"agent/client":      {module: []string{"agent/api"}},
+	"agent/replica": {module: []string{
+		"wire", "trust", "trust/keyring", "chunk", "crdt", "fhir", "storage", "p2p/session", "agent/api",
+	}},
+	"agent": {module: []string{
+		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/session",
+		"agent/api", "agent/replica",
+	}},
+
+	// The commands, which nobody imports.
+	"cmd/chartmesh": {
+		module: []string{"agent", "agent/api", "agent/client", "cmd/chartmesh/demo", "crdt/engine", "fhir"},
+		others: []string{"github.com/spf13/cobra", "golang.org/x/sync", "golang.org/x/term"},
+	},
+	"cmd/chartmesh/demo": {module: []string{"agent", "agent/api", "agent/client", "fhir", "fhir/synthetic"}},
+
+	// What proves the rest, and is part of nothing.
+	"acceptance": {
+		module: []string{"agent/api", "agent/client", "fhir", "fhir/synthetic", "p2p"}, // a stranger's peer too
+		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr"},
+	},
+	"internal/architecture": {},
+}
+
+// testsToo is what tests may import beyond their package's rule: the suites and drivers that tests share.
+var testsToo = []string{"golang.org/x/sync", "github.com/rogpeppe/go-internal", "pgregory.net/rapid"}
+
+// testImports is what the tests of a package may import of this module beyond its rule. They go against no direction
+// that a linked program has.
+var testImports = map[string][]string{
+	"storage":       {"storage/storagetest"},
+	"p2p":           {"p2p/session/sessiontest"},
+	"p2p/session":   {"p2p/session/sessiontest"},
+	"chunk":         {"trust/keyring"},     // seals with real keys
+	"crdt":          {"crdt/engine"},       // the validator against the real library
+	"agent/replica": {"crdt/engine"},       // the replica is given its engine
+	"agent/api":     {"agent/api/apitest"}, //
+	"agent/client":  {"agent/api/apitest"}, //
+	"cmd/chartmesh": {"agent/api/apitest"}, //
+}
+
+// testOthers is the same for other modules.
+var testOthers = map[string][]string{
+	"chunk":   {"golang.org/x/crypto"},
+	"storage": {"github.com/dgraph-io/ristretto/v2"},
+}
+
+// unreachable lists what a package may not reach through any number of imports within the module.
+var unreachable = map[string][]string{
+	"chunk":   {"crdt", "trust/keyring", "storage", "p2p", "agent"},
+	"trust":   {"trust/keyring", "chunk", "crdt", "storage", "p2p", "agent"},
+	"crdt":    {"crdt/engine", "fhir", "chunk", "trust", "storage", "p2p", "agent"},
+	"fhir":    {"crdt/engine", "chunk", "trust", "storage", "p2p", "agent"},
+	"storage": {"chunk", "trust", "crdt", "p2p", "agent"},
+	"p2p":     {"trust/keyring", "crdt", "storage", "agent"},
+
+	"trust/keyring": {"chunk", "crdt", "storage", "p2p", "agent"},
+	"crdt/engine":   {"fhir", "chunk", "trust", "storage", "p2p", "agent"},
+	"agent/api":     {"agent", "agent/replica"},
+	"agent/client":  {"agent", "agent/replica"},
+	"agent/replica": {"agent", "crdt/engine", "p2p"},
+}
+
+// cgo is the one package that may import "C". An anchor is linked without cgo from the packages in blind, which is what
+// proves that it cannot read a record; they must not reach what can open one either.
+const cgo = "crdt/engine"
+
+var blind = []string{"wire", "trust", "chunk", "storage", "p2p", "p2p/session"}
+
+// Line limits. A file that grows past its limit is two things.
+const (
+	maxLines     = 600
+	maxTestLines = 800
+)
+
+// long lists the files that may be longer, with how long.
+var long = map[string]int{
+	"storage/storagetest/storagetest.go": 800, // one contract, read as a whole
+}
