@@ -221,3 +221,33 @@ func FuzzParseRef(f *testing.F) {
 		}
 	})
 }
+
+// FuzzHandler holds that whatever is asked is answered, and that each refusal is an Error.
+func FuzzHandler(f *testing.F) {
+	for _, seed := range [][3]string{{"GET", "/v1/status", ""}, {"PUT", "/v1/resources?force=true", berg}, {"POST", "/v1/find", `{"text":"a"}`},
+		{"POST", "/v1/import", berg + "\n"}, {"POST", "/v1/conflicts/c/decision", `{"choose":1}`}, {"GET", "/v1/events?since=0", ""},
+		{"GET", "/v1/resources/Patient/1/history", ""}, {"PATCH", "/v1/network", "{}"}, {"GET", "/v1/export?format=bundle&meta=1", ""}} {
+		f.Add(seed[0], seed[1], seed[2], "a%20b")
+	}
+	f.Fuzz(func(t *testing.T, method, target, body, user string) {
+		req, err := http.NewRequest(method, "http://chartmesh"+target, strings.NewReader(body))
+		if err != nil || req.Host != api.Host || strings.Contains(target, "wait") || strings.Contains(target, "follow") {
+			t.Skip() // no request, one for another host, or one that waits
+		}
+		req.Header.Set(api.HeaderUser, user)
+		agent := apitest.New()
+		agent.AddConflict(api.Conflict{ID: "c", Values: make([]api.ConflictValue, 2)})
+		rec := httptest.NewRecorder()
+		api.NewHandler(agent, api.Options{}).ServeHTTP(rec, req)
+		if rec.Code/100 == 2 || rec.Code/100 == 3 {
+			return // 3: the path was cleaned
+		}
+		var answer struct{ Error *api.Error }
+		if err := json.Unmarshal(rec.Body.Bytes(), &answer); err != nil || answer.Error == nil || answer.Error.Code == "" {
+			t.Errorf("%s %s: %d %q", method, target, rec.Code, rec.Body)
+		}
+		if rec.Code >= 500 {
+			t.Errorf("%s %s: %d", method, target, rec.Code)
+		}
+	})
+}

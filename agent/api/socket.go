@@ -187,6 +187,8 @@ func ServeOn(ctx context.Context, l net.Listener, handler http.Handler) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("end requests under way: %w", err), server.Close())
 	}
-	<-ended
+	if end := <-ended; !errors.Is(end, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve the API: %w", end))
+	}
 	return errors.Join(err, l.Close())
 }

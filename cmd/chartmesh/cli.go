@@ -20,15 +20,13 @@ import (
 	"chartmesh/agent/client"
 )
 
-// patience is how long a command waits for a folder that another command or a starting agent has open.
-const patience = 3 * time.Second
-
 // cli is one run of the command line.
 type cli struct {
 	in       io.Reader
 	out, err io.Writer
 	env      func(string) string
 	joins    joins
+	patience time.Duration // how long to wait for a folder that another command or a starting agent has open
 
 	data, user string // global flags
 	json       bool
@@ -259,7 +257,7 @@ func (c *cli) running(fn func(agent *client.Client) error) error {
 func (c *cli) connect(ctx context.Context, dir string) (agent api.Agent, running bool, done func() error, err error) {
 	retry := time.NewTicker(50 * time.Millisecond)
 	defer retry.Stop()
-	for end := time.Now().Add(patience); ; {
+	for end := time.Now().Add(c.patience); ; {
 		remote, err := client.Dial(dir)
 		if err == nil {
 			return remote, true, remote.Close, nil

@@ -104,7 +104,8 @@ type result struct {
 func (f *folder) run(ctx context.Context, stdin string, args ...string) result {
 	var out, errs bytes.Buffer
 	env := map[string]string{"CHARTMESH_DATA": f.dir, "CHARTMESH_USER": "Dr. Berg"}
-	c := &cli{in: strings.NewReader(stdin), out: &out, err: &errs, env: func(k string) string { return env[k] }, joins: f.joins()}
+	c := &cli{in: strings.NewReader(stdin), out: &out, err: &errs, env: func(k string) string { return env[k] }, joins: f.joins(),
+		patience: 100 * time.Millisecond}
 	code := c.run(ctx, args)
 	return result{code, out.String(), errs.String()}
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 )
 
 func main() {
@@ -18,6 +19,6 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process at once: the first one is being obeyed, and somebody lost patience.
 	context.AfterFunc(ctx, stop)
-	c := &cli{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv, joins: agentJoins}
+	c := &cli{in: os.Stdin, out: os.Stdout, err: os.Stderr, env: os.Getenv, joins: agentJoins, patience: 3 * time.Second}
 	os.Exit(c.run(ctx, os.Args[1:]))
 }
