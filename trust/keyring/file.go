@@ -19,7 +19,7 @@ const FileName = "keyring"
 
 var fileMagic = []byte{'c', 'm', 'k', 1}
 
-// Protection says how the secrets in the file are protected. The numbers are part of the format.
+// protection says how the secrets in the file are protected. The numbers are part of the format.
 type protection uint8
 
 const protectionPermissions protection = 1 // by the file's permissions alone

@@ -417,11 +417,8 @@ func TestNothingPrintsKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var secret [][]byte
 	s := k.mu.secrets
-	for _, b := range [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], k.salting, parsed.symbols[:]} {
-		secret = append(secret, b)
-	}
+	secret := [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], k.salting, parsed.symbols[:]}
 	for _, e := range k.epochs.keys {
 		secret = append(secret, bytes.Clone(e.body[:]))
 	}
