@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -27,9 +26,10 @@ type disk struct {
 
 	serial atomic.Uint64 // of the last durable commit
 
-	turn   chan struct{} // holds one token; its owner commits and may use what follows
-	large  map[[32]byte]uint64
-	marked uint64 // the serial in MARK
+	turn      chan struct{}        // holds one token; its owner commits and may use what follows
+	large     map[[32]byte]uint64  // how many segments each large value has, by the hash of its key
+	marked    uint64               // the serial in MARK
+	afterPart func(part int) error // for tests: called between the parts of a commit
 
 	queue struct {
 		sync.Mutex
@@ -44,6 +44,9 @@ type disk struct {
 		idle    chan struct{} // takes a token when the last view ends after closed is set
 	}
 }
+
+// maxGroup is how large a commit of several batches may become, so that it is one transaction of the engine.
+const maxGroup = 128 << 10
 
 // markEvery is how many commits may pass before MARK is written again.
 const markEvery = 4096
@@ -117,11 +120,12 @@ func (d *disk) withdraw(r *request) bool {
 	return false
 }
 
-// commitWaiting commits as many of the batches that wait as fit one transaction, oldest first. The caller has the turn.
+// commitWaiting commits the oldest of the batches that wait, and with it as many as make a small commit. The caller has
+// the turn.
 func (d *disk) commitWaiting() {
 	d.queue.Lock()
 	n, size := 0, 0
-	for n < len(d.queue.waiting) && (n == 0 || size+d.queue.waiting[n].batch.size <= MaxBatch) {
+	for n < len(d.queue.waiting) && (n == 0 || size+d.queue.waiting[n].batch.size <= maxGroup) {
 		size += d.queue.waiting[n].batch.size
 		n++
 	}
@@ -145,18 +149,25 @@ func (d *disk) commitWaiting() {
 	}
 }
 
-// commitGroup makes batches durable in one transaction of the engine. Any error of it is a failure of the store: what
+// commitGroup makes batches durable together. Any error of it is a failure of the store: what
 // a batch can be at fault for was checked before.
 func (d *disk) commitGroup(group []*request) error {
 	serial := d.serial.Load() + 1
+	p := newPlan(d.tags, d.large)
+	for _, r := range group {
+		for _, op := range r.batch.ops {
+			p.add(op)
+		}
+	}
 	var err error
-	gerr := guarded(func() { err = d.write(group, serial) })
+	gerr := guarded(func() { err = d.write(p.entries, serial) })
 	if gerr != nil {
 		return fmt.Errorf("commit: %w", gerr)
 	}
 	if err != nil {
 		return fmt.Errorf("commit: %w", reasonOf(err))
 	}
+	p.done()
 	d.serial.Store(serial)
 	d.discard()
 	if serial-d.marked >= markEvery {
@@ -165,30 +176,6 @@ func (d *disk) commitGroup(group []*request) error {
 			d.log.Warn("mark was not written", "err", err)
 		}
 	}
-	return nil
-}
-
-func (d *disk) write(group []*request, serial uint64) error {
-	txn := d.db.NewTransactionAt(math.MaxUint64, true)
-	defer txn.Discard()
-	large := newLargeChanges(d.large)
-	for _, r := range group {
-		for _, op := range r.batch.ops {
-			if err := d.writeOp(txn, large, op); err != nil {
-				return err
-			}
-		}
-	}
-	// This record keeps the engine's highest version where it is: the engine forgets the version of a delete when it
-	// drops it, and would begin again below.
-	key := keySerial.Key(0)
-	if err := txn.Set(key, d.tags.seal(key, formWhole, nil)); err != nil {
-		return err
-	}
-	if err := txn.CommitAt(serial, nil); err != nil {
-		return err
-	}
-	large.apply()
 	return nil
 }
 
@@ -332,7 +319,7 @@ func (r *diskReader) Scan(prefix, from []byte, fn func(key, value []byte) error)
 		from = later([]byte{firstKind}, from)
 	}
 	var record []byte
-	return r.each(prefix, from, func(key []byte, item *badger.Item) error {
+	return r.each(prefix, from, badger.IteratorOptions{}, func(key []byte, item *badger.Item) error {
 		var err error
 		if gerr := guarded(func() { record, err = item.ValueCopy(record) }); gerr != nil {
 			return fmt.Errorf("scan %s: %w", kindOf(key), gerr)
@@ -351,12 +338,10 @@ func (r *diskReader) Scan(prefix, from []byte, fn func(key, value []byte) error)
 	})
 }
 
-// scanKeys is Scan without the values.
-func (r *diskReader) scanKeys(prefix []byte, fn func(key []byte) error) error {
-	return r.each(prefix, nil, func(key []byte, _ *badger.Item) error { return fn(key) })
-}
-
-func (r *diskReader) each(prefix, from []byte, fn func(key []byte, item *badger.Item) error) error {
+// each calls fn for every key of the engine's, the store's own included.
+func (r *diskReader) each(
+	prefix, from []byte, o badger.IteratorOptions, fn func(key []byte, item *badger.Item) error,
+) error {
 	var it *badger.Iterator
 	var item *badger.Item
 	var key []byte
@@ -373,9 +358,7 @@ func (r *diskReader) each(prefix, from []byte, fn func(key []byte, item *badger.
 		}
 		return nil
 	}
-	o := badger.DefaultIteratorOptions
-	o.PrefetchValues = false // it would read, and panic, in goroutines of its own
-	o.Prefix = prefix
+	o.Prefix = prefix // and no prefetching, which would read, and panic, in goroutines of its own
 	if gerr := guarded(func() { it = r.txn.NewIterator(o) }); gerr != nil {
 		return fmt.Errorf("scan %s: %w", kindOf(prefix), gerr)
 	}
