@@ -111,8 +111,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	if a.running.Swap(true) {
 		return errors.New("the agent is running already")
 	}
+	listen, err := a.listen()
+	if err != nil {
+		return err
+	}
 	host, err := p2p.Open(p2p.Config{
-		Identity: identity{a.keys}, Replica: a.records, Listen: a.cfg.Listen, Logger: a.log, Version: a.cfg.Version,
+		Identity: identity{a.keys}, Replica: a.records, Listen: listen, Logger: a.log, Version: a.cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1}, Invites: a.invites, Offline: !a.online.Load(),
 		Admit: func(d trust.DeviceID) bool {
 			_, member := a.records.State().Member(d)
@@ -122,6 +126,9 @@ func (a *Agent) Run(ctx context.Context) error {
 	})
 	if err != nil {
 		return fmt.Errorf("open network: %w", err)
+	}
+	if err := a.rememberPorts(ctx, host.Addresses()); err != nil {
+		return errors.Join(err, host.Close())
 	}
 	a.host.Store(host)
 	host.SetPeers(a.peers.addresses(a.records))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -23,11 +24,10 @@ const (
 
 // incoming is one resource of an import batch.
 type incoming struct {
-	ref   fhirRef
-	obj   fhir.Object
-	json  []byte
-	base  []crdt.ChangeHash // nil: nobody edited it since its last import
-	isNew bool
+	ref  fhirRef
+	obj  fhir.Object
+	json []byte
+	base []crdt.ChangeHash // nil: nobody edited it since its last import
 }
 
 // Import writes a batch of resources, one change per document. Each is set against what was last imported of it, so that
@@ -58,16 +58,26 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 		return result, err
 	}
 	t := r.begin()
-	for _, j := range jobs {
+	for len(jobs) > 0 {
+		j := jobs[0]
+		jobs = jobs[1:]
 		changed, opened, err := t.edit(ctx, j.job, r.by(user), chunk.OriginImport)
+		if errors.Is(err, errTooLarge) {
+			if len(j.want) > 1 {
+				jobs = append(j.halves(), jobs...)
+				continue
+			}
+			result.Refused = append(result.Refused, api.ImportError{Index: -1, Reason: j.keys()[0] + " is too large for one record"})
+			continue
+		}
 		if err != nil {
 			t.abort(ctx)
 			return result, err
 		}
 		result.Conflicts += opened
 		if changed {
-			result.Created += j.created
-			result.Changed += len(j.want) - j.created
+			result.Created += len(j.created)
+			result.Changed += len(j.want) - len(j.created)
 		} else {
 			result.Unchanged += len(j.want)
 		}
@@ -88,16 +98,35 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 
 type importJob struct {
 	job
-	created int
+	created map[string]bool // root keys that are new
 	bytes   int
+}
+
+// halves splits a job that does not fit one change.
+func (j *importJob) halves() []*importJob {
+	keys := j.keys()
+	var out []*importJob
+	for _, part := range [][]string{keys[:len(keys)/2], keys[len(keys)/2:]} {
+		h := &importJob{job: j.job, created: map[string]bool{}}
+		h.want, h.json = map[string]crdt.Value{}, map[string][]byte{}
+		for _, k := range part {
+			h.want[k], h.json[k] = j.want[k], j.json[k]
+			if j.created[k] {
+				h.created[k] = true
+			}
+		}
+		out = append(out, h)
+	}
+	return out
 }
 
 // importJobs sorts out what there is to do, by document and base, in a stable order.
 func (r *Replica) importJobs(ctx context.Context, items []*incoming, result *api.ImportResult) ([]*importJob, error) {
 	t := r.begin()
 	type place struct {
-		doc  crdt.DocumentID
-		base string
+		doc   crdt.DocumentID
+		based bool
+		base  string
 	}
 	open := map[place]*importJob{}
 	var jobs []*importJob
@@ -119,18 +148,18 @@ func (r *Replica) importJobs(ctx context.Context, items []*incoming, result *api
 			result.Refused = append(result.Refused, api.ImportError{Index: -1, Reason: in.ref.key() + ": " + err.Error()})
 			continue
 		}
-		at := place{j.doc, joinHashes(in.base)}
+		at := place{j.doc, in.base != nil, joinHashes(in.base)}
 		job := open[at]
 		if job == nil || job.bytes+len(in.json) > importChangeBytes {
 			j.base, j.want, j.json = in.base, map[string]crdt.Value{}, map[string][]byte{}
-			job = &importJob{job: j}
+			job = &importJob{job: j, created: map[string]bool{}}
 			open[at] = job
 			jobs = append(jobs, job)
 		}
 		job.want[in.ref.key()], job.json[in.ref.key()] = value, in.json
 		job.bytes += len(in.json)
 		if v == nil || v.Removed {
-			job.created++
+			job.created[in.ref.key()] = true
 		}
 	}
 	slices.SortStableFunc(jobs, func(a, b *importJob) int {
@@ -153,7 +182,10 @@ func (r *Replica) sinceImport(ctx context.Context, j job, v *view, in *incoming)
 	switch {
 	case v == nil:
 		return false, nil
-	case len(v.Imports) == 0: // written by hand here, never imported: the file is news, unless it says the same
+	case len(v.Imports) == 0:
+		// Written by hand, never imported: unless the file says the same, it stands beside what is there, as if it had
+		// been imported at another site.
+		in.base = []crdt.ChangeHash{}
 		return !v.Removed && bytes.Equal(v.JSON, in.json), nil
 	case slices.Equal(v.Imports, v.Heads):
 		return !v.Removed && bytes.Equal(v.JSON, in.json), nil

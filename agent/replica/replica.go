@@ -192,6 +192,7 @@ const (
 	metaApplied byte = 2
 	metaEvent   byte = 3
 	MetaInvites byte = 4 // package agent's
+	MetaPorts   byte = 5 // package agent's
 )
 
 func (r *Replica) loadRest(v storage.Reader) error {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"unicode/utf8"
 
 	"chartmesh/agent/api"
 	"chartmesh/chunk"
@@ -62,6 +63,9 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	if err != nil || len(instructions) == 0 {
 		return false, 0, err
 	}
+	if !fitsChange(instructions) {
+		return false, 0, errTooLarge
+	}
 	actor, branch, err := r.actor(d, j.base)
 	if err != nil {
 		return false, 0, err
@@ -113,6 +117,25 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 		}
 	}
 	return true, opened, nil
+}
+
+// errTooLarge says that a job does not fit one change; nothing of it has been done.
+var errTooLarge = errors.New("too much for one change")
+
+// fitsChange reports whether instructions stay well below the caps that every device holds a change to.
+func fitsChange(instructions []crdt.Instruction) bool {
+	ops, size := 0, 0
+	for _, in := range instructions {
+		ops += 2 // the engine may need two to write a value over an equal one
+		if in.Do == crdt.Splice {
+			ops += in.Delete + utf8.RuneCountInString(in.Value.Str)
+		}
+		if len(in.Key) > crdt.MaxKeyBytes || len(in.Value.Str) > crdt.MaxValueBytes {
+			return false
+		}
+		size += len(in.Key) + len(in.Value.Str) + 16
+	}
+	return ops <= crdt.MaxChangeOps && size <= crdt.MaxChangeBytes/2
 }
 
 // plan reads what is there (as of the base) and finds the smallest instructions that make it what is wanted.
@@ -230,6 +253,10 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 		return api.Written{}, err
 	}
 	changed, opened, err := t.edit(ctx, j, by, chunk.OriginEdit)
+	if errors.Is(err, errTooLarge) {
+		return api.Written{}, &api.Error{Code: api.CodeInvalid, Message: ref.key() + " is too large for one record", Err: err,
+			Hint: "documents and images belong in attachments"}
+	}
 	if err != nil {
 		return api.Written{}, err
 	}

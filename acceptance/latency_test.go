@@ -1,0 +1,46 @@
+package acceptance
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/fhir"
+)
+
+// TestLatency measures 200 edits at one site while connected: from the request sent there to a read answered at the
+// other, durable on both.
+func TestLatency(t *testing.T) {
+	root := t.TempDir()
+	a := found(t, root, "surgery")
+	ids := a.patients(1, 20)
+	b := join(t, root, "branch", a)
+	b.inSync()
+	a.inSync()
+	const edits = 200
+	var took []time.Duration
+	for i := range edits {
+		ref := api.Ref{Type: "Patient", ID: ids[i%len(ids)]}
+		o := a.get(ref.String())
+		o["birthDate"] = fmt.Sprintf("19%02d-01-%02d", 30+i%60, 1+i%28)
+		body := fhir.Canonical(o)
+		began := time.Now()
+		w, err := a.put(body, false)
+		must(t, err)
+		for {
+			got, err := b.client.Get(t.Context(), ref, "")
+			must(t, err)
+			if got.Version == w.Version {
+				break
+			}
+			if time.Since(began) > 30*time.Second {
+				t.Fatal("an edit did not arrive")
+			}
+		}
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("%d edits: p50 %v, p99 %v, max %v", edits, took[edits/2], took[edits*99/100], took[edits-1])
+}

@@ -1,0 +1,256 @@
+package acceptance
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/agent/client"
+	"chartmesh/fhir"
+	"chartmesh/fhir/synthetic"
+)
+
+// binary builds the program once.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "chartmesh-acceptance-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "chartmesh")
+	out, err := exec.Command("go", "build", "-o", path, "chartmesh/cmd/chartmesh").CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("build: %w: %s", err, out)
+	}
+	return path, nil
+})
+
+func TestMain(m *testing.M) {
+	if os.Getenv("HEAVY") == "" {
+		fmt.Println("acceptance: run with HEAVY=1")
+		os.Exit(0)
+	}
+	code := m.Run()
+	if path, err := binary(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// site is one device: a folder and, while it runs, its agent process.
+type site struct {
+	t      testing.TB
+	name   string
+	dir    string
+	client *client.Client
+	cmd    *exec.Cmd
+	gone   chan struct{}
+	log    *bytes.Buffer // of all runs
+	env    []string
+	tcp    bool
+}
+
+func newSite(t testing.TB, root, name string) *site {
+	return &site{t: t, name: name, dir: filepath.Join(root, name), log: new(bytes.Buffer)}
+}
+
+// run runs a command on the site's folder and returns its stdout.
+func (s *site) run(args ...string) (string, error) {
+	s.t.Helper()
+	path, err := binary()
+	must(s.t, err)
+	cmd := exec.Command(path, append([]string{"--data", s.dir}, args...)...)
+	cmd.Env = append(os.Environ(), s.env...)
+	var out, errs bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &errs
+	if err := cmd.Run(); err != nil {
+		return out.String(), fmt.Errorf("chartmesh %s: %w: %s", args[0], err, errs.String())
+	}
+	return out.String(), nil
+}
+
+func (s *site) mustRun(args ...string) string {
+	s.t.Helper()
+	out, err := s.run(args...)
+	must(s.t, err)
+	return out
+}
+
+// start runs the agent and waits until it says that it is ready.
+func (s *site) start() {
+	s.t.Helper()
+	path, err := binary()
+	must(s.t, err)
+	listen := "/ip4/127.0.0.1/udp/0/quic-v1"
+	if s.tcp {
+		listen = "/ip4/127.0.0.1/tcp/0"
+	}
+	s.cmd = exec.Command(path, "--data", s.dir, "agent", "--listen", listen)
+	s.cmd.Env = append(os.Environ(), s.env...)
+	s.cmd.Stderr = s.log
+	out, err := s.cmd.StdoutPipe()
+	must(s.t, err)
+	must(s.t, s.cmd.Start())
+	s.gone = make(chan struct{})
+	ready := make(chan error, 1)
+	go func() {
+		r := bufio.NewReader(out)
+		_, err := r.ReadString('\n')
+		ready <- err
+		_, _ = io.Copy(io.Discard, r)
+		_ = s.cmd.Wait()
+		close(s.gone)
+	}()
+	if err := <-ready; err != nil {
+		<-s.gone
+		s.t.Fatalf("agent of %s does not start: %s", s.name, s.log)
+	}
+	s.client, err = client.Dial(s.dir)
+	must(s.t, err)
+	s.t.Cleanup(s.stop)
+}
+
+// stop ends the agent in order.
+func (s *site) stop() {
+	if s.cmd == nil {
+		return
+	}
+	_ = s.client.Close()
+	_ = s.cmd.Process.Signal(os.Interrupt)
+	<-s.gone
+	s.cmd = nil
+}
+
+// kill ends the agent as a crash does.
+func (s *site) kill() {
+	s.t.Helper()
+	_ = s.client.Close()
+	must(s.t, s.cmd.Process.Signal(syscall.SIGKILL))
+	<-s.gone
+	s.cmd = nil
+}
+
+// engine returns the process ID of the agent's engine child, 0 if there is none at this moment.
+func (s *site) engine() int {
+	for _, field := range strings.Fields(readFile(fmt.Sprintf("/proc/%d/task/%d/children", s.cmd.Process.Pid, s.cmd.Process.Pid)) + " " + allChildren(s.cmd.Process.Pid)) {
+		var pid int
+		if _, err := fmt.Sscan(field, &pid); err == nil {
+			return pid
+		}
+	}
+	return 0
+}
+
+// allChildren reads the children of every thread.
+func allChildren(pid int) string {
+	paths, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	var all strings.Builder
+	for _, p := range paths {
+		all.WriteString(readFile(p) + " ")
+	}
+	return all.String()
+}
+
+func readFile(path string) string {
+	b, _ := os.ReadFile(path)
+	return string(b)
+}
+
+// found makes the first site of a practice and starts it; join adds one.
+func found(t testing.TB, root, name string) *site {
+	t.Helper()
+	s := newSite(t, root, name)
+	s.mustRun("init", "--practice", "Praxis", "--site", name, "--device", name)
+	s.start()
+	return s
+}
+
+func (s *site) invite() string {
+	s.t.Helper()
+	i, err := s.client.Invite(s.t.Context(), api.InviteRequest{})
+	must(s.t, err)
+	return i.Code
+}
+
+func join(t testing.TB, root, name string, by *site) *site {
+	t.Helper()
+	s := newSite(t, root, name)
+	s.tcp = by.tcp
+	s.mustRun("join", by.invite(), "--site", name, "--device", name)
+	s.start()
+	return s
+}
+
+func (s *site) inSync() api.Status {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 90*time.Second)
+	defer cancel()
+	st, err := s.client.WaitInSync(ctx, "")
+	must(s.t, err)
+	return st
+}
+
+func (s *site) put(body []byte, force bool) (api.Written, error) {
+	return s.client.Put(s.t.Context(), "user of "+s.name, json.RawMessage(body), force)
+}
+
+func (s *site) get(ref string) fhir.Object {
+	s.t.Helper()
+	r, err := api.ParseRef(ref)
+	must(s.t, err)
+	got, err := s.client.Get(s.t.Context(), r, "")
+	must(s.t, err)
+	o, err := fhir.Parse(got.JSON)
+	must(s.t, err)
+	return o
+}
+
+func (s *site) export() []byte {
+	s.t.Helper()
+	var b bytes.Buffer
+	must(s.t, s.client.Export(s.t.Context(), &b, api.ExportOptions{}))
+	return b.Bytes()
+}
+
+// patients imports made patients and returns their ids.
+func (s *site) patients(seed uint64, n int) []string {
+	s.t.Helper()
+	var ids []string
+	for bundle := range synthetic.Patients(seed, n) {
+		var batch api.ImportBatch
+		must(s.t, fhir.ReadFile("made", bytes.NewReader(fhir.Canonical(bundle)), func(it fhir.Item) error {
+			if it.Err != nil {
+				return it.Err
+			}
+			if it.Resource.Type() == "Patient" {
+				ids = append(ids, it.Resource.ID())
+			}
+			batch.Resources = append(batch.Resources, it.Raw)
+			return nil
+		}))
+		res, err := s.client.Import(s.t.Context(), "importer", batch)
+		must(s.t, err)
+		if len(res.Refused) > 0 {
+			s.t.Fatal(res.Refused)
+		}
+	}
+	return ids
+}
