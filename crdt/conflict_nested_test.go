@@ -26,7 +26,7 @@ func wantPaths(t *testing.T, shown crdt.Shown, want ...string) {
 // A's has. An edit of another field may not make it vanish, and a decision must not set the two containers apart.
 func TestConflictInsideOneOfEqualContainers(t *testing.T) {
 	engines(t, func(t *testing.T, real bool) {
-		setUp := func() *world {
+		setUp := func(late int) *world {
 			w := newWorld(t, real, 3)
 			a, b, c := w.sites[0], w.sites[1], w.sites[2]
 			a.write(parse("{x:1 y:1}"))
@@ -35,22 +35,28 @@ func TestConflictInsideOneOfEqualContainers(t *testing.T) {
 			b.write(parse("{x:5 y:1}"))
 			c.write(parse("{x:3 y:1}"))
 			c.write(parse("{x:1 y:1}"))
+			for range late { // then A's is the later one
+				a.write(parse("{x:1 y:9}"))
+				a.write(parse("{x:1 y:1}"))
+			}
 			w.meet(rand.New(rand.NewPCG(1, 1)))
 			wantPaths(t, a.show(), "x")
 			return w
 		}
-		w := setUp()
-		id := w.only().ID
-		w.sites[0].write(parse("{x:1 y:2}"))
-		if w.only().ID != id {
-			t.Fatal("the conflict is another")
-		}
-		for side := range 2 {
-			w := setUp()
-			conflict := w.only()
-			w.sites[0].decide(conflict.ID, crdt.ChooseSide(side))
-			if got := w.none(); !got.Value.Map["x"].Equal(conflict.Sides[side].Value) {
-				t.Fatalf("decided for %s, shown is %s", text(conflict.Sides[side].Value), describe(got))
+		for _, late := range []int{0, 5} {
+			w := setUp(late)
+			id := w.only().ID
+			w.sites[0].write(parse("{x:1 y:2}"))
+			if w.only().ID != id {
+				t.Fatal("the conflict is another")
+			}
+			for side := range 2 {
+				w := setUp(late)
+				conflict := w.only()
+				w.sites[0].decide(conflict.ID, crdt.ChooseSide(side))
+				if got := w.none(); !got.Value.Map["x"].Equal(conflict.Sides[side].Value) {
+					t.Fatalf("decided for %s, shown is %s", text(conflict.Sides[side].Value), describe(got))
+				}
 			}
 		}
 	})
