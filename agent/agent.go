@@ -137,6 +137,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Go(func() { a.apply(ctx, host) })
 	wg.Go(func() { a.housekeeping(ctx, host) })
+	wg.Go(func() { a.tellOfPeers(ctx) })
 	err = host.Run(ctx)
 	cancel()
 	wg.Wait()
@@ -198,10 +199,32 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 		if err := a.records.FlushAcks(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("acknowledgements were not stored", "error", err)
 		}
+		if err := a.records.PruneEvents(ctx); err != nil && ctx.Err() == nil {
+			a.log.Warn("old events were not removed", "error", err)
+		}
 		if err := a.peers.store(ctx, a.records); err != nil && ctx.Err() == nil {
 			a.log.Warn("addresses of peers were not stored", "error", err)
 		}
 		host.SetPeers(a.peers.addresses(a.records))
+	}
+}
+
+// tellOfPeers records that peers came and went.
+func (a *Agent) tellOfPeers(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case n := <-a.peers.news:
+			e := api.Event{Kind: "peer-offline"}
+			if n.online {
+				e.Kind = "peer-online"
+			}
+			e.Peer, _ = a.keys.Names(a.records.State(), n.device)
+			if err := a.records.Tell(ctx, e); err != nil && ctx.Err() == nil {
+				a.log.Warn("an event was not recorded", "error", err)
+			}
+		}
 	}
 }
 

@@ -34,7 +34,15 @@ type peerBook struct {
 		records map[trust.DeviceID]peerRecord
 		dirty   map[trust.DeviceID]bool
 		waiting chan struct{} // closed and replaced when a peer's state changes
+		reached map[trust.DeviceID]bool
 	}
+	news chan peerNews // for whoever records events; what does not fit is left out
+}
+
+// peerNews says that a peer came or went.
+type peerNews struct {
+	device trust.DeviceID
+	online bool
 }
 
 func (p *peerBook) load(r *replica.Replica) error {
@@ -42,6 +50,8 @@ func (p *peerBook) load(r *replica.Replica) error {
 	defer p.mu.Unlock()
 	p.mu.records, p.mu.dirty = map[trust.DeviceID]peerRecord{}, map[trust.DeviceID]bool{}
 	p.mu.waiting = make(chan struct{})
+	p.mu.reached = map[trust.DeviceID]bool{}
+	p.news = make(chan peerNews, 256)
 	for _, m := range r.State().Members() {
 		b, err := r.Small(storage.Peer.Key(m.Device))
 		if err != nil {
@@ -63,7 +73,15 @@ func (p *peerBook) load(r *replica.Replica) error {
 func (p *peerBook) changed(d trust.DeviceID, s p2p.State) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if s != p2p.Offline && s != p2p.Connecting {
+	online := s != p2p.Offline && s != p2p.Connecting
+	if online != p.mu.reached[d] {
+		p.mu.reached[d] = online
+		select {
+		case p.news <- peerNews{d, online}:
+		default:
+		}
+	}
+	if online {
 		rec := p.mu.records[d]
 		rec.LastContact = time.Now()
 		p.mu.records[d], p.mu.dirty[d] = rec, true

@@ -3,65 +3,108 @@ package agent
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
+	"syscall"
 
 	"chartmesh/agent/api"
+	"chartmesh/crdt"
+	"chartmesh/crdt/engine"
+	"chartmesh/storage"
 )
+
+// explain gives an error of the records the class and the words that a person needs.
+func explain(err error) error {
+	var known *api.Error
+	if err == nil || errors.As(err, &known) {
+		return err
+	}
+	e := &api.Error{Code: api.CodeInternal, Err: err}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded):
+		e.Code, e.Message = api.CodeTimeout, "it took too long"
+	case errors.Is(err, context.Canceled):
+		e.Code, e.Message = api.CodeUnavailable, "it was cancelled"
+	case errors.Is(err, syscall.ENOSPC):
+		e.Code, e.Message, e.Hint = api.CodeUnavailable, "the disk is full: nothing was written", "make room, then try again"
+	case errors.Is(err, storage.ErrDamaged):
+		e.Code, e.Message = api.CodeDamaged, "this device's copy is damaged"
+		e.Hint = "the other devices have theirs: put this folder aside and join the practice again with a new one"
+	case errors.Is(err, storage.ErrFailed), errors.Is(err, storage.ErrClosed):
+		e.Code, e.Message, e.Hint = api.CodeUnavailable, "the store is closed", "start the agent again"
+	case errors.Is(err, engine.ErrUnsupported):
+		e.Code, e.Message = api.CodeUnavailable, err.Error()
+	case errors.Is(err, crdt.ErrEngine), errors.Is(err, crdt.ErrNotLoaded), errors.Is(err, engine.ErrStart):
+		e.Code, e.Message, e.Hint = api.CodeUnavailable, "the engine failed: nothing was written", "try again; the log says more"
+	default:
+		return err
+	}
+	return e
+}
 
 // The records' part of api.Agent is the replica's; what it writes is pushed by the applier's loop, which every commit
 // wakes.
 
 // Get returns a resource as it stands, or one of its versions.
 func (a *Agent) Get(ctx context.Context, ref api.Ref, version string) (api.Resource, error) {
-	return a.records.Get(ctx, ref, version)
+	v, err := a.records.Get(ctx, ref, version)
+	return v, explain(err)
 }
 
 // Put writes one resource.
 func (a *Agent) Put(ctx context.Context, user string, resource json.RawMessage, force bool) (api.Written, error) {
-	return a.records.Put(ctx, user, resource, force)
+	v, err := a.records.Put(ctx, user, resource, force)
+	return v, explain(err)
 }
 
 // Delete removes one resource.
 func (a *Agent) Delete(ctx context.Context, user string, ref api.Ref) (api.Written, error) {
-	return a.records.Delete(ctx, user, ref)
+	v, err := a.records.Delete(ctx, user, ref)
+	return v, explain(err)
 }
 
 // History lists a resource's changes.
 func (a *Agent) History(ctx context.Context, ref api.Ref) ([]api.Revision, error) {
-	return a.records.History(ctx, ref)
+	v, err := a.records.History(ctx, ref)
+	return v, explain(err)
 }
 
 // Find searches by name, birth date and identifier.
 func (a *Agent) Find(ctx context.Context, text string, limit int) ([]api.Match, error) {
-	return a.records.Find(ctx, text, limit)
+	v, err := a.records.Find(ctx, text, limit)
+	return v, explain(err)
 }
 
 // Import writes a batch.
 func (a *Agent) Import(ctx context.Context, user string, batch api.ImportBatch) (api.ImportResult, error) {
-	return a.records.Import(ctx, user, batch)
+	v, err := a.records.Import(ctx, user, batch)
+	return v, explain(err)
 }
 
 // Export writes resources to w.
 func (a *Agent) Export(ctx context.Context, w io.Writer, opts api.ExportOptions) error {
-	return a.records.Export(ctx, w, opts)
+	return explain(a.records.Export(ctx, w, opts))
 }
 
 // Conflicts lists the open conflicts.
 func (a *Agent) Conflicts(ctx context.Context) ([]api.Conflict, error) {
-	return a.records.Conflicts(ctx)
+	v, err := a.records.Conflicts(ctx)
+	return v, explain(err)
 }
 
 // Conflict returns one of them.
 func (a *Agent) Conflict(ctx context.Context, id string) (api.Conflict, error) {
-	return a.records.Conflict(ctx, id)
+	v, err := a.records.Conflict(ctx, id)
+	return v, explain(err)
 }
 
 // Resolve settles one.
 func (a *Agent) Resolve(ctx context.Context, user, id string, decision api.Decision) (api.Written, error) {
-	return a.records.Resolve(ctx, user, id, decision)
+	v, err := a.records.Resolve(ctx, user, id, decision)
+	return v, explain(err)
 }
 
 // Events tells what happened.
 func (a *Agent) Events(ctx context.Context, since uint64, follow bool, fn func(api.Event) error) error {
-	return a.records.Events(ctx, since, follow, fn)
+	return explain(a.records.Events(ctx, since, follow, fn))
 }

@@ -1,7 +1,9 @@
 package replica
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -13,8 +15,11 @@ import (
 // Event is what subscribers and clients hear of a commit, after it. It is the API's own type, since it is stored as shown.
 type Event = api.Event
 
-// eventsKept is how many records of events (one a commit) a device keeps.
-const maxEvents = 1 << 16
+const (
+	maxEvents   = 1 << 17 // of one commit
+	eventsKept  = 200_000 // a device keeps at least so many
+	pruneAtOnce = 10_000
+)
 
 // marshalEvents writes the events of one commit; their cursors are consecutive and end at the record's key.
 func marshalEvents(events []Event) []byte {
@@ -75,6 +80,10 @@ func (r *Replica) Events(ctx context.Context, since uint64, follow bool, fn func
 		changed := r.Changed()
 		var batch []Event
 		err := r.store.View(func(v storage.Reader) error {
+			if oldest, err := oldestEvent(v); err != nil || since+1 < oldest {
+				return errors.Join(err, &api.Error{Code: api.CodeGone, Message: "events so far back are not kept",
+					Hint: "read the records anew, then go on from the last cursor"})
+			}
 			return v.Scan(storage.Event.All(), storage.Event.Key(since+1), func(key, value []byte) error {
 				last, err := storage.Event.Parse(key)
 				if err != nil {
@@ -116,6 +125,55 @@ func (r *Replica) Events(ctx context.Context, since uint64, follow bool, fn func
 		case <-changed:
 		}
 	}
+}
+
+// oldestEvent returns the first cursor that is still held; 1 if there is none.
+func oldestEvent(v storage.Reader) (oldest uint64, err error) {
+	oldest = 1
+	err = v.Scan(storage.Event.All(), nil, func(key, value []byte) error {
+		last, err := storage.Event.Parse(key)
+		if err != nil {
+			return err
+		}
+		events, err := parseEvents(last, value)
+		if err != nil {
+			return err
+		}
+		oldest = events[0].Cursor
+		return storage.ErrStop
+	})
+	return oldest, err
+}
+
+// PruneEvents forgets events beyond those that a device keeps.
+func (r *Replica) PruneEvents(ctx context.Context) error {
+	r.mu.Lock()
+	last := r.mu.event
+	r.mu.Unlock()
+	if last <= eventsKept {
+		return nil
+	}
+	var b storage.Batch
+	err := r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Event.All(), nil, func(key, _ []byte) error {
+			at, err := storage.Event.Parse(key)
+			if err != nil {
+				return err
+			}
+			if at+eventsKept > last || b.Len() == pruneAtOnce {
+				return storage.ErrStop
+			}
+			b.Delete(bytes.Clone(key))
+			return nil
+		})
+	})
+	if err != nil {
+		return fmt.Errorf("prune events: %w", err)
+	}
+	if b.Len() == 0 {
+		return nil
+	}
+	return r.store.Commit(ctx, &b)
 }
 
 // Tell records events that belong to no change of a document: peers that come and go, members that join.

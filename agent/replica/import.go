@@ -24,10 +24,11 @@ const (
 
 // incoming is one resource of an import batch.
 type incoming struct {
-	ref  fhirRef
-	obj  fhir.Object
-	json []byte
-	base []crdt.ChangeHash // nil: nobody edited it since its last import
+	index int // in the batch
+	ref   fhirRef
+	obj   fhir.Object
+	json  []byte
+	base  []crdt.ChangeHash // nil: nobody edited it since its last import
 }
 
 // Import writes a batch of resources, one change per document. Each is set against what was last imported of it, so that
@@ -43,7 +44,7 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 			result.Refused = append(result.Refused, api.ImportError{Index: i, Reason: err.Error()})
 			continue
 		}
-		item := &incoming{ref: ref, obj: obj, json: fhir.AppendCanonical(nil, obj)}
+		item := &incoming{index: i, ref: ref, obj: obj, json: fhir.AppendCanonical(nil, obj)}
 		if at, again := last[ref]; again {
 			items[at] = item // the last in order stands
 			continue
@@ -67,7 +68,7 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 				jobs = append(j.halves(), jobs...)
 				continue
 			}
-			result.Refused = append(result.Refused, api.ImportError{Index: -1, Reason: j.keys()[0] + " is too large for one record"})
+			result.Refused = append(result.Refused, api.ImportError{Index: j.index[j.keys()[0]], Reason: "too large for one record"})
 			continue
 		}
 		if err != nil {
@@ -99,6 +100,7 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 type importJob struct {
 	job
 	created map[string]bool // root keys that are new
+	index   map[string]int  // root key to its place in the batch
 	bytes   int
 }
 
@@ -107,7 +109,7 @@ func (j *importJob) halves() []*importJob {
 	keys := j.keys()
 	var out []*importJob
 	for _, part := range [][]string{keys[:len(keys)/2], keys[len(keys)/2:]} {
-		h := &importJob{job: j.job, created: map[string]bool{}}
+		h := &importJob{job: j.job, created: map[string]bool{}, index: j.index}
 		h.want, h.json = map[string]crdt.Value{}, map[string][]byte{}
 		for _, k := range part {
 			h.want[k], h.json[k] = j.want[k], j.json[k]
@@ -145,18 +147,19 @@ func (r *Replica) importJobs(ctx context.Context, items []*incoming, result *api
 		}
 		value, err := fhir.ToValue(in.obj)
 		if err != nil {
-			result.Refused = append(result.Refused, api.ImportError{Index: -1, Reason: in.ref.key() + ": " + err.Error()})
+			result.Refused = append(result.Refused, api.ImportError{Index: in.index, Reason: err.Error()})
 			continue
 		}
 		at := place{j.doc, in.base != nil, joinHashes(in.base)}
 		job := open[at]
 		if job == nil || job.bytes+len(in.json) > importChangeBytes {
 			j.base, j.want, j.json = in.base, map[string]crdt.Value{}, map[string][]byte{}
-			job = &importJob{job: j, created: map[string]bool{}}
+			job = &importJob{job: j, created: map[string]bool{}, index: map[string]int{}}
 			open[at] = job
 			jobs = append(jobs, job)
 		}
 		job.want[in.ref.key()], job.json[in.ref.key()] = value, in.json
+		job.index[in.ref.key()] = in.index
 		job.bytes += len(in.json)
 		if v == nil || v.Removed {
 			job.created[in.ref.key()] = true

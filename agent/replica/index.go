@@ -31,6 +31,11 @@ func (t *transaction) putView(d *document, key string, old, next *view, local bo
 		return 0, err
 	}
 	opened := t.putConflicts(d, key, old, next)
+	apart, err := t.putDuplicate(ref)
+	if err != nil {
+		return 0, err
+	}
+	opened += apart
 	e := Event{Kind: "resource-changed", Resource: key, Version: crdt.Version(next.Heads), Local: local}
 	if next.Removed {
 		e.Kind = "resource-deleted"

@@ -26,8 +26,7 @@ func ignoreNotFound(err error) error {
 	return err
 }
 
-// located is a resource with the document that it was read from. Of several documents that hold one Type/id the one with
-// the smallest ID is shown, unless it is removed there.
+// located is a resource as it stands in one document.
 type located struct {
 	doc crdt.DocumentID
 	*view
@@ -38,20 +37,20 @@ func locateView(v storage.Reader, ref fhirRef) (located, error) {
 	if err != nil {
 		return located{}, err
 	}
-	var found located
+	var views []located
 	for _, doc := range docs {
 		w, err := readView(v, doc, ref.key())
 		if err != nil {
 			return located{}, err
 		}
-		if w != nil && (found.view == nil || found.Removed && !w.Removed) {
-			found = located{doc, w}
+		if w != nil {
+			views = append(views, located{doc, w})
 		}
 	}
-	if found.view == nil {
+	if len(views) == 0 {
 		return located{}, notFound(ref)
 	}
-	return found, nil
+	return views[shownOf(views)], nil
 }
 
 // Get returns a resource as it stands, or as it was in one of its versions.
@@ -347,6 +346,9 @@ func (r *Replica) readConflict(v storage.Reader, id [16]byte, value []byte) (api
 	doc, key, err := parseConflictPlace(value)
 	if err != nil {
 		return api.Conflict{}, located{}, err
+	}
+	if doc == (crdt.DocumentID{}) {
+		return r.readDuplicate(v, id, key)
 	}
 	w, err := readView(v, doc, key)
 	if err != nil {

@@ -88,8 +88,16 @@ type view struct {
 	Imports       []crdt.ChangeHash // the last imports among them
 	Removed       bool
 	UpdatedMillis int64 // local arrival
+	Last          lastEdit
 	Conflicts     []openConflict
 	JSON          []byte // canonical; empty when Removed
+}
+
+// lastEdit says who wrote the newest of a view's heads.
+type lastEdit struct {
+	Device     trust.DeviceID
+	Author     string
+	TimeMillis int64
 }
 
 // openConflict is one conflict of a view, as crdt found it, with its authors looked up.
@@ -116,6 +124,9 @@ func (v *view) marshal() []byte {
 	putHashes(&w, v.Imports)
 	putBool(&w, v.Removed)
 	w.Varint(v.UpdatedMillis)
+	w.Raw(v.Last.Device[:])
+	w.String(v.Last.Author)
+	w.Varint(v.Last.TimeMillis)
 	w.Uvarint(uint64(len(v.Conflicts)))
 	for _, c := range v.Conflicts {
 		w.Raw(c.ID[:])
@@ -142,6 +153,9 @@ func parseView(b []byte) (*view, error) {
 	v.Imports = getHashes(r)
 	v.Removed = r.Byte() == 1
 	v.UpdatedMillis = r.Varint()
+	r.Fixed(v.Last.Device[:])
+	v.Last.Author = r.String(maxText)
+	v.Last.TimeMillis = r.Varint()
 	for range r.Uvarint(maxConflicts) {
 		var c openConflict
 		r.Fixed(c.ID[:])

@@ -36,7 +36,7 @@ type Config struct {
 	Engine  crdt.Engine
 	Logger  *slog.Logger     // nil: discard
 	Now     func() time.Time // nil: time.Now; only shown and sent, never used for order
-	// OpenOps bounds the operations of documents kept open in the engine (about 800 bytes each); 0: 150,000.
+	// OpenOps bounds the operations of documents kept open in the engine (about 800 bytes each); 0: 60,000.
 	OpenOps uint64
 }
 
@@ -87,7 +87,7 @@ func Open(cfg Config) (*Replica, error) {
 		cfg.Now = time.Now
 	}
 	if cfg.OpenOps == 0 {
-		cfg.OpenOps = 150_000
+		cfg.OpenOps = 60_000
 	}
 	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now}
 	r.docs = newOpenDocuments(cfg.OpenOps)

@@ -21,16 +21,34 @@ func (r *Replica) Resolve(ctx context.Context, user, name string, decision api.D
 		var id [16]byte
 		var c api.Conflict
 		var at located
+		var duplicate bool
 		err := r.store.View(func(v storage.Reader) error {
 			var place []byte
 			var err error
 			if id, place, err = findConflict(v, name); err != nil {
 				return err
 			}
+			doc, _, err := parseConflictPlace(place)
+			if err != nil {
+				return err
+			}
+			duplicate = doc == crdt.DocumentID{}
 			c, at, err = r.readConflict(v, id, place)
 			return err
 		})
 		if err != nil {
+			return err
+		}
+		ref, _ := parseRef(c.Resource)
+		if duplicate {
+			if (decision.Choose == nil) == (decision.Value == nil) {
+				return errOneDecision
+			}
+			doc, err := t.resolveDuplicate(ctx, ref, r.by(user), decision)
+			if err != nil {
+				return err
+			}
+			w, err = t.written(doc, ref, "resolved", 0)
 			return err
 		}
 		j, err := decide(c, at, id, decision)
@@ -47,12 +65,13 @@ func (r *Replica) Resolve(ctx context.Context, user, name string, decision api.D
 			}
 			return err
 		}
-		ref, _ := parseRef(c.Resource)
 		w, err = t.written(at.doc, ref, "resolved", 0)
 		return err
 	})
 	return w, err
 }
+
+var errOneDecision = &api.Error{Code: api.CodeInvalid, Message: "decide by one of the values or by another, not both"}
 
 // decide turns a person's decision into a job: one of the sides, or another value in that place.
 func decide(c api.Conflict, at located, id [16]byte, d api.Decision) (job, error) {
@@ -63,7 +82,7 @@ func decide(c api.Conflict, at located, id [16]byte, d api.Decision) (job, error
 	}
 	switch {
 	case d.Choose != nil && d.Value != nil, d.Choose == nil && d.Value == nil:
-		return j, &api.Error{Code: api.CodeInvalid, Message: "decide by one of the values or by another, not both"}
+		return j, errOneDecision
 	case d.Choose != nil && (*d.Choose < 0 || *d.Choose >= len(c.Values)):
 		return j, &api.Error{Code: api.CodeInvalid, Message: fmt.Sprintf("the conflict has the values 0 to %d", len(c.Values)-1)}
 	case d.Choose != nil:

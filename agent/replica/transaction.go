@@ -34,6 +34,8 @@ type transaction struct {
 	waiting map[missing][]storage.Ref
 	counts  counts
 	events  []Event
+	// duplicates holds the conflict between a resource's documents as of this transaction; nil: none.
+	duplicates map[fhirRef]*[16]byte
 }
 
 type viewKey struct {
@@ -58,8 +60,9 @@ func (r *Replica) begin() *transaction {
 		docs:  map[crdt.DocumentID]*document{},
 		views: map[viewKey]*view{}, where: map[fhirRef][]crdt.DocumentID{},
 		own: map[trust.ScopeID]tip{}, sealed: map[trust.ScopeID]bool{},
-		cursors: map[trust.ScopeID]chunk.Vector{},
-		held:    map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
+		cursors:    map[trust.ScopeID]chunk.Vector{},
+		duplicates: map[fhirRef]*[16]byte{},
+		held:       map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
 		sets: maps.Clone(r.mu.sets),
 	}
 }
@@ -266,6 +269,7 @@ func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash,
 	shown := crdt.Show(f.Key, f.Values)
 	next := &view{Scope: d.scope, Removed: !shown.Exists || shown.Removed, UpdatedMillis: now.UnixMilli()}
 	next.Heads = d.index.KeyHeads(f.Key)
+	next.Last = d.lastOf(next.Heads)
 	if old != nil {
 		next.Imports = old.Imports
 	}
@@ -296,6 +300,21 @@ func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash,
 		next.Conflicts = append(next.Conflicts, open)
 	}
 	return next, nil
+}
+
+// lastOf returns who wrote the newest of some changes; of equally new ones the one with the greatest hash counts.
+func (d *document) lastOf(heads []crdt.ChangeHash) lastEdit {
+	var last lastEdit
+	for _, h := range heads { // ascending
+		i, ok := d.byHash[h]
+		if !ok {
+			continue
+		}
+		if m := d.changes[i]; m.timeMillis >= last.TimeMillis {
+			last = lastEdit{m.device, m.author, m.timeMillis}
+		}
+	}
+	return last
 }
 
 // sideJSON is one side of a conflict for people: a whole resource as such, a part as JSON.

@@ -31,14 +31,15 @@ type job struct {
 	want   map[string]crdt.Value // root key to what it shall be
 	json   map[string][]byte     // the same in canonical JSON, to compare with what is read back
 	remove string                // root key to remove
+	touch  string                // root key to mark as edited
 	decide string                // root key whose conflict to decide
 	id     [16]byte              // which conflict
-	choice crdt.Choice           //
+	choice crdt.Choice
 }
 
 func (j *job) keys() []string {
 	keys := slices.Collect(maps.Keys(j.want))
-	for _, k := range []string{j.remove, j.decide} {
+	for _, k := range []string{j.remove, j.touch, j.decide} {
 		if k != "" {
 			keys = append(keys, k)
 		}
@@ -155,6 +156,8 @@ func (t *transaction) plan(ctx context.Context, d *document, j job) ([]crdt.Inst
 	switch {
 	case j.remove != "":
 		return crdt.Remove(j.remove, have[j.remove])
+	case j.touch != "":
+		return touch(j.touch, have[j.touch]), nil
 	case j.decide != "":
 		return crdt.Decide(j.decide, have[j.decide], j.id, j.choice)
 	}
@@ -295,11 +298,12 @@ func (t *transaction) locate(obj fhir.Object, ref fhirRef) (job, *view, error) {
 		return job{}, nil, err
 	}
 	if len(docs) > 0 {
-		v, err := t.view(docs[0], ref.key())
-		if err != nil || v == nil {
-			return job{}, nil, errors.Join(errors.New("a resource lacks its view"), err)
+		views, err := t.viewsOf(ref)
+		if err != nil {
+			return job{}, nil, err
 		}
-		return job{scope: v.Scope, doc: docs[0]}, v, nil
+		shown := views[shownOf(views)]
+		return job{scope: shown.Scope, doc: shown.doc}, shown.view, nil
 	}
 	p := fhir.Place(obj)
 	scope, err := t.r.scope(p.Scope)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -14,6 +16,9 @@ import (
 	"chartmesh/agent/client"
 	"chartmesh/cmd/chartmesh/demo"
 )
+
+// garbage is how much the agent's heap may grow before it is collected, in percent of what is in use.
+const garbage = 40
 
 // readyTimeout is how long an agent may take to find its addresses before it says that it is ready all the same.
 const readyTimeout = 10 * time.Second
@@ -50,6 +55,9 @@ practice's other devices. One line on stdout says when it is ready; the log goes
 // serve runs an agent until ctx ends. The order of the end: no more requests, those under way finish, the network and the
 // applier stop, the store closes.
 func (c *cli) serve(ctx context.Context, dir string, listen []string, log *slog.Logger) (err error) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(garbage) // a workstation has other work to do with its memory
+	}
 	agent, err := c.joins.open(openOptions{dir: dir, listen: listen, logger: log})
 	if err != nil {
 		return err
