@@ -92,6 +92,7 @@ func (h *Host) dialler(ctx context.Context) {
 		case <-h.poke:
 		case <-timer.C:
 		}
+		h.sweep()
 		next := h.reachDue(ctx, time.Now())
 		if next.IsZero() {
 			timer.Stop()

@@ -282,12 +282,17 @@ func (h *Host) MembershipChanged() {
 		l.session.LocalEntries(time.Now())
 		l.wakeWriter()
 	}
+	h.wakeDialler()
+}
+
+// sweep closes the connections of those who may not have one (any more). It runs in the dialler's goroutine, since who
+// reports a change of the membership may hold what Invites needs.
+func (h *Host) sweep() {
 	for _, id := range h.host.Network().Peers() {
 		if !h.gate.admits(id) && (h.cfg.Invites == nil || !h.cfg.Invites.Open()) {
 			_ = h.host.Network().ClosePeer(id)
 		}
 	}
-	h.wakeDialler()
 }
 
 // SetOnline closes all connections and refuses new ones, or takes them up again.

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -29,13 +30,7 @@ func (s *Session) Handle(ctx context.Context, now time.Time, f Frame) (Result, e
 	st.status.BytesIn += uint64(len(f)) + FrameOverhead
 	st.status.LastFrame = now
 	greeted := st.greeted
-	_, isHello := m.(*hello)
-	if st.spoke && (greeted || isHello) {
-		if !st.agreedOnce {
-			st.status.RoundTrips++
-		}
-		st.spoke = false
-	}
+	st.hop = max(st.hop, hopOf(m))
 	s.mu.Unlock()
 
 	switch m := m.(type) {
@@ -67,6 +62,22 @@ func (s *Session) Handle(ctx context.Context, now time.Time, f Frame) (Result, e
 		return Result{}, s.handleAck(ctx, now, m)
 	}
 	return Result{}, nil
+}
+
+func hopOf(m message) uint64 {
+	switch m := m.(type) {
+	case *hello:
+		return 1
+	case *entries:
+		return m.hop
+	case *vector:
+		return m.hop
+	case *chunks:
+		return m.hop
+	case *ack:
+		return m.hop
+	}
+	return 0
 }
 
 func (s *Session) handleHello(ctx context.Context, now time.Time, m *hello) error {
@@ -126,9 +137,8 @@ func (s *Session) helloLocked(st *state, now time.Time, m *hello) error {
 	st.greeted = true
 
 	st.theirHeads, st.theirAll = m.heads, m.headsHash
-	if st.entriesLeft = nil; st.theirAll != st.allHeads {
-		st.oweEntries = true
-	}
+	st.oweEntries, st.entriesHeld, st.entriesLeft = st.theirAll != st.allHeads, false, nil
+	st.entriesBy = now.Add(s.patience())
 	st.seenSeq = max(st.seenSeq, m.sent)
 	for _, sc := range st.scopes {
 		sc.shared = false
@@ -156,6 +166,15 @@ func (d Digest) orIfNew(e Digest, known bool) Digest {
 		return d
 	}
 	return e
+}
+
+// patience is how long this side waits for the other's entries before it sends all of its own. One waits longer, so that
+// of two logs that went apart only one is sent whole.
+func (s *Session) patience() time.Duration {
+	if bytes.Compare(s.cfg.Self[:], s.cfg.Peer[:]) < 0 {
+		return entriesPatience
+	}
+	return 2 * entriesPatience
 }
 
 func (s *Session) compatible(theirs bye) error {
@@ -202,11 +221,12 @@ func (s *Session) handleEntries(ctx context.Context, now time.Time, m *entries) 
 	s.mu.Unlock()
 	st := s.look()
 	defer s.mu.Unlock()
+	st.entriesHeld = false // the peer's heads may be known now
 	if st.allHeads == before {
 		return Result{}, nil
 	}
 	// The peer must learn our heads, and each side the scopes that the entries opened.
-	st.oweHello, st.lastProgress = true, now
+	st.oweHello, st.askHello, st.lastProgress = true, true, now
 	return Result{Entries: true}, nil
 }
 
@@ -225,7 +245,7 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 	}
 	sc.known = true
 	for _, l := range sc.logs {
-		l.stall, l.notBefore = 0, time.Time{}
+		l.notBefore = time.Time{} // once more; what does not help is tried ever more seldom
 	}
 	st.resolve(now, m.seen)
 	s.mu.Unlock()
@@ -276,7 +296,9 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 	}
 	sc.oweAck = true
 	for _, p := range places {
-		sc.ackLogs[p.Log] = struct{}{}
+		if _, ok := sc.mine[p.Log]; ok {
+			sc.ackLogs[p.Log] = struct{}{}
+		}
 		if m.flags&chunksBranch == 0 {
 			sc.raise(p.Log, p.Position)
 		}
@@ -371,7 +393,7 @@ func (s *Session) LocalEntries(now time.Time) {
 	st := s.look()
 	defer s.mu.Unlock()
 	if st.greeted && st.allHeads != st.theirAll {
-		st.oweEntries, st.oweHello = true, true
+		st.oweEntries, st.oweHello, st.entriesHeld = true, true, false
 	}
 }
 

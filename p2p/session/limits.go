@@ -44,14 +44,15 @@ const (
 	defaultPingEvery    = 15 * time.Second
 	defaultRelayDelay   = 20 * time.Millisecond
 
-	greetingRetry = 5 * time.Second        // between HELLOs until the peer's has come
-	helloPause    = 200 * time.Millisecond // between two HELLOs, except the first
-	firstPing     = time.Second            // after the start: an idle reconnect costs one HELLO each and no more
-	divergedCheck = 2 * time.Second        // between the first sign of divergence and the HELLO that confirms it
-	stallFirst    = time.Second            // before chunks are sent again that the peer received and did not keep
-	stallMost     = time.Minute
-	maxRelayDelay = 500 * time.Millisecond
-	meanChunk     = 1024 // bytes; an estimate until chunks have come
+	greetingRetry   = 5 * time.Second        // between HELLOs until the peer's has come
+	helloPause      = 200 * time.Millisecond // between two HELLOs, except the first
+	firstPing       = time.Second            // after the start: an idle reconnect costs one HELLO each and no more
+	divergedCheck   = 2 * time.Second        // between the first sign of divergence and the HELLO that confirms it
+	entriesPatience = 2 * time.Second        // for the entries of a peer whose heads are unknown here
+	stallFirst      = time.Second            // before chunks are sent again that the peer received and did not keep
+	stallMost       = time.Minute
+	maxRelayDelay   = 500 * time.Millisecond
+	meanChunk       = 1024 // bytes; an estimate until chunks have come
 )
 
 // FrameOverhead is the length prefix of a frame on a stream, which the byte counts of [Status] include.

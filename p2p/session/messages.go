@@ -48,6 +48,10 @@ const helloLayout = 1
 // ErrUnknownKind says that a frame is of a kind that a later version may have added; it is to be ignored.
 var errUnknownKind = errors.New("unknown kind of frame")
 
+// maxHop ends the count of hops. A frame's hop is one more than the highest that its sender has received: a HELLO is the
+// first. It only tells how many round trips agreement took; after that frames say 0.
+const maxHop = 1 << 16
+
 type hello struct {
 	flags      byte
 	protocol   Range
@@ -176,11 +180,15 @@ func (h *hello) decode(r *wire.Reader) {
 	h.extra = r.Blob(MaxExtra)
 }
 
-type entries struct{ entries [][]byte }
+type entries struct {
+	hop     uint64
+	entries [][]byte
+}
 
 func (m *entries) encode() Frame {
 	var w wire.Writer
 	w.Byte(kindEntries)
+	w.Uvarint(m.hop)
 	w.Uvarint(uint64(len(m.entries)))
 	for _, e := range m.entries {
 		w.Blob(e)
@@ -189,6 +197,7 @@ func (m *entries) encode() Frame {
 }
 
 func (m *entries) decode(r *wire.Reader) {
+	m.hop = r.Uvarint(maxHop)
 	m.entries = readBlobs(r, MaxEntriesPerFrame, MaxEntry)
 }
 
@@ -212,6 +221,7 @@ func readBlobs(r *wire.Reader, most, size int) [][]byte {
 }
 
 type vector struct {
+	hop    uint64
 	scope  trust.ScopeID
 	seen   uint64
 	vector chunk.Vector
@@ -220,6 +230,7 @@ type vector struct {
 func (m *vector) encode() Frame {
 	var w wire.Writer
 	w.Byte(kindVector)
+	w.Uvarint(m.hop)
 	w.Raw(m.scope[:])
 	w.Uvarint(m.seen)
 	writeVector(&w, m.vector)
@@ -227,6 +238,7 @@ func (m *vector) encode() Frame {
 }
 
 func (m *vector) decode(r *wire.Reader) {
+	m.hop = r.Uvarint(maxHop)
 	r.Fixed(m.scope[:])
 	m.seen = r.Uvarint(1 << 63)
 	m.vector = readVector(r)
@@ -254,6 +266,7 @@ func readVector(r *wire.Reader) chunk.Vector {
 }
 
 type chunks struct {
+	hop    uint64
 	scope  trust.ScopeID
 	seq    uint64 // numbers the frames of a session, from 1
 	flags  byte
@@ -264,6 +277,7 @@ type chunks struct {
 func (m *chunks) encode() Frame {
 	var w wire.Writer
 	w.Byte(kindChunks)
+	w.Uvarint(m.hop)
 	w.Raw(m.scope[:])
 	w.Uvarint(m.seq)
 	w.Byte(m.flags)
@@ -283,6 +297,7 @@ func (m *chunks) encode() Frame {
 }
 
 func (m *chunks) decode(r *wire.Reader) {
+	m.hop = r.Uvarint(maxHop)
 	r.Fixed(m.scope[:])
 	if m.seq = r.Uvarint(1 << 63); m.seq == 0 {
 		r.Fail("number of a frame")
@@ -295,6 +310,7 @@ func (m *chunks) decode(r *wire.Reader) {
 }
 
 type ack struct {
+	hop  uint64
 	seen uint64
 	// what is signed, with the practice before it
 	scope     trust.ScopeID
@@ -326,6 +342,7 @@ func (m *ack) message(practice trust.EntryID) []byte {
 func (m *ack) encode() Frame {
 	var w wire.Writer
 	w.Byte(kindAck)
+	w.Uvarint(m.hop)
 	w.Uvarint(m.seen)
 	m.body(&w)
 	w.Raw(m.signature[:])
@@ -333,6 +350,7 @@ func (m *ack) encode() Frame {
 }
 
 func (m *ack) decode(r *wire.Reader) {
+	m.hop = r.Uvarint(maxHop)
 	m.seen = r.Uvarint(1 << 63)
 	r.Fixed(m.scope[:])
 	m.time = int64(r.Uint64())

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"chartmesh/chunk"
 	"chartmesh/trust"
 )
 
@@ -26,7 +27,7 @@ func (s *Session) Next(ctx context.Context, now time.Time) (Frame, error) {
 	if f := s.nextHello(now); f != nil {
 		return s.sent(f), nil
 	}
-	if f, err := s.nextEntries(); f != nil || err != nil {
+	if f, err := s.nextEntries(now); f != nil || err != nil {
 		return s.sent(f), err
 	}
 	if f := s.nextSmall(now); f != nil {
@@ -46,9 +47,6 @@ func (s *Session) sent(f Frame) Frame {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.status.BytesOut += uint64(len(f)) + FrameOverhead
-	if f[0] <= kindAck {
-		s.mu.spoke = true
-	}
 	return f
 }
 
@@ -91,7 +89,10 @@ func (s *Session) nextHello(now time.Time) Frame {
 
 // helloDue is when a HELLO that asks for an answer is due, unless something happens before.
 func (s *Session) helloDue(st *state) time.Time {
-	if !st.greeted {
+	switch {
+	case !st.saidHello:
+		return st.started.Add(s.cfg.Rehello)
+	case !st.greeted:
 		return st.lastHello.Add(min(greetingRetry, s.cfg.Rehello))
 	}
 	for _, sc := range st.scopes {
@@ -111,16 +112,33 @@ func (s *Session) helloDue(st *state) time.Time {
 	return last.Add(s.cfg.Rehello)
 }
 
-func (s *Session) nextEntries() (Frame, error) {
+// nextEntries sends what the peer lacks of the membership log.
+//
+// If the peer's heads are all unknown here, it is most likely ahead of us and knows ours: then its entries tell us what
+// it lacks, if anything, and the whole log need not be sent. Two who went apart since their last common entry would wait
+// for each other; one of them loses its patience first.
+func (s *Session) nextEntries(now time.Time) (Frame, error) {
 	s.mu.Lock()
 	st := &s.mu.state
-	owes, left := st.oweEntries && st.greeted, st.entriesLeft
+	late := !now.Before(st.entriesBy)
+	owes, left := st.oweEntries && st.greeted && (!st.entriesHeld || late), st.entriesLeft
+	if st.oweEntries && st.allHeads == st.theirAll {
+		owes, st.oweEntries = false, false
+	}
 	theirs, ours := st.theirHeads, st.heads
-	st.oweEntries = false
 	s.mu.Unlock()
 	if owes {
 		left = s.cfg.Replica.EntriesSince(theirs)
+		if held := !late && len(left) > 0 && len(left) == len(s.cfg.Replica.EntriesSince(nil)); held {
+			s.mu.Lock()
+			st.entriesHeld = true
+			s.mu.Unlock()
+			return nil, nil
+		}
 	}
+	s.mu.Lock()
+	st.oweEntries = st.oweEntries && !owes
+	s.mu.Unlock()
 	if len(left) == 0 {
 		return nil, nil
 	}
@@ -136,6 +154,7 @@ func (s *Session) nextEntries() (Frame, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.entriesLeft = left
+	m.hop = st.nextHop()
 	if owes {
 		// What was sent need not be sent again, unless the peer's next HELLO shows that it did not come.
 		st.theirHeads = append(st.theirHeads[:len(st.theirHeads):len(st.theirHeads)], ours...)
@@ -163,7 +182,7 @@ func (s *Session) nextSmall(now time.Time) Frame {
 	for _, id := range st.order {
 		if sc := st.scopes[id]; sc.oweVector && sc.shared {
 			sc.oweVector = false
-			m := vector{scope: id, seen: st.seenSeq, vector: sc.mine}
+			m := vector{hop: st.nextHop(), scope: id, seen: st.seenSeq, vector: sc.mine}
 			return m.encode()
 		}
 	}
@@ -181,7 +200,7 @@ func (s *Session) nextAck(now time.Time) Frame {
 			continue
 		}
 		owes = true
-		m = ack{seen: st.seenSeq, scope: id, time: now.UnixMilli(), digest: sc.digest.wire(), stored: sc.takeAck()}
+		m = ack{hop: st.nextHop(), seen: st.seenSeq, scope: id, time: now.UnixMilli(), digest: sc.digest.wire(), stored: sc.takeAck()}
 		sc.told = sc.digest
 		break
 	}
@@ -209,6 +228,9 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 			return nil, fmt.Errorf("read chunks to send: %w", err)
 		}
 		f := flight{scope: id, log: run.log, last: run.last}
+		if len(list) > 0 && len(m.chunks) == 0 && len(list[0]) > room && room < s.cfg.Window {
+			return nil, nil // larger than the room that is left; it gets the window for itself
+		}
 		for _, c := range list {
 			full := payload+len(c) > s.cfg.FramePayload || len(m.chunks) == MaxChunksPerFrame
 			if len(m.chunks) > 0 && full {
@@ -221,6 +243,8 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		}
 		if f.bytes > 0 {
 			sent = append(sent, f)
+		} else if len(list) == 0 {
+			s.stall(id, run.log, now)
 		}
 	}
 	if len(sent) == 0 {
@@ -241,7 +265,7 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		l := sc.log(f.log)
 		l.sent = max(l.sent, f.last)
 	}
-	m.scope, m.seq = id, st.sentSeq
+	m.hop, m.scope, m.seq = st.nextHop(), id, st.sentSeq
 	if len(sc.pending(now)) == 0 {
 		m.flags |= chunksDigest
 		m.digest = sc.digest.wire()
@@ -249,6 +273,15 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 	}
 	st.status.ChunksOut += uint64(len(m.chunks))
 	return m.encode(), nil
+}
+
+// stall leaves a log alone for a while that the replica has no chunks of, though its vector says so.
+func (s *Session) stall(id trust.ScopeID, log chunk.LogID, now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sc := s.mu.scopes[id]; sc != nil {
+		sc.log(log).notBefore = now.Add(stallFirst)
+	}
 }
 
 // plan picks the scope and the logs of the next CHUNKS frame, and how many bytes the window has room for.
@@ -292,6 +325,9 @@ func (s *Session) Deadline() time.Time {
 	earlier(s.helloDue(st))
 	if st.oweHello {
 		earlier(st.lastHello.Add(helloPause))
+	}
+	if st.oweEntries && st.entriesHeld {
+		earlier(st.entriesBy)
 	}
 	for _, sc := range st.scopes {
 		if !sc.shared || !sc.known {

@@ -37,6 +37,8 @@ type state struct {
 	oweHello, askHello bool
 	saidHello          bool // ever
 	oweEntries         bool
+	entriesHeld        bool // until entriesBy, or until the peer's come
+	entriesBy          time.Time
 	entriesLeft        [][]byte // of a transfer that takes several frames
 	owePong            bool
 	pongNonce          uint64
@@ -48,7 +50,7 @@ type state struct {
 	helloSeen    time.Time
 
 	agreedOnce   bool
-	spoke        bool // since the last frame came: the next one closes a round trip
+	hop          uint64 // the highest that has come
 	status       Status
 	chunkBytesIn uint64
 }
@@ -156,7 +158,8 @@ func (sc *scope) log(id chunk.LogID) *logState {
 
 // raise notes that the peer holds a log up to p.
 func (sc *scope) raise(id chunk.LogID, p chunk.Position) (news bool) {
-	if p.Counter <= sc.theirs[id].Counter {
+	have, ok := sc.theirs[id]
+	if p.Counter <= have.Counter || !ok && len(sc.theirs) >= chunk.MaxLogs {
 		return false
 	}
 	sc.theirs[id] = p
@@ -218,9 +221,16 @@ func (st *state) inSync() bool {
 func (st *state) noteAgreement() {
 	if !st.agreedOnce && st.inSync() {
 		st.agreedOnce = true
-		// Even if the peer's word came before ours left: it does not know yet.
-		st.status.RoundTrips = max(st.status.RoundTrips, 1)
+		st.status.RoundTrips = int(st.hop+1) / 2
 	}
+}
+
+// nextHop is what the next frame says.
+func (st *state) nextHop() uint64 {
+	if st.agreedOnce {
+		return 0
+	}
+	return min(st.hop+1, maxHop)
 }
 
 // standsOut says whether anything is left that only the peer can settle.
@@ -265,7 +275,7 @@ func (st *state) resolve(now time.Time, seen uint64) {
 func (st *state) forget() {
 	st.inflight, st.bytesOut, st.seenSeq = nil, 0, 0
 	for _, sc := range st.scopes {
-		clear(sc.logs)
+		sc.logs = map[chunk.LogID]*logState{}
 	}
 }
 

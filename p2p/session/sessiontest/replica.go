@@ -48,6 +48,7 @@ type Replica struct {
 
 type scope struct {
 	logs    map[chunk.LogID][][]byte
+	tips    map[chunk.LogID][]chunk.Position
 	applied map[chunk.LogID]int
 	taint   byte // makes what is applied differ
 }
@@ -55,6 +56,15 @@ type scope struct {
 type entry struct {
 	bytes   []byte
 	parents []trust.EntryID
+}
+
+func newScope() *scope {
+	return &scope{logs: map[chunk.LogID][][]byte{}, tips: map[chunk.LogID][]chunk.Position{}, applied: map[chunk.LogID]int{}}
+}
+
+func (s *scope) add(log chunk.LogID, b []byte) {
+	s.logs[log] = append(s.logs[log], b)
+	s.tips[log] = append(s.tips[log], chunk.At(uint64(len(s.logs[log])), sha256.Sum256(b)))
 }
 
 // New makes a replica that belongs to scopes.
@@ -66,7 +76,7 @@ func New(device trust.DeviceID, practice trust.EntryID, scopes ...trust.ScopeID)
 		entries: map[trust.EntryID]*entry{},
 	}
 	for _, id := range scopes {
-		r.scopes[id] = &scope{logs: map[chunk.LogID][][]byte{}, applied: map[chunk.LogID]int{}}
+		r.scopes[id] = newScope()
 	}
 	return r
 }
@@ -96,7 +106,7 @@ func (r *Replica) Edit(id trust.ScopeID, body []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, log := r.scopes[id], Log(r.Device, id)
-	s.logs[log] = append(s.logs[log], Chunk(id, log, uint64(len(s.logs[log])+1), body))
+	s.add(log, Chunk(id, log, uint64(len(s.logs[log])+1), body))
 	if !r.Lazy {
 		s.applied[log] = len(s.logs[log])
 	}
@@ -126,7 +136,7 @@ func (r *Replica) AddScope(id trust.ScopeID) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.scopes[id] == nil {
-		r.scopes[id] = &scope{logs: map[chunk.LogID][][]byte{}, applied: map[chunk.LogID]int{}}
+		r.scopes[id] = newScope()
 	}
 }
 
@@ -182,7 +192,7 @@ func (r *Replica) Holds(id trust.ScopeID, v chunk.Vector) bool {
 	defer r.mu.Unlock()
 	s := r.scopes[id]
 	for log, p := range v {
-		if s == nil || p.Counter > uint64(len(s.logs[log])) || chunk.At(p.Counter, sha256.Sum256(s.logs[log][p.Counter-1])) != p {
+		if s == nil || p.Counter > uint64(len(s.logs[log])) || s.tips[log][p.Counter-1] != p {
 			return false
 		}
 	}
@@ -227,8 +237,8 @@ func (r *Replica) Vector(id trust.ScopeID) chunk.Vector {
 func (r *Replica) vectorLocked(id trust.ScopeID) chunk.Vector {
 	v := chunk.Vector{}
 	if s := r.scopes[id]; s != nil {
-		for log, list := range s.logs {
-			v[log] = chunk.At(uint64(len(list)), sha256.Sum256(list[len(list)-1]))
+		for log, tips := range s.tips {
+			v[log] = tips[len(tips)-1]
 		}
 	}
 	return v
@@ -306,7 +316,7 @@ func (r *Replica) Arrive(_ context.Context, from trust.DeviceID, chunks [][]byte
 		if s == nil {
 			r.Fail("chunk of a scope that is not shared")
 		} else if p.Position.Counter == uint64(len(s.logs[p.Log]))+1 {
-			s.logs[p.Log] = append(s.logs[p.Log], bytes.Clone(b))
+			s.add(p.Log, bytes.Clone(b))
 			if !r.Lazy {
 				s.applied[p.Log] = len(s.logs[p.Log])
 			}

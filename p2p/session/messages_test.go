@@ -1,0 +1,78 @@
+package session
+
+import (
+	"bytes"
+	"errors"
+	"testing"
+
+	"chartmesh/chunk"
+	"chartmesh/trust"
+)
+
+func samples() []message {
+	v := chunk.Vector{{1}: {Counter: 1, Tip: chunk.Tip{9}}, {2}: {Counter: 1 << 40}}
+	return []message{
+		&hello{flags: helloFirst | helloAsk, protocol: Range{1, 2}, schema: Range{1, 1}, version: "0.1.0", clock: 1790000000000000,
+			practice: trust.EntryID{1}, headsHash: [32]byte{2}, heads: []trust.EntryID{{3}, {4}}, sent: 5, seen: 300,
+			scopes: []wireDigest{{scope: trust.ScopeID{1}, digest: digest{flags: digestAtEnd, applied: [32]byte{7}}},
+				{scope: trust.ScopeID{2}}}, extra: []byte("later")},
+		&hello{protocol: Range{1, 1}, schema: Range{1, 1}},
+		&entries{hop: 2, entries: [][]byte{[]byte("one"), []byte("two")}},
+		&vector{hop: 300, scope: trust.ScopeID{1}, seen: 7, vector: v},
+		&vector{},
+		&chunks{scope: trust.ScopeID{1}, seq: 1, flags: chunksDigest, digest: digest{vectorHash: [32]byte{1}}, chunks: [][]byte{[]byte("x")}},
+		&chunks{scope: trust.ScopeID{1}, seq: 200, flags: chunksBranch, chunks: [][]byte{[]byte("x"), []byte("yy")}},
+		&ack{hop: 4, seen: 3, scope: trust.ScopeID{1}, time: 1790000000000, digest: digest{flags: 1}, stored: v, signature: [64]byte{1}},
+		&ping{nonce: 1},
+		&pong{nonce: 1, clock: -1},
+		&bye{reason: ReasonIncompatible, protocol: Range{1, 1}, schema: Range{2, 3}, version: "x"},
+	}
+}
+
+// TestFrames holds that what is written is read, and that no shorter or changed length of it is.
+func TestFrames(t *testing.T) {
+	seen := map[byte]bool{}
+	for _, m := range samples() {
+		f := m.encode()
+		seen[f[0]] = true
+		got, err := decode(f)
+		if err != nil {
+			t.Errorf("kind %d: %v", f[0], err)
+			continue
+		}
+		if !bytes.Equal(got.encode(), f) {
+			t.Errorf("kind %d comes back as something else", f[0])
+		}
+		for n := range f {
+			if _, err := decode(f[:n]); err == nil {
+				t.Errorf("kind %d is read though cut to %d of %d bytes", f[0], n, len(f))
+			}
+		}
+	}
+	for kind := byte(kindHello); kind <= kindBye; kind++ {
+		if !seen[kind] {
+			t.Errorf("no sample of kind %d", kind)
+		}
+	}
+}
+
+func FuzzFrame(f *testing.F) {
+	n := 0
+	for _, m := range samples() {
+		f.Add([]byte(m.encode()))
+		n++
+	}
+	if n == 0 {
+		f.Fatal("no seeds")
+	}
+	f.Add([]byte{kindReservedFirst, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decode(b)
+		if errors.Is(err, errUnknownKind) || err != nil {
+			return
+		}
+		if again := m.encode(); !bytes.Equal(again, b) {
+			t.Fatalf("%x becomes %x", b, again)
+		}
+	})
+}
