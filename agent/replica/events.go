@@ -41,7 +41,7 @@ func marshalEvents(events []Event) []byte {
 func parseEvents(last uint64, b []byte) ([]Event, error) {
 	r := open(b)
 	n := r.Uvarint(maxEvents)
-	at := time.UnixMilli(r.Varint())
+	at := time.UnixMilli(r.Varint()).UTC()
 	var events []Event
 	for i := range n {
 		e := Event{

@@ -72,7 +72,7 @@ func (r *Replica) Get(ctx context.Context, at api.Ref, version string) (api.Reso
 		return api.Resource{}, &api.Error{Code: api.CodeDeleted, Message: ref.key() + " was deleted",
 			Hint: "`chartmesh history " + ref.key() + "` shows its versions"}
 	}
-	res := api.Resource{Ref: at, Version: current, Updated: time.UnixMilli(found.UpdatedMillis), Conflicts: len(found.Conflicts)}
+	res := api.Resource{Ref: at, Version: current, Updated: time.UnixMilli(found.UpdatedMillis).UTC(), Conflicts: len(found.Conflicts)}
 	res.JSON, err = withMeta(found.JSON, current, res.Updated)
 	return res, err
 }
@@ -104,7 +104,7 @@ func (r *Replica) getVersion(ctx context.Context, found located, ref fhirRef, ve
 	if content == nil {
 		return api.Resource{}, &api.Error{Code: api.CodeDeleted, Message: ref.key() + " was deleted in this version"}
 	}
-	updated := time.UnixMilli(d.changes[d.byHash[heads[0]]].timeMillis)
+	updated := time.UnixMilli(d.changes[d.byHash[heads[0]]].timeMillis).UTC()
 	res := api.Resource{Ref: api.Ref{Type: ref.typ, ID: ref.id}, Version: version, Updated: updated}
 	res.JSON, err = withMeta(content, version, updated)
 	return res, err
@@ -153,7 +153,7 @@ func (r *Replica) History(ctx context.Context, at api.Ref) ([]api.Revision, erro
 			m := d.changes[d.byHash[hash]]
 			device, site := r.names(m.device)
 			rev := api.Revision{
-				Version: crdt.Version([]crdt.ChangeHash{hash}), Time: time.UnixMilli(m.timeMillis), Author: m.author,
+				Version: crdt.Version([]crdt.ChangeHash{hash}), Time: time.UnixMilli(m.timeMillis).UTC(), Author: m.author,
 				Device: device, Site: site, Origin: originName(m.origin), Deleted: content == nil,
 			}
 			if content != nil {
@@ -256,7 +256,7 @@ func (r *Replica) Export(ctx context.Context, out io.Writer, opts api.ExportOpti
 			}
 			json := found.JSON
 			if opts.Meta {
-				if json, err = withMeta(json, crdt.Version(found.Heads), time.UnixMilli(found.UpdatedMillis)); err != nil {
+				if json, err = withMeta(json, crdt.Version(found.Heads), time.UnixMilli(found.UpdatedMillis).UTC()); err != nil {
 					return err
 				}
 			}
@@ -369,7 +369,7 @@ func (r *Replica) apiConflict(key string, c openConflict) api.Conflict {
 	for _, s := range c.Sides {
 		device, site := r.names(s.Device)
 		out.Values = append(out.Values, api.ConflictValue{
-			Value: s.JSON, Removed: s.Removed, Author: s.Author, Device: device, Site: site, Time: time.UnixMilli(s.TimeMillis),
+			Value: s.JSON, Removed: s.Removed, Author: s.Author, Device: device, Site: site, Time: time.UnixMilli(s.TimeMillis).UTC(),
 		})
 	}
 	return out

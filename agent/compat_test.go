@@ -1,0 +1,208 @@
+package agent_test
+
+import (
+	"archive/tar"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"chartmesh/agent"
+	"chartmesh/agent/api"
+	"chartmesh/crdt/engine"
+	"chartmesh/fhir"
+	"chartmesh/fhir/synthetic"
+)
+
+func TestMain(m *testing.M) {
+	engine.ChildMain()
+	os.Exit(m.Run())
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+const compatDir = "../testdata/compat"
+
+// compatState is what a folder must still say when a later build opens it.
+type compatState struct {
+	Export    string
+	Conflicts []api.Conflict
+	Revisions int // of Patient/compat
+	Status    api.Status
+}
+
+func stateOf(t *testing.T, a *agent.Agent) compatState {
+	t.Helper()
+	var s compatState
+	var b bytes.Buffer
+	must(t, a.Export(t.Context(), &b, api.ExportOptions{Meta: false}))
+	s.Export = b.String()
+	var err error
+	s.Conflicts, err = a.Conflicts(t.Context())
+	must(t, err)
+	h, err := a.History(t.Context(), api.Ref{Type: "Patient", ID: "compat"})
+	must(t, err)
+	s.Revisions = len(h)
+	st, err := a.Status(t.Context(), "")
+	must(t, err)
+	s.Status = api.Status{
+		Practice: st.Practice, Device: st.Device, Site: st.Site, PeerID: st.PeerID, Documents: st.Documents,
+		Resources: st.Resources, Conflicts: st.Conflicts,
+	}
+	return s
+}
+
+// TestCompat opens every folder that earlier builds wrote: what they held must read the same, and be writable.
+func TestCompat(t *testing.T) {
+	archives, err := filepath.Glob(filepath.Join(compatDir, "*", "folder.tar.gz"))
+	must(t, err)
+	if len(archives) == 0 {
+		t.Fatal("there is no folder of an earlier build")
+	}
+	for _, archive := range archives {
+		t.Run(filepath.Base(filepath.Dir(archive)), func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "data")
+			unpack(t, archive, dir)
+			want, err := os.ReadFile(filepath.Join(filepath.Dir(archive), "state.json"))
+			must(t, err)
+			a, err := agent.Open(agent.Config{Dir: dir, Offline: true})
+			must(t, err)
+			defer func() { must(t, a.Close()) }()
+			got, err := json.MarshalIndent(stateOf(t, a), "", "\t")
+			must(t, err)
+			if !bytes.Equal(bytes.TrimSpace(got), bytes.TrimSpace(want)) {
+				t.Errorf("the folder says\n%s\nand said\n%s", got, want)
+			}
+			res, err := a.Get(t.Context(), api.Ref{Type: "Patient", ID: "compat"}, "")
+			must(t, err)
+			body := strings.Replace(string(res.JSON), `"gender":"female"`, `"gender":"other"`, 1)
+			w, err := a.Put(t.Context(), "later", json.RawMessage(body), false)
+			must(t, err)
+			if w.Outcome != "changed" {
+				t.Errorf("an edit in the folder: %+v", w)
+			}
+		})
+	}
+}
+
+// TestWriteCompat writes a folder for later builds: CHARTMESH_WRITE_COMPAT names it, as "1" for testdata/compat/1.
+func TestWriteCompat(t *testing.T) {
+	name := os.Getenv("CHARTMESH_WRITE_COMPAT")
+	if name == "" {
+		t.Skip("CHARTMESH_WRITE_COMPAT names no folder")
+	}
+	dir := filepath.Join(t.TempDir(), "data")
+	_, err := agent.Init(dir, agent.InitOptions{Practice: "Praxis Kompat", Site: "Mitte", Device: "Empfang"})
+	must(t, err)
+	a, err := agent.Open(agent.Config{Dir: dir, Offline: true})
+	must(t, err)
+	put := func(body string) {
+		t.Helper()
+		_, err := a.Put(t.Context(), "Dr. Früher", json.RawMessage(body), false)
+		must(t, err)
+	}
+	put(`{"resourceType":"Patient","id":"compat","name":[{"family":"Früher","given":["Ada"],"_given":[{"extension":[{"url":"urn:x","valueBoolean":true}]}]}],"gender":"unknown","birthDate":"1950-05-01"}`)
+	first, err := a.Get(t.Context(), api.Ref{Type: "Patient", ID: "compat"}, "")
+	must(t, err)
+	put(strings.Replace(strings.Replace(string(first.JSON), "unknown", "female", 1), "1950-05-01", "1950-05-02", 1))
+	put(strings.Replace(string(first.JSON), "1950-05-01", "1951-05-01", 1)) // stale: a conflict
+	put(`{"resourceType":"Observation","id":"compat-o","status":"final","code":{"text":"temperature"},"subject":{"reference":"Patient/compat"},"effectiveDateTime":"2025-01-01","valueQuantity":{"value":37.50,"unit":"Cel"},"note":[{"text":"after exercise"}]}`)
+	put(`{"resourceType":"Basic","id":"gone","code":{"text":"x"}}`)
+	_, err = a.Delete(t.Context(), "Dr. Früher", api.Ref{Type: "Basic", ID: "gone"})
+	must(t, err)
+	for bundle := range synthetic.Patients(7, 2) {
+		var batch api.ImportBatch
+		must(t, fhir.ReadFile("made", bytes.NewReader(fhir.Canonical(bundle)), func(it fhir.Item) error {
+			batch.Resources = append(batch.Resources, it.Raw)
+			return it.Err
+		}))
+		_, err := a.Import(t.Context(), "importer", batch)
+		must(t, err)
+	}
+	state, err := json.MarshalIndent(stateOf(t, a), "", "\t")
+	must(t, err)
+	must(t, a.Close())
+	out := filepath.Join(compatDir, name)
+	must(t, os.MkdirAll(out, 0o755))
+	must(t, os.WriteFile(filepath.Join(out, "state.json"), append(state, '\n'), 0o644))
+	pack(t, dir, filepath.Join(out, "folder.tar.gz"))
+}
+
+func pack(t *testing.T, dir, archive string) {
+	t.Helper()
+	var b bytes.Buffer
+	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
+	must(t, err)
+	w := tar.NewWriter(z)
+	must(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := e.Info()
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(dir, path)
+		if err != nil || name == "." {
+			return err
+		}
+		h := &tar.Header{Name: filepath.ToSlash(name), Mode: int64(info.Mode().Perm())}
+		if e.IsDir() {
+			h.Typeflag = tar.TypeDir
+			return w.WriteHeader(h)
+		}
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		h.Typeflag, h.Size = tar.TypeReg, int64(len(content))
+		if err := w.WriteHeader(h); err != nil {
+			return err
+		}
+		_, err = w.Write(content)
+		return err
+	}))
+	must(t, w.Close())
+	must(t, z.Close())
+	must(t, os.WriteFile(archive, b.Bytes(), 0o644))
+}
+
+func unpack(t *testing.T, archive, dir string) {
+	t.Helper()
+	f, err := os.Open(archive)
+	must(t, err)
+	defer func() { must(t, f.Close()) }()
+	z, err := gzip.NewReader(f)
+	must(t, err)
+	must(t, os.MkdirAll(dir, 0o700))
+	r := tar.NewReader(z)
+	for {
+		h, err := r.Next()
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		must(t, err)
+		path := filepath.Join(dir, filepath.FromSlash(h.Name))
+		if !filepath.IsLocal(filepath.FromSlash(h.Name)) {
+			t.Fatalf("%s leads out of the folder", h.Name)
+		}
+		if h.Typeflag == tar.TypeDir {
+			must(t, os.MkdirAll(path, fs.FileMode(h.Mode)))
+			continue
+		}
+		content, err := io.ReadAll(r)
+		must(t, err)
+		must(t, os.WriteFile(path, content, fs.FileMode(h.Mode)))
+	}
+}
