@@ -60,7 +60,12 @@ var rules = map[string]rule{
 		module: []string{"agent/api", "agent/client", "fhir", "fhir/synthetic", "p2p"}, // a stranger's peer too
 		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr"},
 	},
+	"simulations/...": {module: []string{
+		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "fhir/synthetic", "storage",
+		"p2p/session", "agent/api", "agent/replica",
+	}},
 	"internal/architecture": {},
+	"internal/dictionary":   {module: []string{"crdt", "crdt/engine", "fhir", "fhir/synthetic"}},
 }
 
 // testsToo is what tests may import beyond their package's rule: the suites and drivers that tests share.
@@ -72,12 +77,13 @@ var testImports = map[string][]string{
 	"storage":       {"storage/storagetest"},
 	"p2p":           {"p2p/session/sessiontest"},
 	"p2p/session":   {"p2p/session/sessiontest"},
-	"chunk":         {"trust/keyring"},     // seals with real keys
-	"crdt":          {"crdt/engine"},       // the validator against the real library
-	"agent/replica": {"crdt/engine"},       // the replica is given its engine
-	"agent/api":     {"agent/api/apitest"}, //
-	"agent/client":  {"agent/api/apitest"}, //
-	"cmd/chartmesh": {"agent/api/apitest"}, //
+	"chunk":         {"trust/keyring"}, // seals with real keys
+	"crdt":          {"crdt/engine"},   // the validator against the real library
+	"agent":         {"fhir/synthetic"},
+	"agent/replica": {"crdt/engine"}, // the replica is given its engine
+	"agent/api":     {"agent/api/apitest"},
+	"agent/client":  {"agent/api/apitest"},
+	"cmd/chartmesh": {"agent/api/apitest"},
 }
 
 // testOthers is the same for other modules.
