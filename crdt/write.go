@@ -163,6 +163,11 @@ func (p *program) writeMap(n *seen, at address, want Value, when how) {
 		p.fill(ref, want)
 		return
 	}
+	if !kept[0].live {
+		// What is taken into use again is all said again: somebody else may do the same with other values meanwhile.
+		defer func(was bool) { p.deep = was }(p.deep)
+		p.deep = true
+	}
 	below := changed
 	if p.deep {
 		below = again
