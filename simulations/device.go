@@ -1,0 +1,267 @@
+package simulations
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"time"
+
+	"chartmesh/agent/replica"
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/crdt/engine"
+	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/trust/keyring"
+)
+
+// device is one installation: what survives a crash (twin, secrets) and what does not (replica, engine, sessions).
+type device struct {
+	w       *World
+	index   int
+	name    string
+	secrets [144]byte // what keyring.Create reads first, so that a restart has the same keys and knows nothing else
+	random  io.Reader
+	keys    *keyring.Keyring
+	twin    *storage.Twin
+	engine  crdt.Engine
+	replica *replica.Replica // nil: it is down
+
+	slow     time.Duration // the longest that the applier keeps arrived chunks waiting
+	applying bool          // it has been woken
+	armed    *fault
+	after    *storage.Twin // set by a crash within a commit: what was durable
+	busy     string        // what is under way, for the trace
+	pending  *intent       // the write that is under way, or was when the device crashed
+
+	generation uint64                         // counts what may change what is shown
+	digested   uint64                         // generation of digest
+	digest     string                         // of what is shown
+	checked    map[trust.ScopeID]chunk.Vector // found durable
+	told       map[trust.ScopeID]chunk.Vector // said to some peer
+}
+
+// fault is what shall happen in a commit to come.
+type fault struct {
+	stage   storage.Stage
+	commits int  // first let so many pass
+	crash   bool // else the disk fails
+}
+
+var (
+	errPower = errors.New("simulated power cut")
+	errDisk  = errors.New("simulated disk failure")
+)
+
+// found makes the practice: the first device founds it and admits the others.
+func (w *World) found() {
+	for range w.cfg.Devices {
+		w.join()
+	}
+}
+
+// join adds a device to the practice.
+func (w *World) join() *device {
+	i := len(w.devices)
+	stream := rand.NewChaCha8([32]byte{byte(w.cfg.Seed), byte(w.cfg.Seed >> 8), byte(w.cfg.Seed >> 16), byte(w.cfg.Seed >> 24), byte(i), 1})
+	d := &device{w: w, index: i, name: string(rune('A' + i)), random: stream, twin: storage.NewTwin(),
+		checked: map[trust.ScopeID]chunk.Vector{}, told: map[trust.ScopeID]chunk.Vector{}}
+	_, _ = io.ReadFull(stream, d.secrets[:])
+	d.slow = []time.Duration{5 * time.Millisecond, 300 * time.Millisecond, 20 * time.Second}[w.rng.IntN(3)]
+	if err := d.unlock(); err != nil {
+		w.fail("I-sound", "create keyring: %v", err)
+		return nil
+	}
+	var entries []trust.Entry
+	if i == 0 {
+		e, _, err := d.keys.Found(keyring.FoundOptions{Practice: "Practice", Site: "site A", Device: "A", Now: w.now})
+		if err != nil {
+			w.fail("I-sound", "found practice: %v", err)
+			return nil
+		}
+		entries = append(entries, e)
+	} else {
+		var err error
+		if entries, err = w.admit(d); err != nil {
+			w.fail("I-sound", "admit device: %v", err)
+			return nil
+		}
+	}
+	if err := replica.Adopt(w.ctx, d.twin, entries); err != nil {
+		w.fail("I-sound", "adopt membership: %v", err)
+		return nil
+	}
+	w.devices = append(w.devices, d)
+	d.open()
+	return d
+}
+
+// admit has the first device add d and returns the membership log.
+func (w *World) admit(d *device) ([]trust.Entry, error) {
+	by := w.devices[0]
+	raw, err := by.replica.Admit(w.ctx, func(st *trust.State) (trust.Entry, error) {
+		return by.keys.Admit(st, keyring.Newcomer{
+			Device: d.keys.Device(), HPKE: d.keys.HPKEPublic(), DeviceName: d.name, SiteName: "site " + d.name, Now: w.now,
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	var entries []trust.Entry
+	for _, b := range raw {
+		e, err := trust.ParseEntry(b)
+		if err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// unlock makes the keyring as a start of the program does: with the keys of the device and nothing learnt.
+func (d *device) unlock() (err error) {
+	d.keys, err = keyring.Create("", io.MultiReader(bytes.NewReader(d.secrets[:]), d.random))
+	return err
+}
+
+// open starts the replica on what is durable.
+func (d *device) open() {
+	d.engine = engine.NewLocal()
+	d.twin.OnCommit(d.onCommit)
+	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: d.engine, OpenOps: 2000,
+		Now: func() time.Time { return d.w.now }})
+	if err != nil {
+		d.w.fail("I-sound", "%s does not open: %v", d.name, err)
+		return
+	}
+	d.replica = r
+	d.generation++
+	clear(d.checked)
+	d.checkTold()
+	d.w.ledger.read(d, nil)
+	d.wakeApplier()
+}
+
+// onCommit is called at every stage of every commit.
+func (d *device) onCommit(stage storage.Stage, _ int) error {
+	if stage == storage.Applied && d.replica != nil {
+		d.checkDurable("in a commit")
+	}
+	f := d.armed
+	if f == nil || f.stage != stage {
+		return nil
+	}
+	if f.commits > 0 {
+		f.commits--
+		return nil
+	}
+	d.armed = nil
+	what := "disk failure"
+	if f.crash {
+		what = "power cut"
+	}
+	d.w.report.Stages[fmt.Sprintf("%s at %v", what, stage)]++
+	d.w.note("%s: %s at stage %v while it would %s", d.name, what, stage, d.busy)
+	switch {
+	case f.crash:
+		d.after = d.twin.Crash()
+		return errPower
+	case stage != storage.Begin: // the store has failed and must be opened again
+		d.after = d.twin
+	}
+	return errDisk
+}
+
+// survived takes the consequences of what just happened in a commit.
+func (d *device) survived() bool {
+	if d.after == nil {
+		return true
+	}
+	if d.after == d.twin {
+		d.after = d.twin.Crash()
+	}
+	d.fall()
+	return false
+}
+
+// fall stops the device as a crash does. It comes back after a while.
+func (d *device) fall() {
+	w := d.w
+	if d.replica == nil {
+		return
+	}
+	w.report.Crashes++
+	if d.after == nil {
+		d.after = d.twin.Crash()
+	}
+	d.twin, d.after, d.armed = d.after, nil, nil
+	d.stop()
+	w.net.dropDevice(w, d)
+	w.after(w.between(10*time.Millisecond, 20*time.Second), false, func() {
+		if d.replica == nil {
+			d.restart()
+		}
+	})
+}
+
+func (d *device) restart() {
+	d.w.note("%s restarts", d.name)
+	if err := d.unlock(); err != nil {
+		d.w.fail("I-sound", "%s: keyring: %v", d.name, err)
+		return
+	}
+	d.open()
+	d.w.connectAll()
+}
+
+// stop frees what is in memory.
+func (d *device) stop() {
+	if d.engine != nil {
+		_ = d.engine.Close()
+	}
+	d.engine, d.replica, d.applying = nil, nil, false
+}
+
+// wakeApplier has the applier run after a while.
+func (d *device) wakeApplier() {
+	if d.replica == nil || d.applying {
+		return
+	}
+	d.applying = true
+	r := d.replica
+	d.w.after(d.w.between(time.Millisecond, d.slow+time.Millisecond), false, func() {
+		if d.replica == r {
+			d.applying = false
+			d.apply()
+		}
+	})
+}
+
+// apply runs the applier once.
+func (d *device) apply() {
+	w := d.w
+	d.busy = "apply"
+	more, err := d.replica.Apply(w.ctx)
+	d.generation++
+	if !d.survived() {
+		return
+	}
+	if err != nil {
+		if !errors.Is(err, errDisk) {
+			w.fail("I-sound", "%s cannot apply: %v", d.name, err)
+		}
+		more = true
+	}
+	if more {
+		d.wakeApplier()
+		w.note("%s applies", d.name)
+	}
+	for _, s := range d.replica.State().Scopes() {
+		for _, e := range w.net.ends(d) {
+			e.session().Applied(w.now, s.ID)
+		}
+	}
+	w.net.pumpDevice(w, d)
+}

@@ -1,0 +1,347 @@
+package simulations
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"strings"
+
+	"chartmesh/agent/api"
+	"chartmesh/chunk"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// checkAll looks after every step for what must always hold.
+func (w *World) checkAll() {
+	for _, d := range w.devices {
+		if d.replica != nil {
+			d.checkDurable("between two steps")
+		}
+	}
+	for _, l := range w.net.links {
+		w.checkInSync(l)
+	}
+}
+
+// checkDurable is I-durable: the vector names nothing that a crash at this moment would lose.
+func (d *device) checkDurable(when string) {
+	for _, s := range d.replica.State().Scopes() {
+		v := d.replica.Vector(s.ID)
+		if d.checked[s.ID] == nil {
+			d.checked[s.ID] = chunk.Vector{}
+		}
+		for log, p := range v {
+			have := d.checked[s.ID][log].Counter
+			if p.Counter <= have {
+				continue
+			}
+			if err := d.holds(s.ID, log, have, p); err != nil {
+				d.w.fail("I-durable", "%s claims chunk %d of a log %s: %v", d.name, p.Counter, when, err)
+				return
+			}
+			d.checked[s.ID][log] = p
+		}
+	}
+}
+
+// holds reports whether chunks after+1 to to are durable.
+func (d *device) holds(scope trust.ScopeID, log chunk.LogID, after uint64, to chunk.Position) error {
+	return d.twin.View(func(v storage.Reader) error {
+		for n := after + 1; n <= to.Counter; n++ {
+			b, err := v.Get(storage.Chunk.Key(scope, log, n))
+			if err != nil {
+				return fmt.Errorf("chunk %d: %w", n, err)
+			}
+			sealed, err := chunk.Parse(b)
+			if err != nil {
+				return err
+			}
+			if n == to.Counter && sealed.Position() != to {
+				return errors.New("another chunk is stored there")
+			}
+		}
+		return nil
+	})
+}
+
+// checkTold is I-durable over a crash: a device that comes back holds what it told its peers before.
+func (d *device) checkTold() {
+	for scope, told := range d.told {
+		if log, ok := covers(d.replica.Vector(scope), told); !ok {
+			d.w.fail("I-durable", "%s told its peers of %d chunks of %v and came back with %d",
+				d.name, told[log].Counter, log, d.replica.Vector(scope)[log].Counter)
+		}
+	}
+}
+
+// checkInSync is I-insync: while both sides say that they are in sync and have applied all, both show the same.
+func (w *World) checkInSync(l *link) {
+	if l.conn == nil || w.failure != nil {
+		return
+	}
+	a, b := l.ends[0], l.ends[1]
+	if a.replica == nil || b.replica == nil || a.digested == a.generation && b.digested == b.generation && a.digest == b.digest {
+		return
+	}
+	if !l.conn.sessions[0].Status().InSync || !l.conn.sessions[1].Status().InSync ||
+		!a.replica.Status().AtEnd || !b.replica.Status().AtEnd {
+		return
+	}
+	if a.shows() != b.shows() {
+		w.fail("I-insync", "%s and %s are in sync and show different things:\n%s", a.name, b.name, difference(a, b))
+	}
+}
+
+// shows returns a hash of all that the device shows.
+func (d *device) shows() string {
+	if d.digested != d.generation {
+		d.w.report.Digests++
+		sum := sha256.Sum256([]byte(d.transcript()))
+		d.digest, d.digested = string(sum[:]), d.generation
+	}
+	return d.digest
+}
+
+// transcript is everything that a device shows, as text.
+func (d *device) transcript() string {
+	var b bytes.Buffer
+	if err := d.replica.Export(d.w.ctx, &b, api.ExportOptions{}); err != nil {
+		d.w.fail("I-sound", "%s cannot export: %v", d.name, err)
+	}
+	list, err := d.replica.Conflicts(d.w.ctx)
+	if err != nil {
+		d.w.fail("I-sound", "%s cannot list conflicts: %v", d.name, err)
+	}
+	for _, c := range list {
+		fmt.Fprintf(&b, "conflict %s in %s %q, shown %d\n", c.ID, c.Resource, c.Path, c.Shown)
+		for _, v := range c.Values {
+			fmt.Fprintf(&b, "  %s removed=%v by %s at %s on %d\n", v.Value, v.Removed, v.Author, v.Device, v.Time.UnixMilli())
+		}
+	}
+	held, err := d.replica.Held(1000)
+	if err != nil {
+		d.w.fail("I-sound", "%s cannot list held chunks: %v", d.name, err)
+	}
+	for _, h := range held {
+		fmt.Fprintf(&b, "held %v by %s: %v, %s\n", h.Chunk, d.w.deviceOf(h.Device), h.State, h.Reason)
+	}
+	return b.String()
+}
+
+// difference returns the first lines in which two devices differ.
+func difference(a, b *device) string {
+	x, y := strings.Split(a.transcript(), "\n"), strings.Split(b.transcript(), "\n")
+	for i := range max(len(x), len(y)) {
+		var p, q string
+		if i < len(x) {
+			p = x[i]
+		}
+		if i < len(y) {
+			q = y[i]
+		}
+		if p != q {
+			return fmt.Sprintf("%s: %s\n%s: %s", a.name, p, b.name, q)
+		}
+	}
+	return "nothing"
+}
+
+// checkRest checks what must hold when everything has arrived everywhere.
+func (w *World) checkRest() {
+	w.report.Changes = len(w.ledger.entries)
+	for _, check := range []func(){w.checkEqual, w.checkAcknowledged, w.checkVisible, w.checkWhole, w.checkRestart, w.checkOrder} {
+		if w.failure == nil {
+			check()
+		}
+	}
+}
+
+// checkEqual is I-equal: all devices show the same, hold the same and have applied the same.
+func (w *World) checkEqual() {
+	a := w.devices[0]
+	for _, b := range w.devices[1:] {
+		if a.shows() != b.shows() {
+			w.fail("I-equal", "%s and %s differ:\n%s", a.name, b.name, difference(a, b))
+		}
+		for _, s := range a.replica.State().Scopes() {
+			if !a.replica.Vector(s.ID).Equal(b.replica.Vector(s.ID)) {
+				w.fail("I-equal", "%s and %s hold different chunks", a.name, b.name)
+			}
+		}
+		ha, hb := a.replica.Hello(b.keys.Device()), b.replica.Hello(a.keys.Device())
+		for i := range ha.Scopes {
+			if len(hb.Scopes) != len(ha.Scopes) || ha.Scopes[i] != hb.Scopes[i] {
+				w.fail("I-equal", "%s and %s have applied different changes", a.name, b.name)
+			}
+		}
+	}
+}
+
+// checkAcknowledged is I-acknowledged: what was acknowledged is applied everywhere. In these worlds nobody is hostile, so
+// nothing is held either.
+func (w *World) checkAcknowledged() {
+	for _, d := range w.devices {
+		if st := d.replica.Status(); st.Parked+st.Quarantined+st.Unapplied > 0 || !st.AtEnd {
+			w.fail("I-acknowledged", "%s holds what it has not applied: %+v", d.name, st)
+		}
+		for _, e := range w.ledger.entries {
+			if e.acked && d.replica.Vector(e.at.scope)[e.at.log].Counter < e.counter {
+				w.fail("I-acknowledged", "%s lacks what %s acknowledged: %s of %s", d.name, e.device.name, e.kind, e.ref)
+			}
+		}
+		for _, s := range d.replica.Hello(w.devices[0].keys.Device()).Scopes {
+			set := w.ledger.sets[s.Scope]
+			if s.Applied != set.Sum() {
+				w.fail("I-acknowledged", "%s has not applied exactly what was written", d.name)
+			}
+		}
+	}
+}
+
+// checkVisible is I-visible: each value that was written is shown, or listed in a conflict, or was replaced by somebody
+// who had seen it; each removal holds, or is listed, or was undone by somebody who had seen it.
+func (w *World) checkVisible() {
+	d := w.devices[0]
+	for _, ref := range w.ledger.refs() {
+		entries := w.ledger.byRef[ref]
+		shown, conflicts := d.look(ref)
+		w.report.Conflicts += len(conflicts)
+		for _, e := range entries {
+			for _, t := range w.ledger.introduced(e) {
+				if !strings.Contains(shown, t) && !listed(conflicts, t) && !w.answered(e, t) {
+					w.fail("I-visible", "%s, written to %s by %s (%s), is neither shown nor listed, and nobody who saw it replaced it%s",
+						t, ref, e.device.name, e.kind, w.ledger.story(ref))
+				}
+			}
+			if e.kind == kindDelete && shown != "" && !w.undone(e) && !listsRemoval(conflicts) {
+				w.fail("I-visible", "the removal of %s by %s is neither shown nor listed, and nobody who saw it undid it%s",
+					ref, e.device.name, w.ledger.story(ref))
+			}
+		}
+	}
+}
+
+func listed(conflicts []api.Conflict, token string) bool {
+	for _, c := range conflicts {
+		if inConflict(c, token) {
+			return true
+		}
+	}
+	return false
+}
+
+func listsRemoval(conflicts []api.Conflict) bool {
+	for _, c := range conflicts {
+		for _, v := range c.Values {
+			if v.Removed {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// answered reports whether somebody who had seen a token took it away.
+func (w *World) answered(e *entry, token string) bool {
+	for _, o := range w.ledger.byRef[e.ref] {
+		if w.ledger.replaced(o, e, token) {
+			return true
+		}
+	}
+	return false
+}
+
+// undone reports whether somebody who had seen a removal wrote the resource again, or decided about it.
+func (w *World) undone(e *entry) bool {
+	for _, o := range w.ledger.byRef[e.ref] {
+		if o.kind != kindDelete && w.ledger.saw(o, e) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkWhole is I-whole: every quantity shown is one that somebody wrote, never halves of two.
+func (w *World) checkWhole() {
+	for _, ref := range w.ledger.refs() {
+		shown, _ := w.devices[0].look(ref)
+		for _, q := range wholes(shown) {
+			if !w.ledger.wholes[q] {
+				w.fail("I-whole", "%s shows %s, which nobody wrote", ref, q)
+			}
+		}
+	}
+}
+
+// checkRestart is I-durable once more: a device that starts anew on what is durable shows what it showed before.
+func (w *World) checkRestart() {
+	d := w.devices[w.rng.IntN(len(w.devices))]
+	was := d.shows()
+	d.fall()
+	d.restart()
+	if w.failure == nil && d.shows() != was {
+		w.fail("I-durable", "%s shows something else after a restart", d.name)
+	}
+}
+
+// checkOrder is I-order: a device that gets the same chunks in another order shows the same.
+func (w *World) checkOrder() {
+	a := w.devices[0]
+	if a.replica == nil {
+		return
+	}
+	want := a.shows()
+	fresh := w.join()
+	if fresh == nil {
+		return
+	}
+	type run struct {
+		log    chunk.LogID
+		chunks [][]byte
+	}
+	var logs []*run
+	for _, s := range a.replica.State().Scopes() {
+		v := a.replica.Vector(s.ID)
+		for _, log := range v.Logs() {
+			r := &run{log: log}
+			for n := uint64(0); n < v[log].Counter; n += uint64(len(r.chunks)) - n {
+				list, err := a.replica.Chunks(s.ID, log, n, 1<<20)
+				if err != nil || len(list) == 0 {
+					w.fail("I-sound", "%s cannot read chunks: %v", a.name, err)
+					return
+				}
+				r.chunks = append(r.chunks, list...)
+			}
+			logs = append(logs, r)
+		}
+	}
+	for len(logs) > 0 && w.failure == nil {
+		i := w.rng.IntN(len(logs))
+		r := logs[i]
+		n := 1 + w.rng.IntN(min(len(r.chunks), 8))
+		if err := fresh.replica.Arrive(w.ctx, a.keys.Device(), r.chunks[:n]); err != nil {
+			w.fail("I-sound", "chunks do not arrive in another order: %v", err)
+		}
+		if r.chunks = r.chunks[n:]; len(r.chunks) == 0 {
+			logs = append(logs[:i], logs[i+1:]...)
+		}
+		for more := w.chance(2); more && w.failure == nil; {
+			var err error
+			if more, err = fresh.replica.Apply(w.ctx); err != nil {
+				w.fail("I-sound", "chunks do not apply in another order: %v", err)
+			}
+		}
+	}
+	for more := true; more && w.failure == nil; {
+		var err error
+		if more, err = fresh.replica.Apply(w.ctx); err != nil {
+			w.fail("I-sound", "chunks do not apply in another order: %v", err)
+		}
+	}
+	fresh.generation++
+	if w.failure == nil && fresh.shows() != want {
+		w.fail("I-order", "another order of arrival shows something else:\n%s", difference(a, fresh))
+	}
+}

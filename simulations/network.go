@@ -1,0 +1,319 @@
+package simulations
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/p2p/session"
+	"chartmesh/trust"
+)
+
+// network is who can reach whom, and what is on the way.
+type network struct {
+	links []*link
+	group map[*device]int // partitions; devices of one group reach each other
+	messy bool            // frames are lost, doubled and reordered, as no stream does
+}
+
+// link is a pair of devices that talk when they can.
+type link struct {
+	ends    [2]*device
+	cut     bool // frames vanish, and nobody notices
+	dialing bool
+	conn    *conn // nil: not connected
+	late    [2]time.Time
+}
+
+// conn is a session at each end of a link.
+type conn struct {
+	link     *link
+	sessions [2]*session.Session
+	wake     [2]time.Time // when each is to be looked after next
+}
+
+// end is one device's side of a connection.
+type end struct {
+	conn *conn
+	side int
+}
+
+func (e end) session() *session.Session { return e.conn.sessions[e.side] }
+func (e end) device() *device           { return e.conn.link.ends[e.side] }
+func (e end) peer() *device             { return e.conn.link.ends[1-e.side] }
+
+// ends lists a device's connections.
+func (n *network) ends(d *device) []end {
+	var list []end
+	for _, l := range n.links {
+		for i := range l.ends {
+			if l.conn != nil && l.ends[i] == d {
+				list = append(list, end{l.conn, i})
+			}
+		}
+	}
+	return list
+}
+
+// connectAll lays links between all devices that lack one, and dials where it can.
+func (w *World) connectAll() {
+	n := &w.net
+	if n.group == nil {
+		n.group = map[*device]int{}
+		n.messy = w.chance(2)
+	}
+	for i, a := range w.devices {
+		for _, b := range w.devices[:i] {
+			if !n.linked(a, b) {
+				n.links = append(n.links, &link{ends: [2]*device{b, a}})
+			}
+		}
+	}
+	for _, l := range n.links {
+		w.dial(l)
+	}
+}
+
+func (n *network) linked(a, b *device) bool {
+	for _, l := range n.links {
+		if l.ends == [2]*device{a, b} || l.ends == [2]*device{b, a} {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *network) reachable(l *link) bool {
+	return l.ends[0].replica != nil && l.ends[1].replica != nil && n.group[l.ends[0]] == n.group[l.ends[1]]
+}
+
+// dial connects a link after a while, if that is possible then.
+func (w *World) dial(l *link) {
+	if l.dialing || l.conn != nil || !w.net.reachable(l) {
+		return
+	}
+	l.dialing = true
+	w.after(w.between(time.Millisecond, 3*time.Second), false, func() {
+		l.dialing = false
+		if l.conn == nil && w.net.reachable(l) {
+			w.connect(l)
+		}
+	})
+}
+
+func (w *World) connect(l *link) {
+	c := &conn{link: l}
+	l.conn, l.late = c, [2]time.Time{}
+	for i, d := range l.ends {
+		c.sessions[i] = session.New(session.Config{
+			Self: d.keys.Device(), Peer: l.ends[1-i].keys.Device(), Replica: d.replica, Window: 24 << 10, FramePayload: 6 << 10,
+		})
+		c.sessions[i].Start(w.now)
+	}
+	w.note("%s and %s connect", l.ends[0].name, l.ends[1].name)
+	w.pump(end{c, 0})
+	w.pump(end{c, 1})
+}
+
+// drop ends a connection; it is dialled again when it can be.
+func (w *World) drop(l *link) {
+	if l.conn != nil {
+		l.conn = nil
+		w.after(w.between(time.Second, 5*time.Second), false, func() { w.dial(l) })
+	}
+}
+
+func (n *network) dropDevice(w *World, d *device) {
+	for _, l := range n.links {
+		if l.ends[0] == d || l.ends[1] == d {
+			w.drop(l)
+		}
+	}
+}
+
+func (n *network) pumpDevice(w *World, d *device) {
+	for _, e := range n.ends(d) {
+		w.pump(e)
+	}
+}
+
+// pump takes out what a session wants to send, and comes back at its deadline.
+func (w *World) pump(e end) {
+	d, s := e.device(), e.session()
+	for d.replica != nil && e.conn.link.conn == e.conn {
+		f, err := s.Next(w.ctx, w.now)
+		if err != nil {
+			w.fail("I-sound", "%s has nothing to send to %s: %v", d.name, e.peer().name, err)
+			return
+		}
+		if f == nil {
+			break
+		}
+		d.tell()
+		w.send(e, f)
+	}
+	at := s.Deadline()
+	if at.IsZero() || !e.conn.wake[e.side].IsZero() && e.conn.wake[e.side].After(w.now) && !at.Before(e.conn.wake[e.side]) {
+		return
+	}
+	at = maxTime(at, w.now.Add(time.Millisecond))
+	e.conn.wake[e.side] = at
+	w.after(at.Sub(w.now), false, func() {
+		if e.conn.link.conn == e.conn && e.conn.wake[e.side].Equal(at) {
+			e.conn.wake[e.side] = time.Time{}
+			w.pump(e)
+		}
+	})
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// send puts a frame on the way to the other side.
+func (w *World) send(e end, f session.Frame) {
+	l, to := e.conn.link, 1-e.side
+	copies, inOrder := 1, true
+	if w.net.messy && !w.healed {
+		switch w.rng.IntN(20) {
+		case 0:
+			copies = 0
+		case 1:
+			copies = 2
+		case 2, 3:
+			inOrder = false
+		}
+	}
+	for range copies {
+		at := w.now.Add(w.between(time.Millisecond, 80*time.Millisecond))
+		if inOrder {
+			at = maxTime(at, l.late[to])
+			l.late[to] = at
+		} else {
+			at = at.Add(w.between(0, 4*time.Second))
+		}
+		w.after(at.Sub(w.now), false, func() { w.deliver(e.conn, to, f) })
+	}
+}
+
+// deliver hands a frame to the device that it is for, if it comes through.
+func (w *World) deliver(sent *conn, side int, f session.Frame) {
+	l := sent.link
+	if l.conn == nil || !w.net.reachable(l) || l.cut {
+		return
+	}
+	if l.conn != sent && (!w.net.messy || w.healed || w.chance(2)) {
+		return // of an earlier connection
+	}
+	e := end{l.conn, side}
+	d := e.device()
+	d.busy = "take a frame from " + e.peer().name
+	w.report.Frames++
+	res, err := e.session().Handle(w.ctx, w.now, f)
+	d.generation++
+	if !d.survived() {
+		return
+	}
+	if err != nil {
+		if !errors.Is(err, errDisk) && !errors.Is(err, session.ErrFlood) {
+			w.fail("I-sound", "%s ends its session with %s: %v", d.name, e.peer().name, err)
+		}
+		w.note("%s drops %s: %v", d.name, e.peer().name, err)
+		w.drop(l)
+		return
+	}
+	for _, o := range w.net.ends(d) {
+		if o.conn == e.conn {
+			continue
+		}
+		if len(res.Arrived) > 0 {
+			o.session().Relayed(w.now, res.Arrived)
+		}
+		if res.Entries {
+			o.session().LocalEntries(w.now)
+		}
+	}
+	if len(res.Arrived) > 0 {
+		w.note("%s takes chunks from %s", d.name, e.peer().name)
+	}
+	if len(res.Arrived) > 0 || res.Entries {
+		d.wakeApplier()
+	}
+	w.net.pumpDevice(w, d)
+}
+
+// tell notes what the device now claims to hold.
+func (d *device) tell() {
+	for _, s := range d.replica.State().Scopes() {
+		d.told[s.ID] = d.replica.Vector(s.ID)
+	}
+}
+
+// heal joins all partitions.
+func (n *network) heal(w *World) {
+	clear(n.group)
+	for _, l := range n.links {
+		l.cut = false
+	}
+}
+
+// agreed reports whether all links are connected and all sessions agree.
+func (n *network) agreed() bool {
+	for _, l := range n.links {
+		if l.conn == nil || !l.conn.sessions[0].Status().Agreed || !l.conn.sessions[1].Status().Agreed {
+			return false
+		}
+	}
+	return true
+}
+
+// statuses describes what is not agreed, for a failure's detail.
+func (n *network) statuses() string {
+	var b strings.Builder
+	for _, l := range n.links {
+		if l.conn == nil {
+			fmt.Fprintf(&b, "%s-%s: not connected; ", l.ends[0].name, l.ends[1].name)
+			continue
+		}
+		for i, s := range l.conn.sessions {
+			if st := s.Status(); !st.Agreed {
+				fmt.Fprintf(&b, "%s to %s: in sync %v, diverged %v, behind %d, ahead %d, at end %v, held %d; ",
+					l.ends[i].name, l.ends[1-i].name, st.InSync, st.Diverged, st.BehindChunks, st.AheadChunks,
+					l.ends[i].replica.Status().AtEnd, l.ends[i].replica.Status().Parked)
+			}
+		}
+	}
+	return b.String()
+}
+
+// scheduleFaults has things go wrong from time to time.
+func (w *World) scheduleFaults() {
+	w.after(w.between(100*time.Millisecond, 8*time.Second), true, func() {
+		w.fault()
+		w.scheduleFaults()
+	})
+}
+
+// covers reports whether v holds all that u names, on the same branch where it can be told.
+func covers(v, u chunk.Vector) (chunk.LogID, bool) {
+	for _, log := range u.Logs() {
+		if v[log].Counter < u[log].Counter || v[log].Counter == u[log].Counter && v[log] != u[log] {
+			return log, false
+		}
+	}
+	return chunk.LogID{}, true
+}
+
+func (w *World) deviceOf(id trust.DeviceID) string {
+	for _, d := range w.devices {
+		if d.keys.Device() == id {
+			return d.name
+		}
+	}
+	return id.String()
+}

@@ -1,0 +1,55 @@
+package simulations
+
+import (
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+	"time"
+)
+
+// TestWorlds runs worlds from consecutive seeds.
+func TestWorlds(t *testing.T) {
+	first, n := seeds(t)
+	start := time.Now()
+	for seed := first; seed < first+n; seed++ {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			report, failure := runSeed(t, seed)
+			if failure != nil {
+				t.Fatalf("%v\nthe last steps:\n%s\nrun it again: SIM_SEED=%d go test ./simulations -run '^TestWorlds$' -v",
+					failure, strings.Join(failure.Trace, "\n"), seed)
+			}
+			if testing.Verbose() {
+				t.Logf("%+v", report)
+			}
+		})
+	}
+	t.Logf("%d seeds in %.1f s", n, time.Since(start).Seconds())
+}
+
+// runSeed runs one world. The library's own randomness (key encapsulation) follows the seed too.
+func runSeed(t *testing.T, seed uint64) (Report, *Failure) {
+	cryptotest.SetGlobalRandom(t, seed)
+	return Run(t.Context(), Config{Seed: seed})
+}
+
+// seeds returns the first seed and how many there are.
+func seeds(t *testing.T) (first, n uint64) {
+	t.Helper()
+	number := func(name string, usual uint64) uint64 {
+		s := os.Getenv(name)
+		if s == "" {
+			return usual
+		}
+		v, err := strconv.ParseUint(s, 10, 64)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		return v
+	}
+	if one := number("SIM_SEED", 0); one != 0 {
+		return one, 1
+	}
+	return 1, number("SIM_SEEDS", 20)
+}
