@@ -1,7 +1,6 @@
 package p2p_test
 
 import (
-	"fmt"
 	"os"
 	"runtime"
 	"slices"
@@ -84,7 +83,7 @@ func TestMemoryPerConnection(t *testing.T) {
 		wait(t, "all agree", func() bool {
 			return !slices.ContainsFunc(spokes, func(s *site) bool { return !agreed(hub, s)() })
 		})
-		t.Log(fmt.Sprintf("%s: %d KB for both ends of a connection", way, (heap()-before)/n/1024))
+		t.Logf("%s: %d KB for both ends of a connection", way, (heap()-before)/n/1024)
 		hub.stop()
 		for _, s := range spokes {
 			s.stop()

@@ -202,7 +202,7 @@ func (h *Host) accept(ctx context.Context, s network.Stream, device trust.Device
 		_ = s.Reset()
 		return
 	}
-	h.serve(ctx, s, device)
+	_ = h.serve(ctx, s, device) // it has been logged, and is shown as the peer's reason
 }
 
 func (h *Host) listenEvents(ctx context.Context, events event.Subscription) {
@@ -389,7 +389,7 @@ func stateOf(s session.Status) State {
 	switch {
 	case s.Incompatible:
 		return Incompatible
-	case s.Diverged:
+	case s.Diverged || s.Forked > 0:
 		return Diverged
 	case s.InSync:
 		return InSync

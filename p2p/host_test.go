@@ -57,10 +57,9 @@ var (
 type site struct {
 	*p2p.Host
 	*sessiontest.Replica
-	id     identity
-	cfg    p2p.Config
-	states chan p2p.State
-	stop   func()
+	id   identity
+	cfg  p2p.Config
+	stop func()
 }
 
 // members is who is admitted.

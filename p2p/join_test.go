@@ -313,3 +313,27 @@ func FuzzParseCode(f *testing.F) {
 		}
 	})
 }
+
+func FuzzJoinMessages(f *testing.F) {
+	c := p2p.Code{Inviter: newIdentity(1).Device()}
+	q := p2p.EncodeRequest(c.Request(p2p.Newcomer{HPKE: []byte("key"), DeviceName: "a", SiteName: "b"}, [32]byte{1}))
+	seeds := [][]byte{q, p2p.EncodeAnswer(), p2p.EncodeAnswer([]byte("one"), []byte("two"))}
+	for i, b := range seeds {
+		again, err := p2p.ReencodeRequest(b)
+		if i > 0 {
+			again, err = p2p.ReencodeAnswer(b)
+		}
+		if err != nil || !bytes.Equal(again, b) {
+			f.Fatalf("seed %d is not read: %v", i, err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if again, err := p2p.ReencodeRequest(b); err == nil && !bytes.Equal(again, b) {
+			t.Fatalf("request %x becomes %x", b, again)
+		}
+		if again, err := p2p.ReencodeAnswer(b); err == nil && !bytes.Equal(again, b) {
+			t.Fatalf("answer %x becomes %x", b, again)
+		}
+	})
+}

@@ -238,9 +238,15 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 		s.mu.Unlock()
 		return nil
 	}
+	var below []chunk.LogID
 	for id, p := range m.vector {
 		if sc.raise(id, p) {
 			st.lastProgress = now
+		}
+		sc.compare(id, p)
+		if p.Counter < sc.mine[id].Counter && !sc.log(id).checked {
+			sc.log(id).checked = true
+			below = append(below, id)
 		}
 	}
 	sc.known = true
@@ -249,10 +255,41 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 	}
 	st.resolve(now, m.seen)
 	s.mu.Unlock()
+	if err := s.lookBelow(m, below); err != nil {
+		return err
+	}
 	if len(m.vector) == 0 {
 		return nil
 	}
 	return s.acked(ctx, Ack{Scope: m.scope, Stored: m.vector, Time: now, Digest: Digest{VectorHash: m.vector.Hash()}})
+}
+
+// lookBelow compares a vector with our own chunks at its positions: of logs that we hold farther, only these tell
+// whether the peer is on the same branch.
+func (s *Session) lookBelow(m *vector, logs []chunk.LogID) error {
+	for _, id := range logs {
+		p := m.vector[id]
+		list, err := s.cfg.Replica.Chunks(m.scope, id, p.Counter-1, 1)
+		if err != nil {
+			return fmt.Errorf("read chunk to compare: %w", err)
+		}
+		if len(list) == 0 {
+			continue
+		}
+		place, err := s.cfg.Locate(list[0])
+		if err != nil {
+			return fmt.Errorf("read own chunk: %w", err)
+		}
+		if place.Position == p {
+			continue
+		}
+		s.mu.Lock()
+		if sc := s.mu.scopes[m.scope]; sc != nil {
+			sc.log(id).fork = true
+		}
+		s.mu.Unlock()
+	}
+	return nil
 }
 
 func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (Result, error) {
@@ -299,9 +336,14 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 		if _, ok := sc.mine[p.Log]; ok {
 			sc.ackLogs[p.Log] = struct{}{}
 		}
-		if m.flags&chunksBranch == 0 {
-			sc.raise(p.Log, p.Position)
+		if m.flags&chunksBranch != 0 {
+			if _, ok := sc.mine[p.Log]; ok {
+				sc.log(p.Log).fork = true
+			}
+			continue
 		}
+		sc.compare(p.Log, p.Position)
+		sc.raise(p.Log, p.Position)
 	}
 	var grown []chunk.LogID
 	for id := range sc.ackLogs {
@@ -339,6 +381,7 @@ func (s *Session) handleAck(ctx context.Context, now time.Time, m *ack) error {
 			if sc.raise(id, p) {
 				st.lastProgress = now
 			}
+			sc.compare(id, p)
 		}
 		sc.hear(m.digest.plain())
 		sc.judge(now, false)

@@ -34,7 +34,7 @@ const (
 	helloFirst = 1 << 0 // nothing was said before in this session: forget what you thought was on the way
 	helloAsk   = 1 << 1 // answer with a HELLO
 
-	chunksBranch = 1 << 0 // reserved: these belong to a branch of the log
+	chunksBranch = 1 << 0 // of a branch: the sender's vector and the receiver's differ below these
 	chunksDigest = 1 << 1 // the sender's digest follows: these were the last of the scope
 
 	digestAtEnd = 1 << 0

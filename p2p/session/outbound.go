@@ -227,7 +227,7 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read chunks to send: %w", err)
 		}
-		f := flight{scope: id, log: run.log, last: run.last}
+		f := flight{scope: id, log: run.log, last: run.last, fork: run.fork}
 		if len(list) > 0 && len(m.chunks) == 0 && len(list[0]) > room && room < s.cfg.Window {
 			return nil, nil // larger than the room that is left; it gets the window for itself
 		}
@@ -263,6 +263,11 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		st.inflight = append(st.inflight, f)
 		st.bytesOut += f.bytes
 		l := sc.log(f.log)
+		if f.fork {
+			m.flags |= chunksBranch
+			l.shown = max(l.shown, f.last)
+			continue
+		}
 		l.sent = max(l.sent, f.last)
 	}
 	m.hop, m.scope, m.seq = st.nextHop(), id, st.sentSeq
@@ -301,7 +306,12 @@ func (s *Session) plan(now time.Time) (id trust.ScopeID, runs []flight, room int
 		st.turn++
 		for j := range logs {
 			log := logs[(st.turn+j)%len(logs)]
-			runs = append(runs, flight{log: log, last: sc.log(log).sent})
+			l := sc.log(log)
+			if !l.fork {
+				runs = append(runs, flight{log: log, last: l.sent})
+			} else if len(runs) == 0 {
+				return sc.id, []flight{{log: log, last: l.shown, fork: true}}, room // in a frame of its own
+			}
 		}
 		return sc.id, runs, room
 	}
@@ -334,7 +344,7 @@ func (s *Session) Deadline() time.Time {
 			continue
 		}
 		for id, l := range sc.logs {
-			if !l.notBefore.IsZero() && sc.mine[id].Counter > l.sent {
+			if !l.notBefore.IsZero() && sc.mine[id].Counter > l.sent && !l.fork {
 				earlier(l.notBefore)
 			}
 		}

@@ -92,8 +92,8 @@ type Replica interface {
 // Range is an inclusive range of versions.
 type Range struct{ Min, Max uint16 }
 
-// Overlaps reports whether r and o have a version in common.
-func (r Range) Overlaps(o Range) bool { return r.Min <= o.Max && o.Min <= r.Max }
+// Overlaps reports whether v and o have a version in common.
+func (v Range) Overlaps(o Range) bool { return v.Min <= o.Max && o.Min <= v.Max }
 
 // Protocol is the range of this package's protocol that it speaks.
 var Protocol = Range{1, 1}
@@ -141,6 +141,7 @@ type Status struct {
 	InSync       bool   // membership heads equal, and the vectors of every shared scope
 	Agreed       bool   // in sync, applied hashes equal, and both appliers at the end
 	Diverged     bool   // in sync, both at the end, applied hashes different, twice in a row
+	Forked       int    // logs of which the peer holds another branch; both have been shown to each other
 	Incompatible bool   // no version in common
 	PeerVersion  string // of the product
 	PeerProtocol Range

@@ -101,7 +101,7 @@ func TestPush(t *testing.T) {
 	if n := m.messages - frames; n != 2 {
 		t.Errorf("%d frames for one edit, want CHUNKS and ACK", n)
 	}
-	t.Logf("one edit of 556 bytes: %d bytes out, %d in", a.Status().BytesOut-before.BytesOut, a.Status().BytesIn-before.BytesIn)
+	t.Logf("one edit of 572 bytes: %d bytes out, %d in", a.Status().BytesOut-before.BytesOut, a.Status().BytesIn-before.BytesIn)
 }
 
 // TestCutAtHalf cuts a first sync when half of it is durable: the rest is no more than was not durable.
@@ -221,6 +221,48 @@ func TestDiverged(t *testing.T) {
 	m.heal(2 * time.Minute)
 	if a.Status().Diverged || b.Status().Diverged {
 		t.Error("diverged though they agree again")
+	}
+}
+
+// TestBranches has two copies of one device write one log: each side gets all of the other's branch, once.
+func TestBranches(t *testing.T) {
+	for name, extra := range map[string][2]int{"of equal length": {3, 3}, "one longer": {2, 9}, "the other longer": {9, 2}} {
+		t.Run(name, func(t *testing.T) {
+			m := pair(t)
+			id := m.scopes[0]
+			log := sessiontest.Log(device(7), id)
+			for _, n := range m.nodes {
+				for i := range 4 {
+					n.EditAs(id, log, []byte{byte(i)}) // what both have in common
+				}
+			}
+			for i, n := range extra {
+				for j := range n {
+					m.nodes[i].EditAs(id, log, []byte{byte(i), byte(j)})
+				}
+			}
+			m.edit(0, 0, 100) // another log goes its way
+			a, b := m.reconnect()
+			for range 10 {
+				m.settle()
+				m.now = m.now.Add(20 * time.Second)
+			}
+			for i, n := range m.nodes {
+				if got := n.Forked(id, log); got != extra[1-i] {
+					t.Errorf("device %d holds %d chunks of the other branch, want %d", i, got, extra[1-i])
+				}
+			}
+			if a.Status().Forked != 1 || b.Status().Forked != 1 || a.Status().InSync {
+				t.Errorf("forked %d and %d", a.Status().Forked, b.Status().Forked)
+			}
+			if st := a.Status(); st.ChunksOut > 2+2*uint64(4+extra[0]) {
+				t.Errorf("%d chunks sent", st.ChunksOut)
+			}
+			own := sessiontest.Log(device(0), id)
+			if m.nodes[1].Vector(id)[own].Counter != 1 {
+				t.Error("the other log did not cross")
+			}
+		})
 	}
 }
 
@@ -399,7 +441,7 @@ func TestHostile(t *testing.T) {
 	}
 
 	s, r, p := open(trust.EntryID{1})
-	good := session.EncodeChunks(scope, 1, sessiontest.Chunk(scope, log, 1, []byte("x")))
+	good := session.EncodeChunks(scope, 1, sessiontest.Chunk(scope, log, 1, chunk.Tip{}, []byte("x")))
 	if _, err := s.Handle(ctx, now, good); err != nil || len(r.Vector(scope)) != 0 {
 		t.Errorf("before HELLO: %v, %d logs", err, len(r.Vector(scope)))
 	}
@@ -409,7 +451,7 @@ func TestHostile(t *testing.T) {
 	if _, err := s.Handle(ctx, now, good); err != nil || len(r.Vector(scope)) != 1 {
 		t.Errorf("after HELLO: %v, %d logs", err, len(r.Vector(scope)))
 	}
-	other := session.EncodeChunks(trust.ScopeID{7}, 2, sessiontest.Chunk(trust.ScopeID{7}, log, 1, nil))
+	other := session.EncodeChunks(trust.ScopeID{7}, 2, sessiontest.Chunk(trust.ScopeID{7}, log, 1, chunk.Tip{}, nil))
 	if _, err := s.Handle(ctx, now, other); err != nil {
 		t.Errorf("scope that is not shared: %v", err) // ignored; Fail would tell if it had arrived
 	}
@@ -422,8 +464,8 @@ func TestHostile(t *testing.T) {
 		"kind 0":                 {0},
 		"cut short":              good[:len(good)-1],
 		"bytes after the end":    append(bytes.Clone(good), 0),
-		"chunk of another scope": session.EncodeChunks(scope, 3, sessiontest.Chunk(trust.ScopeID{7}, log, 1, nil)),
-		"chunk at 0":             session.EncodeChunks(scope, 3, sessiontest.Chunk(scope, log, 0, nil)),
+		"chunk of another scope": session.EncodeChunks(scope, 3, sessiontest.Chunk(trust.ScopeID{7}, log, 1, chunk.Tip{}, nil)),
+		"chunk at 0":             session.EncodeChunks(scope, 3, sessiontest.Chunk(scope, log, 0, chunk.Tip{}, nil)),
 		"no chunk":               session.EncodeChunks(scope, 3),
 		"junk chunk":             session.EncodeChunks(scope, 3, []byte("junk")),
 		"too long":               make(session.Frame, session.MaxFrame+1),

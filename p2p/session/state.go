@@ -81,6 +81,10 @@ type logState struct {
 	sent      uint64        // the last counter on the way, or what the peer holds
 	notBefore time.Time     // others' chunks give the peer time to get them elsewhere
 	stall     time.Duration // the peer received and did not keep: wait longer each time
+
+	fork    bool   // the peer holds another branch of this log: each side shows the other all of its own
+	shown   uint64 // of our branch, in this session
+	checked bool   // the peer's position has been compared with our chunk there
 }
 
 // flight is a run of chunks on the way.
@@ -90,6 +94,7 @@ type flight struct {
 	seq   uint64
 	last  uint64 // counter
 	bytes int
+	fork  bool // of a branch, which the peer's vector will not name
 }
 
 func headsHash(sorted []trust.EntryID) [32]byte {
@@ -167,6 +172,13 @@ func (sc *scope) raise(id chunk.LogID, p chunk.Position) (news bool) {
 	l.sent = max(l.sent, p.Counter)
 	l.stall, l.notBefore = 0, time.Time{}
 	return true
+}
+
+// compare finds out whether the peer's log stands at another chunk than ours with the same counter.
+func (sc *scope) compare(id chunk.LogID, p chunk.Position) {
+	if mine := sc.mine[id]; p.Counter > 0 && mine.Counter == p.Counter && mine.Tip != p.Tip {
+		sc.log(id).fork = true
+	}
 }
 
 // hear takes the peer's digest. If it equals ours the peer holds exactly what we hold.
@@ -251,7 +263,7 @@ func (st *state) resolve(now time.Time, seen uint64) {
 	left := st.inflight[:0]
 	for _, f := range st.inflight {
 		sc := st.scopes[f.scope]
-		held := sc == nil || sc.theirs[f.log].Counter >= f.last
+		held := sc == nil || !f.fork && sc.theirs[f.log].Counter >= f.last || f.fork && f.seq <= seen
 		if !held && f.seq > seen {
 			left = append(left, f)
 			continue
@@ -293,6 +305,11 @@ func (s *Session) Status() Status {
 	for _, sc := range st.scopes {
 		r.Agreed = r.Agreed && sc.agreed()
 		r.Diverged = r.Diverged || sc.diverged
+		for _, l := range sc.logs {
+			if l.fork {
+				r.Forked++
+			}
+		}
 		for id, p := range sc.theirs {
 			if have := sc.mine[id].Counter; p.Counter > have {
 				r.BehindChunks += p.Counter - have
@@ -327,7 +344,12 @@ func (sc *scope) pending(now time.Time) []chunk.LogID {
 	}
 	var ids []chunk.LogID
 	for id, p := range sc.mine {
-		if l := sc.log(id); p.Counter > l.sent && !now.Before(l.notBefore) {
+		l := sc.log(id)
+		sent := l.sent
+		if l.fork {
+			sent = l.shown
+		}
+		if p.Counter > sent && !now.Before(l.notBefore) {
 			ids = append(ids, id)
 		}
 	}

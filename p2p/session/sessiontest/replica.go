@@ -49,6 +49,7 @@ type Replica struct {
 type scope struct {
 	logs    map[chunk.LogID][][]byte
 	tips    map[chunk.LogID][]chunk.Position
+	forks   map[chunk.LogID]map[chunk.Position][]byte // chunks of other branches
 	applied map[chunk.LogID]int
 	taint   byte // makes what is applied differ
 }
@@ -59,12 +60,36 @@ type entry struct {
 }
 
 func newScope() *scope {
-	return &scope{logs: map[chunk.LogID][][]byte{}, tips: map[chunk.LogID][]chunk.Position{}, applied: map[chunk.LogID]int{}}
+	return &scope{logs: map[chunk.LogID][][]byte{}, tips: map[chunk.LogID][]chunk.Position{},
+		forks: map[chunk.LogID]map[chunk.Position][]byte{}, applied: map[chunk.LogID]int{}}
 }
 
 func (s *scope) add(log chunk.LogID, b []byte) {
 	s.logs[log] = append(s.logs[log], b)
 	s.tips[log] = append(s.tips[log], chunk.At(uint64(len(s.logs[log])), sha256.Sum256(b)))
+}
+
+// tip returns where a log ends.
+func (s *scope) tip(log chunk.LogID) chunk.Tip {
+	if n := len(s.tips[log]); n > 0 {
+		return s.tips[log][n-1].Tip
+	}
+	return chunk.Tip{}
+}
+
+// arrive takes a chunk: it continues its log, or is of another branch, or is no news, or lies beyond and is dropped.
+func (s *scope) arrive(p session.Place, b []byte) {
+	have := uint64(len(s.logs[p.Log]))
+	switch c := p.Position.Counter; {
+	case c == have+1 && chunk.Tip(b[head-16:head]) == s.tip(p.Log):
+		s.add(p.Log, bytes.Clone(b))
+	case c == have+1, c <= have && s.tips[p.Log][c-1] != p.Position,
+		s.forks[p.Log][chunk.Position{Counter: c - 1, Tip: chunk.Tip(b[head-16 : head])}] != nil:
+		if s.forks[p.Log] == nil {
+			s.forks[p.Log] = map[chunk.Position][]byte{}
+		}
+		s.forks[p.Log][p.Position] = bytes.Clone(b)
+	}
 }
 
 // New makes a replica that belongs to scopes.
@@ -86,15 +111,18 @@ func Log(device trust.DeviceID, id trust.ScopeID) chunk.LogID {
 	return chunk.LogID(sha256.Sum256(append(device[:], id[:]...)))
 }
 
-// Chunk makes a chunk.
-func Chunk(id trust.ScopeID, log chunk.LogID, counter uint64, body []byte) []byte {
+// Chunk makes a chunk that follows the one whose tip is previous.
+func Chunk(id trust.ScopeID, log chunk.LogID, counter uint64, previous chunk.Tip, body []byte) []byte {
 	b := append(id[:], log[:]...)
-	return append(binary.BigEndian.AppendUint64(b, counter), body...)
+	b = binary.BigEndian.AppendUint64(b, counter)
+	return append(append(b, previous[:]...), body...)
 }
+
+const head = 16 + 32 + 8 + 16
 
 // Locate reads what Chunk made.
 func Locate(b []byte) (session.Place, error) {
-	if len(b) < 56 {
+	if len(b) < head {
 		return session.Place{}, errors.New("chunk is cut short")
 	}
 	return session.Place{Scope: trust.ScopeID(b[:16]), Log: chunk.LogID(b[16:48]),
@@ -106,7 +134,7 @@ func (r *Replica) Edit(id trust.ScopeID, body []byte) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s, log := r.scopes[id], Log(r.Device, id)
-	s.add(log, Chunk(id, log, uint64(len(s.logs[log])+1), body))
+	s.add(log, Chunk(id, log, uint64(len(s.logs[log])+1), s.tip(log), body))
 	if !r.Lazy {
 		s.applied[log] = len(s.logs[log])
 	}
@@ -122,6 +150,22 @@ func (r *Replica) Apply(id trust.ScopeID) bool {
 		s.applied[log] = len(list)
 	}
 	return news
+}
+
+// EditAs appends a chunk to a log as a copy of this device would.
+func (r *Replica) EditAs(id trust.ScopeID, log chunk.LogID, body []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.scopes[id]
+	s.add(log, Chunk(id, log, uint64(len(s.logs[log])+1), s.tip(log), body))
+	s.applied[log] = len(s.logs[log])
+}
+
+// Forked returns how many chunks of other branches of a log are held.
+func (r *Replica) Forked(id trust.ScopeID, log chunk.LogID) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.scopes[id].forks[log])
 }
 
 // Taint makes the replica apply differently from others.
@@ -315,8 +359,8 @@ func (r *Replica) Arrive(_ context.Context, from trust.DeviceID, chunks [][]byte
 		s := r.scopes[p.Scope]
 		if s == nil {
 			r.Fail("chunk of a scope that is not shared")
-		} else if p.Position.Counter == uint64(len(s.logs[p.Log]))+1 {
-			s.add(p.Log, bytes.Clone(b))
+		} else {
+			s.arrive(p, b)
 			if !r.Lazy {
 				s.applied[p.Log] = len(s.logs[p.Log])
 			}
