@@ -48,6 +48,7 @@ type Host struct {
 	closing chan struct{}
 	closed  sync.Once
 	running atomic.Bool
+	feed    session.Feed
 
 	mu struct {
 		sync.Mutex

@@ -46,6 +46,7 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 	defer cancel(nil)
 	cfg := h.cfg.Session
 	cfg.Self, cfg.Peer, cfg.Replica, cfg.Version, cfg.Schema = h.self, device, h.cfg.Replica, h.cfg.Version, h.cfg.Schema
+	cfg.Feed = &h.feed
 	l := &link{
 		device: device, stream: s, session: session.New(cfg), since: time.Now(),
 		way: wayOf(s.Conn().RemoteMultiaddr()), addr: s.Conn().RemoteMultiaddr().String(),
@@ -140,6 +141,7 @@ func (h *Host) register(l *link) error {
 }
 
 func (h *Host) unregister(l *link, err error) {
+	l.session.End()
 	status := l.session.Status()
 	h.mu.Lock()
 	m := h.mu.peers[l.device]

@@ -249,7 +249,8 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 			below = append(below, id)
 		}
 	}
-	sc.known = true
+	sc.known, sc.paused = true, m.flags&vectorWait != 0
+	s.cfg.Feed.report(m.scope, s, now, sc.behind())
 	for _, l := range sc.logs {
 		l.notBefore = time.Time{} // once more; what does not help is tried ever more seldom
 	}
@@ -359,6 +360,7 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 	if len(grown) == 0 {
 		return Result{}, nil
 	}
+	s.cfg.Feed.report(m.scope, s, now, sc.behind())
 	st.lastProgress = now
 	return Result{Arrived: []Progress{{Scope: m.scope, Logs: grown}}}, nil
 }

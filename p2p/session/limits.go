@@ -49,6 +49,8 @@ const (
 	firstPing       = time.Second            // after the start: an idle reconnect costs one HELLO each and no more
 	divergedCheck   = 2 * time.Second        // between the first sign of divergence and the HELLO that confirms it
 	entriesPatience = 2 * time.Second        // for the entries of a peer whose heads are unknown here
+	feedPatience    = 5 * time.Second        // with a peer whose turn it is to send, and who does not
+	feedRetry       = time.Second            // between looks whether it is another peer's turn
 	stallFirst      = time.Second            // before chunks are sent again that the peer received and did not keep
 	stallMost       = time.Minute
 	maxRelayDelay   = 500 * time.Millisecond

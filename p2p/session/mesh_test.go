@@ -28,6 +28,7 @@ type mesh struct {
 	lossy    bool
 	vectors  map[*sessiontest.Replica]map[trust.ScopeID]chunk.Vector
 	messages int
+	feeds    []*session.Feed // of the nodes; nil: none
 }
 
 // link is a pair of sessions.
@@ -75,6 +76,12 @@ func (m *mesh) restart(l *link) {
 		cfg := m.cfg
 		cfg.Self, cfg.Peer = m.nodes[l.ends[i]].Device, m.nodes[l.ends[1-i]].Device
 		cfg.Replica, cfg.Locate, cfg.Version = m.nodes[l.ends[i]], sessiontest.Locate, "0.1.0"
+		if m.feeds != nil {
+			cfg.Feed = m.feeds[l.ends[i]]
+		}
+		if l.s[i] != nil {
+			l.s[i].End()
+		}
 		l.s[i] = session.New(cfg)
 		l.s[i].Start(m.now)
 	}
@@ -257,6 +264,13 @@ func (m *mesh) converged() {
 	}
 }
 
+// feed gives every node a Feed.
+func (m *mesh) feed() {
+	for range m.nodes {
+		m.feeds = append(m.feeds, new(session.Feed))
+	}
+}
+
 // seeds returns how many seeds to run, and the first.
 func seeds(usual int) (first, n uint64) {
 	if s, err := strconv.ParseUint(os.Getenv("SESSION_SEED"), 10, 64); err == nil {
@@ -297,6 +311,9 @@ func chaos(t *testing.T, seed uint64, nodes int, links [][2]int, steps int) {
 	for _, n := range m.nodes {
 		n.Lazy = m.rng.IntN(2) == 0
 		n.Drop = func(session.Place) bool { return m.lossy && m.rng.IntN(20) == 0 }
+	}
+	if m.rng.IntN(2) == 0 {
+		m.feed()
 	}
 	for _, l := range links {
 		m.connect(l[0], l[1])

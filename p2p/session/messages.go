@@ -37,6 +37,8 @@ const (
 	chunksBranch = 1 << 0 // of a branch: the sender's vector and the receiver's differ below these
 	chunksDigest = 1 << 1 // the sender's digest follows: these were the last of the scope
 
+	vectorWait = 1 << 0 // do not send chunks of this scope until the next VECTOR: another peer does
+
 	digestAtEnd = 1 << 0
 )
 
@@ -223,6 +225,7 @@ func readBlobs(r *wire.Reader, most, size int) [][]byte {
 type vector struct {
 	hop    uint64
 	scope  trust.ScopeID
+	flags  byte
 	seen   uint64
 	vector chunk.Vector
 }
@@ -232,6 +235,7 @@ func (m *vector) encode() Frame {
 	w.Byte(kindVector)
 	w.Uvarint(m.hop)
 	w.Raw(m.scope[:])
+	w.Byte(m.flags)
 	w.Uvarint(m.seen)
 	writeVector(&w, m.vector)
 	return w.Bytes()
@@ -240,6 +244,7 @@ func (m *vector) encode() Frame {
 func (m *vector) decode(r *wire.Reader) {
 	m.hop = r.Uvarint(maxHop)
 	r.Fixed(m.scope[:])
+	m.flags = r.Byte()
 	m.seen = r.Uvarint(1 << 63)
 	m.vector = readVector(r)
 }

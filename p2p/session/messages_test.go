@@ -18,7 +18,7 @@ func samples() []message {
 				{scope: trust.ScopeID{2}}}, extra: []byte("later")},
 		&hello{protocol: Range{1, 1}, schema: Range{1, 1}},
 		&entries{hop: 2, entries: [][]byte{[]byte("one"), []byte("two")}},
-		&vector{hop: 300, scope: trust.ScopeID{1}, seen: 7, vector: v},
+		&vector{hop: 300, flags: vectorWait, scope: trust.ScopeID{1}, seen: 7, vector: v},
 		&vector{},
 		&chunks{scope: trust.ScopeID{1}, seq: 1, flags: chunksDigest, digest: digest{vectorHash: [32]byte{1}}, chunks: [][]byte{[]byte("x")}},
 		&chunks{scope: trust.ScopeID{1}, seq: 200, flags: chunksBranch, chunks: [][]byte{[]byte("x"), []byte("yy")}},

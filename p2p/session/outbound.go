@@ -180,9 +180,21 @@ func (s *Session) nextSmall(now time.Time) Frame {
 		return m.encode()
 	}
 	for _, id := range st.order {
-		if sc := st.scopes[id]; sc.oweVector && sc.shared {
+		sc := st.scopes[id]
+		if sc.waits && s.cfg.Feed.take(id, s, now) {
+			sc.oweVector = true // our turn: the peer is to send what we still lack
+		}
+		if sc.waits {
+			st.nextFeed = now.Add(feedRetry)
+		}
+		if sc.oweVector && sc.shared {
 			sc.oweVector = false
+			sc.waits = !s.cfg.Feed.take(id, s, now)
+			s.cfg.Feed.report(id, s, now, !sc.known || sc.behind())
 			m := vector{hop: st.nextHop(), scope: id, seen: st.seenSeq, vector: sc.mine}
+			if sc.waits {
+				m.flags = vectorWait
+			}
 			return m.encode()
 		}
 	}
@@ -340,7 +352,10 @@ func (s *Session) Deadline() time.Time {
 		earlier(st.entriesBy)
 	}
 	for _, sc := range st.scopes {
-		if !sc.shared || !sc.known {
+		if sc.waits {
+			earlier(st.nextFeed)
+		}
+		if !sc.shared || !sc.known || sc.paused {
 			continue
 		}
 		for id, l := range sc.logs {

@@ -112,6 +112,9 @@ type Config struct {
 	PingEvery    time.Duration // zero: 15 s
 	RelayDelay   time.Duration // how long others' chunks wait (plus a round trip) for the peer to get them; zero: 20 ms
 
+	// Feed is shared by the sessions of a device that may lack the same from several peers; nil: each peer sends all.
+	Feed *Feed
+
 	// Locate tells a chunk's place from its header; nil: by chunk.Parse.
 	Locate func(chunk []byte) (Place, error)
 }

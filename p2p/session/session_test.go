@@ -224,6 +224,64 @@ func TestDiverged(t *testing.T) {
 	}
 }
 
+// TestFeed has a newcomer that lacks everything and meets four who have it: it gets it once.
+func TestFeed(t *testing.T) {
+	m := newMesh(t, 1, 5, 2)
+	m.feed()
+	m.cfg.Window, m.cfg.FramePayload = 64<<10, 16<<10
+	for i := range 4 {
+		for range 200 {
+			m.edit(i, 0, 1000)
+		}
+		m.edit(i, 1, 1000)
+		for j := range i {
+			m.connect(j, i)
+		}
+	}
+	m.heal(time.Minute)
+	m.links = nil
+	began := m.now
+	for i := range 4 {
+		m.connect(i, 4)
+	}
+	m.heal(time.Minute)
+	m.converged()
+	sum := uint64(0)
+	for _, l := range m.links {
+		sum += l.s[0].Status().ChunksOut
+	}
+	if sum < 804 || sum > 804*12/10 {
+		t.Errorf("%d chunks were sent to one that lacked 804", sum)
+	}
+	t.Logf("%d chunks sent for 804, in %v", sum, m.now.Sub(began))
+
+	t.Run("the one whose turn it is goes silent", func(t *testing.T) {
+		for range 100 {
+			m.edit(0, 0, 1000)
+		}
+		m.nodes = append(m.nodes, sessiontest.New(device(5), trust.EntryID{1}, m.scopes...))
+		m.nodes[5].Enter([]byte("founding"))
+		m.feeds = append(m.feeds, new(session.Feed))
+		for i := range 4 {
+			m.connect(i, 5)
+		}
+		dead := m.links[len(m.links)-4]
+		for range 3 { // HELLO and VECTOR cross, then nothing
+			m.pump()
+			m.deliver(dead, 0)
+			m.deliver(dead, 1)
+		}
+		dead.down, dead.wire = true, [2][]session.Frame{}
+		for range 30 {
+			m.settle()
+			m.now = m.now.Add(time.Second)
+		}
+		if !m.nodes[5].Holds(m.scopes[0], m.nodes[0].Vector(m.scopes[0])) {
+			t.Error("nobody else was asked")
+		}
+	})
+}
+
 // TestBranches has two copies of one device write one log: each side gets all of the other's branch, once.
 func TestBranches(t *testing.T) {
 	for name, extra := range map[string][2]int{"of equal length": {3, 3}, "one longer": {2, 9}, "the other longer": {9, 2}} {

@@ -46,7 +46,8 @@ type state struct {
 	lastHello    time.Time // when ours went out
 	lastProgress time.Time // when the peer last brought us nearer to agreement
 	nextPing     time.Time
-	helloBudget  float64 // of the peer's
+	nextFeed     time.Time // when to look whether it is our turn
+	helloBudget  float64   // of the peer's
 	helloSeen    time.Time
 
 	agreedOnce   bool
@@ -62,6 +63,8 @@ type scope struct {
 	digest Digest // ours
 	told   Digest // ours as the peer last heard it
 	shared bool   // the peer named it in its last HELLO
+	paused bool   // the peer gets it from another now
+	waits  bool   // we asked the peer to wait
 
 	theirs   chunk.Vector // durable at the peer
 	known    bool         // theirs is complete: the peer told its vector, or an equal hash
@@ -181,12 +184,23 @@ func (sc *scope) compare(id chunk.LogID, p chunk.Position) {
 	}
 }
 
+// behind reports whether the peer holds what we lack.
+func (sc *scope) behind() bool {
+	for id, p := range sc.theirs {
+		if p.Counter > sc.mine[id].Counter {
+			return true
+		}
+	}
+	return false
+}
+
 // hear takes the peer's digest. If it equals ours the peer holds exactly what we hold.
 func (sc *scope) hear(d Digest) (equal bool) {
 	sc.remote = d
 	if !sc.equal() {
 		return false
 	}
+	sc.paused = false
 	if sc.mine.Hash() == sc.digest.VectorHash {
 		for id, p := range sc.mine {
 			sc.raise(id, p)
@@ -288,6 +302,7 @@ func (st *state) forget() {
 	st.inflight, st.bytesOut, st.seenSeq = nil, 0, 0
 	for _, sc := range st.scopes {
 		sc.logs = map[chunk.LogID]*logState{}
+		sc.paused = false
 	}
 }
 
@@ -339,7 +354,7 @@ func compareScopes(a, b trust.ScopeID) int {
 
 // pending lists the logs of a scope that hold more than the peer has or is about to get, ascending.
 func (sc *scope) pending(now time.Time) []chunk.LogID {
-	if !sc.shared || !sc.known {
+	if !sc.shared || !sc.known || sc.paused {
 		return nil
 	}
 	var ids []chunk.LogID
