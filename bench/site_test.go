@@ -1,0 +1,199 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"chartmesh/agent"
+	"chartmesh/agent/api"
+	"chartmesh/crdt/engine"
+	"chartmesh/fhir"
+	"chartmesh/fhir/synthetic"
+)
+
+const (
+	seed = 1
+	// patience is how long anything may take; a benchmark that waits longer has found a bug.
+	patience = 2 * time.Minute
+)
+
+func TestMain(m *testing.M) {
+	engine.ChildMain() // the engine is this binary, run again
+	os.Exit(m.Run())
+}
+
+func must(b *testing.B, err error) {
+	b.Helper()
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+func within(b *testing.B) context.Context {
+	b.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	b.Cleanup(cancel)
+	return ctx
+}
+
+// site is an agent on the network.
+type site struct {
+	*agent.Agent
+	name, dir string
+	stop      func()
+}
+
+func (s *site) run(b *testing.B) {
+	b.Helper()
+	a, err := agent.Open(agent.Config{Dir: s.dir, Listen: []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}})
+	must(b, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- a.Run(ctx) }()
+	s.Agent = a
+	stopped := false
+	s.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-ran; err != nil && ctx.Err() == nil {
+			b.Error(err)
+		}
+		must(b, a.Close())
+	}
+	b.Cleanup(s.stop)
+	for end := time.Now().Add(patience); ; {
+		status, err := a.Status(ctx, "")
+		must(b, err)
+		if len(status.Addresses) > 0 {
+			return
+		}
+		select {
+		case err := <-ran:
+			b.Fatalf("the agent ended: %v", err)
+		case <-time.After(5 * time.Millisecond):
+		}
+		if time.Now().After(end) {
+			b.Fatal("the agent found no address")
+		}
+	}
+}
+
+// found makes a practice with one site.
+func found(b *testing.B) *site {
+	b.Helper()
+	dir := filepath.Join(b.TempDir(), "surgery")
+	_, err := agent.Init(dir, agent.InitOptions{Practice: "Practice", Site: "surgery", Device: "surgery"})
+	must(b, err)
+	s := &site{name: "surgery", dir: dir}
+	s.run(b)
+	return s
+}
+
+// admit makes a member's folder; nothing runs on it yet.
+func admit(b *testing.B, to *site, name string) *site {
+	b.Helper()
+	ctx := within(b)
+	invite, err := to.Invite(ctx, api.InviteRequest{Role: "member", Expires: time.Hour})
+	must(b, err)
+	s := &site{name: name, dir: filepath.Join(b.TempDir(), name)}
+	must(b, agent.Join(ctx, s.dir, agent.JoinOptions{Code: invite.Code, Site: name, Device: name}))
+	return s
+}
+
+// join adds a site; it is empty and begins to sync.
+func join(b *testing.B, to *site, name string) *site {
+	b.Helper()
+	s := admit(b, to, name)
+	s.run(b)
+	return s
+}
+
+func (s *site) inSync(b *testing.B, with *site) api.Status {
+	b.Helper()
+	status, err := s.WaitInSync(within(b), with.name)
+	must(b, err)
+	return status
+}
+
+// bundles are the records of n patients, one batch each, with how many resources and bytes of compact JSON they are.
+func bundles(b *testing.B, n int) (batches []api.ImportBatch, resources, size int) {
+	b.Helper()
+	for o := range synthetic.Patients(seed, n) {
+		var batch api.ImportBatch
+		must(b, fhir.ReadFile("bundle.json", bytes.NewReader(fhir.Canonical(o)), func(it fhir.Item) error {
+			if it.Err != nil {
+				return it.Err
+			}
+			raw := fhir.Canonical(it.Resource)
+			batch.Resources = append(batch.Resources, raw)
+			size += len(raw)
+			return nil
+		}))
+		resources += len(batch.Resources)
+		batches = append(batches, batch)
+	}
+	return batches, resources, size
+}
+
+func (s *site) load(b *testing.B, batches []api.ImportBatch) {
+	b.Helper()
+	for _, batch := range batches {
+		result, err := s.Import(context.Background(), "Dr. Adler", batch)
+		must(b, err)
+		if len(result.Refused) > 0 {
+			b.Fatalf("an import refused %d resources", len(result.Refused))
+		}
+	}
+}
+
+// patient is one patient's resource, and how to give it the next birth date.
+type patient struct {
+	ref  api.Ref
+	next int
+}
+
+// somePatients creates patients by hand, a document each.
+func (s *site) somePatients(b *testing.B, n int) []*patient {
+	b.Helper()
+	var made []*patient
+	for i := range n {
+		p := &patient{ref: api.Ref{Type: "Patient", ID: fmt.Sprintf("bench-%d", i)}}
+		s.edit(b, p)
+		made = append(made, p)
+	}
+	return made
+}
+
+// edit changes a field and returns the version written.
+func (s *site) edit(b *testing.B, p *patient) string {
+	b.Helper()
+	written, err := s.Put(context.Background(), "Dr. Adler", s.edited(b, p), false)
+	must(b, err)
+	return written.Version
+}
+
+// edited is what an edit sends: the resource as read, with another birth date.
+func (s *site) edited(b *testing.B, p *patient) json.RawMessage {
+	b.Helper()
+	p.next++
+	o := map[string]any{"resourceType": p.ref.Type, "id": p.ref.ID, "name": []any{map[string]any{"family": "Bench"}}}
+	if p.next > 1 {
+		res, err := s.Get(context.Background(), p.ref, "")
+		must(b, err)
+		o = nil
+		must(b, json.Unmarshal(res.JSON, &o))
+	}
+	o["birthDate"] = fmt.Sprintf("%04d-%02d-%02d", 1920+p.next/336%100, 1+p.next/28%12, 1+p.next%28)
+	body, err := json.Marshal(o)
+	must(b, err)
+	return body
+}
