@@ -140,6 +140,7 @@ func (t *transaction) seal(scope trust.ScopeID, body *chunk.Changes) (chunkRef, 
 	}
 	sealed, err := chunk.Seal(r.keys, chunk.Params{
 		Membership: r.State(), Scope: scope, Log: r.logID(scope), Counter: head.Counter + 1, Previous: head.ID,
+		Dictionary: chunk.Dictionary1,
 	}, body)
 	if err != nil {
 		return chunkRef{}, err
@@ -251,10 +252,7 @@ func (t *transaction) refresh(ctx context.Context, d *document, keys []string, b
 		if err != nil {
 			return 0, err
 		}
-		next, err := t.r.show(d, f, old, by, t.now)
-		if err != nil {
-			return 0, err
-		}
+		next := t.r.show(d, f, old, by, t.now)
 		n, err := t.putView(d, f.Key, old, next, local)
 		if err != nil {
 			return 0, err
@@ -265,7 +263,7 @@ func (t *transaction) refresh(ctx context.Context, d *document, keys []string, b
 }
 
 // show turns what the engine holds of a resource into its view.
-func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash, now time.Time) (_ *view, err error) {
+func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash, now time.Time) *view {
 	shown := crdt.Show(f.Key, f.Values)
 	next := &view{Scope: d.scope, Removed: !shown.Exists || shown.Removed, UpdatedMillis: now.UnixMilli()}
 	next.Heads = d.index.KeyHeads(f.Key)
@@ -277,20 +275,14 @@ func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash,
 		next.Imports = d.index.HeadsOf(append([]crdt.ChangeHash{by}, next.Imports...))
 	}
 	if !next.Removed {
-		obj, err := fhir.FromValue(shown.Value)
-		if err != nil {
-			return nil, fmt.Errorf("show resource: %w", err)
-		}
-		next.JSON = fhir.AppendCanonical(nil, obj)
+		next.JSON = fhir.AppendCanonical(nil, resourceOf(shown.Value))
 	}
 	for _, c := range shown.Conflicts {
 		open := openConflict{ID: c.ID, Path: c.Path, Shown: c.Shown}
 		for _, side := range c.Sides {
 			s := conflictSide{Removed: side.Removed}
 			if !side.Removed {
-				if s.JSON, err = sideJSON(c.Path, side.Value); err != nil {
-					return nil, err
-				}
+				s.JSON = sideJSON(c.Path, side.Value)
 			}
 			if m, ok := d.author(side.Ops); ok {
 				s.Device, s.Author, s.TimeMillis = m.device, m.author, m.timeMillis
@@ -299,7 +291,7 @@ func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash,
 		}
 		next.Conflicts = append(next.Conflicts, open)
 	}
-	return next, nil
+	return next
 }
 
 // lastOf returns who wrote the newest of some changes; of equally new ones the one with the greatest hash counts.
@@ -317,20 +309,37 @@ func (d *document) lastOf(heads []crdt.ChangeHash) lastEdit {
 	return last
 }
 
-// sideJSON is one side of a conflict for people: a whole resource as such, a part as JSON.
-func sideJSON(path string, v crdt.Value) ([]byte, error) {
-	if path == "" {
-		obj, err := fhir.FromValue(v)
+// resourceOf says a resource in FHIR. A field that FHIR cannot say, which no agent of ours writes, is left out: it must
+// neither hide the others nor stop the applier. The document keeps it.
+func resourceOf(v crdt.Value) fhir.Object {
+	if obj, err := fhir.FromValue(v); err == nil {
+		return obj
+	}
+	obj := fhir.Object{}
+	for _, key := range slices.Sorted(maps.Keys(v.Map)) {
+		part, err := fhir.FromValue(crdt.Value{Kind: crdt.Map, Map: map[string]crdt.Value{key: v.Map[key]}})
 		if err != nil {
-			return nil, fmt.Errorf("show conflict: %w", err)
+			continue
 		}
-		return fhir.AppendCanonical(nil, obj), nil
+		for k, field := range part {
+			if _, taken := obj[k]; !taken {
+				obj[k] = field
+			}
+		}
+	}
+	return obj
+}
+
+// sideJSON is one side of a conflict for people: a whole resource as such, a part as JSON.
+func sideJSON(path string, v crdt.Value) []byte {
+	if path == "" {
+		return fhir.AppendCanonical(nil, resourceOf(v))
 	}
 	part, err := fhir.JSON(v)
 	if err != nil {
-		return nil, fmt.Errorf("show conflict: %w", err)
+		part = nil // see resourceOf
 	}
-	return fhir.AppendCanonical(nil, part), nil
+	return fhir.AppendCanonical(nil, part)
 }
 
 // author tells who wrote the newest of some operations.

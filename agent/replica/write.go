@@ -377,11 +377,7 @@ func (r *Replica) contentAt(ctx context.Context, d *document, key string, heads 
 	if !shown.Exists || shown.Removed {
 		return nil, nil
 	}
-	obj, err := fhir.FromValue(shown.Value)
-	if err != nil {
-		return nil, fmt.Errorf("read an earlier version: %w", err)
-	}
-	return fhir.AppendCanonical(nil, obj), nil
+	return fhir.AppendCanonical(nil, resourceOf(shown.Value)), nil
 }
 
 // Delete writes a resource's tombstone.

@@ -1,0 +1,136 @@
+package replica_test
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/crdt/engine"
+	"chartmesh/fhir"
+	"chartmesh/trust"
+)
+
+// forger writes chunks with a member's keys that no honest agent would write.
+type forger struct {
+	*device
+	scope   trust.ScopeID
+	counter uint64
+	last    chunk.ID
+}
+
+func forge(d *device) *forger {
+	for _, s := range d.State().Scopes() {
+		if s.Name == fhir.Clinical {
+			return &forger{device: d, scope: s.ID}
+		}
+	}
+	d.t.Fatal("no scope")
+	return nil
+}
+
+func (f *forger) document(parts ...string) crdt.DocumentID {
+	f.t.Helper()
+	id, err := f.keys.DocumentID(f.scope, parts...)
+	must(f.t, err)
+	return id
+}
+
+// change makes a first change of a document.
+func (f *forger) change(doc crdt.DocumentID, in ...crdt.Instruction) []byte {
+	f.t.Helper()
+	e := engine.NewLocal()
+	defer e.Close()
+	ctx := context.Background()
+	_, err := e.Load(ctx, doc, nil, nil)
+	must(f.t, err)
+	raw, _, err := e.Edit(ctx, doc, crdt.Edit{
+		Actor:        crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)),
+		Instructions: in, TimeMillis: time.Now().UnixMilli(),
+	})
+	must(f.t, err)
+	return raw
+}
+
+// seal makes the next chunk of the forger's log.
+func (f *forger) seal(body chunk.Body) []byte {
+	f.t.Helper()
+	f.counter++
+	s, err := chunk.Seal(f.keys, chunk.Params{
+		Membership: f.State(), Scope: f.scope, Log: chunk.CurrentLog(f.keys), Counter: f.counter, Previous: f.last,
+	}, body)
+	must(f.t, err)
+	f.last = s.ID()
+	return s.Bytes()
+}
+
+// sealChange seals one change of a document.
+func (f *forger) sealChange(doc crdt.DocumentID, raw []byte) []byte {
+	f.t.Helper()
+	c, err := crdt.Decode(raw)
+	must(f.t, err)
+	return f.seal(&chunk.Changes{
+		Document: doc, Schema: fhir.Schema, TimeMillis: 1, Author: "forger", Origin: chunk.OriginEdit,
+		Changes:    []chunk.Change{{Raw: raw}},
+		Authorship: []chunk.Authorship{{Seq: c.Seq, Newest: c.Hash}},
+	})
+}
+
+// take lets a device store and apply chunks.
+func (d *device) take(from *device, chunks ...[]byte) {
+	d.t.Helper()
+	must(d.t, d.Arrive(d.t.Context(), from.Device(), chunks))
+	d.applyAll()
+}
+
+func (d *device) applyAll() {
+	d.t.Helper()
+	for range 10_000 {
+		more, err := d.Apply(d.t.Context())
+		must(d.t, err)
+		if !more {
+			return
+		}
+	}
+	d.t.Fatal("the applier does not come to rest")
+}
+
+func resource(key string, fields ...crdt.Instruction) []crdt.Instruction {
+	out := []crdt.Instruction{{Do: crdt.Set, Key: key, Value: crdt.Scalar{Kind: crdt.Map}}}
+	for _, f := range fields {
+		f.Obj = 1
+		out = append(out, f)
+	}
+	return out
+}
+
+func field(key string, kind crdt.Kind, s string) crdt.Instruction {
+	return crdt.Instruction{Do: crdt.Set, Key: key, Value: crdt.Scalar{Kind: kind, Str: s}}
+}
+
+// TestValueThatIsNoFHIR brings what the validator accepts and FHIR cannot say. It must not stop the records behind it,
+// nor hide what else the resource says.
+func TestValueThatIsNoFHIR(t *testing.T) {
+	p := practice(t, "surgery", "branch", "forger")
+	a, b, f := p[0], p[1], forge(p[2])
+	doc := f.document("section", "eve", "core")
+	bad := f.sealChange(doc, f.change(doc, resource("Patient/eve",
+		field("resourceType", crdt.String, "Patient"), field("id", crdt.String, "eve"),
+		field("name", crdt.Bytes, "j{broken"), field("birthDate", crdt.String, "1970-01-01"))...))
+	a.take(f.device, bad)
+	b.put(bernd, false)
+	sync(t, a, b)
+	alike(t, a, b)
+	if got := a.get("Patient/bernd"); !strings.Contains(got, "Kraus") {
+		t.Fatal("what came after is missing")
+	}
+	if got := a.get("Patient/eve"); !strings.Contains(got, "1970-01-01") {
+		t.Fatalf("what can be read is not shown: %s", got)
+	}
+	if s := a.Status(); !s.AtEnd || s.Resources != 2 {
+		t.Fatalf("status %+v", s)
+	}
+	a.edit("Patient/eve", func(o map[string]any) { o["active"] = true }) // and it can be mended by hand
+}
