@@ -231,8 +231,13 @@ func (h *Host) connected(c network.Conn) {
 	if err == nil && h.cfg.Admit(device) {
 		h.mu.Lock()
 		// The record is made here for one whose addresses nobody told us.
-		if m, err := h.memberLocked(device); err == nil && m.stopDial != nil {
-			m.stopDial() // the peer was faster; our dial may hang on a dead address
+		if m, err := h.memberLocked(device); err == nil {
+			if m.stopDial != nil {
+				m.stopDial() // the peer was faster; our dial may hang on a dead address
+			}
+			if c.Stat().Direction == network.DirInbound {
+				m.failures, m.next = 0, time.Time{} // it came to us: what our own dials met does not matter any more
+			}
 		}
 		h.mu.Unlock()
 		h.wakeDialler()
