@@ -361,6 +361,25 @@ func TestStaleFileReverts(t *testing.T) {
 	alike(t, a, b)
 }
 
+// TestStaleFileOfADeletedResource: a file from before a delete is an edit apart from it, and no silent undoing.
+func TestStaleFileOfADeletedResource(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	a.put(bernd, false)
+	sync(t, a, b)
+	stale := a.get("Patient/bernd")
+	_, err := b.Delete(t.Context(), "user", parseRef(t, "Patient/bernd"))
+	must(t, err)
+	sync(t, a, b)
+	a.put(strings.Replace(stale, "1960-01-01", "1960-10-01", 1), false)
+	sync(t, a, b)
+	alike(t, a, b)
+	c := a.conflicts()
+	if len(c) != 1 || c[0].Path != "" || !(c[0].Values[0].Removed || c[0].Values[1].Removed) {
+		t.Fatalf("a delete was undone without a word: %+v, %s", c, a.get("Patient/bernd"))
+	}
+}
+
 func TestImportRevertsNothing(t *testing.T) {
 	p := practice(t, "surgery", "branch")
 	a, b := p[0], p[1]

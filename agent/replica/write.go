@@ -246,10 +246,13 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 		return api.Written{}, err
 	}
 	outcome := "created"
-	if v != nil && !v.Removed {
-		outcome = "changed"
+	if v != nil && (!v.Removed || fhir.Version(obj) != "") {
+		// A version of a removed resource too: the removal came after what the file says, unless it is the removal's own.
 		if j.base, obj, err = t.baseOf(ctx, j, v, obj, ref, force); err != nil {
 			return api.Written{}, err
+		}
+		if !v.Removed || j.base != nil {
+			outcome = "changed"
 		}
 	}
 	if err := j.setWant(ref.key(), obj); err != nil {
