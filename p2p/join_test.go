@@ -286,6 +286,30 @@ func TestCode(t *testing.T) {
 	}
 }
 
+// TestCodeVector holds the printed form of one code.
+func TestCodeVector(t *testing.T) {
+	c, err := p2p.NewCode(bytes.NewReader([]byte("0123456789abcdef")), p2p.Code{
+		Role: trust.RoleMember, Inviter: trust.DeviceID{1, 2, 3}, Founding: [16]byte{4, 5, 6}, Expires: time.Unix(1795300000, 0),
+		Addrs: []string{"/ip4/192.168.7.9/udp/4001/quic-v1", "/ip6/fd00::1/tcp/4001"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := c.Text()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const want = "cm104130c9j6ct3adhq70wp2rk3chjpc0820c00000000000000000000000000000000000000000000000g2gc" +
+		"0000000000000000000000wh4c2080w1a07147t217x0000000000000000000000011ygpde6a30"
+	if text != want {
+		t.Errorf("the code is now printed as %s", text)
+	}
+	const invite = "c22e47fbcdddec34773f081c635a2b45"
+	if got := fmt.Sprintf("%x", c.Invite()); got != invite {
+		t.Errorf("the invite is now %s", got)
+	}
+}
+
 func FuzzParseCode(f *testing.F) {
 	for i, addrs := range [][]string{nil, {"/ip4/127.0.0.1/tcp/1"}, {"/ip6/::1/udp/1/quic-v1", "/ip4/127.0.0.1/udp/9/quic-v1"}} {
 		c, err := p2p.NewCode(bytes.NewReader(make([]byte, 16)), p2p.Code{Inviter: newIdentity(i).Device(), Addrs: addrs,

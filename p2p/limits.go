@@ -41,7 +41,7 @@ const (
 	openTimeout   = 10 * time.Second // for a stream on a connection
 	backoffFirst  = 200 * time.Millisecond
 	backoffMost   = 15 * time.Second
-	silence       = 60 * time.Second // without a byte from a peer, whom we ping each 15 s
+	silence       = 40 * time.Second // without a byte from a peer, who pings each 15 s
 	writeStall    = 60 * time.Second // for 64 KiB
 	farewell      = 500 * time.Millisecond
 	joinTimeout   = 30 * time.Second

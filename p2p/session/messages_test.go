@@ -3,6 +3,10 @@ package session
 import (
 	"bytes"
 	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"strings"
 	"testing"
 
 	"chartmesh/chunk"
@@ -53,6 +57,29 @@ func TestFrames(t *testing.T) {
 		if !seen[kind] {
 			t.Errorf("no sample of kind %d", kind)
 		}
+	}
+}
+
+var update = flag.Bool("update", false, "write testdata/frames.txt anew; a change of it is a change of the protocol")
+
+// TestVectors holds the bytes of one frame of each kind, which docs/spec/sync-session.md points at.
+func TestVectors(t *testing.T) {
+	var b strings.Builder
+	for _, m := range samples() {
+		fmt.Fprintf(&b, "%T %x\n", m, []byte(m.encode()))
+	}
+	const file = "testdata/frames.txt"
+	if *update {
+		if err := os.WriteFile(file, []byte(b.String()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b.String() != string(want) {
+		t.Errorf("frames are encoded otherwise than %s has them:\n%s", file, b.String())
 	}
 }
 
