@@ -323,7 +323,7 @@ func (w *World) fault() {
 		w.drop(l)
 	case n < 65:
 		if d.replica != nil {
-			d.slow = []time.Duration{5 * time.Millisecond, 300 * time.Millisecond, 20 * time.Second}[w.rng.IntN(3)]
+			d.slow = w.pace()
 		}
 	case n < 73:
 		if d.replica != nil {

@@ -29,6 +29,7 @@ type device struct {
 	engine  crdt.Engine
 	replica *replica.Replica // nil: it is down
 
+	skew     time.Duration // of its clock
 	slow     time.Duration // the longest that the applier keeps arrived chunks waiting
 	applying bool          // it has been woken
 	armed    *fault
@@ -69,7 +70,7 @@ func (w *World) join() *device {
 	d := &device{w: w, index: i, name: string(rune('A' + i)), random: stream, twin: storage.NewTwin(),
 		checked: map[trust.ScopeID]chunk.Vector{}, told: map[trust.ScopeID]chunk.Vector{}}
 	_, _ = io.ReadFull(stream, d.secrets[:])
-	d.slow = []time.Duration{5 * time.Millisecond, 300 * time.Millisecond, 20 * time.Second}[w.rng.IntN(3)]
+	d.slow, d.skew = w.pace(), w.between(-48*time.Hour, 48*time.Hour)
 	if err := d.unlock(); err != nil {
 		w.fail("I-sound", "create keyring: %v", err)
 		return nil
@@ -96,6 +97,11 @@ func (w *World) join() *device {
 	w.devices = append(w.devices, d)
 	d.open()
 	return d
+}
+
+// pace is how long an applier keeps chunks waiting at most.
+func (w *World) pace() time.Duration {
+	return []time.Duration{5 * time.Millisecond, 300 * time.Millisecond, 20 * time.Second}[w.rng.IntN(3)]
 }
 
 // admit has the first device add d and returns the membership log.
@@ -131,7 +137,7 @@ func (d *device) open() {
 	d.engine = engine.NewLocal()
 	d.twin.OnCommit(d.onCommit)
 	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: d.engine, OpenOps: 2000,
-		Now: func() time.Time { return d.w.now }})
+		Now: func() time.Time { return d.w.now.Add(d.skew) }})
 	if err != nil {
 		d.w.fail("I-sound", "%s does not open: %v", d.name, err)
 		return

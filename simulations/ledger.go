@@ -227,10 +227,19 @@ func (l *ledger) replaced(e, o *entry, token string) bool {
 	if !l.saw(e, o) || slices.Contains(tokens(e.content[e.ref]), token) {
 		return false
 	}
-	if e.kind == kindImport || strings.Contains(e.base[e.ref], token) {
+	if e.kind == kindImport {
+		return o.kind == kindImport || !l.importedBefore(e)
+	}
+	if strings.Contains(e.base[e.ref], token) {
 		return true
 	}
 	return slices.ContainsFunc(e.seen[e.ref], func(c api.Conflict) bool { return inConflict(c, token) && e.settled(c.Path) })
+}
+
+// importedBefore reports whether e, an import, was made on top of another. Then it may only replace what came by import:
+// what people wrote since stands.
+func (l *ledger) importedBefore(e *entry) bool {
+	return slices.ContainsFunc(l.byRef[e.ref], func(o *entry) bool { return o.kind == kindImport && l.saw(e, o) })
 }
 
 // settled reports whether e decided the conflict that its author saw open at path, or one around it: by a decision, by

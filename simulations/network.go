@@ -1,11 +1,13 @@
 package simulations
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"chartmesh/agent/replica"
 	"chartmesh/chunk"
 	"chartmesh/p2p/session"
 	"chartmesh/trust"
@@ -108,13 +110,33 @@ func (w *World) connect(l *link) {
 	l.conn, l.late = c, [2]time.Time{}
 	for i, d := range l.ends {
 		c.sessions[i] = session.New(session.Config{
-			Self: d.keys.Device(), Peer: l.ends[1-i].keys.Device(), Replica: d.replica, Window: 24 << 10, FramePayload: 6 << 10,
+			Self: d.keys.Device(), Peer: l.ends[1-i].keys.Device(), Replica: listener{d.replica, w}, Window: 24 << 10, FramePayload: 6 << 10,
 		})
 		c.sessions[i].Start(w.now)
 	}
 	w.note("%s and %s connect", l.ends[0].name, l.ends[1].name)
 	w.pump(end{c, 0})
 	w.pump(end{c, 1})
+}
+
+// listener is a replica whose peers are not taken at their word: what they say that they hold must be durable there.
+type listener struct {
+	*replica.Replica
+	w *World
+}
+
+// Acked implements session.Replica.
+func (l listener) Acked(ctx context.Context, from trust.DeviceID, a session.Ack) error {
+	for _, d := range l.w.devices {
+		if d.keys.Device() != from || d.replica == nil {
+			continue
+		}
+		if log, ok := covers(d.replica.Vector(a.Scope), a.Stored); !ok {
+			l.w.fail("I-durable", "%s acknowledged %d chunks of %v and holds %d", d.name, a.Stored[log].Counter, log,
+				d.replica.Vector(a.Scope)[log].Counter)
+		}
+	}
+	return l.Replica.Acked(ctx, from, a)
 }
 
 // drop ends a connection; it is dialled again when it can be.

@@ -128,7 +128,10 @@ func (w *World) changeObservation(o map[string]any) {
 		o["valueString"] = tok()
 	default:
 		note := func() any { return map[string]any{"text": tok()} }
-		w.changeList(o, "note", note, func(e map[string]any) { e["text"] = tok() })
+		w.changeList(o, "note", note, func(e map[string]any) {
+			text, _ := e["text"].(string) // its characters merge: whoever replaced some could split a token
+			e["text"] = text + " " + tok()
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package simulations
 
 import (
 	"os"
+	"reflect"
 	"strconv"
 	"strings"
 	"testing"
@@ -24,8 +25,32 @@ func TestWorlds(t *testing.T) {
 				t.Logf("%+v", report)
 			}
 		})
+		if t.Failed() && os.Getenv("SIM_FIRST") != "" {
+			break
+		}
 	}
 	t.Logf("%d seeds in %.1f s", n, time.Since(start).Seconds())
+}
+
+// TestSameSeed is what a printed seed is worth: the same one gives the same steps.
+func TestSameSeed(t *testing.T) {
+	run := func(seed uint64) (r Report) {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			cryptotest.SetGlobalRandom(t, seed)
+			var failure *Failure
+			if r, failure = Run(t.Context(), Config{Seed: seed, Writes: 50}); failure != nil {
+				t.Fatal(failure)
+			}
+		})
+		return r
+	}
+	first, again, other := run(1001), run(1001), run(1002)
+	if !reflect.DeepEqual(first, again) {
+		t.Errorf("one seed gave two worlds:\n%+v\n%+v", first, again)
+	}
+	if first.Trace == other.Trace {
+		t.Error("two seeds gave one world")
+	}
 }
 
 // runSeed runs one world. The library's own randomness (key encapsulation) follows the seed too.

@@ -16,7 +16,9 @@ import (
 	"container/heap"
 	"context"
 	"fmt"
+	"hash/crc64"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 )
 
@@ -35,6 +37,7 @@ type Report struct {
 	Stages                             map[string]int // crashes and failures by stage of the commit
 	Conflicts, Changes, Digests, Steps int
 	Virtual                            time.Duration
+	Trace                              uint64 // a hash of all steps
 }
 
 // Failure is an invariant that did not hold.
@@ -56,6 +59,8 @@ const (
 	traceLength    = 30
 	healLimit      = 30 * time.Minute // virtual, until a healed network must agree
 )
+
+var crcTable = crc64.MakeTable(crc64.ISO)
 
 // World is one run.
 type World struct {
@@ -90,6 +95,18 @@ func Run(ctx context.Context, cfg Config) (Report, *Failure) {
 	}
 	w.now, w.report.Seed, w.report.Stages = w.start, cfg.Seed, map[string]int{}
 	defer w.close()
+	w.runAll()
+	w.report.Virtual = w.now.Sub(w.start)
+	return w.report, w.failure
+}
+
+// runAll lets the whole life of the world happen.
+func (w *World) runAll() {
+	defer func() {
+		if r := recover(); r != nil {
+			w.fail("I-sound", "panic: %v\n%s", r, debug.Stack())
+		}
+	}()
 	w.found()
 	w.connectAll()
 	w.scheduleUsers()
@@ -97,8 +114,6 @@ func Run(ctx context.Context, cfg Config) (Report, *Failure) {
 	w.run(func() bool { return w.users.left == 0 })
 	w.heal()
 	w.checkRest()
-	w.report.Virtual = w.now.Sub(w.start)
-	return w.report, w.failure
 }
 
 func (w *World) close() {
@@ -198,7 +213,9 @@ func (w *World) between(least, most time.Duration) time.Duration {
 
 // note adds a step to the trace.
 func (w *World) note(format string, args ...any) {
-	w.trace = append(w.trace, fmt.Sprintf("%9.3fs  ", w.now.Sub(w.start).Seconds())+fmt.Sprintf(format, args...))
+	step := fmt.Sprintf("%9.3fs  ", w.now.Sub(w.start).Seconds()) + fmt.Sprintf(format, args...)
+	w.report.Trace = w.report.Trace*1099511628211 ^ crc64.Checksum([]byte(step), crcTable)
+	w.trace = append(w.trace, step)
 	if len(w.trace) > traceLength {
 		w.trace = w.trace[1:]
 	}
