@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"chartmesh/chunk"
 	"chartmesh/crdt"
@@ -24,33 +23,63 @@ const (
 func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 	r.write.Lock()
 	defer r.write.Unlock()
+	most := applyChunks
+	for {
+		n, err := r.applyBatch(ctx, most)
+		if errors.Is(err, storage.ErrTooLarge) && n > 1 {
+			most = n - 1 // without the last one, which may fit alone
+			continue
+		}
+		r.evict(ctx)
+		return n > 0 && err == nil, err
+	}
+}
+
+// applyBatch applies or holds at most so many chunks, and returns how many. What one of them alone is to blame for stops
+// none of the others: it is remembered, and the chunk held as unapplied when its turn comes again.
+func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	t := r.begin()
-	n := 0
-	t.woken = slices.Clone(r.woken)
-	for n < applyChunks && t.batch.Size() < applyBytes {
-		at, ok := t.next()
+	var at chunkRef
+	fail := func(err error) (int, error) {
+		if !blames(err) || ctx.Err() != nil {
+			return n, err
+		}
+		r.log.Error("applying a chunk failed; it is kept and tried again after a restart", "log", at.Log, "counter", at.Counter, "error", err)
+		r.failing[at] = "this machine failed on it"
+		return n, nil
+	}
+	for n < most && t.batch.Size() < applyBytes {
+		next, ok := t.next()
 		if !ok {
 			break
 		}
+		at = next
+		n++
 		if err := t.step(ctx, at); err != nil {
 			t.abort(ctx)
-			return false, err
+			return fail(err)
 		}
-		n++
 	}
 	if n == 0 {
-		return false, nil
+		return 0, nil
 	}
 	if err := t.commit(ctx); err != nil {
-		return false, fmt.Errorf("commit applied chunks: %w", err)
+		err = fmt.Errorf("commit applied chunks: %w", err)
+		if n > 1 {
+			return n, err
+		}
+		return fail(err)
 	}
-	r.woken = t.woken
-	r.evict(ctx)
-	return true, nil
+	return n, nil
 }
 
-// Nothing that was woken is lost: what a commit leaves over stays in Replica.woken, and after a crash Open wakes whatever
-// is parked once more.
+// blames reports whether an error is about the chunk at hand and not about the machine.
+func blames(err error) bool {
+	return errors.Is(err, crdt.ErrEngine) || errors.Is(err, crdt.ErrNotLoaded) || errors.Is(err, storage.ErrTooLarge)
+}
+
+// Nothing that was woken is lost: what a commit leaves over stays in Replica.mu.woken, and after a crash Open wakes
+// whatever is parked once more.
 
 // next names the next chunk to apply: one that something woke, else the first behind a cursor.
 func (t *transaction) next() (chunkRef, bool) {
@@ -91,8 +120,10 @@ func (t *transaction) step(ctx context.Context, at chunkRef) error {
 		return fmt.Errorf("read chunk to apply: %w", err)
 	}
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
-	verdict, err := t.tryApply(ctx, at, sealed)
-	if err != nil {
+	var verdict *held
+	if why, failing := t.r.failing[at]; failing {
+		verdict = unapplied(why)
+	} else if verdict, err = t.tryApply(ctx, at, sealed); err != nil {
 		return err
 	}
 	if err := t.release(place); err != nil {

@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"chartmesh/agent/replica"
 	"chartmesh/chunk"
 	"chartmesh/crdt"
 	"chartmesh/crdt/engine"
@@ -133,4 +134,49 @@ func TestValueThatIsNoFHIR(t *testing.T) {
 		t.Fatalf("status %+v", s)
 	}
 	a.edit("Patient/eve", func(o map[string]any) { o["active"] = true }) // and it can be mended by hand
+}
+
+// failingEngine fails to read a document back, as one does that runs out of memory or time.
+type failingEngine struct {
+	crdt.Engine
+	doc crdt.DocumentID
+}
+
+func (e failingEngine) Read(
+	ctx context.Context, doc crdt.DocumentID, keys []string, heads []crdt.ChangeHash,
+) ([]crdt.Field, error) {
+	if doc == e.doc {
+		return nil, crdt.ErrEngine
+	}
+	return e.Engine.Read(ctx, doc, keys, heads)
+}
+
+// TestChunkThatTheEngineFailsOn stops nothing else, is shown, and is tried again by the next run.
+func TestChunkThatTheEngineFailsOn(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	doc, err := a.keys.DocumentID(forge(a).scope, "section", "anna", "core")
+	must(t, err)
+	e := engine.NewLocal()
+	t.Cleanup(func() { _ = e.Close() })
+	b.Replica, err = replica.Open(replica.Config{Store: b.twin, Keyring: b.keys, Engine: failingEngine{e, doc}})
+	must(t, err)
+	a.put(bernd, false)
+	a.put(anna, false)
+	a.put(weight, false)
+	sync(t, a, b)
+	if s := b.Status(); s.Unapplied != 1 || s.Resources != 2 || s.Documents != 2 || !s.AtEnd {
+		t.Fatalf("status %+v", s)
+	}
+	held, err := b.Held(10)
+	must(t, err)
+	if len(held) != 1 || held[0].State != replica.Unapplied || held[0].Device != a.Device() {
+		t.Fatalf("held %+v", held)
+	}
+	b.crash()
+	b.applyAll()
+	if s := b.Status(); s.Unapplied != 0 || s.Resources != 3 || s.Documents != 3 {
+		t.Fatalf("status after a restart: %+v", s)
+	}
+	alike(t, a, b)
 }

@@ -56,7 +56,8 @@ type Replica struct {
 	// write is held by whoever changes documents or this device's own logs: edits, imports and the applier.
 	write sync.Mutex
 	docs  openDocuments // guarded by write
-	woken []chunkRef    // guarded by write: chunks whose dependency has arrived
+	// failing holds, guarded by write, the chunks that this run of the program failed on, with the reason.
+	failing map[chunkRef]string
 
 	// arrive is held while chunks of other devices are judged and committed, per batch.
 	arrive sync.Mutex
@@ -66,6 +67,7 @@ type Replica struct {
 		vectors map[trust.ScopeID]chunk.Vector        // durable prefixes
 		tips    map[trust.ScopeID]map[chunk.LogID]tip // the same with the whole ID of each last chunk
 		applied map[trust.ScopeID]chunk.Vector        // the applier's cursors
+		woken   []chunkRef                            // parked chunks whose turn has come; changed under write, too
 		sets    map[trust.ScopeID]chunk.SetHash       // of applied changes
 		counts  counts
 		acked   map[trust.DeviceID]map[trust.ScopeID]chunk.Vector
@@ -91,6 +93,7 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now}
 	r.docs = newOpenDocuments(cfg.OpenOps)
+	r.failing = map[chunkRef]string{}
 	r.mu.changed = make(chan struct{})
 	if err := r.load(); err != nil {
 		return nil, err
@@ -222,7 +225,7 @@ func (r *Replica) loadRest(v storage.Reader) error {
 		}
 		h, err := parseHeld(value)
 		if err == nil && h.State != Quarantined {
-			r.woken = append(r.woken, chunkRef{at.Scope, at.Log, at.Counter})
+			r.mu.woken = append(r.mu.woken, chunkRef{at.Scope, at.Log, at.Counter})
 		}
 		return err
 	}); err != nil {

@@ -35,8 +35,11 @@ func (r *Replica) digestLocked(scope trust.ScopeID) session.Digest {
 	}
 }
 
-// atEndLocked reports whether every durable chunk of a scope has been applied or held.
+// atEndLocked reports whether every durable chunk of a scope has been applied or held, and nothing held has its turn.
 func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
+	if len(r.mu.woken) > 0 {
+		return false
+	}
 	for log, p := range r.mu.vectors[scope] {
 		if r.mu.applied[scope][log].Counter < p.Counter {
 			return false
@@ -106,23 +109,30 @@ func (r *Replica) adoptState(ctx context.Context, batch *storage.Batch, st *trus
 	}
 	r.mu.Unlock()
 	r.state.Store(st)
-	r.notify()
-	return r.wakeAll(missingEpoch)
+	err := r.wakeAll(missingEpoch)
+	r.notify() // last, so that the applier finds what was woken
+	return err
 }
 
 // wakeAll queues every chunk that waits for a kind of thing.
 func (r *Replica) wakeAll(kind byte) error {
 	r.write.Lock()
 	defer r.write.Unlock()
-	return r.store.View(func(v storage.Reader) error {
+	var woken []chunkRef
+	err := r.store.View(func(v storage.Reader) error {
 		return v.Scan(storage.Parked.With(kind), nil, func(key, _ []byte) error {
 			_, _, at, err := storage.Parked.Parse(key)
-			if err == nil {
-				r.woken = append(r.woken, chunkRef{at.Scope, at.Log, at.Counter})
-			}
+			woken = append(woken, chunkRef{at.Scope, at.Log, at.Counter})
 			return err
 		})
 	})
+	if err != nil {
+		return fmt.Errorf("wake parked chunks: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.woken = append(r.mu.woken, woken...)
+	return nil
 }
 
 // Admit adds a device by an entry that this device signs, and returns the whole membership log for the newcomer.

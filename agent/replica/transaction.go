@@ -63,7 +63,7 @@ func (r *Replica) begin() *transaction {
 		cursors:    map[trust.ScopeID]chunk.Vector{},
 		duplicates: map[fhirRef]*[16]byte{},
 		held:       map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
-		sets: maps.Clone(r.mu.sets),
+		sets: maps.Clone(r.mu.sets), woken: slices.Clone(r.mu.woken),
 	}
 }
 
@@ -72,6 +72,9 @@ func (r *Replica) begin() *transaction {
 func (t *transaction) commit(ctx context.Context) error {
 	r := t.r
 	if t.batch.Len() == 0 && len(t.cursors) == 0 && len(t.events) == 0 {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.mu.woken = t.woken
 		return nil
 	}
 	t.batch.Put(storage.Meta.Key(metaApplied), marshalSets(t.sets))
@@ -110,7 +113,7 @@ func (t *transaction) commit(ctx context.Context) error {
 	for scope, logs := range t.cursors {
 		maps.Copy(r.mu.applied[scope], logs)
 	}
-	r.mu.sets, r.mu.counts, r.mu.event = t.sets, t.counts, last
+	r.mu.sets, r.mu.counts, r.mu.event, r.mu.woken = t.sets, t.counts, last, t.woken
 	for _, d := range t.docs {
 		r.docs.count(d)
 		for i := len(d.changes) - 1; i >= 0 && d.changes[i].raw != nil; i-- {
