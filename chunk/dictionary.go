@@ -6,9 +6,9 @@ import (
 )
 
 // Dictionary1 is the first dictionary: byte strings that many patients' records have in common (names of elements, code
-// systems, frequent codes), taken from the raw changes of synthetic records and of FHIR's own examples. It may be put into
+// systems, codes of FHIR's own), taken from the raw changes of synthetic patients and of forms. It may be put into
 // Params.Dictionary; what was sealed under it opens wherever this version runs. It never changes: a better one gets
-// another number. dictionary_test.go says how it was made.
+// another number. internal/dictionary makes it, and docs/decisions/0015-compression-dictionary.md says of what.
 const Dictionary1 = 1
 
 //go:embed dictionary1.bin
