@@ -15,7 +15,7 @@ import (
 // kept waiting.
 const (
 	applyChunks = 256
-	applyBytes  = storage.MaxBatch / 4
+	applyBytes  = 2 << 20
 )
 
 // Apply brings arrived chunks into their documents, a batch at most, and reports whether there may be more. It is what

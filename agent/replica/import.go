@@ -12,14 +12,13 @@ import (
 	"chartmesh/chunk"
 	"chartmesh/crdt"
 	"chartmesh/fhir"
-	"chartmesh/storage"
 )
 
-// Caps of one change of an import; what is larger is split. They keep a change far below the validator's caps and a
-// commit below storage.MaxBatch.
+// Caps of one change of an import; what is larger is split. They keep a change far below the validator's caps, and a
+// commit small.
 const (
 	importChangeBytes = 1 << 20 // of canonical JSON
-	importCommitBytes = storage.MaxBatch / 2
+	importCommitBytes = 4 << 20
 )
 
 // incoming is one resource of an import batch.
@@ -68,7 +67,7 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 				jobs = append(j.halves(), jobs...)
 				continue
 			}
-			result.Refused = append(result.Refused, api.ImportError{Index: j.index[j.keys()[0]], Reason: "too large for one record"})
+			result.Refused = append(result.Refused, api.ImportError{Index: j.index[j.keys()[0]], Reason: "too large or too deep for one record"})
 			continue
 		}
 		if err != nil {

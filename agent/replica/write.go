@@ -121,7 +121,7 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 }
 
 // errTooLarge says that a job does not fit one change; nothing of it has been done.
-var errTooLarge = errors.New("too much for one change")
+var errTooLarge = errors.New("too large or too deep for one change")
 
 // fitsChange reports whether instructions stay well below the caps that every device holds a change to.
 func fitsChange(instructions []crdt.Instruction) bool {
@@ -161,7 +161,11 @@ func (t *transaction) plan(ctx context.Context, d *document, j job) ([]crdt.Inst
 	case j.decide != "":
 		return crdt.Decide(j.decide, have[j.decide], j.id, j.choice)
 	}
-	return crdt.WriteAll(have, j.want)
+	instructions, err := crdt.WriteAll(have, j.want)
+	if errors.Is(err, crdt.ErrValue) {
+		return nil, errTooLarge
+	}
+	return instructions, err
 }
 
 // verify compares what reads show now with what was to be written.
@@ -260,7 +264,7 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 	}
 	changed, opened, err := t.edit(ctx, j, by, chunk.OriginEdit)
 	if errors.Is(err, errTooLarge) {
-		return api.Written{}, &api.Error{Code: api.CodeInvalid, Message: ref.key() + " is too large for one record", Err: err,
+		return api.Written{}, &api.Error{Code: api.CodeInvalid, Message: ref.key() + " is too large or too deep for one record", Err: err,
 			Hint: "documents and images belong in attachments"}
 	}
 	if err != nil {

@@ -1,0 +1,52 @@
+package replica_test
+
+import (
+	"fmt"
+	"testing"
+
+	"chartmesh/agent/api"
+	"chartmesh/crdt"
+)
+
+// TestManyResourcesInOneChange is a change at the validator's caps.
+func TestManyResourcesInOneChange(t *testing.T) {
+	p := practice(t, "surgery", "forger")
+	a, f := p[0], forge(p[1])
+	doc := f.document("section", "eve", "core")
+	const n = crdt.MaxChangeOps / 2
+	in := make([]crdt.Instruction, n)
+	for i := range in {
+		in[i] = crdt.Instruction{Do: crdt.Set, Key: fmt.Sprintf("Basic/%05d", i), Value: crdt.Scalar{Kind: crdt.Map}}
+	}
+	a.take(f.device, f.sealChange(doc, f.change(doc, in...)))
+	a.put(bernd, false)
+	if s := a.Status(); !s.AtEnd || s.Resources+s.Unapplied < 2 {
+		t.Fatalf("status %+v", s)
+	}
+	t.Logf("%+v", a.Status())
+}
+
+func tiny(i int) string {
+	return fmt.Sprintf(`{"resourceType":"Observation","id":"o%d","status":"final","code":{"text":"x"},`+
+		`"subject":{"reference":"Patient/bernd"},"effectiveDateTime":"2024-01-01"}`, i)
+}
+
+// TestImportOfManySmallResources imports as many as the API takes at once, all of one document.
+func TestImportOfManySmallResources(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	var batch api.ImportBatch
+	for i := range api.MaxImportResources {
+		batch.Resources = append(batch.Resources, []byte(tiny(i)))
+	}
+	res, err := a.Import(t.Context(), "importer", batch)
+	must(t, err)
+	if res.Created != api.MaxImportResources {
+		t.Fatalf("%+v", res)
+	}
+	sync(t, a, b)
+	alike(t, a, b)
+	if s := b.Status(); s.Resources != api.MaxImportResources || s.Unapplied != 0 {
+		t.Fatalf("status %+v", s)
+	}
+}
