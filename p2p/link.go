@@ -152,9 +152,6 @@ func (h *Host) unregister(l *link, err error) {
 	if status.LastFrame.After(m.contact) {
 		m.contact = status.LastFrame
 	}
-	if status.Greeted && !status.Incompatible {
-		m.failures = 0
-	}
 	h.waitLocked(m)
 	h.mu.Unlock()
 	close(l.gone)
@@ -259,8 +256,8 @@ func (h *Host) observe(l *link) {
 		h.mu.Unlock()
 		return
 	}
-	if s.Greeted {
-		m.failures = 0
+	if s.InSync || time.Since(l.since) > backoffMost {
+		m.failures = 0 // a session that breaks down again and again is not tried again and again at once
 	}
 	t := telling{stateOf(s), s.Agreed}
 	news := t != m.told

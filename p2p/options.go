@@ -60,6 +60,9 @@ func newHost(id Identity, gater connmgr.ConnectionGater, listen []string) (host.
 		libp2p.DisableRelay(),
 		libp2p.DisableMetrics(),
 		libp2p.DisableIdentifyAddressDiscovery(),
+		// A branch that is closed over the week-end is no sign that UDP or IPv6 does not work.
+		libp2p.UDPBlackHoleSuccessCounter(nil),
+		libp2p.IPv6BlackHoleSuccessCounter(nil),
 		libp2p.Ping(false),
 	)
 	if err != nil {

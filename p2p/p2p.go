@@ -50,8 +50,9 @@ type Config struct {
 	Invites Invites
 	Offline bool // begin offline
 
-	// OnPeer is told when a peer connects, disconnects or its state changes. OnAddrs is told the addresses at which a
-	// peer can be dialled, when they were learnt from it. Both are called one at a time, in order, and must not block.
+	// OnPeer is told when a peer connects or disconnects, when its state changes, and when Session.Agreed does. OnAddrs
+	// is told the addresses at which a peer can be dialled, when they were learnt from it. Both are called one at a
+	// time, in order, and must not block.
 	OnPeer  func(trust.DeviceID, State)
 	OnAddrs func(trust.DeviceID, []string)
 

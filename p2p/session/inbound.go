@@ -412,6 +412,8 @@ func (s *Session) LocalChunks(now time.Time) {
 // Relayed says that logs grew by what another peer brought. The peer is told at once that this device holds it (so that
 // nobody sends it twice) and gets it after a little while, unless it says before that it has it.
 func (s *Session) Relayed(now time.Time, grown []Progress) {
+	// A log that the peer lacked something of before is not held up again, however fast it grows.
+	waiting := s.unsent(grown)
 	st := s.look()
 	defer s.mu.Unlock()
 	for _, g := range grown {
@@ -421,7 +423,7 @@ func (s *Session) Relayed(now time.Time, grown []Progress) {
 		}
 		wait := now.Add(min(s.cfg.RelayDelay+st.rtt, maxRelayDelay))
 		for _, id := range g.Logs {
-			if p, l := sc.mine[id], sc.log(id); p.Counter > l.sent && !l.notBefore.After(now) {
+			if p, l := sc.mine[id], sc.log(id); p.Counter > l.sent && !waiting[place{g.Scope, id}] {
 				l.notBefore = wait
 			}
 			sc.oweAck = true
@@ -431,6 +433,26 @@ func (s *Session) Relayed(now time.Time, grown []Progress) {
 			sc.ackLogs[id] = struct{}{}
 		}
 	}
+}
+
+type place struct {
+	scope trust.ScopeID
+	log   chunk.LogID
+}
+
+// unsent returns which logs held more than was sent when the replica was last looked at.
+func (s *Session) unsent(logs []Progress) map[place]bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := map[place]bool{}
+	for _, g := range logs {
+		for _, id := range g.Logs {
+			if sc := s.mu.scopes[g.Scope]; sc != nil && sc.mine[id].Counter > sc.log(id).sent {
+				waiting[place{g.Scope, id}] = true
+			}
+		}
+	}
+	return waiting
 }
 
 // LocalEntries says that the membership log grew, here or by another peer.

@@ -294,12 +294,12 @@ func forSeeds(t *testing.T, usual int, run func(t *testing.T, seed uint64)) {
 
 // TestLossyPair runs two devices that edit, apply, enlarge the membership and reconnect over a bad network.
 func TestLossyPair(t *testing.T) {
-	forSeeds(t, 1500, func(t *testing.T, seed uint64) { chaos(t, seed, 2, [][2]int{{0, 1}}, 120) })
+	forSeeds(t, 1000, func(t *testing.T, seed uint64) { chaos(t, seed, 2, [][2]int{{0, 1}}, 120) })
 }
 
 // TestGossipMesh runs five devices on a ring with one chord: most pairs hear of each other's edits by relay alone.
 func TestGossipMesh(t *testing.T) {
-	forSeeds(t, 100, func(t *testing.T, seed uint64) {
+	forSeeds(t, 80, func(t *testing.T, seed uint64) {
 		chaos(t, seed, 5, [][2]int{{0, 1}, {1, 2}, {2, 3}, {3, 4}, {4, 0}, {1, 3}}, 400)
 	})
 }
