@@ -166,10 +166,8 @@ func (w *World) put(d *device, ref, shown string, seen []api.Conflict, content m
 	body := encode(content)
 	i := &intent{kind: kindPut, content: map[string]string{ref: body}, base: map[string]string{ref: shown},
 		seen: map[string][]api.Conflict{ref: seen}}
-	if now, conflicts := d.look(ref); now == "" { // it was deleted meanwhile: it is made anew
-		i.base[ref], i.seen[ref] = "", conflicts
-	} else if force {
-		i.base[ref], i.seen[ref] = now, conflicts
+	if force { // it is set against what is there now
+		i.base[ref], i.seen[ref] = d.look(ref)
 	}
 	w.write(d, i, fmt.Sprintf("put %s: %s", ref, newTokens(i, ref)), func() (string, error) {
 		written, err := d.replica.Put(w.ctx, "user "+d.name, json.RawMessage(body), force)
