@@ -305,7 +305,7 @@ func (r *diskReader) record(key []byte) (record []byte, err error) {
 	case errors.Is(err, badger.ErrKeyNotFound):
 		return nil, ErrNotFound
 	case err != nil:
-		return nil, fmt.Errorf("read %s: %w", kindOf(key), errors.Join(ErrDamaged, reasonOf(err)))
+		return nil, fmt.Errorf("read %s: %w", kindOf(key), damageBy(err))
 	}
 	return record, nil
 }
@@ -325,7 +325,7 @@ func (r *diskReader) Scan(prefix, from []byte, fn func(key, value []byte) error)
 			return fmt.Errorf("scan %s: %w", kindOf(key), gerr)
 		}
 		if err != nil {
-			return fmt.Errorf("scan %s: %w", kindOf(key), errors.Join(ErrDamaged, reasonOf(err)))
+			return fmt.Errorf("scan %s: %w", kindOf(key), damageBy(err))
 		}
 		form, body, err := r.disk.tags.open(key, record)
 		if err != nil {

@@ -45,6 +45,16 @@ func reasonOf(err error) error {
 	return reason{fmt.Sprintf("the engine refused (%T)", err)}
 }
 
+// damageBy returns what to say when the engine cannot read what is there: that it is damaged, unless the system is to
+// blame.
+func damageBy(err error) error {
+	why := reasonOf(err)
+	if errno := syscall.Errno(0); errors.As(why, &errno) {
+		return why
+	}
+	return fmt.Errorf("%w: %w", ErrDamaged, why)
+}
+
 // engineLog passes the engine's log lines on without their arguments.
 type engineLog struct{ log *slog.Logger }
 

@@ -84,8 +84,8 @@ func parseFormat(b []byte) (f format, err error) {
 	if !ok {
 		return f, fmt.Errorf("%s: %w", fileFormat, ErrDamaged)
 	}
-	if _, err := fmt.Sscanf(string(body), formatName+"\nversion %d\ncheck %32x\n", &f.version, hexTo(f.check[:])); err != nil ||
-		!bytes.Equal(f.append(), b) {
+	_, err = fmt.Sscanf(string(body), formatName+"\nversion %d\ncheck %32x\n", &f.version, hexTo(f.check[:]))
+	if err != nil || !bytes.Equal(f.append(), b) {
 		return f, fmt.Errorf("%s: %w", fileFormat, ErrDamaged)
 	}
 	return f, nil

@@ -3,14 +3,15 @@ package storage
 // Every cap of this package stands here.
 
 const (
-	// MaxBatch is how many bytes of keys and values, plus 64 for each pair, fit one Commit.
-	MaxBatch = 8 << 20
+	// MaxBatch is how many bytes of keys and values, plus 64 for each pair, fit one Commit. It is far above
+	// what one is meant to hold, so that a change of very many resources fits with all that follows from it.
+	MaxBatch = 64 << 20
 
 	// MaxKey is the longest key.
 	MaxKey = 4096
 
-	// MaxValue is the longest value; it and its key just fit one batch.
-	MaxValue = MaxBatch - MaxKey - perOp
+	// MaxValue is the longest value. A chunk may be that long.
+	MaxValue = 8 << 20
 
 	// perOp is what each put or delete counts beside its bytes.
 	perOp = 64

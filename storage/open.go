@@ -29,8 +29,7 @@ type Options struct {
 // Open opens the store in dir, which it creates (for this user alone) when it does not exist. Key encrypts it; it is the
 // caller's to keep. It fails with ErrInUse, ErrWrongKey, ErrNewer, ErrForeign or ErrDamaged where they say why.
 //
-// It reads every table once to check it, since the engine answers a damaged block with silence, and would make that
-// silence lasting when it next merges tables.
+// It reads every table once to check it; see inspect.
 func Open(dir string, key [32]byte, opts Options) (Store, error) {
 	d, err := open(dir, key, opts)
 	if err != nil {
@@ -80,6 +79,14 @@ func open(dir string, key [32]byte, opts Options) (d *disk, err error) {
 	}
 	d.views.reading = make(map[uint64]int)
 	d.views.idle = make(chan struct{}, 1)
+	m, err := d.readMark()
+	if err != nil {
+		return nil, err
+	}
+	d.marked = m.serial
+	if err := inspect(filepath.Join(dir, dirStore), secrets.engine[:], m); err != nil {
+		return nil, err
+	}
 	if err := d.openEngine(engineOptions(filepath.Join(dir, dirStore), secrets.engine[:], opts)); err != nil {
 		return nil, err
 	}
@@ -97,7 +104,7 @@ func (d *disk) openEngine(o badger.Options) (err error) {
 	if err != nil {
 		// The engine's own check of the key comes after ours, so that if it fails its key file is damaged. It gives no
 		// other class of error, only texts.
-		return errors.Join(ErrDamaged, reasonOf(err))
+		return damageBy(err)
 	}
 	return nil
 }
@@ -108,19 +115,17 @@ func (d *disk) begin() error {
 		return err
 	}
 	d.discard()
-	m, err := d.readMark()
-	if err != nil {
-		return err
-	}
-	d.marked = m.serial
-	if have := d.serial.Load(); have < m.serial {
-		return fmt.Errorf("%w: it holds commits up to %d, but %d was durable", ErrDamaged, have, m.serial)
+	switch have := d.serial.Load(); {
+	case have < d.marked:
+		return fmt.Errorf("%w: it holds commits up to %d, but %d was durable", ErrDamaged, have, d.marked)
+	case have > 1 && d.marked == 0: // the mark is written right after the first commit
+		return fmt.Errorf("%s is missing: %w", fileMark, ErrDamaged)
 	}
 	if err := d.readLarge(); err != nil {
 		return err
 	}
 	var found []byte
-	err = d.View(func(r Reader) (err error) {
+	err := d.View(func(r Reader) (err error) {
 		found, err = r.(*diskReader).get(keyFormat.Key(0))
 		return err
 	})
@@ -162,7 +167,8 @@ func engineOptions(dir string, key []byte, opts Options) badger.Options {
 	// Small tables, since the engine keeps eight builders for them, each many times a table's size; see plan for what
 	// that means for large batches. (A memtable of 28 MiB took 1.4 GB while 91,000 resources were written.)
 	o.MemTableSize = 2 << 20
-	o.BaseTableSize = 512 << 10
+	o.BaseTableSize = tableSize(dir)
+	o.TableSizeMultiplier = 1
 	o.NumMemtables = 2
 	o.NumLevelZeroTables = 4
 	o.NumLevelZeroTablesStall = 12
@@ -174,11 +180,27 @@ func engineOptions(dir string, key []byte, opts Options) badger.Options {
 	o.ValueLogFileSize = 1 << 20
 
 	o.Compression = options.ZSTD
-	o.BlockSize = 8 << 10
+	o.BlockSize = blockSize
 	o.BlockCacheSize = opts.Cache / 2
 	o.IndexCacheSize = opts.Cache / 2
-	o.ChecksumVerificationMode = options.OnTableAndBlockRead
+	o.ChecksumVerificationMode = options.OnBlockRead // and inspect before
 	return o
+}
+
+const blockSize = 8 << 10
+
+// tableSize returns how large the engine's tables shall become: small, and larger in a large store, since each is an
+// open file, and an engine that runs out of those while it merges tables loses what was in them.
+func tableSize(dir string) int64 {
+	const least, most, tables = 512 << 10, 8 << 20, 1000
+	var total int64
+	entries, _ := os.ReadDir(dir) // a new store has none, and any other failure shows elsewhere
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && filepath.Ext(e.Name()) == ".sst" {
+			total += info.Size()
+		}
+	}
+	return min(max(total/tables, least), most)
 }
 
 // acquireLock takes the folder's lock and leaves the process's number in it.
@@ -206,9 +228,6 @@ func acquireLock(name string) (*os.File, error) {
 func (d *disk) readMark() (mark, error) {
 	b, err := os.ReadFile(filepath.Join(d.dir, fileMark))
 	if errors.Is(err, fs.ErrNotExist) {
-		if d.serial.Load() > 1 { // the mark is written right after the first commit
-			return mark{}, fmt.Errorf("%s is missing: %w", fileMark, ErrDamaged)
-		}
 		return mark{}, nil
 	}
 	if err != nil {

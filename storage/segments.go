@@ -37,7 +37,7 @@ func parseDescription(b []byte) (d description, ok bool) {
 	d.segments = binary.BigEndian.Uint64(b)
 	d.length = binary.BigEndian.Uint64(b[8:])
 	copy(d.sum[:], b[16:])
-	return d, d.length <= MaxBatch && d.segments == (d.length+segmentLen-1)/segmentLen
+	return d, d.length <= MaxValue && d.segments == (d.length+segmentLen-1)/segmentLen
 }
 
 // whole returns the value that a record's parts stand for.

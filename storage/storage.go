@@ -26,7 +26,7 @@ var (
 	ErrDamaged = errors.New("stored data is damaged")
 	// ErrInUse says that another process has the folder open.
 	ErrInUse = errors.New("the folder is in use by another process")
-	// ErrTooLarge says that a batch does not fit one transaction; see MaxBatch.
+	// ErrTooLarge says that a batch, a key or a value is over its limit; see limits.go.
 	ErrTooLarge = errors.New("batch is too large for one commit")
 	// ErrClosed says that the store has been closed.
 	ErrClosed = errors.New("store is closed")
@@ -58,7 +58,8 @@ type Sizer interface {
 	Size() (int64, error)
 }
 
-// Store is a durable ordered map. Keys have 1 to MaxKey bytes and begin with none of the reserved ones ([ErrKey]). It is safe for concurrent use; of concurrent commits to one key any may be last.
+// Store is a durable ordered map. Keys have 1 to MaxKey bytes and begin with none of the reserved ones ([ErrKey]). It is
+// safe for concurrent use; of concurrent commits to one key any may be last.
 type Store interface {
 	// View calls fn with a snapshot, which ends with the call.
 	View(fn func(Reader) error) error
@@ -111,6 +112,8 @@ func (b *Batch) check() error {
 			return fmt.Errorf("commit a key of the store's own: %w", ErrKey)
 		case len(op.key) > MaxKey:
 			return fmt.Errorf("commit a %s key of %d bytes: %w", kindOf(op.key), len(op.key), ErrTooLarge)
+		case len(op.value) > MaxValue:
+			return fmt.Errorf("commit a %s of %d bytes: %w", kindOf(op.key), len(op.value), ErrTooLarge)
 		}
 	}
 	return nil

@@ -61,14 +61,14 @@ func copyFolder(t testing.TB, dir string) string {
 func scribble(rng *rand.Rand, content map[string]string, size int) *Batch {
 	var b Batch
 	for b.Size() < size {
-		key := fmt.Sprintf("k%03d", rng.IntN(200))
+		key := fmt.Sprintf("k%03d", rng.IntN(500))
 		if rng.IntN(4) == 0 {
 			b.Delete([]byte(key))
 			delete(content, key)
 			continue
 		}
-		n := rng.IntN(3000)
-		if rng.IntN(20) == 0 {
+		n := rng.IntN(12_000)
+		if rng.IntN(80) == 0 {
 			n = rng.IntN(3 * segmentLen)
 		}
 		n = min(n, size-b.Size()+10)
@@ -79,15 +79,31 @@ func scribble(rng *rand.Rand, content map[string]string, size int) *Batch {
 	return &b
 }
 
+// testSeed is the same each time, or a new one in the heavy suite, or the one that STORAGE_SEED names.
+func testSeed(t testing.TB) uint64 {
+	seed := uint64(20261122)
+	if heavy() {
+		seed = rand.Uint64()
+	}
+	if s := os.Getenv("STORAGE_SEED"); s != "" {
+		if _, err := fmt.Sscan(s, &seed); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Logf("run again with: STORAGE_SEED=%d go test -run '^%s$' ./storage", seed, t.Name())
+	return seed
+}
+
+func heavy() bool { return os.Getenv("HEAVY") != "" }
+
 // TestTornCommit cuts commits short between their parts, by an error and by the end of the process, and the undoing of
 // them too, and finds each whole or absent.
 func TestTornCommit(t *testing.T) {
 	rounds := 12
-	if os.Getenv("HEAVY") != "" {
+	if heavy() {
 		rounds = 200
 	}
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := testSeed(t)
 	rng := rand.New(rand.NewPCG(seed, 0))
 	dir := filepath.Join(t.TempDir(), "store")
 	key := [32]byte{1}
@@ -117,8 +133,11 @@ func TestTornCommit(t *testing.T) {
 			}
 		}
 		next := maps.Clone(want)
-		b := scribble(rng, next, 1<<20+rng.IntN(1<<20))
-		cutAt, copyAt = 1+rng.IntN(4), 1+rng.IntN(2)
+		b := scribble(rng, next, 3<<19+rng.IntN(1<<20))
+		cutAt, copyAt = 1+rng.IntN(5), 1+rng.IntN(4)
+		if round%4 == 3 { // enough to undo that it takes parts, too
+			cutAt, copyAt = 4, 4
+		}
 		err = s.Commit(t.Context(), b)
 		switch {
 		case err == nil: // fewer parts than that

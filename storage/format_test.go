@@ -1,0 +1,89 @@
+package storage
+
+import (
+	"bytes"
+	"encoding/hex"
+	"errors"
+	"testing"
+)
+
+func TestFormatVectors(t *testing.T) {
+	s, err := deriveSecrets([32]byte{1, 2, 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const wantFormat = "chartmesh store\nversion 1\ncheck 64502ca8c36e9e3175875c06232a01bd\n" +
+		"sum d39ac5c4024b8c5d07cdfb5511e8e62f\n"
+	got := string(format{version: 1, check: s.check}.append())
+	if got != wantFormat {
+		t.Errorf("FORMAT is %q, want %q", got, wantFormat)
+	}
+	tags := newTagger(s.tags)
+	const wantMark = "chartmesh mark\nserial 7\nsum 8fa431314c8fbda4597b537032a88113\n"
+	if got := string(mark{7}.append(tags)); got != wantMark {
+		t.Errorf("MARK is %q, want %q", got, wantMark)
+	}
+	record := tags.seal(Resource.Key("Patient", "1"), formWhole, []byte("value"))
+	if got, want := hex.EncodeToString(record), "8cbea4290e00e4d8f10c2b4fc315d1780176616c7565"; got != want {
+		t.Errorf("record is %s, want %s", got, want)
+	}
+}
+
+// TestRecordBound shows that a record is refused under another key, in another form, and with any bit changed.
+func TestRecordBound(t *testing.T) {
+	tags := newTagger([32]byte{1})
+	key := []byte("key")
+	record := tags.seal(key, formWhole, []byte("body"))
+	if form, body, err := tags.open(key, record); err != nil || form != formWhole || string(body) != "body" {
+		t.Fatalf("open = %d, %q, %v", form, body, err)
+	}
+	for i := range len(record) * 8 {
+		bent := bytes.Clone(record)
+		bent[i/8] ^= 1 << (i % 8)
+		if _, _, err := tags.open(key, bent); !errors.Is(err, ErrDamaged) {
+			t.Errorf("bit %d: %v, want ErrDamaged", i, err)
+		}
+	}
+	for n := range record {
+		if _, _, err := tags.open(key, record[:n]); !errors.Is(err, ErrDamaged) {
+			t.Errorf("cut to %d: %v, want ErrDamaged", n, err)
+		}
+	}
+	for _, other := range []string{"", "ke", "keyb", "kez"} {
+		if _, _, err := tags.open([]byte(other), record); !errors.Is(err, ErrDamaged) {
+			t.Errorf("under key %q: %v, want ErrDamaged", other, err)
+		}
+	}
+	if _, _, err := newTagger([32]byte{2}).open(key, record); !errors.Is(err, ErrDamaged) {
+		t.Errorf("with another tag key: %v, want ErrDamaged", err)
+	}
+}
+
+func FuzzFormat(f *testing.F) {
+	tags := newTagger([32]byte{1})
+	seeds := [][]byte{
+		format{version: 1, check: [16]byte{1}}.append(), mark{}.append(tags), mark{1 << 60}.append(tags),
+		[]byte("chartmesh store\nversion 2\n"), []byte("chartmesh store\n"), nil,
+	}
+	if len(seeds) == 0 {
+		f.Fatal("no seeds")
+	}
+	for _, s := range seeds {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got, err := parseFormat(b); err == nil {
+			if !bytes.Equal(got.append(), b) {
+				t.Errorf("%q came back as %q", b, got.append())
+			}
+		} else if !errors.Is(err, ErrForeign) && !errors.Is(err, ErrNewer) && !errors.Is(err, ErrDamaged) {
+			t.Errorf("%q: %v", b, err)
+		}
+		if got, err := parseMark(b, tags); err == nil && !bytes.Equal(got.append(tags), b) {
+			t.Errorf("%q came back as %q", b, got.append(tags))
+		}
+		if got, ok := parseDescription(b); ok && !bytes.Equal(got.append(), b) {
+			t.Errorf("%x came back as %x", b, got.append())
+		}
+	})
+}
