@@ -4,8 +4,9 @@ package storage
 
 const (
 	// MaxBatch is how many bytes of keys and values, plus 64 for each pair, fit one Commit. It is far above
-	// what one is meant to hold, so that a change of very many resources fits with all that follows from it.
-	MaxBatch = 64 << 20
+	// what one is meant to hold, so that a change of very many resources (25 MB at the
+	// validator's caps) fits with all that follows from it.
+	MaxBatch = 32 << 20
 
 	// MaxKey is the longest key.
 	MaxKey = 4096
