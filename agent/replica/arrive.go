@@ -22,6 +22,7 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 	st := r.State()
 	var batch storage.Batch
 	heads := map[trust.ScopeID]map[chunk.LogID]tip{}
+	taken := map[chunkRef]chunk.ID{} // in batch
 	for _, b := range chunks {
 		sealed, err := chunk.Parse(b)
 		if err != nil {
@@ -44,8 +45,12 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 		}
 		switch {
 		case h.Counter <= head.Counter:
-			if err := r.branch(&batch, at, sealed); err != nil {
-				return err
+			if id, ok := taken[at]; ok && id != sealed.ID() {
+				r.keepBranch(&batch, at, sealed)
+			} else if !ok {
+				if err := r.branch(&batch, at, sealed); err != nil {
+					return err
+				}
 			}
 			continue
 		case h.Counter == head.Counter+1 && h.Previous != head.ID:
@@ -59,12 +64,14 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 			heads[at.Scope] = map[chunk.LogID]tip{}
 		}
 		heads[at.Scope][at.Log] = tip{h.Counter, sealed.ID()}
+		taken[at] = sealed.ID()
 		batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
 		if batch.Size() > importCommitBytes {
 			if err := r.commitArrived(ctx, &batch, heads); err != nil {
 				return err
 			}
 			batch, heads = storage.Batch{}, map[trust.ScopeID]map[chunk.LogID]tip{}
+			clear(taken)
 		}
 	}
 	return r.commitArrived(ctx, &batch, heads)
@@ -110,9 +117,6 @@ func (r *Replica) commitArrived(ctx context.Context, batch *storage.Batch, heads
 func (r *Replica) branch(batch *storage.Batch, at chunkRef, sealed chunk.Sealed) error {
 	return r.store.View(func(v storage.Reader) error {
 		b, err := v.Get(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
-		if errors.Is(err, storage.ErrNotFound) {
-			return nil // in this very batch
-		}
 		if err != nil {
 			return fmt.Errorf("compare chunk: %w", err)
 		}
