@@ -88,6 +88,7 @@ func withMeta(json []byte, version string, updated time.Time) ([]byte, error) {
 func (r *Replica) getVersion(ctx context.Context, found located, ref fhirRef, version string) (api.Resource, error) {
 	r.write.Lock()
 	defer r.write.Unlock()
+	defer r.evict(ctx)
 	d, err := r.document(found.Scope, found.doc)
 	if err != nil {
 		return api.Resource{}, err
@@ -110,15 +111,39 @@ func (r *Replica) getVersion(ctx context.Context, found located, ref fhirRef, ve
 	return res, err
 }
 
+// historyAtOnce is how many revisions are read before edits get their turn: each makes the engine look back.
+const historyAtOnce = 16
+
 // History returns every change of a resource, oldest first, each with the resource as its author left it.
 func (r *Replica) History(ctx context.Context, at api.Ref) ([]api.Revision, error) {
 	ref := fhirRef{at.Type, at.ID}
+	places, err := r.touches(ref)
+	if err != nil {
+		return nil, err
+	}
+	var revisions []api.Revision
+	for _, p := range places {
+		for part := range slices.Chunk(p.changes, historyAtOnce) {
+			if revisions, err = r.appendRevisions(ctx, revisions, p, ref, part); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return revisions, nil
+}
+
+// touched is what touched a resource in one document.
+type touched struct {
+	located
+	changes []crdt.ChangeHash
+}
+
+func (r *Replica) touches(ref fhirRef) (places []touched, err error) {
 	r.write.Lock()
 	defer r.write.Unlock()
-	var docs []crdt.DocumentID
-	var scopes []*view
-	err := r.store.View(func(v storage.Reader) (err error) {
-		if docs, err = readDocumentsOf(v, ref); err != nil {
+	err = r.store.View(func(v storage.Reader) error {
+		docs, err := readDocumentsOf(v, ref)
+		if err != nil {
 			return err
 		}
 		for _, doc := range docs {
@@ -126,46 +151,57 @@ func (r *Replica) History(ctx context.Context, at api.Ref) ([]api.Revision, erro
 			if err != nil {
 				return err
 			}
-			scopes = append(scopes, w)
+			if w != nil {
+				places = append(places, touched{located: located{doc, w}})
+			}
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	if len(docs) == 0 {
+	if len(places) == 0 {
 		return nil, notFound(ref)
 	}
-	var revisions []api.Revision
-	for i, doc := range docs {
-		if scopes[i] == nil {
-			continue
-		}
-		d, err := r.document(scopes[i].Scope, doc)
+	for i, p := range places {
+		d, err := r.document(p.Scope, p.doc)
 		if err != nil {
 			return nil, err
 		}
-		for _, hash := range d.index.Touched(ref.key()) {
-			content, err := r.contentAt(ctx, d, ref.key(), []crdt.ChangeHash{hash})
-			if err != nil {
+		places[i].changes = d.index.Touched(ref.key())
+	}
+	return places, nil
+}
+
+func (r *Replica) appendRevisions(
+	ctx context.Context, to []api.Revision, p touched, ref fhirRef, changes []crdt.ChangeHash,
+) ([]api.Revision, error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	defer r.evict(ctx)
+	d, err := r.document(p.Scope, p.doc)
+	if err != nil {
+		return nil, err
+	}
+	for _, hash := range changes {
+		content, err := r.contentAt(ctx, d, ref.key(), []crdt.ChangeHash{hash})
+		if err != nil {
+			return nil, err
+		}
+		m := d.changes[d.byHash[hash]]
+		device, site := r.names(m.device)
+		rev := api.Revision{
+			Version: crdt.Version([]crdt.ChangeHash{hash}), Time: time.UnixMilli(m.timeMillis), Author: m.author,
+			Device: device, Site: site, Origin: originName(m.origin), Deleted: content == nil,
+		}
+		if content != nil {
+			if rev.JSON, err = withMeta(content, rev.Version, rev.Time); err != nil {
 				return nil, err
 			}
-			m := d.changes[d.byHash[hash]]
-			device, site := r.names(m.device)
-			rev := api.Revision{
-				Version: crdt.Version([]crdt.ChangeHash{hash}), Time: time.UnixMilli(m.timeMillis).UTC(), Author: m.author,
-				Device: device, Site: site, Origin: originName(m.origin), Deleted: content == nil,
-			}
-			if content != nil {
-				if rev.JSON, err = withMeta(content, rev.Version, rev.Time); err != nil {
-					return nil, err
-				}
-			}
-			revisions = append(revisions, rev)
 		}
+		to = append(to, rev)
 	}
-	r.evict(ctx)
-	return revisions, nil
+	return to, nil
 }
 
 func originName(o chunk.Origin) string {
