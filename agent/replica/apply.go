@@ -18,6 +18,10 @@ const (
 	applyBytes  = 2 << 20
 )
 
+// maxChunkOps caps the operations of all changes of a chunk, which take next to no bytes. Since it decides what is
+// quarantined, it is the same on every device.
+const maxChunkOps = 4 * crdt.MaxChangeOps
+
 // Apply brings arrived chunks into their documents, a batch at most, and reports whether there may be more. It is what
 // moves the stored cursors. A chunk that cannot be applied is held, with its reason, in the same commit that passes it.
 func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
@@ -48,7 +52,9 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 		r.failing[at] = "this machine failed on it"
 		return n, nil
 	}
-	for n < most && t.batch.Size() < applyBytes {
+	// The documents of a batch stay open until its end: they, too, may not outgrow the budget by more than as much again.
+	opened := r.docs.ops
+	for n < most && t.batch.Size() < applyBytes && r.docs.ops-opened <= r.docs.limit {
 		next, ok := t.next()
 		if !ok {
 			break
@@ -267,10 +273,14 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 			}
 		}
 	}
+	ops := 0
 	for _, ch := range body.Changes {
 		c, err := crdt.Decode(ch.Raw)
 		if err != nil {
 			return quarantine(reason(err)), nil
+		}
+		if ops += len(c.Ops); ops > maxChunkOps {
+			return quarantine("it claims too many operations"), nil
 		}
 		if c.Actor != crdt.Actor(chunk.ActorOf(at.Log, d.id, ch.Branch)) {
 			return quarantine("its actor is not its author's"), nil

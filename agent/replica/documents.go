@@ -257,10 +257,14 @@ func (o *openDocuments) remove(d *document) {
 	o.ops -= d.counted
 }
 
+// perDocument is what an open document counts beside its operations, so that empty ones do not gather without end.
+const perDocument = 32
+
 // count brings the total in step with a document that has grown.
 func (o *openDocuments) count(d *document) {
-	o.ops += d.index.Ops() - d.counted
-	d.counted = d.index.Ops()
+	now := d.index.Ops() + perDocument
+	o.ops += now - d.counted
+	d.counted = now
 }
 
 // savedAfter is how many changes a document gathers before its saved form is stored when it leaves memory.

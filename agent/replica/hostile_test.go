@@ -180,3 +180,30 @@ func TestChunkThatTheEngineFailsOn(t *testing.T) {
 	}
 	alike(t, a, b)
 }
+
+// TestChunkOfTooManyOperations packs more operations into one chunk than its changes' own caps would stop.
+func TestChunkOfTooManyOperations(t *testing.T) {
+	p := practice(t, "surgery", "forger")
+	a, f := p[0], forge(p[1])
+	doc := f.document("section", "eve", "core")
+	in := make([]crdt.Instruction, crdt.MaxChangeOps)
+	in[0] = crdt.Instruction{Do: crdt.Set, Key: "Basic/x", Value: crdt.Scalar{Kind: crdt.Map}}
+	in[1] = crdt.Instruction{Do: crdt.Set, Obj: 1, Key: "[x", Value: crdt.Scalar{Kind: crdt.List}}
+	for i := range in[2:] {
+		in[2+i] = crdt.Instruction{Do: crdt.Insert, Obj: 2, Index: i, Value: crdt.Scalar{Kind: crdt.Null}}
+	}
+	raw := f.change(doc, in...)
+	c, err := crdt.Decode(raw)
+	must(t, err)
+	body := &chunk.Changes{
+		Document: doc, Schema: fhir.Schema, TimeMillis: 1, Author: "forger", Origin: chunk.OriginEdit,
+		Authorship: []chunk.Authorship{{Seq: c.Seq, Newest: c.Hash}},
+	}
+	for range 5 {
+		body.Changes = append(body.Changes, chunk.Change{Raw: raw})
+	}
+	a.take(f.device, f.seal(body))
+	if s := a.Status(); s.Quarantined != 1 || s.Resources != 0 || !s.AtEnd {
+		t.Fatalf("status %+v", s)
+	}
+}

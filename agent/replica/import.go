@@ -196,6 +196,7 @@ func (r *Replica) sinceImport(ctx context.Context, j job, v *view, in *incoming)
 	if err != nil {
 		return false, err
 	}
+	defer r.evict(ctx)
 	for _, h := range v.Imports {
 		was, err := r.contentAt(ctx, d, in.ref.key(), []crdt.ChangeHash{h})
 		if err != nil {
