@@ -224,22 +224,23 @@ func (l *ledger) saw(e, o *entry) bool {
 
 // replaced reports whether e knowingly took the token that o had written out of what is shown.
 func (l *ledger) replaced(e, o *entry, token string) bool {
-	if !l.saw(e, o) || slices.Contains(tokens(e.content[e.ref]), token) {
+	if !l.saw(e, o) {
 		return false
 	}
-	if e.kind == kindImport {
-		return o.kind == kindImport || !l.importedBefore(e)
+	shown := strings.Contains(e.base[e.ref], token)
+	if strings.Contains(e.content[e.ref], token) {
+		// The same file, imported twice apart, may be two sides of a conflict: who settles it keeps the token of one.
+		return o.kind == kindImport && shown && e.settles(token)
 	}
-	if strings.Contains(e.base[e.ref], token) {
-		return true
+	if e.kind == kindImport { // what people wrote stands against any file
+		return o.kind == kindImport
 	}
-	return slices.ContainsFunc(e.seen[e.ref], func(c api.Conflict) bool { return inConflict(c, token) && e.settled(c.Path) })
+	return shown || e.settles(token)
 }
 
-// importedBefore reports whether e, an import, was made on top of another. Then it may only replace what came by import:
-// what people wrote since stands.
-func (l *ledger) importedBefore(e *entry) bool {
-	return slices.ContainsFunc(l.byRef[e.ref], func(o *entry) bool { return o.kind == kindImport && l.saw(e, o) })
+// settles reports whether e settled a conflict that listed a token.
+func (e *entry) settles(token string) bool {
+	return slices.ContainsFunc(e.seen[e.ref], func(c api.Conflict) bool { return inConflict(c, token) && e.settled(c.Path) })
 }
 
 // settled reports whether e decided the conflict that its author saw open at path, or one around it: by a decision, by
