@@ -117,7 +117,9 @@ func (n *seen) walk(at place, fn func(*seen, place) bool) bool {
 			}
 			to := place{path: f.key, in: b.op, key: f.key, field: true}
 			to.steps = below(step{from: n, box: b, key: f.key})
-			if at.in != (OpID{}) {
+			if b.item {
+				to.path = at.path
+			} else if at.in != (OpID{}) {
 				to.path = at.path + "." + f.key
 			}
 			if !f.walk(to, fn) {

@@ -33,8 +33,8 @@ func ChooseRemoved() Choice { return Choice{kind: chooseRemoved} }
 // Decide returns the instructions that decide an open conflict. Where the change is known the conflict is gone. Sites
 // that decide alike apart from each other agree; if they decide differently that is a conflict again, with another ID.
 //
-// A value that is chosen is written whole, so that it meets another site's different choice in each field. An element of
-// a list keeps its kind (scalar, map or list), and a resource stays a map; another is ErrChoice.
+// A value that is chosen is written whole, so that it meets another site's different choice in each field. A resource and
+// an element that is a map stay maps; another kind is ErrChoice.
 func Decide(key string, r Register, id ConflictID, choice Choice) ([]Instruction, error) {
 	root := look(cell{boxes: ofKind(r, Map)})
 	n, at, err := root.find(key, id)
@@ -85,13 +85,7 @@ func (n *seen) holds(want Value, at place) bool {
 	case at.field:
 		return true
 	}
-	switch want.element().normal().Kind {
-	case Map:
-		return len(n.maps) > 0
-	case List:
-		return n.union != nil
-	}
-	return len(n.maps) == 0 && n.union == nil
+	return n.becomes(want)
 }
 
 // decide follows the steps to the conflict, marking the maps on the way live, and decides it. Copies on the way, of an
@@ -104,14 +98,22 @@ func (p *program) decide(n *seen, at address, steps []step, want Value) {
 	}
 	s := steps[0]
 	if !s.inMap() {
-		p.clear(n, at, keep{something: true, lists: true, beside: true})
+		if want.Kind != 0 { // else nothing in the list would be ours, as what clear writes is
+			p.clear(n, at, keep{something: true, lists: true, beside: true})
+		}
 		if n.union == nil || s.element >= len(n.union.elements) {
 			return
 		}
 		lists := n.union.holders(at)
-		for i, c := range n.union.elements[s.element].copies {
-			if i == s.copied || inShown(steps) {
-				p.decide(c.seen, address{in: lists[c.list], index: c.index}, steps[1:], want)
+		copies := n.union.elements[s.element].copies
+		for i, c := range copies {
+			at := address{in: lists[c.list], index: c.index}
+			switch {
+			case i != s.copied && !inShown(steps):
+			case i > 0 && copies[i-1].list == c.list:
+				p.clear(c.seen, at, keep{})
+			default:
+				p.decide(c.seen, at, steps[1:], want)
 			}
 		}
 		return

@@ -1,6 +1,7 @@
 package crdt_test
 
 import (
+	"errors"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -172,17 +173,20 @@ func TestUnionOfLists(t *testing.T) {
 			return crdt.Value{Kind: crdt.Map, Map: map[string]crdt.Value{"l": v}}
 		}
 		w := newWorld(t, true, 3)
-		w.sites[0].write(parse("{x:1}"))
+		w.sites[0].write(parse([]string{"{x:1}", "{l:[a]}"}[seed%2]))
 		for _, s := range w.sites {
 			s.from(w.sites[0])
 		}
 		for _, s := range w.sites {
 			s.write(list())
 		}
-		w.none()
+		w.meet(r)
 		for range 6 {
 			w.sites[r.IntN(3)].write(list())
-			w.none()
+			if n := r.IntN(3); n > 0 {
+				w.sites[n].write(list())
+			}
+			w.meet(r)
 		}
 	})
 }
@@ -202,6 +206,29 @@ func TestCopiesAreEditedTogether(t *testing.T) {
 		if got := w.none(); text(got.Value) != "{l:[{m:2 n:2 use:a} p q] x:1}" {
 			t.Fatal(describe(got))
 		}
+		a.write(parse("{l:[r {n:3}]}"))
+		b.from(a)
+		a.write(parse("{l:[r {n:3} s {n:4}]}"))
+		b.write(parse("{l:[r {n:3} s {n:4}]}"))
+		w.none()
+		a.write(parse("{l:[r {n:3} t {n:5}]}"))
+		w.none()
+	})
+}
+
+// TestContestedIsNoCopy: an element that is equal to another only in what is shown of it is shown, too.
+func TestContestedIsNoCopy(t *testing.T) {
+	engines(t, func(t *testing.T, real bool) {
+		w := newWorld(t, real, 2)
+		a, b := w.sites[0], w.sites[1]
+		a.write(parse("{l:[x y z]}"))
+		b.from(a)
+		a.write(parse("{l:[x a z]}"))
+		b.write(parse("{l:[x c z]}"))
+		a.write(parse("{l:[c x a z]}"))
+		if conflict := w.only(); conflict.Path != "l[2]" || text(a.show().Value) != "{l:[c x c z]}" {
+			t.Fatal(describe(a.show()))
+		}
 	})
 }
 
@@ -217,7 +244,6 @@ func TestChoiceErrors(t *testing.T) {
 		"none":         {},
 		"side":         crdt.ChooseSide(-1),
 		"absent value": crdt.ChooseValue(crdt.Value{}),
-		"another kind": crdt.ChooseValue(parse("{a:1}")),
 	} {
 		if _, err := crdt.Decide(key, a.read(), id, choice); err == nil {
 			t.Errorf("%s: no error", name)
@@ -226,8 +252,19 @@ func TestChoiceErrors(t *testing.T) {
 	if _, err := crdt.Decide(key, a.read(), id, crdt.ChooseValue(crdt.Value{Kind: crdt.Bytes})); err == nil {
 		t.Error("empty bytes: no error")
 	}
-	a.decide(id, crdt.ChooseValue(parse("other")))
-	if got := w.none(); text(got.Value) != "{l:[other]}" {
+	a.decide(id, crdt.ChooseValue(parse(`{t:"other"}`)))
+	if got := w.none(); text(got.Value) != `{l:[{t:"other"}]}` {
 		t.Fatal(describe(got))
+	}
+
+	w = newWorld(t, true, 2)
+	a, b = w.sites[0], w.sites[1]
+	a.write(parse("{l:[{use:x n:1}]}"))
+	b.from(a)
+	a.write(parse("{l:[{use:x n:2}]}"))
+	b.write(parse("{x:1}"))
+	id = w.only().ID
+	if _, err := crdt.Decide(key, a.read(), id, crdt.ChooseValue(parse("x"))); !errors.Is(err, crdt.ErrChoice) {
+		t.Errorf("a scalar for a map in a list: %v", err)
 	}
 }

@@ -53,11 +53,13 @@ type side struct {
 type box struct {
 	op         OpID
 	raw        []Field
+	element    bool   // it stands in a list
+	item       bool   // and only holds the element
 	liveOps    []OpID // what says that it is live, in its "~v"
 	removedOps []OpID
 	live       bool
 	open       bool
-	value      Value
+	value      Value // of an item, the element's
 	made       OpID
 	fields     []namedSeen // ascending by key; see look
 	lookedAt   bool
@@ -69,7 +71,7 @@ type namedSeen struct {
 }
 
 // union is all list containers of a cell, as one list: the live elements of the containers in ascending order of the
-// containers' IDs, where an element that is equal to one of an earlier container is a copy of it.
+// containers' IDs. An element may be a copy of an earlier one (see takes), and is not shown again then.
 type union struct {
 	lists    []Alternative
 	elements []element
@@ -104,7 +106,7 @@ func (n *seen) see(c cell) {
 	if len(c.boxes) > 0 {
 		n.maps = make([]*box, len(c.boxes))
 		for i, a := range c.boxes {
-			n.maps[i] = newBox(a)
+			n.maps[i] = newBox(a, c.element)
 			n.open = n.open || n.maps[i].open
 		}
 	}
@@ -119,8 +121,9 @@ func (n *seen) see(c cell) {
 	switch {
 	case len(n.maps) == 1 && len(n.maps[0].removedOps) == 0 && c.scalars == nil && c.lists == nil && c.texts == nil &&
 		c.status == nil:
-		b := n.maps[0]
-		n.live, n.value, n.made = true, b.value, b.made
+		if b := n.maps[0]; b.live {
+			n.live, n.value, n.made = true, b.value, b.made
+		}
 	case c.scalars == nil && c.boxes == nil && c.texts == nil && c.status == nil:
 		if n.union != nil && len(n.union.elements) > 0 {
 			n.live, n.value, n.made = true, n.union.value(), n.union.made()
@@ -130,8 +133,8 @@ func (n *seen) see(c cell) {
 	}
 }
 
-func newBox(a Alternative) *box {
-	b := &box{op: a.Op, raw: a.Map, live: true, made: a.Op}
+func newBox(a Alternative, element bool) *box {
+	b := &box{op: a.Op, raw: a.Map, element: element, live: true, made: a.Op}
 	if at := slices.IndexFunc(a.Map, func(f Field) bool { return f.Key == liveKey }); at >= 0 {
 		b.liveOps, b.removedOps = states(a.Map[at].Values)
 		b.live = len(b.liveOps) > 0 || len(b.removedOps) == 0
@@ -144,6 +147,7 @@ func newBox(a Alternative) *box {
 	}
 	if b.live {
 		b.look()
+		b.live = b.value.Kind != 0
 	}
 	return b
 }
@@ -164,6 +168,11 @@ func (b *box) look() {
 		b.open = b.open || f.open
 		if f.live {
 			b.value.Map[c.key] = f.value
+		}
+		if b.element && c.key == itemKey {
+			b.item = true
+			b.value = f.value
+			return // the only field, and the first
 		}
 	}
 }
@@ -188,31 +197,50 @@ func (b *box) ops() []OpID {
 
 func unite(lists []Alternative) *union {
 	u := &union{lists: lists}
-	known := map[string][]int{} // of several lists: elements by content
+	var all []elementCopy
+	var author Actor
+	several := len(lists) > 1
 	for l, a := range lists {
-		earlier := len(u.elements)
 		for i, r := range a.List {
 			n := look(elementCell(r))
 			if !n.live {
 				continue
 			}
-			c := elementCopy{list: l, index: i, seen: n}
-			if len(lists) > 1 {
-				content := string(encoded(n.value))
-				if at := slices.IndexFunc(known[content], func(at int) bool {
-					e := &u.elements[at]
-					return at < earlier && e.copies[len(e.copies)-1].list < l
-				}); at >= 0 {
-					e := &u.elements[known[content][at]]
-					e.copies = append(e.copies, c)
-					continue
-				}
-				known[content] = append(known[content], len(u.elements))
+			if len(all) == 0 {
+				author = n.made.Actor
 			}
-			u.elements = append(u.elements, element{copies: []elementCopy{c}})
+			several = several || n.made.Actor != author
+			all = append(all, elementCopy{list: l, index: i, seen: n})
 		}
 	}
+	u.elements = make([]element, 0, len(all))
+	known := map[string][]int{} // elements by content
+	for _, c := range all {
+		var content string
+		if several { // else nothing can be a copy
+			content = string(encoded(c.seen.value))
+			if at := slices.IndexFunc(known[content], func(at int) bool { return u.elements[at].takes(c) }); at >= 0 {
+				e := &u.elements[known[content][at]]
+				e.copies = append(e.copies, c)
+				continue
+			}
+			known[content] = append(known[content], len(u.elements))
+		}
+		u.elements = append(u.elements, element{copies: []elementCopy{c}})
+	}
 	return u
+}
+
+// takes reports whether another element of the same content is a copy of e. That of another container is, once. That of
+// the same container is if it is by another author, and neither is contested: then the two were added apart from each
+// other. Who adds an equal element knowingly makes himself the author of both (see writeList).
+func (e *element) takes(c elementCopy) bool {
+	for _, d := range e.copies {
+		if d.list == c.list && (d.seen.open || c.seen.open || d.seen.made.Actor == c.seen.made.Actor) {
+			return false
+		}
+	}
+	return true
 }
 
 func (u *union) value() Value {

@@ -144,29 +144,37 @@ func (r *trees) changed(v crdt.Value) crdt.Value {
 	return w
 }
 
-// TestRoundTrip writes trees of any shape over each other; world.write checks that each comes back.
+// TestRoundTrip writes trees of any shape over each other, at two sites in turns that know of each other; world.write
+// checks that each comes back.
 func TestRoundTrip(t *testing.T) {
 	seeds(t, 30, func(t *testing.T, seed uint64) {
 		for _, alike := range []bool{false, true} {
 			for _, keys := range [][]string{plainKeys, oddKeys} {
 				r := &trees{Rand: rand.New(rand.NewPCG(seed, 1)), alike: alike, keys: keys}
-				s := newWorld(t, true, 1).sites[0]
-				for range 12 {
+				w := newWorld(t, true, 2)
+				s := w.sites[0]
+				turn := func() *site {
+					other := s
+					s = w.sites[r.IntN(2)]
+					s.from(other)
+					return s
+				}
+				for range 10 {
 					v := r.resource()
-					s.write(v)
-					for range 3 {
+					turn().write(v)
+					for range 4 {
 						v = r.changed(v)
-						s.write(v)
+						turn().write(v)
 					}
-					if n := len(s.write(v)); n != 0 {
+					if n := len(turn().write(v)); n != 0 {
 						t.Fatalf("%d instructions for no change", n)
 					}
 					if r.IntN(4) == 0 {
-						s.remove()
+						turn().remove()
 					}
 				}
-				if c := s.show().Conflicts; c != nil {
-					t.Fatalf("conflicts at a single site: %s", describe(s.show()))
+				if c := turn().show().Conflicts; c != nil {
+					t.Fatalf("conflicts, and nobody was apart: %s", describe(s.show()))
 				}
 			}
 		}

@@ -52,8 +52,9 @@ func reserved(key string) bool {
 }
 
 // cell is all that stands at one field of a map, or at one element of a list: the registers of every slot, taken apart
-// by kind. An element has a register alone, so that its texts and status are empty.
+// by kind. An element has maps alone.
 type cell struct {
+	element bool
 	scalars []Alternative // removed ones too
 	boxes   []Alternative // maps
 	lists   []Alternative
@@ -134,12 +135,20 @@ func (c *cell) merge(b cell) {
 	}
 }
 
+// An element of a list is a map that is inserted once and never written over: Automerge 0.5 miscounts a list with an
+// element that has several values (its issue 311), so that indexes would lead to the wrong one. A map without a field ""
+// stands there itself. Any other element is in an item, a map that has that field alone.
+const itemKey = ""
+
+// direct reports whether a value stands in a list without an item.
+func (v Value) direct() bool {
+	_, ok := v.Map[itemKey]
+	return v.Kind == Map && !ok
+}
+
 // elementCell takes the register of a list's element apart.
 func elementCell(r Register) cell {
-	if len(r) == 1 && !r[0].Kind.Container() {
-		return cell{scalars: r}
-	}
-	return cell{scalars: scalarsOf(r), boxes: ofKind(r, Map), lists: ofKind(r, List)}
+	return cell{element: true, scalars: scalarsOf(r), boxes: ofKind(r, Map), lists: ofKind(r, List)}
 }
 
 func ofKind(r Register, kind Kind) []Alternative {

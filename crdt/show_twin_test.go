@@ -42,9 +42,9 @@ type twinOp struct {
 
 func newTwin() crdt.Engine { return &twin{documents: map[crdt.DocumentID]*twinDocument{}} }
 
-func (t *twin) Load(_ context.Context, id crdt.DocumentID, _ []byte, changes [][]byte) (crdt.State, error) {
+func (t *twin) Load(ctx context.Context, id crdt.DocumentID, _ []byte, changes [][]byte) (crdt.State, error) {
 	t.documents[id] = &twinDocument{changes: map[crdt.ChangeHash]*twinChange{}}
-	return t.Apply(nil, id, changes)
+	return t.Apply(ctx, id, changes)
 }
 
 func (t *twin) Apply(_ context.Context, id crdt.DocumentID, changes [][]byte) (crdt.State, error) {

@@ -22,8 +22,7 @@ import (
 //	Bytes   Str, opaque and never empty
 //
 // The zero Value (Kind 0) is absent. An empty List is stored as, and equal to, the Bytes `j[]`, and an empty Text as
-// the String "": an Automerge list or text without content cannot be told from one whose content was removed. A Text
-// that is an element of a list is stored as, and equal to, the String.
+// the String "": an Automerge list or text without content cannot be told from one whose content was removed.
 type Value struct {
 	Kind Kind
 	Str  string
@@ -68,7 +67,7 @@ func (v Value) Equal(b Value) bool {
 		}
 		return true
 	case List:
-		return slices.EqualFunc(a.List, b.List, func(x, y Value) bool { return x.element().Equal(y.element()) })
+		return slices.EqualFunc(a.List, b.List, Value.Equal)
 	case Text, String, Bytes:
 		return a.Str == b.Str
 	case Int, Bool:
@@ -100,21 +99,13 @@ func (v Value) encode(w *wire.Writer) {
 	case List:
 		w.Uvarint(uint64(len(v.List)))
 		for _, x := range v.List {
-			x.element().encode(w)
+			x.encode(w)
 		}
 	case Text, String, Bytes:
 		w.String(v.Str)
 	case Int, Bool:
 		w.Varint(v.Int)
 	}
-}
-
-// element returns v as it stands in a list, where a text has no register that would show its removal.
-func (v Value) element() Value {
-	if v.Kind == Text {
-		v.Kind = String
-	}
-	return v
 }
 
 // check refuses what has no stored form, depth being that of the container that v would be. The error names no content.

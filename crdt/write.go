@@ -126,9 +126,6 @@ func (p *program) setState(ref int, key string, state int64) {
 
 // write makes a cell show want, or nothing if want is absent. The maps around it are marked live already.
 func (p *program) write(n *seen, at address, want Value, when how) {
-	if at.in.kind == List {
-		want = want.element()
-	}
 	want = want.normal()
 	if n.live && n.value.Equal(want) || !n.live && want.Kind == 0 {
 		if when == changed || when == again && (n.sides != nil || !n.live) {
@@ -137,9 +134,15 @@ func (p *program) write(n *seen, at address, want Value, when how) {
 	} else if n.sides != nil {
 		when = decided
 	}
-	switch want.Kind {
-	case 0:
+	switch {
+	case want.Kind == 0:
 		p.clear(n, at, keep{})
+		return
+	case n.element:
+		p.writeMap(n, at, want, when)
+		return
+	}
+	switch want.Kind {
 	case Map:
 		p.writeMap(n, at, want, when)
 	case List:
@@ -175,6 +178,14 @@ func (p *program) writeMap(n *seen, at address, want Value, when how) {
 	for _, b := range kept {
 		h := p.mark(b, at)
 		b.look()
+		if b.item {
+			inner := below
+			if when == again {
+				inner = again
+			}
+			p.write(b.field(itemKey), address{in: h, key: itemKey}, want, inner)
+			continue
+		}
 		for _, key := range b.keysWith(want) {
 			f := b.field(key)
 			if f == nil {
@@ -258,10 +269,18 @@ func (p *program) writeText(n *seen, at address, want string) {
 			best = t
 		}
 	}
-	if best.Str != want {
-		p.spliceText(p.enter(&holder{kind: Text, at: at, op: best.Op}), best.Str, want)
+	used := len(n.textUnit().sides) == 0 // again: all is said again, as in writeMap
+	if used || best.Str != want {
+		ref := p.enter(&holder{kind: Text, at: at, op: best.Op})
+		if used {
+			p.add(Instruction{
+				Do: Splice, Obj: ref, Delete: utf8.RuneCountInString(best.Str), Value: Scalar{Kind: String, Str: want},
+			})
+		} else {
+			p.spliceText(ref, best.Str, want)
+		}
 	}
-	if best.Str != want || len(n.texts) == 1 {
+	if used || best.Str != want || len(n.texts) == 1 {
 		p.setState(p.enter(at.in), textStatusKey(at.key), stateLive) // the validator asks for it
 	}
 	if len(n.texts) > 1 {
@@ -330,14 +349,11 @@ func (p *program) fillList(ref int, list []Value) {
 }
 
 func (p *program) insertAt(ref, index int, x Value) {
-	x = x.element().normal()
-	made := p.add(Instruction{Do: Insert, Obj: ref, Index: index, Value: x.scalar()})
-	switch x.Kind {
-	case Map:
-		p.fill(made, x)
-	case List:
-		p.fillList(made, x.List)
+	made := p.add(Instruction{Do: Insert, Obj: ref, Index: index, Value: Scalar{Kind: Map}})
+	if !x.direct() {
+		x = Value{Kind: Map, Map: map[string]Value{itemKey: x}}
 	}
+	p.fill(made, x)
 }
 
 // scalar returns what an instruction says of a value; of a container its kind.

@@ -13,16 +13,33 @@ func (p *program) writeList(n *seen, at address, want []Value, when how) {
 		p.fillList(p.set(at, Scalar{Kind: List}), want)
 		return
 	}
+	written := len(p.instructions)
 	p.clear(n, at, keep{something: true, lists: true})
+	beside := len(p.instructions) > written
 	below := changed
 	if p.deep || when != changed {
 		below = again
 	}
 	lists := u.holders(at)
 	pairs := align(u.value().List, want)
+	for i, o := range pairs {
+		if o >= 0 && !u.elements[o].becomes(want[i]) {
+			pairs[i] = -1
+		}
+	}
 	// New elements come behind their neighbour, in the container where that is at home. If the union of several
 	// containers would come out in another order then, the first gets a copy of everything.
-	whole := len(lists) > 1 && !u.fits(pairs, want)
+	tokens := make([]string, len(want))
+	for i, v := range want {
+		tokens[i] = string(encoded(v))
+	}
+	whole := len(lists) > 1 && !u.fits(pairs, tokens)
+	ours := u.authored(pairs, tokens, whole)
+	if beside { // then something live has to be ours, too
+		if i := u.unsigned(pairs, tokens); i >= 0 {
+			ours[tokens[i]] = true
+		}
+	}
 	home, gap := 0, 0
 	stays := make([]bool, len(u.elements))
 	for i, v := range want {
@@ -32,8 +49,17 @@ func (p *program) writeList(n *seen, at address, want []Value, when how) {
 		}
 		stays[pairs[i]] = true
 		e := u.elements[pairs[i]]
-		for _, c := range e.copies {
-			p.write(c.seen, address{in: lists[c.list], index: c.index}, v, below)
+		when := below
+		if ours[tokens[i]] {
+			when = again
+		}
+		for j, c := range e.copies {
+			at := address{in: lists[c.list], index: c.index}
+			if j > 0 && e.copies[j-1].list == c.list && (when == again || !c.seen.value.Equal(v)) {
+				p.clear(c.seen, at, keep{})
+				continue
+			}
+			p.write(c.seen, at, v, when)
 		}
 		switch first := e.copies[0]; {
 		case whole && first.list != 0:
@@ -49,28 +75,68 @@ func (p *program) writeList(n *seen, at address, want []Value, when how) {
 	}
 }
 
+// authored returns which contents, by token, stand in want several times with a new or edited element among them. All
+// their elements are written again, so that none is taken for a copy of another author's.
+func (u *union) authored(pairs []int, tokens []string, whole bool) map[string]bool {
+	count := make(map[string]int, len(tokens))
+	for _, token := range tokens {
+		count[token]++
+	}
+	ours := map[string]bool{}
+	for i, o := range pairs {
+		if count[tokens[i]] > 1 && (o < 0 || whole && u.elements[o].copies[0].list != 0 ||
+			string(encoded(u.elements[o].first().value)) != tokens[i]) {
+			ours[tokens[i]] = true
+		}
+	}
+	return ours
+}
+
+// becomes reports whether an element can be edited into a value: an item into any, a map into another without a field "".
+func (e *element) becomes(want Value) bool {
+	return !slices.ContainsFunc(e.copies, func(c elementCopy) bool { return !c.seen.becomes(want) })
+}
+
+func (n *seen) becomes(want Value) bool { return len(n.maps) == 1 && (n.maps[0].item || want.direct()) }
+
 // insert inserts a value in front of what was element gap before this change, behind what was inserted there since.
 func (p *program) insert(h *holder, gap int, v Value) {
 	p.insertAt(p.enter(h), h.now(gap), v)
 	h.inserts = slices.Insert(h.inserts, sort.SearchInts(h.inserts, gap+1), gap)
 }
 
-// fits reports whether the union shows want if each new element goes behind its neighbour.
-func (u *union) fits(pairs []int, want []Value) bool {
+// unsigned returns, if no element is inserted or edited, so that nothing live is ours yet, one that may be written again
+// because it is not contested; else -1.
+func (u *union) unsigned(pairs []int, tokens []string) int {
+	free := -1
+	for i, o := range pairs {
+		if o < 0 || string(encoded(u.elements[o].first().value)) != tokens[i] {
+			return -1
+		}
+		if free < 0 && u.elements[o].first().sides == nil {
+			free = i
+		}
+	}
+	return free
+}
+
+// fits reports whether the union shows what is wanted, by token, if each new element goes behind its neighbour.
+func (u *union) fits(pairs []int, tokens []string) bool {
 	type item struct{ list, position, value int } // position: twice the index, odd for elements
 	var items []item
-	tokens := make([]string, len(want))
 	home, gap := 0, 0
 	for i, o := range pairs {
-		tokens[i] = string(encoded(want[i].element()))
 		if o < 0 {
 			items = append(items, item{home, 2 * gap, i})
 			continue
 		}
-		for _, c := range u.elements[o].copies {
-			items = append(items, item{c.list, 2*c.index + 1, i})
+		copies := u.elements[o].copies
+		for j, c := range copies {
+			if j == 0 || copies[j-1].list != c.list {
+				items = append(items, item{c.list, 2*c.index + 1, i})
+			}
 		}
-		home, gap = u.elements[o].copies[0].list, u.elements[o].copies[0].index+1
+		home, gap = copies[0].list, copies[0].index+1
 	}
 	slices.SortStableFunc(items, func(a, b item) int {
 		return cmp.Or(cmp.Compare(a.list, b.list), cmp.Compare(a.position, b.position))
@@ -137,7 +203,7 @@ func identity(v Value) string {
 	if id, ok := idOf(v); ok {
 		return "id " + id
 	}
-	return "is " + string(encoded(v.element()))
+	return "is " + string(encoded(v))
 }
 
 func idOf(v Value) (string, bool) {
@@ -261,7 +327,7 @@ func pairAlike(old, want []Value, first int, pairs []int) {
 	}
 }
 
-func scalarAlone(v Value) bool { return !v.element().normal().Kind.Container() }
+func scalarAlone(v Value) bool { v = v.normal(); return v.Kind != Map && v.Kind != List }
 
 // discriminators are the fields that tell elements of one list apart.
 var discriminators = []string{"system", "use", "code", "type", "url"}
