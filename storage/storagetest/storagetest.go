@@ -271,7 +271,7 @@ func keys(t *testing.T, subject Subject) {
 // limits commits the largest batches that there are, of every shape, and some just over.
 func limits(t *testing.T, subject Subject) {
 	s := opened(t, subject)
-	for _, valueLen := range []int{100, 10_000, storage.MaxValue} {
+	for _, valueLen := range []int{1000, 30_000, storage.MaxValue} {
 		key := func(i int) []byte { return fmt.Appendf(nil, "%d/%07d", valueLen, i) }
 		value := bytes.Repeat([]byte{'v'}, valueLen)
 		var b storage.Batch
