@@ -14,6 +14,9 @@ type DeviceID [32]byte
 // ScopeID names a scope.
 type ScopeID [16]byte
 
+// DocumentPrefix is how many bytes of its scope's ID a document's ID begins with.
+const DocumentPrefix = 8
+
 // EpochID names a generation of a scope's key: a hash of the entry that began it and the scope.
 type EpochID [32]byte
 

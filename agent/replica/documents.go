@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"container/list"
 	"context"
 	"crypto/sha256"
@@ -50,8 +51,12 @@ func newOpenDocuments(limit uint64) openDocuments {
 
 var errOtherScope = errors.New("it belongs to another scope")
 
-// document returns an open document, reading its change records if need be. A new one is empty.
+// document returns an open document, reading its change records if need be. A new one is empty. Which scope a document
+// belongs to is told by its ID and not by who named it first.
 func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, error) {
+	if !bytes.HasPrefix(id[:], scope[:trust.DocumentPrefix]) {
+		return nil, fmt.Errorf("open document %v: %w", id, errOtherScope)
+	}
 	if d := r.docs.byID[id]; d != nil {
 		r.docs.recent.MoveToFront(d.place)
 		return d, nil
@@ -63,7 +68,6 @@ func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, 
 			if err != nil {
 				return err
 			}
-			d.scope = a.Chunk.Scope
 			return d.add(a, nil)
 		}); err != nil {
 			return err
@@ -80,9 +84,6 @@ func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, 
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open document %v: %w", id, err)
-	}
-	if d.scope != scope {
-		return nil, fmt.Errorf("open document %v: %w", id, errOtherScope)
 	}
 	d.place = r.docs.recent.PushFront(d)
 	r.docs.byID[id] = d

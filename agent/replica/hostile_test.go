@@ -207,3 +207,31 @@ func TestChunkOfTooManyOperations(t *testing.T) {
 		t.Fatalf("status %+v", s)
 	}
 }
+
+// TestDocumentOfAnotherScope names, in a chunk of one scope, a document of another. Whichever comes first, all devices
+// show the same.
+func TestDocumentOfAnotherScope(t *testing.T) {
+	p := practice(t, "surgery", "branch", "forger")
+	a, b, f := p[0], p[1], forge(p[2])
+	doc := f.document("section", "bernd", "core")
+	for _, s := range f.State().Scopes() {
+		if s.Name == fhir.Billing {
+			f.scope = s.ID
+		}
+	}
+	foreign := f.sealChange(doc, f.change(doc, resource("Claim/x",
+		field("resourceType", crdt.String, "Claim"), field("id", crdt.String, "x"))...))
+	sync(t, a, b) // b learns of the forger
+	a.put(bernd, false)
+	b.take(f.device, foreign)
+	if s := b.Status(); s.Documents != 0 || s.Quarantined != 1 {
+		t.Fatalf("status %+v", s)
+	}
+	if sa, sb := sync(t, a, b); !sa.Agreed || !sb.Agreed {
+		t.Fatalf("the devices do not agree: %+v, %+v", sa, sb)
+	}
+	alike(t, a, b)
+	if got := b.get("Patient/bernd"); !strings.Contains(got, "Kraus") {
+		t.Fatal("a foreign chunk keeps a record from being shown")
+	}
+}

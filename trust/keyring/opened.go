@@ -110,7 +110,8 @@ func sealBox(scope trust.ScopeID, body, index [32]byte, recipient []byte) ([]byt
 }
 
 // DocumentID derives the ID of a document from what names it, under the scope's index key: all devices find the same,
-// and nobody without the key can link it to a patient. It is trust.ErrNoKey before Learn.
+// and nobody without the key can link it to a patient. It begins as the scope's ID does, so that no chunk of another scope
+// can claim the document. It is trust.ErrNoKey before Learn.
 func (o *opened) DocumentID(scope trust.ScopeID, parts ...string) ([32]byte, error) {
 	key, err := o.indexKey(scope)
 	if err != nil {
@@ -122,7 +123,9 @@ func (o *opened) DocumentID(scope trust.ScopeID, parts ...string) ([32]byte, err
 	for _, p := range parts {
 		w.String(p)
 	}
-	return keyedHash(key, w.Bytes()), nil
+	id := keyedHash(key, w.Bytes())
+	copy(id[:trust.DocumentPrefix], scope[:])
+	return id, nil
 }
 
 // Tag derives the tag by which chunks of a document are known to those who cannot open them.
