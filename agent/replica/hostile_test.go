@@ -11,6 +11,8 @@ import (
 	"chartmesh/crdt"
 	"chartmesh/crdt/engine"
 	"chartmesh/fhir"
+	"chartmesh/p2p/session"
+	"chartmesh/storage"
 	"chartmesh/trust"
 )
 
@@ -233,5 +235,28 @@ func TestDocumentOfAnotherScope(t *testing.T) {
 	alike(t, a, b)
 	if got := b.get("Patient/bernd"); !strings.Contains(got, "Kraus") {
 		t.Fatal("a foreign chunk keeps a record from being shown")
+	}
+}
+
+// TestMadeUpAcks acknowledges what nobody wrote, and another history of a log.
+func TestMadeUpAcks(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	a.put(bernd, false)
+	scope, log := forge(a).scope, chunk.CurrentLog(a.keys)
+	must(t, a.Acked(t.Context(), b.Device(), session.Ack{Scope: scope, Stored: chunk.Vector{
+		log: {Counter: 1, Tip: [16]byte{1}}, {1}: {Counter: 1 << 60},
+	}}))
+	must(t, a.Acked(t.Context(), b.Device(), session.Ack{Scope: trust.ScopeID{9}, Stored: chunk.Vector{log: {Counter: 1}}}))
+	if s := a.Status(); s.NotElsewhere != 1 {
+		t.Fatalf("status %+v", s)
+	}
+	must(t, a.FlushAcks(t.Context()))
+	n := 0
+	must(t, a.twin.View(func(v storage.Reader) error {
+		return v.Scan(storage.Ack.All(), nil, func(_, _ []byte) error { n++; return nil })
+	}))
+	if n != 0 {
+		t.Fatalf("%d made-up acknowledgements were stored", n)
 	}
 }

@@ -83,7 +83,9 @@ func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [
 		case errors.Is(err, trust.ErrKnown), errors.As(err, &parent):
 			continue
 		case err != nil:
-			return fmt.Errorf("membership entry from %v: %w", from, err)
+			// Whoever relays it may be honest; what else it sends is welcome.
+			r.log.Warn("a membership entry is not accepted", "from", from, "entry", e.ID(), "error", err)
+			continue
 		}
 		st = next
 		added++
@@ -182,9 +184,15 @@ func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, max
 
 // Acked remembers what a peer holds. It is stored with the next FlushAcks: to forget an acknowledgement in a crash only
 // makes this device say less than it could.
+//
+// Logs that are not held here are left out, so that a peer cannot fill this device with what it makes up.
 func (r *Replica) Acked(_ context.Context, from trust.DeviceID, ack session.Ack) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	held := r.mu.vectors[ack.Scope]
+	if len(held) == 0 {
+		return nil
+	}
 	scopes := r.mu.acked[from]
 	if scopes == nil {
 		scopes = map[trust.ScopeID]chunk.Vector{}
@@ -196,7 +204,9 @@ func (r *Replica) Acked(_ context.Context, from trust.DeviceID, ack session.Ack)
 		scopes[ack.Scope] = v
 	}
 	for log, p := range ack.Stored {
-		if p.Counter > v[log].Counter {
+		if have, ok := held[log]; ok && p.Counter == have.Counter && p.Tip != have.Tip {
+			continue // another history of the log
+		} else if ok && p.Counter > v[log].Counter {
 			v[log] = p
 			r.mu.dirty[from] = true
 		}
