@@ -28,14 +28,31 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-func must(b *testing.B, err error) {
+// TestTrips goes every trip once, so that a benchmark that no longer works is noticed before somebody needs its figure.
+func TestTrips(t *testing.T) {
+	a := found(t)
+	other := join(t, a, "branch")
+	batches, _, _ := bundles(t, 2)
+	a.load(t, batches)
+	p := a.somePatients(t, 1)[0]
+	version := a.edit(t, p)
+	a.inSync(t, other)
+	other.inSync(t, a)
+	got, err := other.Get(t.Context(), p.ref, "")
+	must(t, err)
+	if got.Version != version {
+		t.Errorf("the other site has version %s, not %s", got.Version, version)
+	}
+}
+
+func must(b testing.TB, err error) {
 	b.Helper()
 	if err != nil {
 		b.Fatal(err)
 	}
 }
 
-func within(b *testing.B) context.Context {
+func within(b testing.TB) context.Context {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	b.Cleanup(cancel)
@@ -49,7 +66,7 @@ type site struct {
 	stop      func()
 }
 
-func (s *site) run(b *testing.B) {
+func (s *site) run(b testing.TB) {
 	b.Helper()
 	a, err := agent.Open(agent.Config{Dir: s.dir, Listen: []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}})
 	must(b, err)
@@ -88,7 +105,7 @@ func (s *site) run(b *testing.B) {
 }
 
 // found makes a practice with one site.
-func found(b *testing.B) *site {
+func found(b testing.TB) *site {
 	b.Helper()
 	dir := filepath.Join(b.TempDir(), "surgery")
 	_, err := agent.Init(dir, agent.InitOptions{Practice: "Practice", Site: "surgery", Device: "surgery"})
@@ -99,7 +116,7 @@ func found(b *testing.B) *site {
 }
 
 // admit makes a member's folder; nothing runs on it yet.
-func admit(b *testing.B, to *site, name string) *site {
+func admit(b testing.TB, to *site, name string) *site {
 	b.Helper()
 	ctx := within(b)
 	invite, err := to.Invite(ctx, api.InviteRequest{Role: "member", Expires: time.Hour})
@@ -110,14 +127,14 @@ func admit(b *testing.B, to *site, name string) *site {
 }
 
 // join adds a site; it is empty and begins to sync.
-func join(b *testing.B, to *site, name string) *site {
+func join(b testing.TB, to *site, name string) *site {
 	b.Helper()
 	s := admit(b, to, name)
 	s.run(b)
 	return s
 }
 
-func (s *site) inSync(b *testing.B, with *site) api.Status {
+func (s *site) inSync(b testing.TB, with *site) api.Status {
 	b.Helper()
 	status, err := s.WaitInSync(within(b), with.name)
 	must(b, err)
@@ -125,7 +142,7 @@ func (s *site) inSync(b *testing.B, with *site) api.Status {
 }
 
 // bundles are the records of n patients, one batch each, with how many resources and bytes of compact JSON they are.
-func bundles(b *testing.B, n int) (batches []api.ImportBatch, resources, size int) {
+func bundles(b testing.TB, n int) (batches []api.ImportBatch, resources, size int) {
 	b.Helper()
 	for o := range synthetic.Patients(seed, n) {
 		var batch api.ImportBatch
@@ -144,7 +161,7 @@ func bundles(b *testing.B, n int) (batches []api.ImportBatch, resources, size in
 	return batches, resources, size
 }
 
-func (s *site) load(b *testing.B, batches []api.ImportBatch) {
+func (s *site) load(b testing.TB, batches []api.ImportBatch) {
 	b.Helper()
 	for _, batch := range batches {
 		result, err := s.Import(context.Background(), "Dr. Adler", batch)
@@ -162,7 +179,7 @@ type patient struct {
 }
 
 // somePatients creates patients by hand, a document each.
-func (s *site) somePatients(b *testing.B, n int) []*patient {
+func (s *site) somePatients(b testing.TB, n int) []*patient {
 	b.Helper()
 	var made []*patient
 	for i := range n {
@@ -174,7 +191,7 @@ func (s *site) somePatients(b *testing.B, n int) []*patient {
 }
 
 // edit changes a field and returns the version written.
-func (s *site) edit(b *testing.B, p *patient) string {
+func (s *site) edit(b testing.TB, p *patient) string {
 	b.Helper()
 	written, err := s.Put(context.Background(), "Dr. Adler", s.edited(b, p), false)
 	must(b, err)
@@ -182,7 +199,7 @@ func (s *site) edit(b *testing.B, p *patient) string {
 }
 
 // edited is what an edit sends: the resource as read, with another birth date.
-func (s *site) edited(b *testing.B, p *patient) json.RawMessage {
+func (s *site) edited(b testing.TB, p *patient) json.RawMessage {
 	b.Helper()
 	p.next++
 	o := map[string]any{"resourceType": p.ref.Type, "id": p.ref.ID, "name": []any{map[string]any{"family": "Bench"}}}

@@ -73,7 +73,7 @@ func BenchmarkEditVisible(b *testing.B) {
 }
 
 // newest is the cursor of a site's last event.
-func newest(b *testing.B, s *site) (cursor uint64) {
+func newest(b testing.TB, s *site) (cursor uint64) {
 	b.Helper()
 	must(b, s.Events(within(b), 0, false, func(e api.Event) error {
 		cursor = e.Cursor
