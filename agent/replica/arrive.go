@@ -25,6 +25,9 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 	taken := map[chunkRef]chunk.ID{} // in batch
 	for _, b := range chunks {
 		sealed, err := chunk.Parse(b)
+		if errors.Is(err, chunk.ErrNewer) {
+			continue // for a later version of this program; the vector keeps asking for it
+		}
 		if err != nil {
 			return fmt.Errorf("chunk from %v: %w", from, err)
 		}
@@ -32,7 +35,9 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 		case errors.Is(err, chunk.ErrUnknownAuthor):
 			continue // its membership entry is on the way; the peer sends again what our vector lacks
 		case err != nil:
-			return fmt.Errorf("chunk from %v: %w", from, err)
+			// Whoever relays it may be honest and know another membership; what else it sends is welcome.
+			r.log.Warn("a chunk is not accepted", "from", from, "chunk", sealed.ID(), "error", err)
+			continue
 		}
 		h := sealed.Header()
 		at := chunkRef{h.Scope, sealed.Log(), h.Counter}
@@ -58,6 +63,9 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 			r.keepBranch(&batch, at, sealed)
 			continue
 		case !sealed.Follows(head.ID, head.Counter):
+			if err := r.branchGoesOn(&batch, at, sealed); err != nil {
+				return err
+			}
 			continue
 		}
 		if heads[at.Scope] == nil {
@@ -128,6 +136,17 @@ func (r *Replica) branch(batch *storage.Batch, at chunkRef, sealed chunk.Sealed)
 			r.keepBranch(batch, at, sealed)
 		}
 		return nil
+	})
+}
+
+// branchGoesOn keeps a chunk that continues a branch of which the chunk before is kept already.
+func (r *Replica) branchGoesOn(batch *storage.Batch, at chunkRef, sealed chunk.Sealed) error {
+	return r.store.View(func(v storage.Reader) error {
+		_, err := v.Get(storage.Branch.Key(at.Scope, at.Log, at.Counter-1, sealed.Header().Previous))
+		if err == nil {
+			r.keepBranch(batch, at, sealed)
+		}
+		return ignoreNotFound(err)
 	})
 }
 
