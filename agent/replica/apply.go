@@ -274,6 +274,7 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 		}
 	}
 	ops := 0
+	newest := map[byte]*crdt.Change{}
 	for _, ch := range body.Changes {
 		c, err := crdt.Decode(ch.Raw)
 		if err != nil {
@@ -285,6 +286,7 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 		if c.Actor != crdt.Actor(chunk.ActorOf(at.Log, d.id, ch.Branch)) {
 			return quarantine("its actor is not its author's"), nil
 		}
+		newest[ch.Branch] = c
 		rec, err := trial.Judge(c)
 		var lacks *crdt.Missing
 		switch {
@@ -301,6 +303,11 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 			}
 		}
 		raws, records = append(raws, ch.Raw), append(records, rec)
+	}
+	for _, a := range body.Authorship {
+		if c := newest[a.Branch]; c == nil || c.Seq != a.Seq || c.Hash != a.Newest {
+			return quarantine("its authorship names another change"), nil
+		}
 	}
 	if len(raws) == 0 {
 		return nil, nil

@@ -260,3 +260,18 @@ func TestMadeUpAcks(t *testing.T) {
 		t.Fatalf("%d made-up acknowledgements were stored", n)
 	}
 }
+
+// TestAuthorshipOfAnotherChange signs the word on a change that the chunk does not hold.
+func TestAuthorshipOfAnotherChange(t *testing.T) {
+	p := practice(t, "surgery", "forger")
+	a, f := p[0], forge(p[1])
+	doc := f.document("section", "eve", "core")
+	raw := f.change(doc, resource("Basic/x")...)
+	a.take(f.device, f.seal(&chunk.Changes{
+		Document: doc, Schema: fhir.Schema, TimeMillis: 1, Author: "forger", Origin: chunk.OriginEdit,
+		Changes: []chunk.Change{{Raw: raw}}, Authorship: []chunk.Authorship{{Seq: 1, Newest: [32]byte{1}}},
+	}))
+	if s := a.Status(); s.Quarantined != 1 || s.Resources != 0 {
+		t.Fatalf("status %+v", s)
+	}
+}
