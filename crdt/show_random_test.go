@@ -211,7 +211,7 @@ func tokens(shown crdt.Shown) map[string]bool {
 // was written stays to be seen, in what is shown or in a conflict, unless a site took it away that had seen it.
 func TestNothingHidden(t *testing.T) {
 	engines(t, func(t *testing.T, real bool) {
-		n := 60
+		n := 40
 		if !real {
 			n = 6 // the twin is slow
 		}

@@ -251,3 +251,24 @@ func TestLongLists(t *testing.T) {
 		t.Errorf("%d instructions", n)
 	}
 }
+
+// TestForeignElements: scalars and lists that another writer put into a list directly are shown, and can be edited.
+func TestForeignElements(t *testing.T) {
+	s := newWorld(t, false, 1).sites[0]
+	kind := func(k crdt.Kind) crdt.Scalar { return crdt.Scalar{Kind: k} }
+	word := func(s string) crdt.Scalar { return crdt.Scalar{Kind: crdt.String, Str: s} }
+	s.edit(0, nil, []crdt.Instruction{
+		{Do: crdt.Set, Key: key, Value: kind(crdt.Map)},
+		{Do: crdt.Set, Obj: 1, Key: "[l", Value: kind(crdt.List)},
+		{Do: crdt.Insert, Obj: 2, Value: word("p")},
+		{Do: crdt.Insert, Obj: 2, Index: 1, Value: word("q")},
+		{Do: crdt.Insert, Obj: 2, Index: 2, Value: kind(crdt.List)},
+		{Do: crdt.Insert, Obj: 3, Value: word("r")},
+	})
+	if got := text(s.show().Value); got != "{l:[p q [r]]}" {
+		t.Fatal(got)
+	}
+	for _, v := range []string{"{l:[p z [r]]}", "{l:[z p [r]]}", "{l:[p [r s]]}", "{x:1}", "{l:[p]}"} {
+		s.write(parse(v))
+	}
+}
