@@ -159,20 +159,22 @@ func (b *box) look() {
 	}
 	b.lookedAt = true
 	list, _ := cells(b.raw)
+	if b.element && len(list) > 0 && list[0].key == itemKey {
+		list = list[:1] // the only field
+		b.item = true
+	} else {
+		b.value = Value{Kind: Map, Map: make(map[string]Value, len(list))}
+	}
 	b.fields = make([]namedSeen, len(list))
-	b.value = Value{Kind: Map, Map: make(map[string]Value, len(list))}
 	for i, c := range list {
 		f := &b.fields[i]
 		f.key = c.key
 		f.see(c.cell)
 		b.open = b.open || f.open
-		if f.live {
-			b.value.Map[c.key] = f.value
-		}
-		if b.element && c.key == itemKey {
-			b.item = true
+		if b.item {
 			b.value = f.value
-			return // the only field, and the first
+		} else if f.live {
+			b.value.Map[c.key] = f.value
 		}
 	}
 }

@@ -147,7 +147,7 @@ func (r *trees) changed(v crdt.Value) crdt.Value {
 // TestRoundTrip writes trees of any shape over each other, at two sites in turns that know of each other; world.write
 // checks that each comes back.
 func TestRoundTrip(t *testing.T) {
-	seeds(t, 30, func(t *testing.T, seed uint64) {
+	seeds(t, 8, func(t *testing.T, seed uint64) {
 		for _, alike := range []bool{false, true} {
 			for _, keys := range [][]string{plainKeys, oddKeys} {
 				r := &trees{Rand: rand.New(rand.NewPCG(seed, 1)), alike: alike, keys: keys}
