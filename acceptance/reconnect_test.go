@@ -6,20 +6,8 @@ import (
 	"os"
 	"testing"
 
-	"chartmesh/agent/api"
 	"chartmesh/fhir"
 )
-
-// session returns what the last session with the only peer cost.
-func (s *site) session() api.PeerSync {
-	s.t.Helper()
-	st, err := s.client.Status(s.t.Context(), "")
-	must(s.t, err)
-	if len(st.Sync) != 1 {
-		s.t.Fatalf("%d sessions", len(st.Sync))
-	}
-	return st.Sync[0]
-}
 
 // load fills a site: with the files of CHARTMESH_TESTDATA if it is set, else with made patients.
 func (s *site) load() {

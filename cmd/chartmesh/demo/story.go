@@ -97,12 +97,11 @@ func (s *site) end() error {
 		return nil // it is gone already
 	}
 	select {
-	case <-s.gone:
-		return nil
+	case err := <-s.gone:
+		return err
 	case <-time.After(20 * time.Second):
 		_ = s.cmd.Process.Kill()
-		<-s.gone
-		return errors.New("an agent of the demo did not stop when asked")
+		return errors.Join(errors.New("an agent of the demo did not stop when asked"), <-s.gone)
 	}
 }
 
