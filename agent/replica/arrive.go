@@ -150,7 +150,7 @@ func (r *Replica) branchGoesOn(batch *storage.Batch, at chunkRef, sealed chunk.S
 	})
 }
 
-// keepBranch stores a chunk of a second history of a log beside the first: kept, shown as quarantined, not applied.
+// keepBranch stores a chunk of a second history of a log beside the first: kept, passed on, not applied; the log says so.
 func (r *Replica) keepBranch(batch *storage.Batch, at chunkRef, sealed chunk.Sealed) {
 	id := sealed.ID()
 	batch.Put(storage.Branch.Key(at.Scope, at.Log, at.Counter, id), sealed.Bytes())

@@ -187,8 +187,15 @@ func (r *Replica) sinceImport(ctx context.Context, j job, v *view, in *incoming)
 	case len(v.Imports) == 0:
 		// Written by hand, never imported: unless the file says the same, it stands beside what is there, as if it had
 		// been imported at another site.
-		in.base = []crdt.ChangeHash{}
-		return !v.Removed && bytes.Equal(v.JSON, in.json), nil
+		if !v.Removed && bytes.Equal(v.JSON, in.json) {
+			return true, nil
+		}
+		d, err := r.document(j.scope, j.doc)
+		if err != nil {
+			return false, err
+		}
+		in.base = d.before(in.ref.key())
+		return false, nil
 	case slices.Equal(v.Imports, v.Heads):
 		return !v.Removed && bytes.Equal(v.JSON, in.json), nil
 	}
@@ -208,4 +215,20 @@ func (r *Replica) sinceImport(ctx context.Context, j job, v *view, in *incoming)
 	}
 	in.base = v.Imports
 	return false, nil
+}
+
+// before returns the heads of everything in a document that knows nothing of a resource: never nil. A change on top of
+// them is concurrent with all that was written there, and follows as much else as it can, so that the same branch of this
+// device serves every resource.
+func (d *document) before(key string) []crdt.ChangeHash {
+	knows := map[crdt.ChangeHash]bool{}
+	rest := []crdt.ChangeHash{}
+	for _, rec := range d.index.Records() { // dependencies first
+		if slices.Contains(rec.Keys, key) || slices.ContainsFunc(rec.Deps, func(h crdt.ChangeHash) bool { return knows[h] }) {
+			knows[rec.Hash] = true
+		} else {
+			rest = append(rest, rec.Hash)
+		}
+	}
+	return append([]crdt.ChangeHash{}, d.index.HeadsOf(rest)...)
 }

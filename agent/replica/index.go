@@ -103,7 +103,7 @@ func found(v *view) (indexed, error) {
 	}
 	obj, err := fhir.Parse(v.JSON)
 	if err != nil {
-		return x, fmt.Errorf("index resource: %w", err)
+		return x, nil // merged beyond what one resource may be: shown, and not found by its words
 	}
 	for _, term := range fhir.Terms(obj) {
 		x.terms[term] = true

@@ -2,6 +2,7 @@ package replica_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -94,5 +95,25 @@ func TestImportBesideHandmade(t *testing.T) {
 	alike(t, a, b)
 	if c := b.conflicts(); len(c) != 1 || len(c[0].Values) != 2 {
 		t.Fatalf("conflicts %+v", c)
+	}
+}
+
+// TestImportBesideManyHandmade does so for more records of one document than a device has branches.
+func TestImportBesideManyHandmade(t *testing.T) {
+	a := practice(t, "surgery")[0]
+	a.put(anna, false)
+	for i := range 300 {
+		body := fmt.Sprintf(`{"resourceType":"Condition","id":"c%d","subject":{"reference":"Patient/anna"},"code":{"text":"by hand"}}`, i)
+		a.put(body, false)
+		res, err := a.Import(t.Context(), "importer", api.ImportBatch{Resources: []json.RawMessage{
+			json.RawMessage(strings.Replace(body, "by hand", "by file", 1)),
+		}})
+		must(t, err)
+		if res.Changed != 1 || res.Conflicts != 1 {
+			t.Fatalf("import %d: %+v", i, res)
+		}
+	}
+	if n := len(a.conflicts()); n != 300 {
+		t.Fatalf("%d conflicts", n)
 	}
 }
