@@ -18,6 +18,7 @@ type users struct {
 	left    int                       // tries to come
 	joinAt  int                       // one more device joins when so many are left
 	forms   []form                    // read and not saved yet
+	deleted map[string]string         // what a resource was before somebody deleted it
 	outside map[string]map[string]any // the other program's records
 	files   []map[string]string       // its exports, oldest first
 }
@@ -33,7 +34,7 @@ type form struct {
 func (w *World) scheduleUsers() {
 	u := &w.users
 	u.left, u.joinAt = w.cfg.Writes, w.cfg.Writes/4+w.rng.IntN(w.cfg.Writes/2+1)
-	u.outside = map[string]map[string]any{}
+	u.outside, u.deleted = map[string]map[string]any{}, map[string]string{}
 	w.nextUser()
 }
 
@@ -130,6 +131,10 @@ func (d *device) conflictsOf(ref string) (list []api.Conflict) {
 func (w *World) edit(d *device) {
 	ref := w.anyRef()
 	shown, seen := d.look(ref)
+	if was := w.users.deleted[ref]; shown == "" && was != "" && !w.chance(3) {
+		w.put(d, ref, "", seen, w.change(was), false) // somebody has a copy, without a version
+		return
+	}
 	if shown == "" {
 		w.put(d, ref, "", seen, w.create(ref), false)
 		return
@@ -193,6 +198,9 @@ func (w *World) deleteAt(d *device) {
 	}
 	i := &intent{kind: kindDelete, content: map[string]string{ref: ""}, base: map[string]string{ref: shown},
 		seen: map[string][]api.Conflict{ref: seen}}
+	copied := decode(shown)
+	delete(copied, "meta")
+	w.users.deleted[ref] = encode(copied)
 	w.write(d, i, "delete "+ref, func() (string, error) {
 		r, _ := api.ParseRef(ref)
 		written, err := d.replica.Delete(w.ctx, "user "+d.name, r)
