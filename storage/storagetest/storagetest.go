@@ -10,6 +10,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"testing"
 
@@ -268,10 +269,14 @@ func keys(t *testing.T, subject Subject) {
 	wantContent(t, s, "ok=1", string(longest)+"=1")
 }
 
-// limits commits the largest batches that there are, of every shape, and some just over.
+// limits commits the largest batches that there are, of more shapes in the heavy suite, and some just over.
 func limits(t *testing.T, subject Subject) {
 	s := opened(t, subject)
-	for _, valueLen := range []int{1000, 30_000, storage.MaxValue} {
+	shapes := []int{20_000}
+	if os.Getenv("HEAVY") != "" {
+		shapes = append(shapes, 0, 100, storage.MaxValue)
+	}
+	for _, valueLen := range shapes {
 		key := func(i int) []byte { return fmt.Appendf(nil, "%d/%07d", valueLen, i) }
 		value := bytes.Repeat([]byte{'v'}, valueLen)
 		var b storage.Batch
