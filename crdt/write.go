@@ -45,6 +45,7 @@ type program struct {
 	instructions []Instruction
 	references   int
 	deep         bool // say everything below a decided cell again, too
+	whole        bool // say everything below, whatever stands there
 }
 
 // holder is a container that instructions can address.
@@ -167,14 +168,12 @@ func (p *program) writeMap(n *seen, at address, want Value, when how) {
 		return
 	}
 	if !kept[0].live {
-		// What is taken into use again is all said again: somebody else may do the same with other values meanwhile.
-		defer func(was bool) { p.deep = was }(p.deep)
-		p.deep = true
+		// What is taken into use again is all said again: somebody else may do the same with other values meanwhile. A
+		// conflict inside is settled with it, since who removed the whole settled it already.
+		defer func(was bool) { p.whole = was }(p.whole)
+		p.whole = true
 	}
-	below := changed
-	if p.deep {
-		below = again
-	}
+	below := p.below(changed)
 	for _, b := range kept {
 		h := p.mark(b, at)
 		b.look()
@@ -194,6 +193,17 @@ func (p *program) writeMap(n *seen, at address, want Value, when how) {
 			p.write(f, address{in: h, key: key}, want.Map[key], below)
 		}
 	}
+}
+
+// below says when the cells below one that is written are.
+func (p *program) below(when how) how {
+	switch {
+	case p.whole:
+		return decided
+	case p.deep || when != changed:
+		return again
+	}
+	return changed
 }
 
 // mark enters a map container and writes that it is live.

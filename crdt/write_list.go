@@ -16,10 +16,7 @@ func (p *program) writeList(n *seen, at address, want []Value, when how) {
 	written := len(p.instructions)
 	p.clear(n, at, keep{something: true, lists: true})
 	beside := len(p.instructions) > written
-	below := changed
-	if p.deep || when != changed {
-		below = again
-	}
+	below := p.below(when)
 	lists := u.holders(at)
 	pairs := align(u.value().List, want)
 	for i, o := range pairs {
