@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// everything is a change with every kind of operation and value that documents contain.
+// everything is a change with every kind of operation and value that Decode takes.
 func everything() *Change {
 	patient, names, note := at(7, 1), at(9, 1), at(14, 1)
 	return newChange(1, 3, 7, []ChangeHash{{1}, {2}},

@@ -26,7 +26,7 @@ func TestSpecification(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := ""
+		var got string
 		if c, err := Decode(raw); err != nil {
 			got = err.Error()
 		} else if _, err := NewIndex(DocumentID{}).Judge(c); err == nil {

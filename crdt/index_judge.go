@@ -26,12 +26,11 @@ func (x *Index) Judge(c *Change) (Record, error) {
 	if !used {
 		actor = -1
 	}
-	if seq := uint64(0); used {
-		seq = past.get(actor)
-		if c.Seq != seq+1 {
-			return Record{}, refuse(ReasonSeq)
-		}
-	} else if c.Seq != 1 {
+	before := uint64(0)
+	if used {
+		before = past.get(actor)
+	}
+	if c.Seq != before+1 {
 		return Record{}, refuse(ReasonSeq)
 	}
 	if c.StartOp <= past.last || c.StartOp > past.last+1+MaxCounterGap {
@@ -312,39 +311,25 @@ func parseOpID(s string) (id OpID, ok bool) {
 	return id, true
 }
 
-// inList: new elements of any kind, and scalars written over scalars.
+// inList: a map is inserted, and never written over; the core miscounts lists whose elements have several values.
 func (j *judge) inList(i int, op *Op) string {
-	if op.Action == ActionDelete {
+	switch {
+	case op.Action == ActionDelete:
 		return ReasonAction
-	}
-	if op.Action == ActionMake && (!op.Insert || op.Value.Kind == Text) {
+	case !op.Insert || op.Action != ActionMake || op.Value.Kind != Map:
 		return ReasonSlot
-	}
-	if op.Insert {
-		if len(op.Pred) != 0 {
-			return ReasonPredecessor
-		}
-		if op.Elem != (OpID{}) && j.element(i, op) == notElement {
-			return ReasonElement
-		}
-		return ""
-	}
-	switch j.element(i, op) {
-	case notElement:
-		return ReasonElement
-	case containerElement:
-		return ReasonSlot
-	}
-	if len(op.Pred) == 0 {
+	case len(op.Pred) != 0:
 		return ReasonPredecessor
+	case op.Elem != (OpID{}) && !j.element(i, op):
+		return ReasonElement
 	}
-	return j.preds(i, op)
+	return ""
 }
 
 // inText: single characters come, and are deleted. A deletion names nothing but its character, since the core keeps a
 // deletion only in what it deletes.
 func (j *judge) inText(i int, op *Op) string {
-	if op.Elem != (OpID{}) && j.element(i, op) == notElement {
+	if op.Elem != (OpID{}) && !j.element(i, op) {
 		return ReasonElement
 	}
 	if op.Insert {
@@ -374,42 +359,22 @@ func oneCharacter(s string) bool {
 	return s != ""
 }
 
-type elementKind uint8
-
-const (
-	notElement elementKind = iota
-	scalarElement
-	containerElement
-)
-
-// element says what the element that operation i names was when it was inserted, if it is one of the same object.
-func (j *judge) element(i int, op *Op) elementKind {
+// element reports whether the element that operation i names was inserted into the same object before.
+func (j *judge) element(i int, op *Op) bool {
 	if j.own(op.Elem) {
 		k := op.Elem.Counter - j.c.StartOp
-		if k >= uint64(i) || !j.c.Ops[k].Insert || j.c.Ops[k].Obj != op.Obj {
-			return notElement
-		}
-		if j.c.Ops[k].Action == ActionMake {
-			return containerElement
-		}
-		return scalarElement
+		return k < uint64(i) && j.c.Ops[k].Insert && j.c.Ops[k].Obj == op.Obj
 	}
 	n := j.ancestor(op.Elem)
 	if n == nil {
-		return notElement
+		return false
 	}
 	w := n.row(op.Elem.Counter)
-	if !w.kind.inserts() || n.objects[w.obj].id != op.Obj {
-		return notElement
-	}
-	if w.kind.makes() != 0 {
-		return containerElement
-	}
-	return scalarElement
+	return w.kind.inserts() && n.objects[w.obj].id == op.Obj
 }
 
-// preds judges the predecessors of a scalar written to a map's key or over a list's element: earlier scalars of the
-// same place. The core ignores any other silently, and then finds another hash when it loads what it saved.
+// preds judges the predecessors of a scalar written to a map's key: earlier scalars of the same key. The core ignores
+// any other silently, and then finds another hash when it loads what it saved.
 func (j *judge) preds(i int, op *Op) string {
 	for _, p := range op.Pred {
 		if !j.samePlace(i, op, p) {
@@ -420,29 +385,20 @@ func (j *judge) preds(i int, op *Op) string {
 }
 
 func (j *judge) samePlace(i int, op *Op, p OpID) bool {
-	if op.Key == "" && p == op.Elem {
-		return true // the scalar that was inserted; its kind has been judged
-	}
 	if j.own(p) {
 		k := p.Counter - j.c.StartOp
 		if k >= uint64(i) {
 			return false
 		}
 		q := &j.c.Ops[k]
-		return q.Action == ActionPut && !q.Insert && q.Obj == op.Obj && q.Key == op.Key && q.Elem == op.Elem
+		return q.Action == ActionPut && q.Obj == op.Obj && q.Key == op.Key
 	}
 	n := j.ancestor(p)
 	if n == nil {
 		return false
 	}
 	w := n.row(p.Counter)
-	if n.objects[w.obj].id != op.Obj {
-		return false
-	}
-	if op.Key != "" {
-		return w.kind == rowPut && n.names[w.ref] == op.Key
-	}
-	return w.kind == rowPutElem && n.elems[w.ref] == op.Elem
+	return w.kind == rowPut && n.objects[w.obj].id == op.Obj && n.names[w.ref] == op.Key
 }
 
 // marked reports whether every map of an ancestor's that the change writes into, and every map around it, has its

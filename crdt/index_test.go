@@ -33,11 +33,10 @@ var (
 	basePatient = at(1, 1)
 	baseNames   = at(3, 1)
 	baseName    = at(4, 1)
-	baseScalar  = at(6, 1)
+	baseItem    = at(6, 1)
 	baseNote    = at(7, 1)
 	baseLink    = at(10, 1)
 	baseKey     = at(11, 1)
-	baseLast    = uint64(12)
 )
 
 func baseChange() *Change {
@@ -47,7 +46,7 @@ func baseChange() *Change {
 		makeAt(basePatient, "[name", List),                          // 3
 		insert(baseNames, OpID{}, kindOnly(Map)),                    // 4
 		put(baseName, "family", text("Kovács")),                     // 5
-		insert(baseNames, baseName, text("a")),                      // 6
+		insert(baseNames, baseName, kindOnly(Map)),                  // 6
 		makeAt(basePatient, `"note`, Text),                          // 7
 		insert(baseNote, OpID{}, text("x")),                         // 8
 		insert(baseNote, at(8, 1), text("y")),                       // 9
@@ -86,7 +85,9 @@ func TestJudgeRules(t *testing.T) {
 		{"field that begins with a brace", []Op{put(basePatient, "~~{a", number(1)), live(basePatient)}, ""},
 		{"field without a name", []Op{put(basePatient, "~~", number(1)), live(basePatient)}, ""},
 		{"deep field", []Op{put(baseLink, "key", opaque(""), baseKey), live(baseLink), live(basePatient)}, ""},
-		{"list element", []Op{overwrite(baseNames, baseScalar, opaque(""), baseScalar), live(basePatient)}, ""},
+		{"list element", []Op{insert(baseNames, OpID{}, kindOnly(Map)), insert(baseNames, baseItem, kindOnly(Map)),
+			insert(baseNames, at(14, 2), kindOnly(Map)), live(basePatient)}, ""},
+		{"list element removed", []Op{put(baseItem, liveKey, number(0)), live(basePatient)}, ""},
 		{"in a list's map", []Op{put(baseName, "given", text("A")), live(baseName), live(basePatient)}, ""},
 		{"text", []Op{insert(baseNote, at(9, 1), text("é")), remove(baseNote, at(8, 1)), remove(baseNote, at(13, 2)),
 			put(basePatient, `~"note`, number(1)), live(basePatient)}, ""},
@@ -94,9 +95,10 @@ func TestJudgeRules(t *testing.T) {
 		{"new text named", []Op{makeAt(basePatient, `"note`, Text), put(basePatient, `~"note`, text(at(13, 2).String())),
 			live(basePatient)}, ""},
 		{"new resource with all", []Op{makeAt(OpID{}, "Patient/2", Map), makeAt(at(13, 2), "[l", List),
-			insert(at(14, 2), OpID{}, kindOnly(List)), insert(at(15, 2), OpID{}, number(1)),
-			overwrite(at(15, 2), at(16, 2), number(2), at(16, 2)), makeAt(at(13, 2), `"t`, Text),
-			insert(at(18, 2), OpID{}, text("t"))}, ""},
+			insert(at(14, 2), OpID{}, kindOnly(Map)), makeAt(at(15, 2), "[", List),
+			insert(at(16, 2), OpID{}, kindOnly(Map)), put(at(17, 2), "~~", number(1)),
+			put(at(17, 2), "~~", number(2), at(18, 2)), makeAt(at(13, 2), `"t`, Text),
+			insert(at(20, 2), OpID{}, text("t"))}, ""},
 		{"same resource again", []Op{makeAt(OpID{}, "Patient/1", Map)}, ""},
 		{"deepest", deep(MaxDepth - 1), ""},
 
@@ -138,15 +140,20 @@ func TestJudgeRules(t *testing.T) {
 			[]Op{{Obj: basePatient, Key: "{link", Action: ActionMake, Value: kindOnly(Map), Pred: []OpID{baseLink}}},
 			ReasonPredecessor},
 		{"text in a list", []Op{insert(baseNames, OpID{}, kindOnly(Text))}, ReasonSlot},
-		{"scalar over a list's map", []Op{overwrite(baseNames, baseName, number(1), baseName)}, ReasonSlot},
-		{"map over a list's scalar",
-			[]Op{{Obj: baseNames, Elem: baseScalar, Action: ActionMake, Value: kindOnly(Map), Pred: []OpID{baseScalar}}},
+		{"list in a list", []Op{insert(baseNames, OpID{}, kindOnly(List))}, ReasonSlot},
+		{"scalar in a list", []Op{insert(baseNames, OpID{}, number(1))}, ReasonSlot},
+		{"scalar over an element", []Op{overwrite(baseNames, baseItem, number(1), baseItem)}, ReasonSlot},
+		{"scalar over an element, beside it", []Op{overwrite(baseNames, baseItem, number(1))}, ReasonSlot},
+		{"map over an element",
+			[]Op{{Obj: baseNames, Elem: baseItem, Action: ActionMake, Value: kindOnly(Map), Pred: []OpID{baseItem}}},
 			ReasonSlot},
+		{"map over an element, beside it",
+			[]Op{{Obj: baseNames, Elem: baseItem, Action: ActionMake, Value: kindOnly(Map)}}, ReasonSlot},
 		{"field deleted",
 			[]Op{{Obj: basePatient, Key: "gender", Action: ActionDelete, Pred: []OpID{at(2, 1)}}}, ReasonAction},
 		{"map deleted",
 			[]Op{{Obj: basePatient, Key: "{link", Action: ActionDelete, Pred: []OpID{baseLink}}}, ReasonAction},
-		{"element deleted", []Op{remove(baseNames, baseScalar)}, ReasonAction},
+		{"element deleted", []Op{remove(baseNames, baseItem)}, ReasonAction},
 
 		{"live 2", []Op{put(basePatient, liveKey, number(2))}, ReasonControl},
 		{"live true", []Op{put(basePatient, liveKey, boolean(1))}, ReasonControl},
@@ -165,13 +172,16 @@ func TestJudgeRules(t *testing.T) {
 		{"tilde alone", []Op{put(basePatient, "~", number(1))}, ReasonControl},
 		{"escape without need", []Op{put(basePatient, "~~a", number(1))}, ReasonControl},
 
-		{"element unknown", []Op{overwrite(baseNames, at(40, 1), number(1), at(40, 1))}, ReasonElement},
-		{"element of another object", []Op{overwrite(baseNames, at(8, 1), number(1), at(8, 1))}, ReasonElement},
-		{"element that is a key", []Op{insert(baseNames, at(2, 1), number(1))}, ReasonElement},
+		{"element unknown", []Op{insert(baseNames, at(40, 1), kindOnly(Map))}, ReasonElement},
+		{"element of another object", []Op{insert(baseNames, at(8, 1), kindOnly(Map))}, ReasonElement},
+		{"element of another list", []Op{makeAt(basePatient, "[a", List), insert(at(13, 2), OpID{}, kindOnly(Map)),
+			insert(baseNames, at(14, 2), kindOnly(Map))}, ReasonElement},
+		{"element that is a key", []Op{insert(baseNames, at(2, 1), kindOnly(Map))}, ReasonElement},
 		{"element made later",
-			[]Op{insert(baseNames, at(14, 2), number(1)), insert(baseNames, OpID{}, number(1))}, ReasonElement},
-		{"element before itself", []Op{insert(baseNames, at(13, 2), number(1))}, ReasonElement},
-		{"character of another text", []Op{insert(baseNote, baseScalar, text("a"))}, ReasonElement},
+			[]Op{insert(baseNames, at(14, 2), kindOnly(Map)), insert(baseNames, OpID{}, kindOnly(Map))}, ReasonElement},
+		{"element before itself", []Op{insert(baseNames, at(13, 2), kindOnly(Map))}, ReasonElement},
+		{"character of a list", []Op{insert(baseNote, baseItem, text("a"))}, ReasonElement},
+		{"character unknown", []Op{remove(baseNote, at(40, 1))}, ReasonElement},
 
 		{"two characters at once", []Op{insert(baseNote, OpID{}, text("ab"))}, ReasonText},
 		{"no character", []Op{insert(baseNote, OpID{}, text(""))}, ReasonText},
@@ -192,18 +202,18 @@ func TestJudgeRules(t *testing.T) {
 		{"predecessor made later",
 			[]Op{put(basePatient, "a", number(1), at(14, 2)), put(basePatient, "a", number(1))}, ReasonPredecessor},
 		{"predecessor of an insertion",
-			[]Op{{Obj: baseNames, Insert: true, Action: ActionPut, Value: number(1), Pred: []OpID{baseScalar}}},
+			[]Op{{Obj: baseNames, Insert: true, Action: ActionMake, Value: kindOnly(Map), Pred: []OpID{baseItem}}},
 			ReasonPredecessor},
-		{"element written over nothing", []Op{overwrite(baseNames, baseScalar, number(1))}, ReasonPredecessor},
-		{"element over another",
-			[]Op{insert(baseNames, OpID{}, number(1)), overwrite(baseNames, at(13, 2), number(1), baseScalar)},
+		{"predecessor of a character",
+			[]Op{{Obj: baseNote, Insert: true, Action: ActionPut, Value: text("a"), Pred: []OpID{at(8, 1)}}},
 			ReasonPredecessor},
+		{"predecessor that is an element", []Op{put(baseItem, "~~", number(1), baseItem)}, ReasonPredecessor},
 
 		{"field unmarked", []Op{put(basePatient, "gender", text("female"), at(2, 1))}, ReasonUnmarked},
 		{"map marked, resource not", []Op{put(baseLink, "key", number(1)), live(baseLink)}, ReasonUnmarked},
 		{"resource marked, map not", []Op{put(baseLink, "key", number(1)), live(basePatient)}, ReasonUnmarked},
 		{"new map unmarked", []Op{makeAt(basePatient, "{new", Map)}, ReasonUnmarked},
-		{"list unmarked", []Op{insert(baseNames, OpID{}, number(1))}, ReasonUnmarked},
+		{"list unmarked", []Op{insert(baseNames, OpID{}, kindOnly(Map))}, ReasonUnmarked},
 		{"in a list's map, resource unmarked", []Op{put(baseName, "given", text("A")), live(baseName)}, ReasonUnmarked},
 		{"text without its register", []Op{insert(baseNote, OpID{}, text("a")), live(basePatient)}, ReasonUnmarked},
 		{"text with another's register",

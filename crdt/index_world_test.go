@@ -204,6 +204,8 @@ func (s *scribe) edit() {
 			s.add(makeAt(p.id, "["+key, List), at)
 		case 2:
 			s.add(makeAt(p.id, `"`+key, Text), at)
+		case 3:
+			s.put(p.id, "~~", s.scalar(), at)
 		default:
 			s.put(p.id, key, s.scalar(), at)
 		}
@@ -213,18 +215,13 @@ func (s *scribe) edit() {
 		if elem >= 0 {
 			after = s.w.places[elem].id
 		}
-		switch n := rng.IntN(5); {
-		case n == 0:
-			s.add(insert(p.id, after, kindOnly(Map)), at)
-		case n == 1:
-			s.add(insert(p.id, after, kindOnly(List)), at)
-		case n == 2 && elem >= 0 && s.w.places[elem].op.Action == ActionPut:
-			preds := s.preds(func(q *madePlace) bool { return q.op.Obj == p.id && !q.op.Insert && q.op.Elem == after })
-			preds = append(preds, after)
-			slices.SortFunc(preds, OpID.Compare)
-			s.add(overwrite(p.id, after, s.scalar(), slices.Compact(preds)...), at)
+		item := s.add(insert(p.id, after, kindOnly(Map)), at)
+		switch id := s.w.places[item].id; rng.IntN(4) {
+		case 0: // a map
+		case 1:
+			s.add(makeAt(id, "[", List), item)
 		default:
-			s.add(insert(p.id, after, s.scalar()), at)
+			s.put(id, "~~", s.scalar(), item)
 		}
 	case Text:
 		elem := s.pick(s.visible(func(q *madePlace) bool { return q.op.Obj == p.id && q.op.Insert }))
@@ -248,7 +245,7 @@ func (s *scribe) spoil() {
 	rng := s.w.rng
 	op := &s.c.Ops[rng.IntN(len(s.c.Ops))]
 	some := s.w.places[rng.IntN(len(s.w.places))]
-	switch rng.IntN(9) {
+	switch rng.IntN(11) {
 	case 0:
 		s.c.Seq += uint64(rng.IntN(2)) + 1
 	case 1:
@@ -279,5 +276,13 @@ func (s *scribe) spoil() {
 		}
 	case 8:
 		s.c.StartOp -= min(s.c.StartOp-1, uint64(rng.IntN(3)))
+	case 9:
+		if op.Insert {
+			op.Action, op.Value = ActionPut, s.scalar()
+		}
+	case 10:
+		if op.Insert {
+			op.Insert, op.Elem, op.Pred = false, some.id, []OpID{some.id}
+		}
 	}
 }
