@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -51,7 +52,7 @@ func TestMain(m *testing.M) {
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("%v (%v)", err, errors.Unwrap(err))
 	}
 }
 
@@ -125,7 +126,12 @@ func (s *site) start() {
 	}
 	s.client, err = client.Dial(s.dir)
 	must(s.t, err)
-	s.t.Cleanup(s.stop)
+	s.t.Cleanup(func() {
+		s.stop()
+		if s.t.Failed() {
+			s.t.Logf("log of %s:\n%s", s.name, s.log)
+		}
+	})
 }
 
 // stop ends the agent in order.

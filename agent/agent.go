@@ -123,6 +123,8 @@ func (a *Agent) Run(ctx context.Context) error {
 			return member
 		},
 		OnPeer: a.peers.changed, OnAddrs: a.peers.learnt,
+		// What one frame brings is made durable at once, and a cut loses no more than one.
+		Session: session.Config{FramePayload: 64 << 10},
 	})
 	if err != nil {
 		return fmt.Errorf("open network: %w", err)

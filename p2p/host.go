@@ -235,6 +235,11 @@ func (h *Host) connected(c network.Conn) {
 			if m.stopDial != nil {
 				m.stopDial() // the peer was faster; our dial may hang on a dead address
 			}
+			if m.link != nil && time.Since(m.link.since) > linkSettled && c.Stat().Direction == network.DirInbound {
+				// It would not dial if it had the connection that the link runs on: it was started again, or its network
+				// is another. The transport would take half a minute to notice.
+				m.link.end(errReplaced)
+			}
 			if c.Stat().Direction == network.DirInbound {
 				m.failures, m.next = 0, time.Time{} // it came to us: what our own dials met does not matter any more
 			}

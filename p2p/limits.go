@@ -48,5 +48,6 @@ const (
 	joinPatience  = 10 * time.Second       // with a stranger
 	refusalDelay  = 300 * time.Millisecond // every refusal takes this long, whatever its reason
 	strangerLimit = 30 * time.Second       // then a stranger's connection is closed
+	linkSettled   = time.Second            // an inbound connection beside a younger link is of two that dialled at once
 	turnFirst     = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
 )

@@ -20,7 +20,6 @@ import (
 	"net/http"
 	"net/url"
 	"strconv"
-	"sync"
 	"time"
 
 	"chartmesh/agent/api"
@@ -49,18 +48,14 @@ func Dial(dir string) (*Client, error) {
 		return nil, err
 	}
 	dialer := net.Dialer{Timeout: dialTimeout}
-	first, err := dialer.Dial("unix", path)
+	probe, err := dialer.Dial("unix", path)
 	if err != nil {
 		return nil, &api.Error{Code: api.CodeUnavailable, Message: "no agent runs on " + dir,
 			Hint: "start one with: chartmesh agent", Err: err}
 	}
-	var once sync.Once
+	_ = probe.Close() // kept, it would be closed by the agent if the first request comes late
 	return &Client{http: &http.Client{Transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (conn net.Conn, err error) {
-			once.Do(func() { conn = first })
-			if conn != nil {
-				return conn, nil
-			}
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return dialer.DialContext(ctx, "unix", path)
 		},
 		MaxIdleConns:           idleConns,
