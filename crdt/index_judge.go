@@ -472,9 +472,6 @@ func (j *judge) record() (_ Record, bytes int) {
 			w.ref = keys[op.Key]
 		case op.Key != "":
 			w.ref = number(names, &r.names, op.Key)
-		case w.kind == rowPutElem:
-			w.ref = uint32(len(r.elems))
-			r.elems = append(r.elems, op.Elem)
 		}
 		if n := len(r.rows); n > 0 && w.kind.several() && r.rows[n-1].kind == w.kind && r.rows[n-1].obj == w.obj {
 			continue
@@ -489,10 +486,8 @@ func kindOf(op *Op) rowKind {
 	switch {
 	case op.Action == ActionDelete:
 		return rowRemove
-	case op.Action == ActionMake && op.Insert && op.Value.Kind == Map:
-		return rowInsertMap
 	case op.Action == ActionMake && op.Insert:
-		return rowInsertList
+		return rowInsertMap
 	case op.Action == ActionMake && op.Value.Kind == Map:
 		return rowMakeMap
 	case op.Action == ActionMake && op.Value.Kind == List:
@@ -501,8 +496,6 @@ func kindOf(op *Op) rowKind {
 		return rowMakeText
 	case op.Insert:
 		return rowInsert
-	case op.Key == "":
-		return rowPutElem
 	}
 	return rowPut
 }

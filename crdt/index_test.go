@@ -310,9 +310,6 @@ func normal(r Record) Record {
 	if len(r.Deps) == 0 {
 		r.Deps = nil
 	}
-	if len(r.elems) == 0 {
-		r.elems = nil
-	}
 	if len(r.names) == 0 {
 		r.names = nil
 	}

@@ -16,7 +16,6 @@ type Record struct {
 	Keys    []string // root keys ("Type/id") touched, each once, in the order of the first touch
 
 	names   []string // other keys written, each once
-	elems   []OpID   // list elements written over
 	objects []object // containers written to: those of earlier changes, then those made here, in order
 	foreign int      // how many of objects are of earlier changes (or the root)
 	rows    []row    // ascending by at
@@ -40,15 +39,13 @@ type row struct {
 type rowKind uint8
 
 const (
-	rowMakeMap    rowKind = 1 // ref: name, or in the root an index into Keys
-	rowMakeList   rowKind = 2 // ref: name
-	rowMakeText   rowKind = 3 // ref: name
-	rowInsertMap  rowKind = 4 // a list's new element is a map; no ref
-	rowInsertList rowKind = 5 // no ref
-	rowPut        rowKind = 6 // scalar at a map's key; ref: name
-	rowPutElem    rowKind = 7 // scalar over a list's element; ref: index into elems
-	rowInsert     rowKind = 8 // scalar as a new element of a list, characters of a text; no ref, several in a row
-	rowRemove     rowKind = 9 // characters of a text; no ref, several in a row
+	rowMakeMap   rowKind = 1 // ref: name, or in the root an index into Keys
+	rowMakeList  rowKind = 2 // ref: name
+	rowMakeText  rowKind = 3 // ref: name
+	rowInsertMap rowKind = 4 // a list's new element; no ref
+	rowPut       rowKind = 5 // scalar at a map's key; ref: name
+	rowInsert    rowKind = 6 // characters of a text; no ref, several in a row
+	rowRemove    rowKind = 7 // characters of a text; no ref, several in a row
 )
 
 // makes returns the kind of container that a row makes, or 0.
@@ -56,7 +53,7 @@ func (k rowKind) makes() Kind {
 	switch k {
 	case rowMakeMap, rowInsertMap:
 		return Map
-	case rowMakeList, rowInsertList:
+	case rowMakeList:
 		return List
 	case rowMakeText:
 		return Text
@@ -65,7 +62,7 @@ func (k rowKind) makes() Kind {
 }
 
 // inserts reports whether a row makes new elements.
-func (k rowKind) inserts() bool { return k == rowInsertMap || k == rowInsertList || k == rowInsert }
+func (k rowKind) inserts() bool { return k == rowInsertMap || k == rowInsert }
 
 // several reports whether operations in a row are kept as one.
 func (k rowKind) several() bool { return k == rowInsert || k == rowRemove }

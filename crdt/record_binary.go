@@ -15,12 +15,12 @@ import (
 //	deps         count, 32 each
 //	actor        16
 //	seq, start, count
-//	actors       count, 16 each; the others that elems and objects name
+//	actors       count, 16 each; the others that objects name
 //	keys         count, each: type (0: as the key before; else length+1, bytes), id (length*2, bytes; or 1 and the 16
 //	             bytes of a lowercase UUID)
 //	names        count, each: length, bytes
-//	elems        count, each: actor (0: this change's, else 1 + index), counter
-//	objects      count of those not made here, each: 0 for the root; else actor + 1, counter, key index
+//	objects      count of those not made here, each: 0 for the root; else actor (1: this change's, else 2 + index),
+//	             counter, key index
 //	rows         until count operations are told, in groups of one object: object (zigzag difference to the group
 //	             before), rows less 1, each: value*16 + kind, the value being ref or, of a kind with several operations, their
 //	             number less 1
@@ -44,18 +44,10 @@ func (r *Record) AppendBinary(b []byte) ([]byte, error) {
 
 	numbers := map[Actor]uint64{r.Actor: 0}
 	var others []Actor
-	note := func(a Actor) {
-		if _, ok := numbers[a]; !ok {
-			others = append(others, a)
-			numbers[a] = uint64(len(others))
-		}
-	}
-	for _, e := range r.elems {
-		note(e.Actor)
-	}
 	for _, o := range r.objects[:r.foreign] {
-		if o.id != (OpID{}) {
-			note(o.id.Actor)
+		if _, ok := numbers[o.id.Actor]; !ok && o.id != (OpID{}) {
+			others = append(others, o.id.Actor)
+			numbers[o.id.Actor] = uint64(len(others))
 		}
 	}
 	w.Uvarint(uint64(len(others)))
@@ -70,11 +62,6 @@ func (r *Record) AppendBinary(b []byte) ([]byte, error) {
 	w.Uvarint(uint64(len(r.names)))
 	for _, name := range r.names {
 		w.String(name)
-	}
-	w.Uvarint(uint64(len(r.elems)))
-	for _, e := range r.elems {
-		w.Uvarint(numbers[e.Actor])
-		w.Uvarint(e.Counter)
 	}
 	w.Uvarint(uint64(r.foreign))
 	for _, o := range r.objects[:r.foreign] {
@@ -180,10 +167,6 @@ func (p *recordParser) tables() {
 			p.Fail("name")
 		}
 	}
-	r.elems = make([]OpID, p.count(MaxChangeOps, 2))
-	for i := range r.elems {
-		r.elems[i] = p.opID(p.Uvarint(MaxChangeActors))
-	}
 	r.foreign = p.count(MaxChangeOps, 1)
 	r.objects = make([]object, r.foreign)
 	for i := range r.objects {
@@ -240,9 +223,7 @@ func (p *recordParser) row(obj uint32) {
 		if limit = len(r.names); inRoot {
 			limit = len(r.Keys)
 		}
-	case rowPutElem:
-		limit = len(r.elems)
-	case rowInsertMap, rowInsertList:
+	case rowInsertMap:
 	case rowInsert, rowRemove:
 		limit, ops, w.ref = math.MaxInt32, uint64(w.ref)+1, 0
 		if n := len(r.rows); n > 0 && r.rows[n-1].kind == w.kind && r.rows[n-1].obj == obj {
@@ -275,22 +256,15 @@ func (p *recordParser) check() {
 	}
 	named := map[Actor]bool{p.r.Actor: true}
 	next := 1
-	note := func(a Actor) {
-		if named[a] {
-			return
+	for _, o := range p.r.objects[:p.r.foreign] {
+		a := o.id.Actor
+		if o.id == (OpID{}) || named[a] {
+			continue
 		}
 		if named[a] = true; next >= len(p.actors) || p.actors[next] != a {
 			p.Fail("actors")
 		}
 		next++
-	}
-	for _, e := range p.r.elems {
-		note(e.Actor)
-	}
-	for _, o := range p.r.objects[:p.r.foreign] {
-		if o.id != (OpID{}) {
-			note(o.id.Actor)
-		}
 	}
 	if next != len(p.actors) {
 		p.Fail("actors")
