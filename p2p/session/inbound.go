@@ -155,7 +155,7 @@ func (s *Session) helloLocked(st *state, now time.Time, m *hello) error {
 		sc.told = sc.told.orIfNew(sc.digest, answers)
 		sc.judge(now, answers)
 	}
-	st.resolve(now, m.seen)
+	st.resolve(now, m.seen, nil)
 	st.noteAgreement()
 	return nil
 }
@@ -254,7 +254,7 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 	for _, l := range sc.logs {
 		l.notBefore = time.Time{} // once more; what does not help is tried ever more seldom
 	}
-	st.resolve(now, m.seen)
+	st.resolve(now, m.seen, &m.scope)
 	s.mu.Unlock()
 	if err := s.lookBelow(m, below); err != nil {
 		return err
@@ -388,7 +388,7 @@ func (s *Session) handleAck(ctx context.Context, now time.Time, m *ack) error {
 		sc.hear(m.digest.plain())
 		sc.judge(now, false)
 	}
-	st.resolve(now, m.seen)
+	st.resolve(now, m.seen, &m.scope)
 	st.noteAgreement()
 	s.mu.Unlock()
 	return s.acked(ctx, Ack{Scope: m.scope, Stored: m.stored, Digest: m.digest.plain(), Time: time.UnixMilli(m.time),

@@ -272,10 +272,15 @@ func (st *state) standsOut() bool {
 	return false
 }
 
-// resolve takes off the books what the peer holds, or has seen and not kept: frames up to number seen.
-func (st *state) resolve(now time.Time, seen uint64) {
+// resolve takes off the books what the peer holds, or has seen and not kept: frames up to number seen. What the peer said
+// of one scope says nothing of another, whose ACK may be on the way; only is that scope, or nil if it spoke of all.
+func (st *state) resolve(now time.Time, seen uint64, only *trust.ScopeID) {
 	left := st.inflight[:0]
 	for _, f := range st.inflight {
+		if only != nil && f.scope != *only {
+			left = append(left, f)
+			continue
+		}
 		sc := st.scopes[f.scope]
 		held := sc == nil || !f.fork && sc.theirs[f.log].Counter >= f.last || f.fork && f.seq <= seen
 		if !held && f.seq > seen {
