@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"unicode/utf16"
 
@@ -283,11 +284,31 @@ func TestFolder(t *testing.T) {
 	}
 }
 
+// lockedBuffer takes the log of the engine's goroutines.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) WriteString(s string) { _, _ = l.Write([]byte(s)) }
+
+func (l *lockedBuffer) Bytes() []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return bytes.Clone(l.b.Bytes())
+}
+
 // TestNothingInClear looks for a name that stands in keys and values in the folder, the log and every error, in the forms
 // that it may take, and finds it in a plain copy.
 func TestNothingInClear(t *testing.T) {
 	const name = "Quenneville-Zzyzx"
-	var log bytes.Buffer
+	var log lockedBuffer
 	dir := filepath.Join(t.TempDir(), "store")
 	opts := storage.Options{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
 	open := func() storage.Store {
