@@ -270,7 +270,7 @@ func (s *story) heal(ctx context.Context) error {
 	}
 	text := "6. The link is healed. The phone number and the e-mail address merged; the birth date is a conflict, listed at both\n   sites alike, and nothing is lost:"
 	for i, v := range s.conflict.Values {
-		text += fmt.Sprintf("\n     [%d] %s  by %s, %s, %s", i, v.Value, v.Author, v.Site, v.Time.Local().Format("15:04:05"))
+		text += fmt.Sprintf("\n     [%d] %s  by %s, %s, %s", i+1, v.Value, v.Author, v.Site, v.Time.Local().Format("15:04:05"))
 	}
 	s.say("healed", text, map[string]any{"conflict": s.conflict})
 	return nil
