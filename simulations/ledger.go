@@ -200,8 +200,9 @@ func (l *ledger) introduced(e *entry) []string {
 		}
 	}
 	content := e.content[e.ref]
-	if e.decided != nil { // who chooses a map chooses which, and not again each value in it
-		if content = e.chosen; !single(e.decided.Path, content) {
+	if e.decided != nil { // who chooses a container, or that one stays, does not say again each value in it
+		stays := len(e.decided.Values) == 2 && listsRemoval([]api.Conflict{*e.decided})
+		if content = e.chosen; stays || !single(e.decided.Path, content) {
 			return nil
 		}
 	}
