@@ -32,7 +32,7 @@ func TestLatency(t *testing.T) {
 			return nil
 		})
 	}()
-	var took []time.Duration
+	var took, written []time.Duration
 	for i := range edits {
 		ref := api.Ref{Type: "Patient", ID: ids[i%len(ids)]}
 		o := a.get(ref.String())
@@ -41,6 +41,7 @@ func TestLatency(t *testing.T) {
 		began := time.Now()
 		w, err := a.put(body, false)
 		must(t, err)
+		written = append(written, time.Since(began))
 		for {
 			select {
 			case <-arrived:
@@ -56,5 +57,7 @@ func TestLatency(t *testing.T) {
 		took = append(took, time.Since(began))
 	}
 	slices.Sort(took)
+	slices.Sort(written)
 	t.Logf("%d edits: p50 %v, p99 %v, max %v", edits, took[edits/2], took[edits*99/100], took[edits-1])
+	t.Logf("of that until the answer to the writer: p50 %v, p99 %v", written[edits/2], written[edits*99/100])
 }
