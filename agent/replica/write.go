@@ -35,6 +35,7 @@ type job struct {
 	decide string                // root key whose conflict to decide
 	id     [16]byte              // which conflict
 	choice crdt.Choice
+	again  bool // it did not read back equal once
 }
 
 func (j *job) keys() []string {
@@ -113,7 +114,11 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 		return false, 0, err
 	}
 	if j.base == nil {
-		if err := t.verify(d, j); err != nil {
+		err := t.verify(d, j)
+		if errors.Is(err, errReadBack) && !j.again {
+			return t.writeAnew(ctx, d, j, by, origin)
+		}
+		if err != nil {
 			return false, 0, err
 		}
 	}
@@ -168,6 +173,42 @@ func (t *transaction) plan(ctx context.Context, d *document, j job) ([]crdt.Inst
 	return instructions, err
 }
 
+var errReadBack = errors.New("what was written does not read back equal; nothing was kept")
+
+// writeAnew writes what did not read back equal in two changes more: the fields that differ are removed, and then written.
+// So a list with a past of concurrent additions and removals, which one change did not settle, is made anew; whoever edits
+// the old one meanwhile meets the removal as a conflict.
+func (t *transaction) writeAnew(ctx context.Context, d *document, j job, by author, origin chunk.Origin) (bool, int, error) {
+	less := j
+	less.again, less.want, less.json = true, map[string]crdt.Value{}, map[string][]byte{}
+	for key, json := range j.json {
+		v, err := t.view(d.id, key)
+		if err != nil {
+			return false, 0, err
+		}
+		obj, err := fhir.Parse(json)
+		if err != nil {
+			return false, 0, err
+		}
+		if v != nil && !v.Removed {
+			got, err := fhir.Parse(v.JSON)
+			if err != nil {
+				return false, 0, err
+			}
+			maps.DeleteFunc(obj, func(field string, value any) bool { return !fhir.Equal(value, got[field]) })
+		}
+		if less.want[key], err = fhir.ToValue(obj); err != nil {
+			return false, 0, err
+		}
+		less.json[key] = fhir.AppendCanonical(nil, obj)
+	}
+	if _, _, err := t.edit(ctx, less, by, origin); err != nil {
+		return false, 0, err
+	}
+	j.again = true
+	return t.edit(ctx, j, by, origin)
+}
+
 // verify compares what reads show now with what was to be written.
 func (t *transaction) verify(d *document, j job) error {
 	for key, want := range j.json {
@@ -176,7 +217,7 @@ func (t *transaction) verify(d *document, j job) error {
 			return err
 		}
 		if v == nil || v.Removed || !bytes.Equal(v.JSON, want) {
-			return errors.New("what was written does not read back equal; nothing was kept")
+			return errReadBack
 		}
 	}
 	return nil
