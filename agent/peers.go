@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -141,8 +140,13 @@ func (p *peerBook) store(ctx context.Context, r *replica.Replica) error {
 	}
 	clear(p.mu.dirty)
 	p.mu.Unlock()
-	for _, d := range slices.Collect(maps.Keys(changed)) {
+	for d := range changed {
 		if err := r.PutSmall(ctx, storage.Peer.Key(d), marshalPeer(changed[d])); err != nil {
+			p.mu.Lock()
+			for d := range changed {
+				p.mu.dirty[d] = true // tried again
+			}
+			p.mu.Unlock()
 			return fmt.Errorf("store peer: %w", err)
 		}
 	}

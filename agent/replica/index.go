@@ -30,6 +30,7 @@ func (t *transaction) putView(d *document, key string, old, next *view, local bo
 	if err := t.reindex(ref, old, next); err != nil {
 		return 0, err
 	}
+	next.object = nil // it is many times its JSON, and the view stays for the transaction
 	opened := t.putConflicts(d, key, old, next)
 	apart, err := t.putDuplicate(ref)
 	if err != nil {
@@ -101,9 +102,15 @@ func found(v *view) (indexed, error) {
 	if v == nil || v.Removed {
 		return x, nil
 	}
-	obj, err := fhir.Parse(v.JSON)
-	if err != nil {
+	if len(v.JSON) > fhir.MaxResource {
 		return x, nil // merged beyond what one resource may be: shown, and not found by its words
+	}
+	obj := v.object
+	if obj == nil {
+		var err error
+		if obj, err = fhir.Parse(v.JSON); err != nil {
+			return x, nil // nested deeper than one resource may be: likewise
+		}
 	}
 	for _, term := range fhir.Terms(obj) {
 		x.terms[term] = true

@@ -7,6 +7,7 @@ import (
 
 	"chartmesh/chunk"
 	"chartmesh/crdt"
+	"chartmesh/fhir"
 	"chartmesh/trust"
 	"chartmesh/wire"
 )
@@ -91,6 +92,8 @@ type view struct {
 	Last          lastEdit
 	Conflicts     []openConflict
 	JSON          []byte // canonical; empty when Removed
+
+	object fhir.Object // what JSON says, while it is at hand: a view that was just made
 }
 
 // lastEdit says who wrote the newest of a view's heads.

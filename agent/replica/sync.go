@@ -225,12 +225,19 @@ func (r *Replica) FlushAcks(ctx context.Context) error {
 			}
 		}
 	}
-	clear(r.mu.dirty)
+	flushed := r.mu.dirty
+	r.mu.dirty = map[trust.DeviceID]bool{}
 	r.mu.Unlock()
 	if batch.Len() == 0 {
 		return nil
 	}
-	return r.store.Commit(ctx, &batch)
+	err := r.store.Commit(ctx, &batch)
+	if err != nil {
+		r.mu.Lock()
+		maps.Copy(r.mu.dirty, flushed) // tried again
+		r.mu.Unlock()
+	}
+	return err
 }
 
 func (r *Replica) loadAcks(v storage.Reader) error {

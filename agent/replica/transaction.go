@@ -278,7 +278,8 @@ func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash,
 		next.Imports = d.index.HeadsOf(append([]crdt.ChangeHash{by}, next.Imports...))
 	}
 	if !next.Removed {
-		next.JSON = fhir.AppendCanonical(nil, resourceOf(shown.Value))
+		next.object = resourceOf(shown.Value)
+		next.JSON = fhir.AppendCanonical(nil, next.object)
 	}
 	for _, c := range shown.Conflicts {
 		open := openConflict{ID: c.ID, Path: c.Path, Shown: c.Shown}
