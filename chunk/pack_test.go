@@ -2,9 +2,11 @@ package chunk
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"math/bits"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -164,7 +166,7 @@ func FuzzParseChanges(f *testing.F) {
 	f.Add(w.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, kind := range []Kind{KindChanges, KindDecision} {
-			body, err := parseBody(kind, b)
+			body, err := parseBody(kind, b, nil)
 			if err != nil {
 				continue
 			}
@@ -173,6 +175,131 @@ func FuzzParseChanges(f *testing.F) {
 			if !bytes.Equal(w.Bytes(), b) {
 				t.Fatal("does not re-encode to the same bytes")
 			}
+		}
+	})
+}
+
+func sampleCheckpoint() *Checkpoint {
+	logs := []LogKey{{Device: [32]byte{1}}, {Device: [32]byte{1}, Nonce: [16]byte{2}}}
+	return &Checkpoint{
+		Document: [32]byte{7}, Logs: logs,
+		Covers: runsOf(Run{logs[0].ID(), 3, 4, ID{4}}, Run{logs[0].ID(), 9, 9, ID{9}}, Run{logs[1].ID(), 1, 2, ID{2}}),
+		Parts: []Part{
+			{Spot: Spot{0, 3}, Schema: 1, TimeMillis: -1, Author: "Ärztin", Origin: OriginImport, Changes: []Change{{0, []byte("one")}}},
+			{Spot: Spot{1, 2}, Schema: 2, Origin: OriginEdit, Changes: []Change{{0, []byte("two")}, {3, []byte("three")}}},
+			{Spot: Spot{0, 4}, Schema: 1, Origin: OriginDelete, Changes: []Change{{0, []byte("four")}}},
+			{Spot: Spot{0, 6}, Schema: 1, Origin: OriginEdit, Changes: []Change{{0, []byte("kept where it is")}}},
+		},
+		Others: []Spot{{0, 9}, {1, 1}},
+		Authorship: []Word{
+			{0, Authorship{Branch: 0, Seq: 3, Newest: [32]byte{1}}},
+			{1, Authorship{Branch: 0, Seq: 1}}, {1, Authorship{Branch: 3, Seq: 1}},
+		},
+	}
+}
+
+func runsOf(runs ...Run) Runs {
+	slices.SortFunc(runs, func(a, b Run) int { return cmp.Or(a.Log.Compare(b.Log), cmp.Compare(a.From, b.From)) })
+	return runs
+}
+
+func FuzzParseCheckpoint(f *testing.F) {
+	c := sampleCheckpoint()
+	var w wire.Writer
+	c.append(&w)
+	if _, err := parseCheckpoint(w.Bytes(), c.clear()); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(w.Bytes(), c.clear())
+	v := &Cover{Document: [32]byte{7}, Checkpoint: Place{LogID{1}, 5, ID{6}}, OK: true}
+	if _, err := parseCover(v.Document[:], v.clear()); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(v.Document[:], v.clear())
+	f.Fuzz(func(t *testing.T, b, clear []byte) {
+		for _, kind := range []Kind{KindCheckpoint, KindCover} {
+			body, err := parseBody(kind, b, clear)
+			if err != nil {
+				continue
+			}
+			var w wire.Writer
+			body.append(&w)
+			if !bytes.Equal(w.Bytes(), b) || !bytes.Equal(body.(clearer).clear(), clear) {
+				t.Fatal("does not re-encode to the same bytes")
+			}
+		}
+	})
+}
+
+// TestCheckpointRefuses bends each thing that a checkpoint must be.
+func TestCheckpointRefuses(t *testing.T) {
+	for name, bend := range map[string]func(*Checkpoint){
+		"nothing in it":                func(c *Checkpoint) { c.Parts = nil },
+		"logs out of order":            func(c *Checkpoint) { slices.Reverse(c.Logs) },
+		"a log that is not used":       func(c *Checkpoint) { c.Logs = append(c.Logs, LogKey{Device: [32]byte{9}}) },
+		"a part of no log":             func(c *Checkpoint) { c.Parts[0].Log = 2 },
+		"a part twice":                 func(c *Checkpoint) { c.Parts[2].Counter = 3 },
+		"a part at no counter":         func(c *Checkpoint) { c.Parts[0].Counter = 0 },
+		"a run without its parts":      func(c *Checkpoint) { c.Covers[0].To++ },
+		"a run out of order":           func(c *Checkpoint) { slices.Reverse(c.Covers) },
+		"a run at no counter":          func(c *Checkpoint) { c.Covers[0].From = 0 },
+		"a part without changes":       func(c *Checkpoint) { c.Parts[1].Changes = nil },
+		"an empty change":              func(c *Checkpoint) { c.Parts[1].Changes[0].Raw = nil },
+		"an author in no encoding":     func(c *Checkpoint) { c.Parts[1].Author = "\xff" },
+		"no origin":                    func(c *Checkpoint) { c.Parts[1].Origin = 0 },
+		"another place not covered":    func(c *Checkpoint) { c.Others[0].Counter = 8 },
+		"other places out of order":    func(c *Checkpoint) { slices.Reverse(c.Others) },
+		"an actor without a signature": func(c *Checkpoint) { c.Authorship = c.Authorship[:2] },
+		"a signature of nobody":        func(c *Checkpoint) { c.Authorship[2].Branch = 4 },
+		"signatures out of order":      func(c *Checkpoint) { slices.Reverse(c.Authorship) },
+		"two runs that touch": func(c *Checkpoint) {
+			i := slices.IndexFunc(c.Covers, func(r Run) bool { return r.From == 3 })
+			c.Covers = slices.Insert(c.Covers, i+1, Run{c.Covers[i].Log, 4, 4, ID{}})
+			c.Covers[i].To = 3
+		},
+	} {
+		c := sampleCheckpoint()
+		bend(c)
+		var w wire.Writer
+		c.append(&w)
+		if _, err := parseCheckpoint(w.Bytes(), c.clear()); !errors.Is(err, wire.ErrMalformed) || c.check() == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestRunsFind(t *testing.T) {
+	a, b := LogID{1}, LogID{2}
+	runs := Runs{{a, 2, 3, ID{}}, {a, 7, 7, ID{}}, {b, 1, 9, ID{}}}
+	for _, c := range []struct {
+		log     LogID
+		counter uint64
+		want    bool
+	}{{a, 1, false}, {a, 2, true}, {a, 3, true}, {a, 4, false}, {a, 7, true}, {a, 8, false}, {b, 1, true}, {b, 9, true}, {b, 10, false},
+		{LogID{3}, 1, false}, {LogID{}, 7, false}} {
+		if runs.Holds(c.log, c.counter) != c.want {
+			t.Errorf("log %v, counter %d: not %v", c.log, c.counter, c.want)
+		}
+	}
+	if runs.Len() != 12 {
+		t.Errorf("%d chunks", runs.Len())
+	}
+}
+
+func FuzzParseSkip(f *testing.F) {
+	s := Skip{Scope: [16]byte{1}, Run: Run{LogID{2}, 3, 300, ID{4}}, Checkpoint: Place{LogID{5}, 6, ID{7}}}
+	b, _ := s.AppendBinary(nil)
+	if got, err := ParseSkip(b); err != nil || got != s || !IsSkip(b) {
+		f.Fatal(got, err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		s, err := ParseSkip(b)
+		if err != nil {
+			return
+		}
+		if again, _ := s.AppendBinary(nil); !bytes.Equal(again, b) {
+			t.Fatal("does not re-encode to the same bytes")
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"chartmesh/chunk"
 	"chartmesh/crdt"
@@ -43,23 +44,21 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 // none of the others: it is remembered, and the chunk held as unapplied when its turn comes again.
 func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	t := r.begin()
-	var at chunkRef
 	fail := func(err error) (int, error) {
 		if !blames(err) || ctx.Err() != nil {
 			return n, err
 		}
-		r.log.Error("applying a chunk failed; it is kept and tried again after a restart", "log", at.Log, "counter", at.Counter, "error", err)
-		r.failing[at] = "this machine failed on it"
+		r.log.Error("applying a chunk failed; it is kept and tried again after a restart", "log", t.judging.Log, "counter", t.judging.Counter, "error", err)
+		r.failing[t.judging] = "this machine failed on it"
 		return n, nil
 	}
 	// The documents of a batch stay open until its end: they, too, may not outgrow the budget by more than as much again.
 	opened := r.docs.ops
 	for n < most && t.batch.Size() < applyBytes && r.docs.ops-opened <= r.docs.limit {
-		next, ok := t.next()
+		at, ok := t.next()
 		if !ok {
 			break
 		}
-		at = next
 		n++
 		if err := t.step(ctx, at); err != nil {
 			t.abort(ctx)
@@ -111,20 +110,43 @@ func (t *transaction) next() (chunkRef, bool) {
 	return chunkRef{}, false
 }
 
-// step applies or holds one chunk and moves the cursor past it.
+// step applies or holds what stands at one place of a log, and moves the cursor past it.
 func (t *transaction) step(ctx context.Context, at chunkRef) error {
-	var sealed chunk.Sealed
-	err := t.r.store.View(func(v storage.Reader) error {
-		b, err := v.Get(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
-		if err != nil {
-			return err
-		}
-		sealed, err = chunk.Parse(b)
+	var found stored
+	err := t.r.store.View(func(v storage.Reader) (err error) {
+		found, err = readStored(v, at)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read chunk to apply: %w", err)
 	}
+	sealed, passed := found.chunk, found.chunk.Position()
+	if found.skip != nil {
+		passed = found.skip.Position()
+	}
+	if !t.appliedPack(sealed) {
+		if err := t.judge(ctx, chunkRef{at.Scope, sealed.Log(), sealed.Header().Counter}, sealed); err != nil {
+			return err
+		}
+	}
+	// A loose checkpoint that was woken does not move the cursor, which has not come so far.
+	if c := t.cursor(at).Counter; c < passed.Counter && c+1 >= at.Counter && passed.Counter <= t.r.position(at.Scope, at.Log).Counter {
+		if t.cursors[at.Scope] == nil {
+			t.cursors[at.Scope] = chunk.Vector{}
+		}
+		t.cursors[at.Scope][at.Log] = passed
+	}
+	return nil
+}
+
+// appliedPack reports whether a chunk is a checkpoint that was applied before.
+func (t *transaction) appliedPack(sealed chunk.Sealed) bool {
+	return sealed.Header().Kind == chunk.KindCheckpoint && (t.r.packs[sealed.ID()] || slices.Contains(t.packs, sealed.ID()))
+}
+
+// judge applies or holds one chunk.
+func (t *transaction) judge(ctx context.Context, at chunkRef, sealed chunk.Sealed) (err error) {
+	t.judging = at
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
 	var verdict *held
 	if why, failing := t.r.failing[at]; failing {
@@ -138,12 +160,8 @@ func (t *transaction) step(ctx context.Context, at chunkRef) error {
 	if verdict != nil {
 		verdict.Device = sealed.Header().Device
 		t.hold(place, verdict)
-	}
-	if t.cursor(at).Counter < at.Counter {
-		if t.cursors[at.Scope] == nil {
-			t.cursors[at.Scope] = chunk.Vector{}
-		}
-		t.cursors[at.Scope][at.Log] = sealed.Position()
+	} else if sealed.Header().Kind == chunk.KindCheckpoint {
+		t.packs = append(t.packs, sealed.ID())
 	}
 	return nil
 }
@@ -221,25 +239,37 @@ func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Se
 	r := t.r
 	h := sealed.Header()
 	opened, err := chunk.Open(r.keys, sealed)
-	body, isChanges := opened.(*chunk.Changes)
 	switch {
 	case errors.Is(err, chunk.ErrNoKey):
 		return park("its key has not arrived", missing{Kind: missingEpoch, What: h.Epoch}), nil
-	case errors.Is(err, chunk.ErrNewer), err == nil && (!isChanges || body.Schema > fhir.Schema):
-		return park("it was written by a newer version", missing{Kind: missingSchema}), nil
+	case errors.Is(err, chunk.ErrNewer):
+		return newer(), nil
 	case errors.Is(err, chunk.ErrDamaged):
 		return quarantine("it does not open"), nil
 	case err != nil:
 		return nil, err
 	}
-	d, err := r.document(at.Scope, body.Document)
+	if body, ok := opened.(*chunk.Cover); ok {
+		return nil, t.applyCover(sealed, body)
+	}
+	d, err := r.document(at.Scope, opened.DocumentID())
 	if errors.Is(err, errOtherScope) {
 		return quarantine("it names a document of another scope"), nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return t.applyChanges(ctx, at, sealed, body, d)
+	switch body := opened.(type) {
+	case *chunk.Changes:
+		return t.applyChanges(ctx, at, sealed, body, d)
+	case *chunk.Checkpoint:
+		return t.applyCheckpoint(ctx, at, sealed, body, d)
+	}
+	return newer(), nil
+}
+
+func newer() *held {
+	return park("it was written by a newer version", missing{Kind: missingSchema})
 }
 
 func park(reason string, m missing) *held { return &held{State: Parked, Reason: reason, Missing: m} }
@@ -261,9 +291,11 @@ func reason(err error) string {
 
 // applyChanges applies a chunk's changes, all or none.
 func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chunk.Sealed, body *chunk.Changes, d *document) (*held, error) {
-	r := t.r
+	if body.Schema > fhir.Schema {
+		return newer(), nil
+	}
 	var raws [][]byte
-	var records []crdt.Record
+	var list []appliedChange
 	trial := d.index
 	if len(body.Changes) > 1 { // judged one upon the other, without leaving a trace if one is held
 		trial = crdt.NewIndex(d.id)
@@ -302,7 +334,11 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 				return nil, err
 			}
 		}
-		raws, records = append(raws, ch.Raw), append(records, rec)
+		raws = append(raws, ch.Raw)
+		list = append(list, appliedChange{
+			Record: rec, Chunk: at, Device: sealed.Header().Device, Schema: body.Schema, TimeMillis: body.TimeMillis,
+			Author: body.Author, Origin: body.Origin, ArrivedMillis: t.now.UnixMilli(),
+		})
 	}
 	for _, a := range body.Authorship {
 		if c := newest[a.Branch]; c == nil || c.Seq != a.Seq || c.Hash != a.Newest {
@@ -312,6 +348,12 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 	if len(raws) == 0 {
 		return nil, nil
 	}
+	return t.applyJudged(ctx, d, raws, list, sealed.ID())
+}
+
+// applyJudged applies changes that were judged one upon the other.
+func (t *transaction) applyJudged(ctx context.Context, d *document, raws [][]byte, list []appliedChange, from chunk.ID) (*held, error) {
+	r := t.r
 	t.docs[d.id] = d
 	var st crdt.State
 	err := r.engineCall(ctx, d, func() (err error) {
@@ -326,32 +368,24 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 		return nil, err
 	default:
 		r.log.Error("the engine failed on a chunk; it is kept and retried after a restart",
-			"document", d.id, "chunk", sealed.ID(), "error", err)
+			"document", d.id, "chunk", from, "error", err)
 		return unapplied("this machine's engine failed on it"), nil
 	}
-	for i, rec := range records {
-		err := t.record(d, appliedChange{
-			Record: rec, Chunk: at, Device: sealed.Header().Device, Schema: body.Schema, TimeMillis: body.TimeMillis,
-			Author: body.Author, Origin: body.Origin, ArrivedMillis: t.now.UnixMilli(),
-		}, raws[i])
-		if err != nil {
+	records := make([]crdt.Record, len(list))
+	for i, a := range list {
+		records[i] = a.Record
+		if err := t.record(d, a, raws[i]); err != nil {
 			return nil, err
 		}
-		if i == len(records)-1 {
-			if err := d.agrees(st); err != nil {
-				return nil, err
-			}
-		}
-		if err := t.wake(missing{missingChange, rec.Hash}); err != nil {
+		if err := t.wake(missing{missingChange, a.Record.Hash}); err != nil {
 			return nil, err
 		}
 	}
-	for _, rec := range records {
-		if _, err := t.refresh(ctx, d, rec.Keys, rec.Hash, false); err != nil {
-			return nil, err
-		}
+	if err := d.agrees(st); err != nil {
+		return nil, err
 	}
-	return nil, nil
+	_, err = t.refresh(ctx, d, records, false)
+	return nil, err
 }
 
 // wake queues the chunks that waited for something, those of this very transaction too.

@@ -32,7 +32,7 @@ func TestLargeChunksArrive(t *testing.T) {
 		d.crash()
 		got, err := d.Chunks(f.scope, chunk.CurrentLog(f.keys), 5, 1)
 		must(t, err)
-		if len(got) != 1 || !bytes.Equal(got[0], chunks[5]) {
+		if len(got) != 1 || !bytes.Equal(got[0].Bytes, chunks[5]) {
 			t.Fatalf("%s does not hold the last chunk", d.name)
 		}
 		if s := d.Status(); s.Parked != 6 {

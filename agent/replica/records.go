@@ -240,6 +240,7 @@ const (
 	missingChange  byte = 1 // a change's hash
 	missingEpoch   byte = 2 // an epoch's key
 	missingSchema  byte = 3 // a newer schema than this build's
+	missingAuthor  byte = 4 // a membership entry
 )
 
 func (h *held) marshal() []byte {
@@ -262,6 +263,64 @@ func parseHeld(b []byte) (*held, error) {
 	h.Missing.Kind = r.Byte()
 	r.Fixed(h.Missing.What[:])
 	return h, r.Close()
+}
+
+func (c checkpoint) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Raw(c.scope[:])
+	place, _ := c.place.AppendBinary(nil)
+	w.Raw(place)
+	w.Raw(c.device[:])
+	w.Byte(byte(c.state))
+	w.Uvarint(c.changes)
+	return w.Bytes()
+}
+
+func parseCheckpointRecord(document crdt.DocumentID, b []byte) (checkpoint, error) {
+	c := checkpoint{document: document}
+	r := open(b)
+	r.Fixed(c.scope[:])
+	c.place = chunk.ReadPlace(r)
+	r.Fixed(c.device[:])
+	if c.state = checkpointState(r.Byte()); c.state < checkpointOpen || c.state > checkpointRefused {
+		r.Fail("state of a checkpoint")
+	}
+	c.changes = r.Uvarint(1 << 40)
+	return c, r.Close()
+}
+
+func (x word) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	putBool(&w, x.ok)
+	place, _ := x.at.AppendBinary(nil)
+	w.Raw(place)
+	return w.Bytes()
+}
+
+func parseWord(b []byte) (x word, err error) {
+	r := open(b)
+	x.ok = r.Byte() == 1
+	x.at = chunk.ReadPlace(r)
+	return x, r.Close()
+}
+
+func (x tail) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Raw(x.scope[:])
+	w.Uvarint(x.changes)
+	w.Varint(x.lastMillis)
+	return w.Bytes()
+}
+
+func parseTail(b []byte) (x tail, err error) {
+	r := open(b)
+	r.Fixed(x.scope[:])
+	x.changes = r.Uvarint(1 << 40)
+	x.lastMillis = r.Varint()
+	return x, r.Close()
 }
 
 // A tip is a log head: its last chunk.

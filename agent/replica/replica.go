@@ -38,15 +38,18 @@ type Config struct {
 	Now     func() time.Time // nil: time.Now; only shown and sent, never used for order
 	// OpenOps bounds the operations of documents kept open in the engine (about 800 bytes each); 0: 60,000.
 	OpenOps uint64
+	// Compaction says when documents are compacted.
+	Compaction Compaction
 }
 
 // Replica is one device's copy. It is safe for concurrent use: reads run beside one writer at a time.
 type Replica struct {
-	store  storage.Store
-	keys   *keyring.Keyring
-	engine crdt.Engine
-	log    *slog.Logger
-	now    func() time.Time
+	store      storage.Store
+	keys       *keyring.Keyring
+	engine     crdt.Engine
+	log        *slog.Logger
+	now        func() time.Time
+	compaction Compaction
 
 	state atomic.Pointer[trust.State]
 
@@ -56,6 +59,12 @@ type Replica struct {
 	// write is held by whoever changes documents or this device's own logs: edits, imports and the applier.
 	write sync.Mutex
 	docs  openDocuments // guarded by write
+	// checkpoints holds, guarded by write, those that are not settled; tails the documents that a checkpoint would help.
+	checkpoints map[chunk.Place]checkpoint
+	tails       map[crdt.DocumentID]tail
+	// packs names, guarded by write, the checkpoints that this run of the program has applied, so that of the many skips that
+	// name one only the first has it opened.
+	packs map[chunk.ID]bool
 	// failing holds, guarded by write, the chunks that this run of the program failed on, with the reason.
 	failing map[chunkRef]string
 
@@ -91,9 +100,11 @@ func Open(cfg Config) (*Replica, error) {
 	if cfg.OpenOps == 0 {
 		cfg.OpenOps = 60_000
 	}
-	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now}
+	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now,
+		compaction: cfg.Compaction.orDefault()}
 	r.docs = newOpenDocuments(cfg.OpenOps)
 	r.failing = map[chunkRef]string{}
+	r.packs = map[chunk.ID]bool{}
 	r.mu.changed = make(chan struct{})
 	if err := r.load(); err != nil {
 		return nil, err
@@ -230,6 +241,9 @@ func (r *Replica) loadRest(v storage.Reader) error {
 		return err
 	}); err != nil {
 		return fmt.Errorf("read held chunks: %w", err)
+	}
+	if err := r.loadCheckpoints(v); err != nil {
+		return fmt.Errorf("read checkpoints: %w", err)
 	}
 	return r.loadAcks(v)
 }

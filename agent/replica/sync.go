@@ -111,7 +111,7 @@ func (r *Replica) adoptState(ctx context.Context, batch *storage.Batch, st *trus
 	}
 	r.mu.Unlock()
 	r.state.Store(st)
-	err := r.wakeAll(missingEpoch)
+	err := errors.Join(r.wakeAll(missingEpoch), r.wakeAll(missingAuthor))
 	r.notify() // last, so that the applier finds what was woken
 	return err
 }
@@ -157,24 +157,12 @@ func (r *Replica) Admit(ctx context.Context, sign func(*trust.State) (trust.Entr
 	return r.EntriesSince(nil), nil
 }
 
-// Chunks returns durable chunks of a log from after+1, at least one if there is one.
-func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([][]byte, error) {
+// Chunks returns what a log holds durably from after+1 on, at least one item if there is one.
+func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) (out []session.Item, err error) {
 	end := r.position(scope, log).Counter
-	var out [][]byte
-	size := 0
-	err := r.store.View(func(v storage.Reader) error {
-		return v.Scan(storage.Chunk.With2(scope, log), storage.Chunk.Key(scope, log, after+1), func(key, value []byte) error {
-			_, _, counter, err := storage.Chunk.Parse(key)
-			if err != nil {
-				return err
-			}
-			if counter > end || len(out) > 0 && size+len(value) > maxBytes {
-				return storage.ErrStop
-			}
-			out = append(out, append([]byte(nil), value...))
-			size += len(value)
-			return nil
-		})
+	err = r.store.View(func(v storage.Reader) error {
+		out, err = items(v, scope, log, after, end, maxBytes)
+		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read chunks: %w", err)

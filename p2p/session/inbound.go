@@ -277,11 +277,11 @@ func (s *Session) lookBelow(m *vector, logs []chunk.LogID) error {
 		if len(list) == 0 {
 			continue
 		}
-		place, err := s.cfg.Locate(list[0])
+		place, err := s.cfg.Locate(list[len(list)-1].Bytes) // before it there may be a loose one
 		if err != nil {
 			return fmt.Errorf("read own chunk: %w", err)
 		}
-		if place.Position == p {
+		if place.Position == p || place.Position.Counter != p.Counter { // a skip does not tell; the next chunk will
 			continue
 		}
 		s.mu.Lock()
@@ -334,6 +334,9 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 	}
 	sc.oweAck = true
 	for _, p := range places {
+		if m.flags&chunksLoose != 0 {
+			break
+		}
 		if _, ok := sc.mine[p.Log]; ok {
 			sc.ackLogs[p.Log] = struct{}{}
 		}

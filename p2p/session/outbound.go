@@ -229,6 +229,7 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 	id, runs, room := s.plan(now)
 	var m chunks
 	var sent []flight
+	var loose []looseAt
 	payload := 0
 	for _, run := range runs {
 		most := min(s.cfg.FramePayload, room) - payload
@@ -240,18 +241,23 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 			return nil, fmt.Errorf("read chunks to send: %w", err)
 		}
 		f := flight{scope: id, log: run.log, last: run.last, fork: run.fork}
-		if len(list) > 0 && len(m.chunks) == 0 && len(list[0]) > room && room < s.cfg.Window {
+		list = s.wanted(id, list)
+		if len(list) > 0 && len(m.chunks) == 0 && len(list[0].Bytes) > room && room < s.cfg.Window {
 			return nil, nil // larger than the room that is left; it gets the window for itself
 		}
-		for _, c := range list {
-			full := payload+len(c) > s.cfg.FramePayload || len(m.chunks) == MaxChunksPerFrame
+		for _, it := range list {
+			full := payload+len(it.Bytes) > s.cfg.FramePayload || len(m.chunks) == MaxChunksPerFrame || it.Loose != (len(loose) > 0)
 			if len(m.chunks) > 0 && full {
 				break
 			}
-			m.chunks = append(m.chunks, c)
-			payload += len(c)
-			f.bytes += len(c)
-			f.last++
+			m.chunks = append(m.chunks, it.Bytes)
+			payload += len(it.Bytes)
+			f.bytes += len(it.Bytes)
+			if it.Loose {
+				loose = append(loose, looseAt{it.Log, it.Counter})
+			} else {
+				f.last = it.Counter
+			}
 		}
 		if f.bytes > 0 {
 			sent = append(sent, f)
@@ -269,6 +275,12 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 	if sc == nil {
 		return nil, nil // no longer shared
 	}
+	for _, at := range loose {
+		if sc.loose == nil {
+			sc.loose = map[looseAt]struct{}{}
+		}
+		sc.loose[at] = struct{}{}
+	}
 	st.sentSeq++
 	for _, f := range sent {
 		f.seq = st.sentSeq
@@ -283,13 +295,35 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		l.sent = max(l.sent, f.last)
 	}
 	m.hop, m.scope, m.seq = st.nextHop(), id, st.sentSeq
-	if len(sc.pending(now)) == 0 {
+	if len(loose) > 0 {
+		m.flags |= chunksLoose
+	} else if len(sc.pending(now)) == 0 {
 		m.flags |= chunksDigest
 		m.digest = sc.digest.wire()
 		sc.told = sc.digest
 	}
 	st.status.ChunksOut += uint64(len(m.chunks))
 	return m.encode(), nil
+}
+
+// wanted leaves out what the peer has of what is loose, and everything from the first skip on if it knows none.
+func (s *Session) wanted(id trust.ScopeID, list []Item) []Item {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sc := s.mu.scopes[id]
+	if sc == nil {
+		return nil
+	}
+	out := list[:0]
+	for _, it := range list {
+		switch {
+		case (it.Skip || it.Loose) && s.mu.theirs.protocol.Max < protocolSkips:
+			return out
+		case !it.Loose || sc.needs(it):
+			out = append(out, it)
+		}
+	}
+	return out
 }
 
 // stall leaves a log alone for a while that the replica has no chunks of, though its vector says so.

@@ -74,9 +74,17 @@ type scope struct {
 
 	logs map[chunk.LogID]*logState
 
+	loose map[looseAt]struct{} // checkpoints that were sent out of their turn
+
 	oweVector bool
 	oweAck    bool
 	ackLogs   map[chunk.LogID]struct{}
+}
+
+// looseAt is the place of a checkpoint.
+type looseAt struct {
+	log     chunk.LogID
+	counter uint64
 }
 
 // logState is how far the sending of one log has come.
@@ -297,6 +305,7 @@ func (st *state) resolve(now time.Time, seen uint64, only *trust.ScopeID) {
 			l.sent = have
 			l.stall = min(max(2*l.stall, stallFirst), stallMost)
 			l.notBefore = now.Add(l.stall)
+			sc.loose = nil // which may be what was lost
 		}
 	}
 	st.inflight = left
@@ -306,7 +315,7 @@ func (st *state) resolve(now time.Time, seen uint64, only *trust.ScopeID) {
 func (st *state) forget() {
 	st.inflight, st.bytesOut, st.seenSeq = nil, 0, 0
 	for _, sc := range st.scopes {
-		sc.logs = map[chunk.LogID]*logState{}
+		sc.logs, sc.loose = map[chunk.LogID]*logState{}, nil
 		sc.paused = false
 	}
 }
@@ -389,7 +398,17 @@ func (sc *scope) takeAck() chunk.Vector {
 	return v
 }
 
+// needs reports whether the peer is to be sent a checkpoint out of its turn.
+func (sc *scope) needs(it Item) bool {
+	_, sent := sc.loose[looseAt{it.Log, it.Counter}]
+	return !sent && sc.theirs[it.Log].Counter < it.Counter
+}
+
 func locate(b []byte) (Place, error) {
+	if chunk.IsSkip(b) {
+		skip, err := chunk.ParseSkip(b)
+		return Place{Scope: skip.Scope, Log: skip.Log, Position: skip.Position()}, err
+	}
 	sealed, err := chunk.Parse(b)
 	if err != nil {
 		return Place{}, err
