@@ -108,3 +108,14 @@ func (a *Agent) Resolve(ctx context.Context, user, id string, decision api.Decis
 func (a *Agent) Events(ctx context.Context, since uint64, follow bool, fn func(api.Event) error) error {
 	return explain(a.records.Events(ctx, since, follow, fn))
 }
+
+// Compact packs what can be packed, and says what is stored then.
+func (a *Agent) Compact(ctx context.Context) (api.Compaction, error) {
+	c, err := a.records.Compact(ctx, true)
+	if err != nil {
+		return api.Compaction{}, explain(err)
+	}
+	out := api.Compaction{Checkpoints: c.Checkpoints, Words: c.Words, Deleted: c.Deleted, Waiting: c.Waiting}
+	out.Chunks, out.Skips, out.Bytes, err = a.records.StoredChunks()
+	return out, explain(err)
+}

@@ -49,6 +49,7 @@ var routes = []route{
 	{"GET", "/v1/status", (*handler).status},
 	{"POST", "/v1/invites", (*handler).invite},
 	{"PUT", "/v1/network", (*handler).network},
+	{"POST", "/v1/compaction", (*handler).compact},
 	{"PUT", "/v1/resources", (*handler).put},
 	{"GET", "/v1/resources/{type}/{id}", (*handler).get},
 	{"DELETE", "/v1/resources/{type}/{id}", (*handler).delete},

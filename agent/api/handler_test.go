@@ -76,6 +76,8 @@ func TestRequests(t *testing.T) {
 			code: api.CodeInvalid},
 		{name: "network", method: "PUT", target: "/v1/network", body: `{"online":false}`, status: 200},
 		{name: "network unsaid", method: "PUT", target: "/v1/network", body: `{}`, status: 400, code: api.CodeInvalid},
+		{name: "compact", method: "POST", target: "/v1/compaction", status: 200},
+		{name: "compact something", method: "POST", target: "/v1/compaction?document=x", status: 400, code: api.CodeInvalid},
 		{name: "status", method: "GET", target: "/v1/status", status: 200},
 		{name: "status of a stranger", method: "GET", target: "/v1/status?peer=x", status: 404, code: api.CodeNotFound},
 		{name: "wait that ends", method: "GET", target: "/v1/status?wait=in-sync&timeout=1ms", status: 504, code: api.CodeTimeout},

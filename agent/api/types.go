@@ -27,6 +27,10 @@ type Agent interface {
 	// Export writes NDJSON or one collection Bundle, sorted by type and id.
 	Export(ctx context.Context, w io.Writer, opts ExportOptions) error
 
+	// Compact packs what could be packed now, without waiting for documents to be left alone, and deletes what is packed
+	// and that every device has found good.
+	Compact(ctx context.Context) (Compaction, error)
+
 	Conflicts(ctx context.Context) ([]Conflict, error)
 	Conflict(ctx context.Context, id string) (Conflict, error)
 	Resolve(ctx context.Context, user, id string, decision Decision) (Written, error)
@@ -64,6 +68,17 @@ type Status struct {
 	Peers        []Peer     `json:"peers"`
 	Sync         []PeerSync `json:"sync"`
 	Held         []Held     `json:"held,omitempty"` // what is parked, quarantined or unapplied; at most 100
+}
+
+// Compaction is what a call of Compact did, and what is stored after it.
+type Compaction struct {
+	Checkpoints int   `json:"checkpoints"` // made
+	Words       int   `json:"words"`       // given on checkpoints of other devices
+	Deleted     int   `json:"deleted"`     // chunks that checkpoints stand for from now on
+	Waiting     int   `json:"waiting"`     // checkpoints that not every device has found good yet
+	Chunks      int   `json:"chunks"`      // stored
+	Skips       int   `json:"skips"`       // runs of chunks that checkpoints stand for
+	Bytes       int64 `json:"bytes"`       // of both
 }
 
 // Held is a chunk that is stored but not part of its document.

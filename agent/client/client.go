@@ -258,6 +258,12 @@ func (c *Client) SetOnline(ctx context.Context, online bool) error {
 	return c.do(ctx, call{method: "PUT", path: "/v1/network", kind: kindJSON, body: body}, &answer)
 }
 
+// Compact implements api.Agent.
+func (c *Client) Compact(ctx context.Context) (done api.Compaction, err error) {
+	err = c.do(ctx, call{method: "POST", path: "/v1/compaction"}, &done)
+	return done, err
+}
+
 // Get implements api.Agent.
 func (c *Client) Get(ctx context.Context, ref api.Ref, version string) (api.Resource, error) {
 	path, err := resourcePath(ref)

@@ -360,3 +360,21 @@ func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Run
 	t.batch.Put(storage.Skip.Key(c.scope, run.Log, run.To), value)
 	return n, nil
 }
+
+// StoredChunks counts what is stored of chunks, loose ones and skips, and their bytes.
+func (r *Replica) StoredChunks() (chunks, skips int, bytes int64, err error) {
+	err = r.store.View(func(v storage.Reader) error {
+		for prefix, n := range map[string]*int{string(storage.Chunk.All()): &chunks, string(storage.Branch.All()): &chunks,
+			string(storage.Loose.All()): &chunks, string(storage.Skip.All()): &skips} {
+			if err := v.Scan([]byte(prefix), nil, func(_, value []byte) error {
+				*n++
+				bytes += int64(len(value))
+				return nil
+			}); err != nil {
+				return fmt.Errorf("count chunks: %w", err)
+			}
+		}
+		return nil
+	})
+	return chunks, skips, bytes, err
+}

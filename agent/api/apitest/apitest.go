@@ -147,6 +147,11 @@ func (a *Agent) SetOnline(_ context.Context, online bool) error {
 	return a.failing("SetOnline")
 }
 
+// Compact implements api.Agent.
+func (a *Agent) Compact(context.Context) (api.Compaction, error) {
+	return api.Compaction{Checkpoints: 1, Deleted: 80, Chunks: 3, Skips: 2, Bytes: 6000}, a.failing("Compact")
+}
+
 // Get implements api.Agent.
 func (a *Agent) Get(_ context.Context, ref api.Ref, version string) (api.Resource, error) {
 	if err := a.failing("Get"); err != nil {
