@@ -174,5 +174,17 @@ func ParseSkip(b []byte) (s Skip, err error) {
 	return s, nil
 }
 
+// InPlace returns what is sent in the place of a checkpoint to who holds it loose already: a skip of the checkpoint alone.
+func InPlace(s Sealed) Skip {
+	c := s.header.Counter
+	return Skip{Scope: s.header.Scope, Run: Run{Log: s.log, From: c, To: c, Last: s.id}, Checkpoint: s.Place()}
+}
+
+// IsInPlace reports whether the skip stands for its own checkpoint.
+func (s Skip) IsInPlace() bool {
+	c := s.Checkpoint
+	return s.Run == Run{Log: c.Log, From: c.Counter, To: c.Counter, Last: c.ID}
+}
+
 // Position returns where the log stands after it.
 func (s Skip) Position() Position { return At(s.To, s.Last) }

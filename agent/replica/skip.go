@@ -164,6 +164,13 @@ func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, b []byte) error {
 		return nil
 	}
 	head := a.head(r, skip.Scope, skip.Log)
+	if skip.IsInPlace() && skip.To == head.Counter+1 {
+		sealed, found, err := r.looseAt(a, skip.Scope, skip.Checkpoint)
+		if err != nil || !found {
+			return err
+		}
+		return r.take(a, sealed)
+	}
 	if skip.To <= head.Counter || skip.From > head.Counter+1 {
 		return nil
 	}
@@ -191,6 +198,26 @@ func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, b []byte) error {
 	a.batch.Put(storage.Skip.Key(skip.Scope, skip.Log, skip.To), value)
 	a.advance(skip.Scope, skip.Log, tip{skip.To, skip.Last})
 	return nil
+}
+
+// looseAt returns a checkpoint that came before its turn.
+func (r *Replica) looseAt(a *arriving, scope trust.ScopeID, at chunk.Place) (sealed chunk.Sealed, found bool, err error) {
+	if sealed, found = a.checkpoints[at.ID]; found {
+		return sealed, true, nil
+	}
+	err = r.store.View(func(v storage.Reader) error {
+		b, err := v.Get(storage.Loose.Key(scope, at.Log, at.Counter, at.ID))
+		if err != nil {
+			return ignoreNotFound(err)
+		}
+		sealed, err = chunk.Parse(b)
+		found = err == nil
+		return err
+	})
+	if err != nil {
+		return sealed, false, fmt.Errorf("read loose checkpoint: %w", err)
+	}
+	return sealed, found, nil
 }
 
 // items reads what a log holds from after+1 on up to end, a skip behind its checkpoint, within maxBytes.

@@ -227,6 +227,17 @@ func (s *Session) nextAck(now time.Time) Frame {
 
 func (s *Session) nextChunks(now time.Time) (Frame, error) {
 	id, runs, room := s.plan(now)
+	f, waits, err := s.pick(id, runs, room, now, false)
+	if f == nil && waits && err == nil {
+		// Each of the logs waits for a checkpoint in another.
+		f, _, err = s.pick(id, runs, room, now, true)
+	}
+	return f, err
+}
+
+// pick makes a frame of what the logs have next. A log that needs a checkpoint before its turn is left for later while
+// others go on, so that the checkpoint may come in its turn; loose says to send it all the same.
+func (s *Session) pick(id trust.ScopeID, runs []flight, room int, now time.Time, takeLoose bool) (frame Frame, waits bool, err error) {
 	var m chunks
 	var sent []flight
 	var loose []looseAt
@@ -238,12 +249,18 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		}
 		list, err := s.cfg.Replica.Chunks(id, run.log, run.last, max(most, 1))
 		if err != nil {
-			return nil, fmt.Errorf("read chunks to send: %w", err)
+			return nil, false, fmt.Errorf("read chunks to send: %w", err)
 		}
 		f := flight{scope: id, log: run.log, last: run.last, fork: run.fork}
-		list = s.wanted(id, list)
+		if list, err = s.wanted(id, list); err != nil {
+			return nil, false, err
+		}
+		if len(list) > 0 && list[0].Loose && list[0].Log != run.log && !takeLoose {
+			waits = true
+			continue
+		}
 		if len(list) > 0 && len(m.chunks) == 0 && len(list[0].Bytes) > room && room < s.cfg.Window {
-			return nil, nil // larger than the room that is left; it gets the window for itself
+			return nil, waits, nil // larger than the room that is left; it gets the window for itself
 		}
 		for _, it := range list {
 			full := payload+len(it.Bytes) > s.cfg.FramePayload || len(m.chunks) == MaxChunksPerFrame || it.Loose != (len(loose) > 0)
@@ -266,14 +283,14 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		}
 	}
 	if len(sent) == 0 {
-		return nil, nil
+		return nil, waits, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.mu.state
 	sc := st.scopes[id]
 	if sc == nil {
-		return nil, nil // no longer shared
+		return nil, false, nil // no longer shared
 	}
 	for _, at := range loose {
 		if sc.loose == nil {
@@ -303,27 +320,35 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		sc.told = sc.digest
 	}
 	st.status.ChunksOut += uint64(len(m.chunks))
-	return m.encode(), nil
+	return m.encode(), waits, nil
 }
 
-// wanted leaves out what the peer has of what is loose, and everything from the first skip on if it knows none.
-func (s *Session) wanted(id trust.ScopeID, list []Item) []Item {
+// wanted leaves out what the peer has of what is loose, says of what was sent loose only that its turn has come, and leaves
+// out everything from the first skip on if the peer knows none.
+func (s *Session) wanted(id trust.ScopeID, list []Item) ([]Item, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sc := s.mu.scopes[id]
 	if sc == nil {
-		return nil
+		return nil, nil
 	}
 	out := list[:0]
 	for _, it := range list {
+		if _, sent := sc.loose[looseAt{it.Log, it.Counter}]; sent && !it.Loose && !it.Skip {
+			sealed, err := chunk.Parse(it.Bytes)
+			if err != nil {
+				return nil, fmt.Errorf("read own checkpoint: %w", err)
+			}
+			it.Bytes, _ = chunk.InPlace(sealed).AppendBinary(nil)
+		}
 		switch {
 		case (it.Skip || it.Loose) && s.mu.theirs.protocol.Max < protocolSkips:
-			return out
+			return out, nil
 		case !it.Loose || sc.needs(it):
 			out = append(out, it)
 		}
 	}
-	return out
+	return out, nil
 }
 
 // stall leaves a log alone for a while that the replica has no chunks of, though its vector says so.

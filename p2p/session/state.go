@@ -401,7 +401,7 @@ func (sc *scope) takeAck() chunk.Vector {
 // needs reports whether the peer is to be sent a checkpoint out of its turn.
 func (sc *scope) needs(it Item) bool {
 	_, sent := sc.loose[looseAt{it.Log, it.Counter}]
-	return !sent && sc.theirs[it.Log].Counter < it.Counter
+	return !sent && sc.log(it.Log).sent < it.Counter
 }
 
 func locate(b []byte) (Place, error) {
