@@ -35,6 +35,9 @@ func (c Compaction) orDefault() Compaction {
 	return c
 }
 
+// restless is how many times as many changes pack a document that is never left alone.
+const restless = 16
+
 // maxPacked bounds the changes of a document that is compacted, so that a checkpoint fits one commit of its readers.
 const maxPacked = 1 << 14
 
@@ -128,7 +131,7 @@ func (r *Replica) tailsDue(now bool) []crdt.DocumentID {
 	at := r.now().UnixMilli()
 	var due []crdt.DocumentID
 	for id, x := range r.tails {
-		if now || at-x.lastMillis >= r.patience(id, x).Milliseconds() || at < x.lastMillis {
+		if now || x.changes >= restless*r.compaction.Changes || at-x.lastMillis >= r.patience(id, x).Milliseconds() || at < x.lastMillis {
 			due = append(due, id)
 		}
 	}
