@@ -33,7 +33,7 @@ func (r *Replica) examine(v storage.Reader, c checkpoint) (finding, error) {
 		return verdictWait, err
 	}
 	e := examination{r: r, v: v, scope: c.scope, tag: sealed.Header().Tag, covers: body.Covers, packed: packedIn(body), others: othersIn(body),
-		packs: map[chunk.ID]map[spot]chunk.Part{}}
+		packs: map[chunk.ID]contents{}}
 	for _, run := range body.Covers {
 		if !r.reached(c.scope, run.Log, run.To) {
 			return verdictWait, nil
@@ -68,7 +68,13 @@ type examination struct {
 	covers chunk.Runs
 	packed map[spot]chunk.Part
 	others map[spot]bool
-	packs  map[chunk.ID]map[spot]chunk.Part // of earlier checkpoints
+	packs  map[chunk.ID]contents // of other checkpoints
+}
+
+// contents is what a checkpoint holds, by place.
+type contents struct {
+	parts  map[spot]chunk.Part
+	others map[spot]bool
 }
 
 func packedIn(body *chunk.Checkpoint) map[spot]chunk.Part {
@@ -177,25 +183,25 @@ func (e *examination) holds(parts map[spot]chunk.Part, others map[spot]bool) boo
 	return true
 }
 
-// skipped compares what stands for chunks that were deleted here: an earlier checkpoint, or this one.
+// skipped compares what stands for chunks that were deleted here: an earlier checkpoint, one made at the same time, which
+// may hold more than this one, or this one itself.
 func (e *examination) skipped(log chunk.LogID, from uint64, found stored) (bool, error) {
-	parts := e.packs[found.chunk.ID()]
-	if parts == nil {
+	pack, ok := e.packs[found.chunk.ID()]
+	if !ok {
 		body, err := e.r.openPack(found.chunk)
 		if err != nil {
 			return false, err
 		}
-		parts = packedIn(body)
-		if !e.holds(parts, othersIn(body)) {
-			return false, nil
-		}
-		e.packs[found.chunk.ID()] = parts
+		pack = contents{packedIn(body), othersIn(body)}
+		e.packs[found.chunk.ID()] = pack
 	}
 	for n := from; n <= found.skip.To; n++ {
 		at := spot{log, n}
-		if _, ok := parts[at]; !ok && !e.others[at] {
-			return false, nil
+		part, ok := pack.parts[at]
+		if mine, packed := e.packed[at]; ok && packed && mine.Equal(part) || pack.others[at] && e.others[at] {
+			continue
 		}
+		return false, nil
 	}
 	return true, nil
 }
