@@ -7,7 +7,7 @@ import (
 	"chartmesh/wire"
 )
 
-// Body is what a chunk seals: [*Changes], [*Checkpoint], [*Cover], or [*Opaque] for every other kind.
+// Body is what a chunk seals: [*Changes], [*Checkpoint], [*Cover], [*Decision], or [*Opaque] for every other kind.
 type Body interface {
 	// Kind returns the kind that the header names.
 	Kind() Kind
@@ -192,6 +192,8 @@ func parseBody(kind Kind, b, clear []byte) (Body, error) {
 		return parseCheckpoint(b, clear)
 	case KindCover:
 		return parseCover(b, clear)
+	case KindDecision:
+		return parseDecision(b)
 	}
 	r := wire.NewReader(b)
 	o := &Opaque{Type: kind}

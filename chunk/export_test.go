@@ -12,3 +12,10 @@ func Reencode(s Sealed) []byte {
 	w.Raw(s.raw[s.body:])
 	return w.Bytes()
 }
+
+// Plain writes a body as it is sealed.
+func Plain(b Body) []byte {
+	var w wire.Writer
+	b.append(&w)
+	return w.Bytes()
+}

@@ -19,6 +19,10 @@ const (
 	MaxClear = 4 << 20
 	// MaxAuthor is the length of a user's name in bytes.
 	MaxAuthor = 256
+	// MaxReason is the length in bytes of what somebody says about a decision.
+	MaxReason = 1024
+	// MaxReplaces is how many earlier decisions one decision takes the place of.
+	MaxReplaces = 64
 	// MaxSchema is the largest schema number.
 	MaxSchema = 1<<16 - 1
 	// MaxLogs is how many logs one vector names.

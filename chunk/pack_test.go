@@ -165,7 +165,7 @@ func FuzzParseChanges(f *testing.F) {
 	}
 	f.Add(w.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, kind := range []Kind{KindChanges, KindDecision} {
+		for _, kind := range []Kind{KindChanges, KindCertificate} {
 			body, err := parseBody(kind, b, nil)
 			if err != nil {
 				continue

@@ -280,6 +280,9 @@ func (s Sealed) open(o Opener) (Body, error) {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
 	b, err := parseBody(h.Kind, plain, s.clear)
+	if errors.Is(err, ErrNewer) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
