@@ -86,7 +86,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 	if a.engine, err = engine.Start(engine.Config{Logger: cfg.Logger}); err != nil {
 		return nil, fmt.Errorf("start engine: %w", err)
 	}
-	a.records, err = replica.Open(replica.Config{Store: a.store, Keyring: keys, Engine: a.engine, Logger: cfg.Logger})
+	a.records, err = replica.Open(replica.Config{Store: a.store, Keyring: keys, Engine: a.engine, Logger: cfg.Logger, Build: cfg.Version})
 	if err != nil {
 		return nil, openError(cfg.Dir, err)
 	}

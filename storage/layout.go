@@ -42,6 +42,11 @@ var (
 	// Held holds why a chunk is stored but not part of its document: parked, quarantined or unapplied.
 	Held = define1[Ref](0x29, "held", "chunk")
 
+	// Decision holds one decision on a chunk, by the chunk that carries it; also that a decision which has not arrived is replaced.
+	Decision = define2[Ref, digest](0x2a, "decision", "chunk", "chunk ID")
+	// Decided holds how many decisions on a chunk stand.
+	Decided = define1[Ref](0x2b, "decided", "chunk")
+
 	// Document holds a document's head.
 	Document = define1[digest](0x30, "document", "document ID")
 	// Change holds the record of the nth change of a document.

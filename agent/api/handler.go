@@ -60,6 +60,10 @@ var routes = []route{
 	{"GET", "/v1/conflicts", (*handler).conflicts},
 	{"GET", "/v1/conflicts/{id}", (*handler).conflict},
 	{"POST", "/v1/conflicts/{id}/decision", (*handler).resolve},
+	{"GET", "/v1/quarantine", (*handler).held},
+	{"GET", "/v1/quarantine/{id}", (*handler).heldChunk},
+	{"POST", "/v1/quarantine/{id}/retry", (*handler).retryHeld},
+	{"POST", "/v1/quarantine/{id}/decision", (*handler).decideHeld},
 	{"GET", "/v1/events", (*handler).events},
 }
 

@@ -35,6 +35,8 @@ type Agent interface {
 	Conflict(ctx context.Context, id string) (Conflict, error)
 	Resolve(ctx context.Context, user, id string, decision Decision) (Written, error)
 
+	Quarantine
+
 	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
 	// ctx ends. A cursor that is no longer held is CodeGone.
 	Events(ctx context.Context, since uint64, follow bool, fn func(Event) error) error
@@ -79,14 +81,6 @@ type Compaction struct {
 	Chunks      int   `json:"chunks"`      // stored
 	Skips       int   `json:"skips"`       // runs of chunks that checkpoints stand for
 	Bytes       int64 `json:"bytes"`       // of both
-}
-
-// Held is a chunk that is stored but not part of its document.
-type Held struct {
-	Chunk  string `json:"chunk"`
-	State  string `json:"state"` // parked, quarantined, unapplied
-	Reason string `json:"reason"`
-	Device string `json:"device"`
 }
 
 // Peer is one other device of the practice, reachable or not.
@@ -223,7 +217,7 @@ type Decision struct {
 type Event struct {
 	Cursor   uint64    `json:"cursor"`
 	Time     time.Time `json:"time"`
-	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied
+	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, chunk-discarded, chunk-decided
 	Resource string    `json:"resource,omitempty"`
 	Version  string    `json:"version,omitempty"`
 	Conflict string    `json:"conflict,omitempty"`

@@ -28,7 +28,10 @@ const maxChunkOps = 4 * crdt.MaxChangeOps
 func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 	r.write.Lock()
 	defer r.write.Unlock()
-	most := applyChunks
+	most, err := r.beginApplying(ctx)
+	if err != nil {
+		return false, err
+	}
 	for {
 		n, err := r.applyBatch(ctx, most)
 		if errors.Is(err, storage.ErrTooLarge) && n > 1 {
@@ -60,6 +63,7 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 			break
 		}
 		n++
+		r.blame(at)
 		if err := t.step(ctx, at); err != nil {
 			t.abort(ctx)
 			return fail(err)
@@ -68,6 +72,7 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	if n == 0 {
 		return 0, nil
 	}
+	t.progress()
 	if err := t.commit(ctx); err != nil {
 		err = fmt.Errorf("commit applied chunks: %w", err)
 		if n > 1 {
@@ -75,6 +80,7 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 		}
 		return fail(err)
 	}
+	r.starts.stuck, r.starts.cleared = 0, true
 	return n, nil
 }
 
@@ -148,17 +154,14 @@ func (t *transaction) appliedPack(sealed chunk.Sealed) bool {
 func (t *transaction) judge(ctx context.Context, at chunkRef, sealed chunk.Sealed) (err error) {
 	t.judging = at
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
-	var verdict *held
-	if why, failing := t.r.failing[at]; failing {
-		verdict = unapplied(why)
-	} else if verdict, err = t.tryApply(ctx, at, sealed); err != nil {
+	verdict, err := t.verdict(ctx, at, place, sealed)
+	if err != nil {
 		return err
 	}
 	if err := t.release(place); err != nil {
 		return err
 	}
 	if verdict != nil {
-		verdict.Device = sealed.Header().Device
 		t.hold(place, verdict)
 	} else if sealed.Header().Kind == chunk.KindCheckpoint {
 		t.packs = append(t.packs, sealed.ID())
@@ -204,8 +207,12 @@ func (t *transaction) hold(at storage.Ref, h *held) {
 		t.batch.Put(storage.Parked.Key(h.Missing.Kind, h.Missing.What, at), nil)
 		t.waiting[h.Missing] = append(t.waiting[h.Missing], at)
 	}
-	*t.counts.of(h.State)++
-	t.events = append(t.events, Event{Kind: "chunk-" + h.State.String()})
+	if n := t.counts.of(h.State); n != nil {
+		*n++
+	}
+	if !h.again {
+		t.events = append(t.events, Event{Kind: "chunk-" + h.State.String()})
+	}
 }
 
 // release takes a chunk off the held ones; hold puts it back if it still is.
@@ -219,26 +226,30 @@ func (t *transaction) release(at storage.Ref) error {
 	if h.Missing.Kind != missingNothing {
 		t.batch.Delete(storage.Parked.Key(h.Missing.Kind, h.Missing.What, at))
 	}
-	*t.counts.of(h.State)--
+	if n := t.counts.of(h.State); n != nil {
+		*n--
+	}
 	return nil
 }
 
+// of returns the count of a state; nil for what nobody need look at any more.
 func (c *counts) of(s HeldState) *uint64 {
 	switch s {
 	case Parked:
 		return &c.Parked
 	case Quarantined:
 		return &c.Quarantined
+	case Discarded:
+		return nil
 	}
 	return &c.Unapplied
 }
 
 // tryApply judges a chunk and applies its changes. A verdict that is not nil says why it is held. What it decides follows
 // from the chunk and what it depends on, except for Unapplied, which is this machine's own trouble.
-func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Sealed) (*held, error) {
-	r := t.r
+func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Sealed) (verdict *held, err error) {
 	h := sealed.Header()
-	opened, err := chunk.Open(r.keys, sealed)
+	opened, err := chunk.Open(t.r.keys, sealed)
 	switch {
 	case errors.Is(err, chunk.ErrNoKey):
 		return park("its key has not arrived", missing{Kind: missingEpoch, What: h.Epoch}), nil
@@ -249,10 +260,21 @@ func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Se
 	case err != nil:
 		return nil, err
 	}
-	if body, ok := opened.(*chunk.Cover); ok {
-		return nil, t.applyCover(sealed, body)
+	if verdict, err = t.tryBody(ctx, at, sealed, opened); verdict != nil {
+		t.describe(verdict, opened)
 	}
-	d, err := r.document(at.Scope, opened.DocumentID())
+	return verdict, err
+}
+
+// tryBody judges a chunk by its kind.
+func (t *transaction) tryBody(ctx context.Context, at chunkRef, sealed chunk.Sealed, opened chunk.Body) (*held, error) {
+	switch body := opened.(type) {
+	case *chunk.Cover:
+		return nil, t.applyCover(sealed, body)
+	case *chunk.Decision:
+		return nil, t.takeDecision(at.Scope, sealed.ID(), sealed.Header().Device, body)
+	}
+	d, err := t.r.document(at.Scope, opened.DocumentID())
 	if errors.Is(err, errOtherScope) {
 		return quarantine("it names a document of another scope"), nil
 	}
@@ -267,14 +289,6 @@ func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Se
 	}
 	return newer(), nil
 }
-
-func newer() *held {
-	return park("it was written by a newer version", missing{Kind: missingSchema})
-}
-
-func park(reason string, m missing) *held { return &held{State: Parked, Reason: reason, Missing: m} }
-func quarantine(reason string) *held      { return &held{State: Quarantined, Reason: reason} }
-func unapplied(reason string) *held       { return &held{State: Unapplied, Reason: reason} }
 
 // reason gives an error's fixed part, which carries no payload.
 func reason(err error) string {
@@ -326,6 +340,8 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 			continue
 		case errors.As(err, &lacks):
 			return park("a change that it builds on has not arrived", missing{Kind: missingChange, What: lacks.Hash}), nil
+		case errors.As(err, new(*crdt.Equivocation)):
+			return keptOut(reason(err)), nil
 		case err != nil:
 			return quarantine(reason(err)), nil
 		}

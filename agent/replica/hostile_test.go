@@ -44,17 +44,41 @@ func (f *forger) document(parts ...string) crdt.DocumentID {
 // change makes a first change of a document.
 func (f *forger) change(doc crdt.DocumentID, in ...crdt.Instruction) []byte {
 	f.t.Helper()
+	return f.edits(doc, in)[0]
+}
+
+// edits makes changes of a document, each on top of the one before.
+func (f *forger) edits(doc crdt.DocumentID, edits ...[]crdt.Instruction) [][]byte {
+	f.t.Helper()
+	return f.editsOn(doc, nil, edits...)
+}
+
+func (f *forger) editsOn(doc crdt.DocumentID, base [][]byte, edits ...[]crdt.Instruction) (raws [][]byte) {
+	f.t.Helper()
 	e := engine.NewLocal()
 	defer e.Close()
 	ctx := context.Background()
-	_, err := e.Load(ctx, doc, nil, nil)
+	_, err := e.Load(ctx, doc, nil, base)
 	must(f.t, err)
-	raw, _, err := e.Edit(ctx, doc, crdt.Edit{
-		Actor:        crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)),
-		Instructions: in, TimeMillis: time.Now().UnixMilli(),
-	})
+	for _, in := range edits {
+		raw, _, err := e.Edit(ctx, doc, crdt.Edit{
+			Actor:        crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)),
+			Instructions: in, TimeMillis: time.Now().UnixMilli(),
+		})
+		must(f.t, err)
+		raws = append(raws, raw)
+	}
+	return raws
+}
+
+// onTopOf makes a change on top of the one that a chunk of the forger's carries.
+func (f *forger) onTopOf(doc crdt.DocumentID, sealed []byte) []byte {
+	f.t.Helper()
+	s, err := chunk.Parse(sealed)
 	must(f.t, err)
-	return raw
+	body, err := chunk.Open(f.keys, s)
+	must(f.t, err)
+	return f.editsOn(doc, [][]byte{body.(*chunk.Changes).Changes[0].Raw}, resource("Basic/x"))[0]
 }
 
 // seal makes the next chunk of the forger's log.

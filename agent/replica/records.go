@@ -207,6 +207,7 @@ const (
 	Parked      HeldState = 1
 	Quarantined HeldState = 2
 	Unapplied   HeldState = 3
+	Discarded   HeldState = 4 // parked or quarantined, and a person decided to leave it aside
 )
 
 func (s HeldState) String() string {
@@ -217,17 +218,44 @@ func (s HeldState) String() string {
 		return "quarantined"
 	case Unapplied:
 		return "unapplied"
+	case Discarded:
+		return "discarded"
 	}
 	return "unknown"
 }
 
-// held is the state of a chunk that is stored and not applied. Missing names what a parked chunk waits for.
+// held is the state of a chunk that is stored and not applied. Missing names what a parked chunk waits for. The rest is
+// for people, and for the next try: see hold.go.
 type held struct {
 	State   HeldState
 	Reason  string
 	Device  trust.DeviceID
 	Missing missing
+
+	Class         heldClass
+	Decided       chunk.Verdict // what stood decided when it was judged; 0: nothing
+	Kind          chunk.Kind
+	Document      crdt.DocumentID // zero: not known, or the whole scope
+	Resources     []string        // root keys that it is about, as far as they are known
+	WrittenMillis int64           // by its author's clock; 0: not known
+	HeldMillis    int64           // when it was first held here; 0: not known
+	Tries         uint64          // unapplied: how often this build failed on it
+	NextMillis    int64           // unapplied: not tried again by itself before
+	Build         string          // unapplied: which build failed
+
+	again bool // it was held in this state before; not stored
 }
+
+// heldClass says what keeps a chunk out. The numbers are stored.
+type heldClass byte
+
+const (
+	classUnknown heldClass = 0 // held by a build that did not note it
+	classRule    heldClass = 1 // the chunk and its ancestors break a rule: nothing can make it apply
+	classPolicy  heldClass = 2 // it would apply, and a rule about its author or its log keeps it out until somebody decides
+	classWaits   heldClass = 3 // something is missing
+	classMachine heldClass = 4 // this machine failed
+)
 
 // missing is what a parked chunk waits for. The kinds are stored.
 type missing struct {
@@ -243,25 +271,62 @@ const (
 	missingAuthor  byte = 4 // a membership entry
 )
 
+// heldVersion is 2 since 2026-11-25; a value of version 1 ends after what it waits for.
+const heldVersion = 2
+
+const maxHeldResources = 4
+
 func (h *held) marshal() []byte {
 	var w wire.Writer
-	w.Byte(recordVersion)
+	w.Byte(heldVersion)
 	w.Byte(byte(h.State))
 	w.String(h.Reason)
 	w.Raw(h.Device[:])
 	w.Byte(h.Missing.Kind)
 	w.Raw(h.Missing.What[:])
+	w.Byte(byte(h.Class))
+	w.Byte(byte(h.Decided))
+	w.Byte(byte(h.Kind))
+	w.Raw(h.Document[:])
+	w.Uvarint(uint64(len(h.Resources)))
+	for _, key := range h.Resources {
+		w.String(key)
+	}
+	w.Varint(h.WrittenMillis)
+	w.Varint(h.HeldMillis)
+	w.Uvarint(h.Tries)
+	w.Varint(h.NextMillis)
+	w.String(h.Build)
 	return w.Bytes()
 }
 
 func parseHeld(b []byte) (*held, error) {
 	h := new(held)
-	r := open(b)
+	r := wire.NewReader(b)
+	version := r.Byte()
+	if version == 0 || version > heldVersion {
+		r.Fail("version of a stored value")
+	}
 	h.State = HeldState(r.Byte())
 	h.Reason = r.String(maxText)
 	r.Fixed(h.Device[:])
 	h.Missing.Kind = r.Byte()
 	r.Fixed(h.Missing.What[:])
+	if version == 1 {
+		return h, r.Close()
+	}
+	h.Class = heldClass(r.Byte())
+	h.Decided = chunk.Verdict(r.Byte())
+	h.Kind = chunk.Kind(r.Byte())
+	r.Fixed(h.Document[:])
+	for range r.Uvarint(maxHeldResources) {
+		h.Resources = append(h.Resources, r.String(maxText))
+	}
+	h.WrittenMillis = r.Varint()
+	h.HeldMillis = r.Varint()
+	h.Tries = r.Uvarint(1<<64 - 1)
+	h.NextMillis = r.Varint()
+	h.Build = r.String(maxText)
 	return h, r.Close()
 }
 

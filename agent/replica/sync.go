@@ -288,7 +288,7 @@ func (r *Replica) Status() Status {
 	return s
 }
 
-// Held lists at most limit chunks that are stored but not applied, with the reason.
+// Held lists at most limit chunks that are stored but not applied, with the reason; without those that were discarded.
 func (r *Replica) Held(limit int) ([]HeldChunk, error) {
 	var out []HeldChunk
 	err := r.store.View(func(v storage.Reader) error {
@@ -300,6 +300,9 @@ func (r *Replica) Held(limit int) ([]HeldChunk, error) {
 			h, err := parseHeld(value)
 			if err != nil {
 				return err
+			}
+			if h.State == Discarded {
+				return nil
 			}
 			if len(out) == limit {
 				return storage.ErrStop

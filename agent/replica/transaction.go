@@ -39,6 +39,7 @@ type transaction struct {
 	tails       map[crdt.DocumentID]*tail
 	packs       []chunk.ID // checkpoints that were applied
 	judging     chunkRef   // the chunk that was judged last
+	decisions
 	// duplicates holds the conflict between a resource's documents as of this transaction; nil: none.
 	duplicates map[fhirRef]*[16]byte
 }
@@ -67,6 +68,7 @@ func (r *Replica) begin() *transaction {
 		own: map[trust.ScopeID]tip{}, sealed: map[trust.ScopeID]bool{},
 		cursors:    map[trust.ScopeID]chunk.Vector{},
 		duplicates: map[fhirRef]*[16]byte{}, checkpoints: map[chunk.Place]*checkpoint{}, tails: map[crdt.DocumentID]*tail{},
+		decisions: newDecisions(),
 		held: map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
 		sets: maps.Clone(r.mu.sets), woken: slices.Clone(r.mu.woken),
 	}

@@ -119,7 +119,7 @@ they open the folder themselves.`,
 	}
 	add(groupPractice, c.initCommand(), c.inviteCommand(), c.joinCommand(), c.peerCommand())
 	add(groupRecords, c.importCommand(), c.exportCommand(), c.findCommand(), c.getCommand(), c.putCommand(), c.deleteCommand(),
-		c.historyCommand(), c.conflictCommand())
+		c.historyCommand(), c.conflictCommand(), c.quarantineCommand())
 	add(groupRunning, c.agentCommand(), c.statusCommand(), c.eventsCommand(), c.offlineCommand(), c.onlineCommand(),
 		c.compactCommand(), c.demoCommand())
 	root.AddCommand(c.versionCommand(), exitCodesTopic())

@@ -387,6 +387,7 @@ conflicts   2 to decide: chartmesh conflict list
 elsewhere   3 changes are on this device alone
 held back   1 parked, 0 quarantined, 0 unapplied
             0123456789abcdef… parked from Labor: key missing
+            look at one: chartmesh quarantine show CHUNK
 peer ID     12D3
 addresses   /ip4/1
             /ip4/2

@@ -28,6 +28,7 @@ type Agent struct {
 		resources map[api.Ref][]api.Revision
 		conflicts map[string]api.Conflict
 		decisions map[string]api.Decision
+		held      []api.HeldDetail
 		events    []api.Event
 		more      chan struct{} // closed and replaced with every event
 		fail      map[string]error
