@@ -273,6 +273,9 @@ func (t *transaction) tryBody(ctx context.Context, at chunkRef, sealed chunk.Sea
 		return nil, t.applyCover(sealed, body)
 	case *chunk.Decision:
 		return nil, t.takeDecision(at.Scope, sealed.ID(), sealed.Header().Device, body)
+	case *chunk.Changes, *chunk.Checkpoint:
+	default:
+		return newer(), nil
 	}
 	d, err := t.r.document(at.Scope, opened.DocumentID())
 	if errors.Is(err, errOtherScope) {
@@ -281,13 +284,10 @@ func (t *transaction) tryBody(ctx context.Context, at chunkRef, sealed chunk.Sea
 	if err != nil {
 		return nil, err
 	}
-	switch body := opened.(type) {
-	case *chunk.Changes:
-		return t.applyChanges(ctx, at, sealed, body, d)
-	case *chunk.Checkpoint:
+	if body, ok := opened.(*chunk.Checkpoint); ok {
 		return t.applyCheckpoint(ctx, at, sealed, body, d)
 	}
-	return newer(), nil
+	return t.applyChanges(ctx, at, sealed, opened.(*chunk.Changes), d)
 }
 
 // reason gives an error's fixed part, which carries no payload.

@@ -40,8 +40,12 @@ func (d *device) decide(chunk, verdict string) api.HeldOutcome {
 // ownLog returns what a device wrote in the clinical scope.
 func (d *device) ownLog() [][]byte {
 	d.t.Helper()
-	chunks, err := d.Chunks(forge(d).scope, chunk.CurrentLog(d.keys), 0, 1<<30)
+	items, err := d.Chunks(forge(d).scope, chunk.CurrentLog(d.keys), 0, 1<<30)
 	must(d.t, err)
+	var chunks [][]byte
+	for _, item := range items {
+		chunks = append(chunks, item.Bytes)
+	}
 	return chunks
 }
 

@@ -188,12 +188,12 @@ func (l *look) held(at storage.Ref, h *held) api.Held {
 	return out
 }
 
-// shownTime returns a time that JSON can say; nil if it is not known or beyond that, as an author may claim any.
+// shownTime returns a time; nil if it is not known.
 func shownTime(millis int64) *time.Time {
-	t := time.UnixMilli(millis).UTC()
-	if millis == 0 || t.Year() < 1 || t.Year() > 9999 {
+	if millis == 0 {
 		return nil
 	}
+	t := authored(millis)
 	return &t
 }
 
@@ -273,11 +273,8 @@ func (l *look) decisions(at storage.Ref) (list []api.HeldDecided, err error) {
 		if err != nil || d.Verdict == 0 {
 			return err
 		}
-		out := api.HeldDecided{Verdict: d.Verdict.String(), Replaced: d.Replaced, User: d.User, Reason: d.Reason}
+		out := api.HeldDecided{Verdict: d.Verdict.String(), Replaced: d.Replaced, User: d.User, Reason: d.Reason, Time: authored(d.TimeMillis)}
 		out.Device, out.Site = l.r.names(d.Device)
-		if t := shownTime(d.TimeMillis); t != nil {
-			out.Time = *t
-		}
 		if list = append(list, out); len(list) == decidedShown {
 			return storage.ErrStop
 		}

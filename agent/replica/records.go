@@ -19,9 +19,9 @@ const recordVersion = 1
 const (
 	maxHashes    = 1 << 16
 	maxJSON      = 64 << 20
-	maxSides     = 1 << 12
-	maxConflicts = 1 << 14
-	maxText      = 1 << 16
+	maxSides     = 1 << 20 // a member can write that many values beside each other: what is stored must read
+	maxConflicts = 1 << 20
+	maxText      = 1 << 17 // a path through all the containers that may be inside one another
 	maxRecord    = 64 << 20
 )
 
@@ -173,6 +173,9 @@ func parseView(b []byte) (*view, error) {
 			if r.Err() != nil {
 				return nil, r.Err()
 			}
+		}
+		if r.Err() != nil {
+			return nil, r.Err()
 		}
 		v.Conflicts = append(v.Conflicts, c)
 	}

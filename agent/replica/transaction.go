@@ -69,7 +69,7 @@ func (r *Replica) begin() *transaction {
 		cursors:    map[trust.ScopeID]chunk.Vector{},
 		duplicates: map[fhirRef]*[16]byte{}, checkpoints: map[chunk.Place]*checkpoint{}, tails: map[crdt.DocumentID]*tail{},
 		decisions: newDecisions(),
-		held: map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
+		held:      map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
 		sets: maps.Clone(r.mu.sets), woken: slices.Clone(r.mu.woken),
 	}
 }
