@@ -54,7 +54,7 @@ func (t *transaction) verdict(ctx context.Context, at chunkRef, place storage.Re
 		} else {
 			verdict.about(before)
 		}
-	case before != nil && before.Class == classRule:
+	case before != nil && before.Class == classRule && before.Kind != chunk.KindCheckpoint:
 		// The verdict follows from the chunk and its ancestors alone, so it is the same again.
 		verdict = quarantine(before.Reason)
 		verdict.about(before)

@@ -205,6 +205,8 @@ func (m missing) shown() *api.Need {
 		return &api.Need{Kind: "key", ID: hex.EncodeToString(m.What[:8])}
 	case missingSchema:
 		return &api.Need{Kind: "newer version"}
+	case missingAuthor:
+		return &api.Need{Kind: "member"}
 	}
 	return nil
 }
@@ -401,6 +403,8 @@ func (m missing) hint() string {
 		return "it is applied when a device that holds the key has been in contact"
 	case missingSchema:
 		return "it is applied when this device is updated"
+	case missingAuthor:
+		return "it is applied when the membership log has come"
 	}
 	return "it is applied when what it builds on arrives, or is released; `chartmesh quarantine show` says what that is"
 }
