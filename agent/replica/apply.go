@@ -154,7 +154,7 @@ func (t *transaction) appliedPack(sealed chunk.Sealed) bool {
 func (t *transaction) judge(ctx context.Context, at chunkRef, sealed chunk.Sealed) (err error) {
 	t.judging = at
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
-	verdict, err := t.verdict(ctx, at, place, sealed)
+	verdict, err := t.verdict(ctx, at, sealed)
 	if err != nil {
 		return err
 	}
@@ -201,6 +201,13 @@ func (t *transaction) heldAt(at storage.Ref) (h *held, err error) {
 
 // hold stores why a chunk is not applied, and under what it waits for.
 func (t *transaction) hold(at storage.Ref, h *held) {
+	decided, err := t.decidedOn(at)
+	if err != nil {
+		t.failed = errors.Join(t.failed, err)
+		return
+	}
+	before := t.before[at]
+	h.complete(before, decided, t.r.build, t.now)
 	t.held[at] = h
 	t.batch.Put(storage.Held.Key(at), h.marshal())
 	if h.Missing.Kind != missingNothing {
@@ -210,7 +217,7 @@ func (t *transaction) hold(at storage.Ref, h *held) {
 	if n := t.counts.of(h.State); n != nil {
 		*n++
 	}
-	if !h.again {
+	if before == nil || before.State != h.State {
 		t.events = append(t.events, Event{Kind: "chunk-" + h.State.String()})
 	}
 }
@@ -221,6 +228,7 @@ func (t *transaction) release(at storage.Ref) error {
 	if err != nil || h == nil {
 		return err
 	}
+	t.before[at] = h
 	t.held[at] = nil
 	t.batch.Delete(storage.Held.Key(at))
 	if h.Missing.Kind != missingNothing {

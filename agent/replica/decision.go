@@ -12,12 +12,14 @@ import (
 
 // decisions is what a transaction read and changed of people's decisions on chunks.
 type decisions struct {
+	before  map[storage.Ref]*held // what was kept of chunks that were released
+	failed  error                 // fails the commit: what is decided about a chunk could not be read
 	taken   map[decisionKey]*decisionRecord
 	decided map[storage.Ref]standing
 }
 
 func newDecisions() decisions {
-	return decisions{taken: map[decisionKey]*decisionRecord{}, decided: map[storage.Ref]standing{}}
+	return decisions{before: map[storage.Ref]*held{}, taken: map[decisionKey]*decisionRecord{}, decided: map[storage.Ref]standing{}}
 }
 
 // decisionKey names a decision by what it is about and the chunk that carries it.
@@ -186,8 +188,19 @@ func (t *transaction) takeDecision(scope trust.ScopeID, id chunk.ID, by trust.De
 	}
 	t.events = append(t.events, Event{Kind: "chunk-decided"})
 	h, err := t.heldAt(on)
-	if err == nil && h != nil { // what has not had its turn is judged under what stands then
-		t.woken = append(t.woken, chunkRef{on.Scope, on.Log, on.Counter})
+	if err != nil || h == nil {
+		return err // what has not had its turn is judged under what stands then
 	}
-	return err
+	if h.Class != classRule {
+		t.woken = append(t.woken, chunkRef{on.Scope, on.Log, on.Counter})
+		return nil
+	}
+	// What breaks a rule does so whatever is decided; only whether it is listed changes.
+	again := *h
+	again.State = Quarantined
+	if err := t.release(on); err != nil {
+		return err
+	}
+	t.hold(on, &again)
+	return nil
 }

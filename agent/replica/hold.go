@@ -3,6 +3,7 @@ package replica
 import (
 	"context"
 	"slices"
+	"strings"
 	"time"
 
 	"chartmesh/agent/api"
@@ -32,61 +33,50 @@ func unapplied(reason string) *held {
 	return &held{State: Unapplied, Class: classMachine, Reason: reason}
 }
 
-// verdict tries to apply a chunk and, where it is held, says so under what people decided about it.
-func (t *transaction) verdict(ctx context.Context, at chunkRef, place storage.Ref, sealed chunk.Sealed) (*held, error) {
-	before, err := t.heldAt(place)
-	if err != nil {
-		return nil, err
-	}
-	decided, err := t.decidedOn(place)
-	if err != nil {
-		return nil, err
-	}
-	var verdict *held
-	why, failing := t.r.failing[at]
-	switch {
-	case failing:
+// verdict tries to apply a chunk, and says why it is held if it is.
+func (t *transaction) verdict(ctx context.Context, at chunkRef, sealed chunk.Sealed) (verdict *held, err error) {
+	if why, failing := t.r.failing[at]; failing {
 		verdict = unapplied(why)
-		if before == nil {
-			if body, err := chunk.Open(t.r.keys, sealed); err == nil {
-				t.describe(verdict, body)
-			}
-		} else {
-			verdict.about(before)
+		if body, err := chunk.Open(t.r.keys, sealed); err == nil {
+			t.describe(verdict, body)
 		}
-	case before != nil && before.Class == classRule && before.Kind != chunk.KindCheckpoint:
-		// The verdict follows from the chunk and its ancestors alone, so it is the same again.
-		verdict = quarantine(before.Reason)
-		verdict.about(before)
-	default:
-		if verdict, err = t.tryApply(ctx, at, sealed); verdict == nil || err != nil {
-			return verdict, err
-		}
+	} else if verdict, err = t.tryApply(ctx, at, sealed); verdict == nil || err != nil {
+		return nil, err
 	}
-	verdict.Device, verdict.Kind, verdict.Decided = sealed.Header().Device, sealed.Header().Kind, decided
-	verdict.HeldMillis = t.now.UnixMilli()
-	if before != nil && before.HeldMillis != 0 {
-		verdict.HeldMillis = before.HeldMillis
-	}
-	if decided == chunk.VerdictDiscard && verdict.mayDiscard() {
-		verdict.State = Discarded
-	}
-	if verdict.State == Unapplied {
-		verdict.countTry(before, t.r.build, t.now)
-	}
-	verdict.again = before != nil && before.State == verdict.State
+	verdict.Device, verdict.Kind = sealed.Header().Device, sealed.Header().Kind
 	return verdict, nil
+}
+
+// complete fills in what is kept of a held chunk: since when it is, what it is about, how often it was tried, and what stands
+// decided about it. before is what was kept, nil if it was not held.
+func (h *held) complete(before *held, decided chunk.Verdict, build string, now time.Time) {
+	if h.Class == classUnknown && h.State == Parked {
+		h.Class = classWaits
+	}
+	h.Decided, h.HeldMillis = decided, now.UnixMilli()
+	if before != nil {
+		if before.HeldMillis != 0 {
+			h.HeldMillis = before.HeldMillis
+		}
+		if h.Kind == 0 {
+			h.Kind = before.Kind
+		}
+		if h.Document == (crdt.DocumentID{}) {
+			h.Document, h.About, h.WrittenMillis = before.Document, before.About, before.WrittenMillis
+		}
+	}
+	if decided == chunk.VerdictDiscard && h.mayDiscard() {
+		h.State = Discarded
+	}
+	if h.State == Unapplied {
+		h.countTry(before, build, now)
+	}
 }
 
 // mayDiscard reports whether a chunk can be left aside: what is malformed or kept out, and what waits for a change that
 // may never come. What waits for a key or an upgrade, or for this machine to manage, is somebody's record.
 func (h *held) mayDiscard() bool {
 	return h.Class == classRule || h.Class == classPolicy || h.State == Quarantined || h.Missing.Kind == missingChange
-}
-
-// about takes over what an earlier look found out about the chunk.
-func (h *held) about(before *held) {
-	h.Document, h.Resources, h.WrittenMillis = before.Document, before.Resources, before.WrittenMillis
 }
 
 // An engine that failed on a chunk is tried again at the next starts of the program, and then ever more rarely: a chunk
@@ -159,9 +149,6 @@ func (t *transaction) describe(h *held, body chunk.Body) {
 		h.WrittenMillis = body.TimeMillis
 		d := t.r.docs.byID[body.Document]
 		for _, ch := range body.Changes {
-			if len(h.Resources) == maxHeldResources {
-				return
-			}
 			c, err := crdt.Decode(ch.Raw)
 			if err != nil {
 				return
@@ -171,12 +158,18 @@ func (t *transaction) describe(h *held, body chunk.Body) {
 	}
 }
 
+// maxAbout is how many bytes of names are kept of what a held chunk is about.
+const maxAbout = 256
+
 // addResources notes the resources that a change makes, and those in whose containers it writes.
 func (h *held) addResources(c *crdt.Change, d *document) {
 	add := func(key string) {
-		if ref, ok := parseRef(key); ok && (api.Ref{Type: ref.typ, ID: ref.id}).Valid() && !slices.Contains(h.Resources, key) &&
-			len(h.Resources) < maxHeldResources {
-			h.Resources = append(h.Resources, key)
+		ref, ok := parseRef(key)
+		if !ok || !(api.Ref{Type: ref.typ, ID: ref.id}).Valid() || slices.Contains(strings.Fields(h.About), key) {
+			return
+		}
+		if about := strings.TrimSpace(h.About + " " + key); len(about) <= maxAbout {
+			h.About = about
 		}
 	}
 	last := crdt.OpID{}

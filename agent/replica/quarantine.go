@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"chartmesh/agent/api"
@@ -161,7 +162,7 @@ func (l *look) held(at storage.Ref, h *held) api.Held {
 	r := l.r
 	out := api.Held{
 		Chunk: heldName(at.ID), State: h.State.String(), Reason: h.Reason, Log: chunk.LogID(at.Log).String(), Counter: at.Counter,
-		Resources: h.Resources, Releasable: h.Class == classPolicy,
+		Resources: strings.Fields(h.About), Releasable: h.Class == classPolicy,
 	}
 	out.Device, out.Site = r.names(h.Device)
 	if s, ok := r.State().Scope(at.Scope); ok {

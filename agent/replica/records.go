@@ -239,14 +239,12 @@ type held struct {
 	Decided       chunk.Verdict // what stood decided when it was judged; 0: nothing
 	Kind          chunk.Kind
 	Document      crdt.DocumentID // zero: not known, or the whole scope
-	Resources     []string        // root keys that it is about, as far as they are known
+	About         string          // resources that it touches, as far as they are known, with spaces between
 	WrittenMillis int64           // by its author's clock; 0: not known
 	HeldMillis    int64           // when it was first held here; 0: not known
 	Tries         uint64          // unapplied: how often this build failed on it
 	NextMillis    int64           // unapplied: not tried again by itself before
 	Build         string          // unapplied: which build failed
-
-	again bool // it was held in this state before; not stored
 }
 
 // heldClass says what keeps a chunk out. The numbers are stored.
@@ -277,8 +275,6 @@ const (
 // heldVersion is 2 since 2026-11-25; a value of version 1 ends after what it waits for.
 const heldVersion = 2
 
-const maxHeldResources = 4
-
 func (h *held) marshal() []byte {
 	var w wire.Writer
 	w.Byte(heldVersion)
@@ -291,10 +287,7 @@ func (h *held) marshal() []byte {
 	w.Byte(byte(h.Decided))
 	w.Byte(byte(h.Kind))
 	w.Raw(h.Document[:])
-	w.Uvarint(uint64(len(h.Resources)))
-	for _, key := range h.Resources {
-		w.String(key)
-	}
+	w.String(h.About)
 	w.Varint(h.WrittenMillis)
 	w.Varint(h.HeldMillis)
 	w.Uvarint(h.Tries)
@@ -322,9 +315,7 @@ func parseHeld(b []byte) (*held, error) {
 	h.Decided = chunk.Verdict(r.Byte())
 	h.Kind = chunk.Kind(r.Byte())
 	r.Fixed(h.Document[:])
-	for range r.Uvarint(maxHeldResources) {
-		h.Resources = append(h.Resources, r.String(maxText))
-	}
+	h.About = r.String(maxText)
 	h.WrittenMillis = r.Varint()
 	h.HeldMillis = r.Varint()
 	h.Tries = r.Uvarint(1<<64 - 1)

@@ -78,6 +78,10 @@ func (r *Replica) begin() *transaction {
 // memory: what the engine holds beyond the store is forgotten.
 func (t *transaction) commit(ctx context.Context) error {
 	r := t.r
+	if t.failed != nil {
+		t.abort(ctx)
+		return t.failed
+	}
 	if t.batch.Len() == 0 && len(t.cursors) == 0 && len(t.events) == 0 {
 		r.mu.Lock()
 		defer r.mu.Unlock()
