@@ -117,7 +117,9 @@ func (r *frameReader) read(limit int) (session.Frame, error) {
 	}
 	var b bytes.Buffer
 	b.Grow(1 << 20)
-	if _, err := io.CopyN(&b, r.buf, int64(n)); err != nil {
+	if _, err := io.CopyN(&b, r.buf, int64(n)); err == io.EOF {
+		return nil, io.ErrUnexpectedEOF // CopyN does not tell an end inside from one before
+	} else if err != nil {
 		return nil, err
 	}
 	return b.Bytes(), nil

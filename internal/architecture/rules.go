@@ -72,11 +72,16 @@ var rules = map[string]rule{
 		"p2p/session", "agent/api", "agent/replica",
 	}},
 	"internal/architecture": {},
+	"internal/fuzzing":      {},
+	"internal/fuzzall":      {},
 	"internal/dictionary":   {module: []string{"crdt", "crdt/engine", "fhir", "fhir/synthetic"}},
 }
 
 // testsToo is what tests may import beyond their package's rule: the suites and drivers that tests share.
 var testsToo = []string{"golang.org/x/sync", "github.com/rogpeppe/go-internal", "pgregory.net/rapid"}
+
+// testModules is the same of this module.
+var testModules = []string{"internal/fuzzing"}
 
 // testImports is what the tests of a package may import of this module beyond its rule. They go against no direction
 // that a linked program has.
