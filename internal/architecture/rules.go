@@ -64,9 +64,12 @@ var rules = map[string]rule{
 		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr"},
 	},
 	"bench": {
-		module: []string{"agent", "agent/api", "crdt/engine", "fhir", "fhir/synthetic"},
-		others: []string{"github.com/klauspost/compress/zstd"}, // a limit to measure against
+		module: []string{
+			"trust", "trust/keyring", "chunk", "storage", "agent", "agent/api", "agent/replica", "crdt/engine", "fhir", "fhir/synthetic",
+		},
+		others: []string{"github.com/klauspost/compress/zstd", "golang.org/x/crypto"}, // limits to measure against
 	},
+	"bench/figures": {},
 	"simulations/...": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "fhir/synthetic", "storage",
 		"p2p/session", "agent/api", "agent/replica",
