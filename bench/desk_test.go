@@ -141,9 +141,12 @@ func BenchmarkApply(b *testing.B) {
 	after := uint64(0)
 	// next takes the author's newest chunk to the reader.
 	next := func() {
-		chunks, err := author.Chunks(scope, log, after, 1<<20)
+		items, err := author.Chunks(scope, log, after, 1<<20)
 		must(b, err)
-		after += uint64(len(chunks))
+		var chunks [][]byte
+		for _, it := range items {
+			chunks, after = append(chunks, it.Bytes), it.Counter
+		}
 		must(b, reader.Arrive(ctx, author.Device(), chunks))
 		for more := true; more; {
 			more, err = reader.Apply(ctx)

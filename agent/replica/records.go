@@ -304,7 +304,7 @@ func (x word) marshal() []byte {
 
 func parseWord(b []byte) (x word, err error) {
 	r := open(b)
-	x.ok = r.Byte() == 1
+	x.ok = getBool(r)
 	x.at = chunk.ReadPlace(r)
 	return x, r.Close()
 }

@@ -95,6 +95,23 @@ var valueForms = []struct {
 		n, form, err := parseSaved(b)
 		return marshalSaved(n, form), err
 	}},
+	{"checkpoint", func(testing.TB) []byte {
+		return checkpoint{scope: trust.ScopeID{1}, place: chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}},
+			device: trust.DeviceID{5}, state: checkpointOpen, changes: 600}.marshal()
+	}, func(b []byte) ([]byte, error) {
+		c, err := parseCheckpointRecord(crdt.DocumentID{}, b)
+		return c.marshal(), err
+	}},
+	{"word", func(testing.TB) []byte {
+		return word{ok: true, at: chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}}}.marshal()
+	}, func(b []byte) ([]byte, error) {
+		x, err := parseWord(b)
+		return x.marshal(), err
+	}},
+	{"tail", func(testing.TB) []byte { return tail{scope: trust.ScopeID{1}, changes: 300, lastMillis: -7}.marshal() }, func(b []byte) ([]byte, error) {
+		x, err := parseTail(b)
+		return x.marshal(), err
+	}},
 	{"counter", func(testing.TB) []byte { return marshalCounter(1 << 50) }, func(b []byte) ([]byte, error) {
 		r := open(b)
 		n := r.Uvarint(1<<64 - 1)

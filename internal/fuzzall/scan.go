@@ -60,7 +60,7 @@ var takesApart = map[string][]string{
 	"trust":         {"ParseEntry"},
 }
 
-// named is how decoders are called; such a function is one if it is given bytes, a text, a stream or a wire.Reader.
+// named is how decoders are called; such a function is one if it is given bytes, a text, a stream or a frame.
 var named = regexp.MustCompile(`^(?:[Pp]arse|[Dd]ecode|[Uu]nmarshal|[Uu]npack|[Ss]can|read|Read)(?:[A-Z].*)?$`)
 
 // skipped are the folders whose code meets nothing from outside: tests of the whole, test doubles, tools and generators.
@@ -159,7 +159,7 @@ func decodes(fn *ast.FuncDecl) (why string) {
 		}
 		switch {
 		case !named.MatchString(fn.Name.Name):
-		case isText(p.Type), lastName(p.Type) == "Reader", lastName(p.Type) == "Frame":
+		case isText(p.Type), isStream(p.Type), lastName(p.Type) == "Frame":
 			return "its name and what it is given"
 		}
 	}
@@ -182,6 +182,12 @@ func isText(e ast.Expr) bool {
 		return lastName(list.Elt) == "byte"
 	}
 	return lastName(e) == "string"
+}
+
+// isStream reports whether a type is io.Reader.
+func isStream(e ast.Expr) bool {
+	sel, ok := e.(*ast.SelectorExpr)
+	return ok && lastName(sel.X) == "io" && sel.Sel.Name == "Reader"
 }
 
 func lastName(e ast.Expr) string {
