@@ -3,6 +3,7 @@ package replica_test
 import (
 	"bytes"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"chartmesh/chunk"
@@ -64,4 +65,31 @@ func (d *device) branches() (n int) {
 		})
 	}))
 	return n
+}
+
+// TestLogsOfOneDevice has a member begin ever new logs: what it may name in a vector ends, and what others write goes on.
+func TestLogsOfOneDevice(t *testing.T) {
+	p := practice(t, "surgery", "branch", "forger")
+	a, b, f := p[0], p[1], forge(p[2])
+	var chunks [][]byte
+	for range 1100 {
+		must(t, f.keys.MintLog())
+		f.counter, f.last = 0, chunk.ID{}
+		chunks = append(chunks, f.seal(&chunk.Opaque{Type: chunk.KindBlobManifest}))
+	}
+	must(t, a.Arrive(t.Context(), f.Device(), chunks[:600]))
+	a.crash()
+	must(t, a.Arrive(t.Context(), f.Device(), chunks[300:])) // half of them again
+	held := len(a.Vector(f.scope))
+	if held != 1024 {
+		t.Errorf("%d logs of one device are held", held)
+	}
+	b.put(bernd, false)
+	sync(t, a, b)
+	if got := a.get("Patient/bernd"); !strings.Contains(got, "Kraus") {
+		t.Error("what another device writes does not arrive")
+	}
+	if n := len(a.Vector(f.scope)); n != held+1 {
+		t.Errorf("%d logs are held after another device's first", n)
+	}
 }
