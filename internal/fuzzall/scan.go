@@ -26,6 +26,8 @@ func (t target) String() string { return t.folder + " " + t.name }
 type decoder struct {
 	folder, name string // a method's name has its type before it: "hello.decode"
 	why          string // by what it was found
+	file         string // its base name
+	first, last  int    // lines of its body
 }
 
 func (d decoder) String() string { return d.folder + " " + d.name }
@@ -84,7 +86,8 @@ func scan(root string) (all found, err error) {
 		if filepath.Ext(at) != ".go" {
 			return nil
 		}
-		tree, err := parser.ParseFile(token.NewFileSet(), at, nil, parser.SkipObjectResolution)
+		files := token.NewFileSet()
+		tree, err := parser.ParseFile(files, at, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return err
 		}
@@ -96,7 +99,7 @@ func scan(root string) (all found, err error) {
 		if strings.HasSuffix(at, "_test.go") {
 			all.targets = append(all.targets, targetsIn(tree, folder)...)
 		} else if !below(folder, skipped) {
-			all.decoders = append(all.decoders, decodersIn(tree, folder)...)
+			all.decoders = append(all.decoders, decodersIn(files, tree, folder)...)
 		}
 		return nil
 	})
@@ -131,7 +134,7 @@ func targetsIn(tree *ast.File, folder string) (targets []target) {
 	return targets
 }
 
-func decodersIn(tree *ast.File, folder string) (decoders []decoder) {
+func decodersIn(files *token.FileSet, tree *ast.File, folder string) (decoders []decoder) {
 	for _, d := range tree.Decls {
 		fn, ok := d.(*ast.FuncDecl)
 		if !ok || fn.Body == nil {
@@ -142,7 +145,8 @@ func decodersIn(tree *ast.File, folder string) (decoders []decoder) {
 			if fn.Recv != nil {
 				name = receiver(fn.Recv.List[0].Type) + "." + name
 			}
-			decoders = append(decoders, decoder{folder, name, why})
+			from, to := files.Position(fn.Body.Pos()), files.Position(fn.Body.End())
+			decoders = append(decoders, decoder{folder, name, why, filepath.Base(from.Filename), from.Line, to.Line})
 		}
 	}
 	return decoders
