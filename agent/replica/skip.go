@@ -193,6 +193,12 @@ func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, b []byte) error {
 		r.log.Warn("a skip is not covered by its checkpoint", "from", from, "log", skip.Log, "counter", skip.To)
 		return nil
 	}
+	if head.Counter == 0 {
+		// Who began it does not show; who made the checkpoint answers for it.
+		if ok, err := r.mayBegin(skip.Scope, skip.Log, sealed.Header().Device); err != nil || !ok {
+			return err
+		}
+	}
 	skip.From, skip.Checkpoint = head.Counter+1, sealed.Place()
 	value, _ := skip.AppendBinary(nil)
 	a.batch.Put(storage.Skip.Key(skip.Scope, skip.Log, skip.To), value)
