@@ -169,8 +169,10 @@ func BenchmarkApply(b *testing.B) {
 	if s := reader.Status(); !s.AtEnd || s.Resources != formPatients || s.Parked+s.Quarantined+s.Unapplied > 0 {
 		fatal(b, fmt.Sprintf("the reader stands at %+v", s))
 	}
-	each, size := (reader.store.commits-commits)/n, (reader.store.bytes-bytes)/(reader.store.commits-commits)
-	b.ReportMetric(float64(size*each), "committed-B/op")
+	committed := reader.store.commits - commits
+	each, size := (committed+n/2)/n, (reader.store.bytes-bytes)/committed
+	b.ReportMetric(float64(reader.store.bytes-bytes)/float64(n), "committed-B/op")
+	b.ReportMetric(float64(committed)/float64(n), "commits/op")
 	beside(b, times(each, fsynced(b, size)))
 }
 
