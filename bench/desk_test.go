@@ -176,6 +176,43 @@ func BenchmarkApply(b *testing.B) {
 	beside(b, times(each, fsynced(b, size)))
 }
 
+// compactEdits is how many edits of one record are packed at a time.
+var compactEdits = 200
+
+// BenchmarkCompact packs the edits of a record into a checkpoint and deletes their chunks. Its limits are the chunks'
+// bytes through the compressor, and a sync of what is committed.
+func BenchmarkCompact(b *testing.B) {
+	d := desks(b, 1)[0]
+	ctx := context.Background()
+	var before, after, bytes, rounds int64
+	for b.Loop() {
+		b.StopTimer()
+		_, _, others, err := d.StoredChunks()
+		must(b, err)
+		for n := range compactEdits {
+			d.form(b, int(rounds), n)
+		}
+		_, _, had, err := d.StoredChunks()
+		must(b, err)
+		committed := int64(d.store.bytes)
+		b.StartTimer()
+		c, err := d.Compact(ctx, true)
+		b.StopTimer()
+		must(b, err)
+		if c.Checkpoints != 1 || c.Deleted < compactEdits-1 || c.Waiting != 0 {
+			fatal(b, fmt.Sprintf("of %d edits it made %+v", compactEdits, c))
+		}
+		_, _, has, err := d.StoredChunks()
+		must(b, err)
+		before, after, bytes = before+had-others, after+has-others, bytes+int64(d.store.bytes)-committed
+		rounds++
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(after)/float64(before), "after/before")
+	b.ReportMetric(float64(after/rounds), "after-B")
+	beside(b, compressed(b, record(b, int(before/rounds))), fsynced(b, int(bytes/rounds)))
+}
+
 // record is size bytes of patients' records, as an import has them.
 func record(b testing.TB, size int) []byte {
 	b.Helper()

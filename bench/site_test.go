@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 
 // benchmarks are all of this package; TestBenchmarks holds the list against the source.
 var benchmarks = map[string]func(*testing.B){
-	"Seal": BenchmarkSeal, "Open": BenchmarkOpen, "Edit": BenchmarkEdit, "Apply": BenchmarkApply,
+	"Seal": BenchmarkSeal, "Open": BenchmarkOpen, "Edit": BenchmarkEdit, "Apply": BenchmarkApply, "Compact": BenchmarkCompact,
 	"EditVisible": BenchmarkEditVisible, "Import": BenchmarkImport, "FirstSync": BenchmarkFirstSync,
 	"Reconnect": BenchmarkReconnect, "Read": BenchmarkRead,
 }
@@ -56,9 +56,9 @@ func TestBenchmarks(t *testing.T) {
 	if listed := slices.Sorted(maps.Keys(benchmarks)); !slices.Equal(listed, declared) {
 		t.Fatalf("the list has %q, the files %q", listed, declared)
 	}
-	many, long := importPatients, limitTime
-	importPatients, limitTime = 2, 0
-	defer func() { importPatients, limitTime = many, long }()
+	many, long, edits := importPatients, limitTime, compactEdits
+	importPatients, limitTime, compactEdits = 2, 0, 70
+	defer func() { importPatients, limitTime, compactEdits = many, long, edits }()
 	must(t, flag.Set("test.benchtime", "1x"))
 	for _, name := range declared {
 		t.Run(name, func(t *testing.T) {

@@ -115,12 +115,15 @@ func run(ctx context.Context, out io.Writer, dir string, total time.Duration, ch
 	return nil
 }
 
+// minimize is how long Go may shorten one input: it does so for each that is new, and long ones would take all the time.
+const minimize = "1s"
+
 // fuzz runs one target. A target that hangs is ended by Go when its time is over; one that does not end even then, here.
 func fuzz(ctx context.Context, root string, t target, each time.Duration, workers int) outcome {
 	ctx, cancel := context.WithTimeout(ctx, each+10*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", each.String(),
-		"-fuzzminimizetime", "10s", "-parallel", strconv.Itoa(workers), "./"+t.folder)
+		"-fuzzminimizetime", minimize, "-parallel", strconv.Itoa(workers), "./"+t.folder)
 	cmd.Dir = root
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) } // go test ends its children and cleans up
 	cmd.WaitDelay = 10 * time.Second
