@@ -25,7 +25,7 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 	defer func() { refused.tell(r, from) }()
 	for _, b := range chunks {
 		if chunk.IsSkip(b) {
-			if err := r.takeSkip(a, from, b); err != nil {
+			if err := r.takeSkip(a, from, &refused, b); err != nil {
 				return err
 			}
 			continue

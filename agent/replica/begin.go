@@ -76,14 +76,22 @@ func (r *Replica) readBeginners(scope trust.ScopeID) (map[chunk.LogID]trust.Devi
 	return known, nil
 }
 
-// refusals counts the chunks of one frame that are not accepted, so that a frame of very many makes one line of log.
+// refusals counts what is not accepted of one frame, so that a frame of very many makes one line of log.
 type refusals struct {
 	n     int
-	first chunk.ID
+	first chunk.ID // a chunk, or the checkpoint of a skip
 	err   error
+	skips int // that their checkpoints do not cover
 }
 
-var errTooManyLogs = errors.New("its device has begun too many logs")
+// maxRefusedSkips is how many bad skips of a frame are looked at. A skip takes some two hundred bytes, and to judge one
+// its checkpoint is read, which may have some megabytes.
+const maxRefusedSkips = 16
+
+var (
+	errTooManyLogs = errors.New("its device has begun too many logs")
+	errNotCovered  = errors.New("the checkpoint of a skip does not cover it")
+)
 
 func (f *refusals) add(id chunk.ID, err error) {
 	if f.n++; f.n == 1 {
