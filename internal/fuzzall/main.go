@@ -115,8 +115,9 @@ func run(ctx context.Context, out io.Writer, dir string, total time.Duration, ch
 	return nil
 }
 
-// minimize is how long Go may shorten one input: it does so for each that is new, and long ones would take all the time.
-const minimize = "1s"
+// minimize is how often Go may try to shorten one input. It does so for each that is new, and with its own measure, a
+// minute each, some targets would do nothing else.
+const minimize = "100x"
 
 // fuzz runs one target. A target that hangs is ended by Go when its time is over; one that does not end even then, here.
 func fuzz(ctx context.Context, root string, t target, each time.Duration, workers int) outcome {
