@@ -119,66 +119,6 @@ func TestUnpackRefuses(t *testing.T) {
 	}
 }
 
-func FuzzUnpack(f *testing.F) {
-	var seeds [][]byte
-	for _, n := range []int{0, 10, 1000} {
-		packed, err := pack(bytes.Repeat([]byte("ab"), n), 0)
-		if err != nil {
-			f.Fatal(err)
-		}
-		seeds = append(seeds, packed)
-	}
-	seeds = append(seeds, craft(0, 3, []byte("abc")))
-	if len(seeds) == 0 {
-		f.Fatal("no seeds")
-	}
-	for _, s := range seeds {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		plain, err := unpack(b, 0)
-		if err != nil {
-			return
-		}
-		if len(plain) > MaxBody {
-			t.Fatal("over the cap")
-		}
-		// The same content has one packed form per method and compressed data.
-		r := wire.NewReader(b)
-		method, size, data := r.Byte(), r.Uvarint(MaxBody), r.Blob(MaxBody)
-		if !bytes.Equal(craft(method, size, data), b) {
-			t.Fatal("does not re-encode to the same bytes")
-		}
-	})
-}
-
-func FuzzParseChanges(f *testing.F) {
-	c := &Changes{
-		Document: [32]byte{1}, TimeMillis: -5, Author: "Ärztin", Origin: OriginImport,
-		Changes:    []Change{{Branch: 0, Raw: []byte("one")}, {Branch: 2, Raw: []byte("two")}},
-		Authorship: []Authorship{{Branch: 0, Seq: 1}, {Branch: 2, Seq: 300, Newest: [32]byte{9}}},
-	}
-	var w wire.Writer
-	c.append(&w)
-	if _, err := parseChanges(w.Bytes()); err != nil {
-		f.Fatal(err)
-	}
-	f.Add(w.Bytes())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, kind := range []Kind{KindChanges, KindCertificate} {
-			body, err := parseBody(kind, b, nil)
-			if err != nil {
-				continue
-			}
-			var w wire.Writer
-			body.append(&w)
-			if !bytes.Equal(w.Bytes(), b) {
-				t.Fatal("does not re-encode to the same bytes")
-			}
-		}
-	})
-}
-
 func sampleCheckpoint() *Checkpoint {
 	logs := []LogKey{{Device: [32]byte{1}}, {Device: [32]byte{1}, Nonce: [16]byte{2}}}
 	return &Checkpoint{
@@ -201,34 +141,6 @@ func sampleCheckpoint() *Checkpoint {
 func runsOf(runs ...Run) Runs {
 	slices.SortFunc(runs, func(a, b Run) int { return cmp.Or(a.Log.Compare(b.Log), cmp.Compare(a.From, b.From)) })
 	return runs
-}
-
-func FuzzParseCheckpoint(f *testing.F) {
-	c := sampleCheckpoint()
-	var w wire.Writer
-	c.append(&w)
-	if _, err := parseCheckpoint(w.Bytes(), c.clear()); err != nil {
-		f.Fatal(err)
-	}
-	f.Add(w.Bytes(), c.clear())
-	v := &Cover{Document: [32]byte{7}, Checkpoint: Place{LogID{1}, 5, ID{6}}, OK: true}
-	if _, err := parseCover(v.Document[:], v.clear()); err != nil {
-		f.Fatal(err)
-	}
-	f.Add(v.Document[:], v.clear())
-	f.Fuzz(func(t *testing.T, b, clear []byte) {
-		for _, kind := range []Kind{KindCheckpoint, KindCover} {
-			body, err := parseBody(kind, b, clear)
-			if err != nil {
-				continue
-			}
-			var w wire.Writer
-			body.append(&w)
-			if !bytes.Equal(w.Bytes(), b) || !bytes.Equal(body.(clearer).clear(), clear) {
-				t.Fatal("does not re-encode to the same bytes")
-			}
-		}
-	})
 }
 
 // TestCheckpointRefuses bends each thing that a checkpoint must be.
@@ -284,24 +196,6 @@ func TestRunsFind(t *testing.T) {
 	if runs.Len() != 12 {
 		t.Errorf("%d chunks", runs.Len())
 	}
-}
-
-func FuzzParseSkip(f *testing.F) {
-	s := Skip{Scope: [16]byte{1}, Run: Run{LogID{2}, 3, 300, ID{4}}, Checkpoint: Place{LogID{5}, 6, ID{7}}}
-	b, _ := s.AppendBinary(nil)
-	if got, err := ParseSkip(b); err != nil || got != s || !IsSkip(b) {
-		f.Fatal(got, err)
-	}
-	f.Add(b)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		s, err := ParseSkip(b)
-		if err != nil {
-			return
-		}
-		if again, _ := s.AppendBinary(nil); !bytes.Equal(again, b) {
-			t.Fatal("does not re-encode to the same bytes")
-		}
-	})
 }
 
 func TestSetModulusIsPrime(t *testing.T) {

@@ -21,9 +21,11 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 	defer r.arrive.Unlock()
 	st := r.State()
 	a := newArriving()
+	var refused refusals
+	defer func() { refused.tell(r, from) }()
 	for _, b := range chunks {
 		if chunk.IsSkip(b) {
-			if err := r.takeSkip(a, from, b); err != nil {
+			if err := r.takeSkip(a, from, &refused, b); err != nil {
 				return err
 			}
 			continue
@@ -40,8 +42,18 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 			continue // its membership entry is on the way; the peer sends again what our vector lacks
 		case err != nil:
 			// Whoever relays it may be honest and know another membership; what else it sends is welcome.
-			r.log.Warn("a chunk is not accepted", "from", from, "chunk", sealed.ID(), "error", err)
+			refused.add(sealed.ID(), err)
 			continue
+		}
+		if h := sealed.Header(); h.Counter == 1 {
+			ok, err := r.mayBegin(h.Scope, sealed.Log(), h.Device)
+			if err != nil {
+				return err
+			}
+			if !ok {
+				refused.add(sealed.ID(), errTooManyLogs)
+				continue
+			}
 		}
 		if err := r.take(a, sealed); err != nil {
 			return err

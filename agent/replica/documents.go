@@ -268,16 +268,20 @@ func (r *Replica) storeSaved(ctx context.Context, d *document) error {
 	if err != nil {
 		return err
 	}
-	var w wire.Writer
-	w.Byte(recordVersion)
-	w.Uvarint(uint64(len(d.changes)))
-	w.Blob(form)
 	var b storage.Batch
-	b.Put(storage.Snapshot.Key(d.id), w.Bytes())
+	b.Put(storage.Snapshot.Key(d.id), marshalSaved(len(d.changes), form))
 	if b.Size() > storage.MaxBatch {
 		return nil
 	}
 	return r.store.Commit(ctx, &b)
+}
+
+func marshalSaved(n int, form []byte) []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(uint64(n))
+	w.Blob(form)
+	return w.Bytes()
 }
 
 func parseSaved(b []byte) (n int, form []byte, err error) {

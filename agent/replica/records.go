@@ -154,7 +154,7 @@ func parseView(b []byte) (*view, error) {
 	r.Fixed(v.Scope[:])
 	v.Heads = getHashes(r)
 	v.Imports = getHashes(r)
-	v.Removed = r.Byte() == 1
+	v.Removed = getBool(r)
 	v.UpdatedMillis = r.Varint()
 	r.Fixed(v.Last.Device[:])
 	v.Last.Author = r.String(maxText)
@@ -165,7 +165,7 @@ func parseView(b []byte) (*view, error) {
 		c.Path = r.String(maxText)
 		c.Shown = int(r.Uvarint(maxSides))
 		for range r.Uvarint(maxSides) {
-			s := conflictSide{Removed: r.Byte() == 1, JSON: r.Blob(maxJSON)}
+			s := conflictSide{Removed: getBool(r), JSON: r.Blob(maxJSON)}
 			r.Fixed(s.Device[:])
 			s.Author = r.String(maxText)
 			s.TimeMillis = r.Varint()
@@ -360,7 +360,7 @@ func (x word) marshal() []byte {
 
 func parseWord(b []byte) (x word, err error) {
 	r := open(b)
-	x.ok = r.Byte() == 1
+	x.ok = getBool(r)
 	x.at = chunk.ReadPlace(r)
 	return x, r.Close()
 }
@@ -430,9 +430,14 @@ func marshalSets(sets map[trust.ScopeID]chunk.SetHash) []byte {
 func parseSets(b []byte) (map[trust.ScopeID]chunk.SetHash, error) {
 	sets := map[trust.ScopeID]chunk.SetHash{}
 	r := open(b)
-	for range r.Uvarint(maxHashes) {
+	var last trust.ScopeID
+	for i := range r.Uvarint(maxHashes) {
 		var scope trust.ScopeID
 		r.Fixed(scope[:])
+		if i > 0 && bytes.Compare(last[:], scope[:]) >= 0 {
+			r.Fail("order of scopes")
+		}
+		last = scope
 		b := r.Raw(chunk.SetHashSize)
 		if r.Err() != nil {
 			return nil, r.Err()
@@ -475,6 +480,14 @@ func putBool(w *wire.Writer, b bool) {
 	} else {
 		w.Byte(0)
 	}
+}
+
+func getBool(r *wire.Reader) bool {
+	b := r.Byte()
+	if b > 1 {
+		r.Fail("truth value")
+	}
+	return b == 1
 }
 
 func putHashes(w *wire.Writer, hs []crdt.ChangeHash) {

@@ -74,6 +74,7 @@ type Replica struct {
 
 	// arrive is held while chunks of other devices are judged and committed, per batch.
 	arrive sync.Mutex
+	begun  beginners // guarded by arrive
 
 	mu struct {
 		sync.Mutex

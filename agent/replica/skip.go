@@ -152,7 +152,7 @@ func (a *arriving) keepLoose(at chunkRef, sealed chunk.Sealed) {
 // takeSkip lets a log go on over chunks that were deleted elsewhere, if the checkpoint that stands for them is here, signed
 // by a member, and says that it covers them. One that brings nothing, leaves a gap or names a checkpoint that is not here is
 // passed over; the vector tells the peer so.
-func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, b []byte) error {
+func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, refused *refusals, b []byte) error {
 	skip, err := chunk.ParseSkip(b)
 	if errors.Is(err, chunk.ErrNewer) {
 		return nil
@@ -171,7 +171,7 @@ func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, b []byte) error {
 		}
 		return r.take(a, sealed)
 	}
-	if skip.To <= head.Counter || skip.From > head.Counter+1 {
+	if skip.To <= head.Counter || skip.From > head.Counter+1 || refused.skips == maxRefusedSkips {
 		return nil
 	}
 	sealed, ok := a.checkpoints[skip.Checkpoint.ID]
@@ -190,8 +190,15 @@ func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, b []byte) error {
 	covers, err := sealed.Covers()
 	run, ok := covers.Find(skip.Log, skip.To)
 	if err != nil || !ok || run.From > skip.From || run.To != skip.To || run.Last != skip.Last || sealed.Header().Scope != skip.Scope {
-		r.log.Warn("a skip is not covered by its checkpoint", "from", from, "log", skip.Log, "counter", skip.To)
+		refused.skips++
+		refused.add(skip.Checkpoint.ID, errNotCovered)
 		return nil
+	}
+	if head.Counter == 0 {
+		// Who began it does not show; who made the checkpoint answers for it.
+		if ok, err := r.mayBegin(skip.Scope, skip.Log, sealed.Header().Device); err != nil || !ok {
+			return err
+		}
 	}
 	skip.From, skip.Checkpoint = head.Counter+1, sealed.Place()
 	value, _ := skip.AppendBinary(nil)

@@ -54,7 +54,7 @@ type folder struct {
 	closed int
 }
 
-func newFolder(t *testing.T) *folder {
+func newFolder(t testing.TB) *folder {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cm") // t.TempDir is often too long for a socket; that case is tested elsewhere
 	if err != nil {

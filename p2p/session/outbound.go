@@ -181,6 +181,7 @@ func (s *Session) nextSmall(now time.Time) Frame {
 	}
 	for _, id := range st.order {
 		sc := st.scopes[id]
+		sc.waits = sc.waits && sc.shared // whoever does not share a scope any more has no turn in it
 		if sc.waits && s.cfg.Feed.take(id, s, now) {
 			sc.oweVector = true // our turn: the peer is to send what we still lack
 		}
@@ -190,7 +191,9 @@ func (s *Session) nextSmall(now time.Time) Frame {
 		if sc.oweVector && sc.shared {
 			sc.oweVector = false
 			sc.waits = !s.cfg.Feed.take(id, s, now)
-			s.cfg.Feed.report(id, s, now, !sc.known || sc.behind())
+			if sc.known && !sc.behind() {
+				s.cfg.Feed.report(id, s, now, false, false)
+			}
 			m := vector{hop: st.nextHop(), scope: id, seen: st.seenSeq, vector: sc.mine}
 			if sc.waits {
 				m.flags = vectorWait
@@ -365,6 +368,7 @@ func (s *Session) plan(now time.Time) (id trust.ScopeID, runs []flight, room int
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.mu.state
+	st.pass(now)
 	if room = s.cfg.Window - st.bytesOut; !st.greeted || room <= 0 || st.bytesOut > 0 && room < s.cfg.FramePayload {
 		return id, nil, 0
 	}
@@ -403,9 +407,13 @@ func (s *Session) Deadline() time.Time {
 			d = t
 		}
 	}
-	earlier(s.helloDue(st))
+	due, pause := s.helloDue(st), st.lastHello.Add(helloPause)
+	if st.saidHello && due.Before(pause) {
+		due = pause
+	}
+	earlier(due)
 	if st.oweHello {
-		earlier(st.lastHello.Add(helloPause))
+		earlier(pause)
 	}
 	if st.oweEntries && st.entriesHeld {
 		earlier(st.entriesBy)

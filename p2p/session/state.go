@@ -320,6 +320,9 @@ func (st *state) forget() {
 	}
 }
 
+// mostBehind ends the sum of what a peer claims to hold, before it and the bytes estimated from it go round.
+const mostBehind = 1 << 40
+
 // Status returns the session's state at now.
 func (s *Session) Status() Status {
 	s.mu.Lock()
@@ -341,7 +344,7 @@ func (s *Session) Status() Status {
 		}
 		for id, p := range sc.theirs {
 			if have := sc.mine[id].Counter; p.Counter > have {
-				r.BehindChunks += p.Counter - have
+				r.BehindChunks = min(r.BehindChunks+p.Counter-have, mostBehind)
 			}
 		}
 		if sc.shared {
@@ -384,6 +387,18 @@ func (sc *scope) pending(now time.Time) []chunk.LogID {
 	}
 	slices.SortFunc(ids, chunk.LogID.Compare)
 	return ids
+}
+
+// pass forgets times to wait for that are over. One that stayed would be a deadline that is always past, and while the
+// window is full nothing else would end it.
+func (st *state) pass(now time.Time) {
+	for _, sc := range st.scopes {
+		for _, l := range sc.logs {
+			if !now.Before(l.notBefore) {
+				l.notBefore = time.Time{}
+			}
+		}
+	}
 }
 
 // takeAck returns where the logs stand of which the peer is owed word, and forgets the debt.
