@@ -102,17 +102,31 @@ func (h *lineage) standing() []*written {
 	return stands
 }
 
-// has reports whether a chunk is durable on a device.
+// has reports whether a chunk is durable on a device, or a checkpoint that stands for it.
 func (d *device) has(scope trust.ScopeID, log chunk.LogID, counter uint64, id chunk.ID) bool {
+	if sealed, ok := d.at(scope, log, chunk.At(counter, id)); ok {
+		return sealed.ID() == id
+	}
 	err := d.twin.View(func(v storage.Reader) error {
-		b, err := v.Get(storage.Chunk.Key(scope, log, counter))
-		if err == nil {
-			var sealed chunk.Sealed
-			if sealed, err = chunk.Parse(b); err == nil && sealed.ID() == id {
-				return nil
-			}
+		if _, err := v.Get(storage.Chunk.Key(scope, log, counter)); err == nil {
+			return storage.ErrNotFound // another one
 		}
-		_, err = v.Get(storage.Branch.Key(scope, log, counter, id))
+		_, err := heldBySkip(v, scope, log, counter)
+		return err
+	})
+	return err == nil
+}
+
+// stands reports whether a device holds a log up to a position, in whatever history.
+func (d *device) stands(scope trust.ScopeID, log chunk.LogID, p chunk.Position) bool {
+	if _, ok := d.at(scope, log, p); ok {
+		return true
+	}
+	err := d.twin.View(func(v storage.Reader) error {
+		skip, err := heldBySkip(v, scope, log, p.Counter)
+		if err == nil && skip.To == p.Counter && skip.Position() != p {
+			err = storage.ErrNotFound
+		}
 		return err
 	})
 	return err == nil

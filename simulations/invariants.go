@@ -150,7 +150,7 @@ func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter 
 func (d *device) checkTold() {
 	for scope, told := range d.told {
 		for _, log := range told.Logs() {
-			if _, ok := d.at(scope, log, told[log]); !ok {
+			if !d.stands(scope, log, told[log]) {
 				d.w.fail("I-durable", "%s told its peers of %d chunks of %v and came back with %d",
 					d.name, told[log].Counter, log, d.replica.Vector(scope)[log].Counter)
 			}

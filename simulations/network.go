@@ -132,8 +132,7 @@ func (l listener) Acked(ctx context.Context, from trust.DeviceID, a session.Ack)
 		held, up := false, false
 		for _, d := range l.w.devices { // a device may have been started twice
 			if d.keys.Device() == from && d.replica != nil {
-				_, ok := d.at(a.Scope, log, a.Stored[log])
-				up, held = true, held || ok
+				up, held = true, held || d.stands(a.Scope, log, a.Stored[log])
 			}
 		}
 		if up && !held {
