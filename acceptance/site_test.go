@@ -42,7 +42,13 @@ func TestMain(m *testing.M) {
 		fmt.Println("acceptance: run with HEAVY=1")
 		os.Exit(0)
 	}
+	state, err := os.MkdirTemp("", "chartmesh-state-")
+	if err != nil {
+		panic(err)
+	}
+	_ = os.Setenv("XDG_STATE_HOME", state) // for every agent that is started
 	code := m.Run()
+	_ = os.RemoveAll(state)
 	if path, err := binary(); err == nil {
 		_ = os.RemoveAll(filepath.Dir(path))
 	}

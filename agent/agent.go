@@ -49,6 +49,7 @@ type Agent struct {
 	engine  *engine.Supervisor
 	records *replica.Replica
 	invites *invites
+	watch   watch
 
 	host    atomic.Pointer[p2p.Host] // nil until Run
 	online  atomic.Bool
@@ -89,6 +90,9 @@ func Open(cfg Config) (_ *Agent, err error) {
 	a.records, err = replica.Open(replica.Config{Store: a.store, Keyring: keys, Engine: a.engine, Logger: cfg.Logger, Build: cfg.Version})
 	if err != nil {
 		return nil, openError(cfg.Dir, err)
+	}
+	if err = a.openWitness(context.Background()); err != nil {
+		return nil, err
 	}
 	a.online.Store(!cfg.Offline)
 	if a.invites, err = openInvites(a); err != nil {
@@ -205,6 +209,9 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 		if err := a.records.FlushAcks(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("acknowledgements were not stored", "error", err)
 		}
+		if err := a.keepWitness(); err != nil {
+			a.log.Warn("what is kept outside the folder was not brought up to date", "error", err)
+		}
 		if err := a.records.PruneEvents(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("old events were not removed", "error", err)
 		}
@@ -259,6 +266,9 @@ func (a *Agent) Close() error {
 	a.closing.Do(func() {
 		if a.records != nil {
 			a.closed = errors.Join(a.closed, a.peers.store(context.Background(), a.records))
+			if err := a.keepWitness(); err != nil {
+				a.log.Warn("what is kept outside the folder was not brought up to date", "error", err)
+			}
 		}
 		if a.engine != nil {
 			a.closed = errors.Join(a.closed, a.engine.Close())

@@ -22,7 +22,18 @@ import (
 
 func TestMain(m *testing.M) {
 	engine.ChildMain()
-	os.Exit(m.Run())
+	os.Exit(withState(m))
+}
+
+// withState runs the tests with a state directory of their own.
+func withState(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "chartmesh-state-")
+	if err != nil {
+		panic(err)
+	}
+	defer func() { _ = os.RemoveAll(dir) }()
+	_ = os.Setenv("XDG_STATE_HOME", dir)
+	return m.Run()
 }
 
 func must(t *testing.T, err error) {

@@ -37,6 +37,12 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		Addresses: []string{}, Peers: []api.Peer{}, Sync: []api.PeerSync{},
 	}
 	s.Device, s.Site = a.keys.Names(st, a.keys.Device())
+	branches := a.records.Branches()
+	s.Branches = branches[a.keys.Device()]
+	if logs := a.records.OwnLogs(); len(logs) > 1 {
+		last := logs[len(logs)-1]
+		s.NewLog = &api.NewLog{Began: last.Began, Reason: last.Reason.String(), Logs: len(logs)}
+	}
 	if host != nil {
 		s.Running, s.Addresses = true, host.Addresses()
 	}
@@ -47,6 +53,7 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		}
 		ps := statuses[m.Device]
 		p := a.peer(st, m, ps)
+		p.Branches = branches[m.Device]
 		if peer != "" && p.Name != peer && p.PeerID != peer && p.Site != peer {
 			continue
 		}

@@ -29,7 +29,14 @@ const (
 
 func TestMain(m *testing.M) {
 	engine.ChildMain() // the engine is this binary, run again
-	os.Exit(m.Run())
+	state, err := os.MkdirTemp("", "chartmesh-state-")
+	if err != nil {
+		panic(err)
+	}
+	_ = os.Setenv("XDG_STATE_HOME", state)
+	code := m.Run()
+	_ = os.RemoveAll(state)
+	os.Exit(code)
 }
 
 // benchmarks are all of this package; TestBenchmarks holds the list against the source.

@@ -31,6 +31,8 @@ const (
 	OriginImport   Origin = 2
 	OriginDecision Origin = 3
 	OriginDelete   Origin = 4
+
+	originAnew = 0x80 // on the wire: the hash of the change that this one writes anew follows
 )
 
 // Changes is the body of a CHANGES chunk: Automerge changes of one document, as one save or one import made them.
@@ -40,7 +42,10 @@ type Changes struct {
 	TimeMillis int64  // when the author saved, for display alone
 	Author     string // the user, as the local application names them
 	Origin     Origin
-	Changes    []Change
+	// Replaces names the change whose content this one writes anew, since that one lost its place to another history of
+	// its author's log (docs/decisions/0024); zero: none.
+	Replaces [32]byte
+	Changes  []Change
 	// Authorship names, for each branch among Changes and ascending by branch, the newest change. Seal signs it; after
 	// Open the signatures have been checked, but that the changes are the ones it names is for the caller to check,
 	// since this package does not read Automerge.
@@ -82,7 +87,7 @@ func (c *Changes) append(w *wire.Writer) {
 	w.Raw(c.Document[:])
 	w.Varint(c.TimeMillis)
 	w.String(c.Author)
-	w.Byte(byte(c.Origin))
+	appendOrigin(w, c.Origin, c.Replaces)
 	w.Uvarint(uint64(len(c.Changes)))
 	for _, ch := range c.Changes {
 		w.Byte(ch.Branch)
@@ -97,13 +102,32 @@ func (c *Changes) append(w *wire.Writer) {
 	}
 }
 
+func appendOrigin(w *wire.Writer, o Origin, replaces [32]byte) {
+	if replaces == ([32]byte{}) {
+		w.Byte(byte(o))
+		return
+	}
+	w.Byte(byte(o) | originAnew)
+	w.Raw(replaces[:])
+}
+
+func readOrigin(r *wire.Reader) (o Origin, replaces [32]byte) {
+	if o = Origin(r.Byte()); o&originAnew == 0 {
+		return o, replaces
+	}
+	if r.Fixed(replaces[:]); replaces == ([32]byte{}) {
+		r.Fail("replaced change")
+	}
+	return o &^ originAnew, replaces
+}
+
 func parseChanges(b []byte) (*Changes, error) {
 	c := &Changes{}
 	r := wire.NewReader(b)
 	r.Fixed(c.Document[:])
 	c.TimeMillis = r.Varint()
 	c.Author = r.String(MaxAuthor)
-	c.Origin = Origin(r.Byte())
+	c.Origin, c.Replaces = readOrigin(r)
 	n := r.Uvarint(MaxChangeCount)
 	if n > uint64(r.Len()) {
 		r.Fail("cut short")

@@ -45,6 +45,7 @@ type Part struct {
 	TimeMillis int64
 	Author     string
 	Origin     Origin
+	Replaces   [32]byte // see Changes
 	Changes    []Change
 }
 
@@ -57,13 +58,15 @@ type Word struct {
 // PartOf returns what a checkpoint keeps of a CHANGES chunk in the log of that number.
 func PartOf(c *Changes, log int, counter uint64) Part {
 	return Part{
-		Spot: Spot{log, counter}, Schema: c.Schema, TimeMillis: c.TimeMillis, Author: c.Author, Origin: c.Origin, Changes: c.Changes,
+		Spot: Spot{log, counter}, Schema: c.Schema, TimeMillis: c.TimeMillis, Author: c.Author, Origin: c.Origin,
+		Replaces: c.Replaces, Changes: c.Changes,
 	}
 }
 
 // Equal reports whether both keep the same, wherever they say that it stood.
 func (p Part) Equal(q Part) bool {
 	if p.Schema != q.Schema || p.TimeMillis != q.TimeMillis || p.Author != q.Author || p.Origin != q.Origin ||
+		p.Replaces != q.Replaces ||
 		len(p.Changes) != len(q.Changes) {
 		return false
 	}
@@ -105,7 +108,7 @@ func (c *Checkpoint) append(w *wire.Writer) {
 		w.Uvarint(uint64(p.Schema))
 		w.Varint(p.TimeMillis)
 		w.String(p.Author)
-		w.Byte(byte(p.Origin))
+		appendOrigin(w, p.Origin, p.Replaces)
 		w.Uvarint(uint64(len(p.Changes)))
 		for _, ch := range p.Changes {
 			w.Byte(ch.Branch)
@@ -150,7 +153,7 @@ func parseCheckpoint(b, clear []byte) (*Checkpoint, error) {
 		p.Schema = uint16(r.Uvarint(MaxSchema))
 		p.TimeMillis = r.Varint()
 		p.Author = r.String(MaxAuthor)
-		p.Origin = Origin(r.Byte())
+		p.Origin, p.Replaces = readOrigin(r)
 		p.Changes = make([]Change, count(r, min(MaxChangeCount, left), 2))
 		left -= len(p.Changes)
 		for j := range p.Changes {

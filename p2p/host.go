@@ -400,7 +400,7 @@ func stateOf(s session.Status) State {
 	switch {
 	case s.Incompatible:
 		return Incompatible
-	case s.Diverged || s.Forked > 0:
+	case s.Diverged:
 		return Diverged
 	case s.InSync:
 		return InSync

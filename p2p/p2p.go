@@ -67,7 +67,7 @@ const (
 	Connecting   State = 1 // a dial is under way
 	Syncing      State = 2 // connected, not yet in sync
 	InSync       State = 3 // both hold the same chunks
-	Diverged     State = 4 // same chunks, not the same applied; or two branches of one log
+	Diverged     State = 4 // same chunks, not the same applied
 	Incompatible State = 5 // no version in common
 )
 

@@ -331,11 +331,17 @@ func (w *World) fault() {
 		if d.replica != nil {
 			d.slow = w.pace()
 		}
-	case n < 73:
+	case n < 72:
 		if d.replica != nil {
 			w.note("%s: power cut between two commits", d.name)
 			d.fall()
 		}
+	case n < 76:
+		d.keep()
+	case n < 80:
+		w.goBack(d, w.chance(2))
+	case n < 81:
+		w.double(d, w.chance(2))
 	default:
 		stages := []storage.Stage{storage.Begin, storage.Applied, storage.Synced}
 		d.armed = &fault{stage: stages[w.rng.IntN(3)], commits: w.rng.IntN(4), crash: w.chance(2)}

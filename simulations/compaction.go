@@ -75,6 +75,21 @@ type checkpointAt struct {
 	chunk.Place
 }
 
+// saidWord reports whether anybody holds a device's word on a checkpoint. A device that was started twice gives one.
+func (w *World) saidWord(at checkpointAt, by *device) (said bool) {
+	for _, o := range w.devices {
+		err := o.twin.View(func(v storage.Reader) error {
+			_, err := v.Get(storage.Word.Key(at.ID, by.keys.Device()))
+			said = said || err == nil
+			return nil
+		})
+		if err != nil {
+			w.fail("I-sound", "%s: read words: %v", o.name, err)
+		}
+	}
+	return said
+}
+
 // checkWords is I-compact: chunks are deleted for a checkpoint only when every device of the practice, as far as the one
 // that deletes knows, has durably found it good, or has it covered by a later one already.
 func (d *device) checkWords(at checkpointAt) {
@@ -82,15 +97,10 @@ func (d *device) checkWords(at checkpointAt) {
 		if _, member := d.replica.State().Member(o.keys.Device()); !member {
 			continue
 		}
-		said := false
+		said := d.w.saidWord(at, o) // a disk that went back may have lost it
 		err := o.twin.View(func(v storage.Reader) error {
-			_, err := v.Get(storage.Word.Key(at.ID, o.keys.Device()))
-			if err == nil {
-				said = true
+			if said {
 				return nil
-			}
-			if !errors.Is(err, storage.ErrNotFound) {
-				return err
 			}
 			b, err := v.Get(storage.Chunk.Key(at.scope, at.Log, at.Counter))
 			if errors.Is(err, storage.ErrNotFound) {

@@ -35,6 +35,7 @@ type device struct {
 	armed    *fault
 	after    *storage.Twin // set by a crash within a commit: what was durable
 	busy     string        // what is under way, for the trace
+	copy     *copied       // of its disk; nil: none was made
 	pending  *intent       // the write that is under way, or was when the device crashed
 
 	generation uint64                         // counts what may change what is shown
@@ -204,6 +205,7 @@ func (d *device) fall() {
 		d.after = d.twin.Crash()
 	}
 	d.twin, d.after, d.armed = d.after, nil, nil
+	d.keepNonce()
 	d.stop()
 	w.net.dropDevice(w, d)
 	w.after(w.between(10*time.Millisecond, 20*time.Second), false, func() {
@@ -255,6 +257,7 @@ func (d *device) apply() {
 	if !d.survived() {
 		return
 	}
+	w.ledger.read(d, nil) // what the device wrote anew
 	if err != nil {
 		if !errors.Is(err, errDisk) {
 			w.fail("I-sound", "%s cannot apply: %v", d.name, err)

@@ -5,10 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"chartmesh/agent/api"
 	"chartmesh/chunk"
+	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
@@ -18,6 +20,7 @@ func (w *World) checkAll() {
 	for _, d := range w.devices {
 		if d.replica != nil {
 			d.checkDurable("between two steps")
+			d.checkLogs()
 		}
 	}
 	for _, l := range w.net.links {
@@ -32,9 +35,12 @@ func (d *device) checkDurable(when string) {
 		if d.checked[s.ID] == nil {
 			d.checked[s.ID] = chunk.Vector{}
 		}
+		forks := d.replica.Forks(s.ID)
 		for log, p := range v {
 			have := d.checked[s.ID][log].Counter
-			if p.Counter <= have {
+			if _, forked := forks[log]; forked && p != d.checked[s.ID][log] {
+				have = 0
+			} else if p.Counter <= have {
 				continue
 			}
 			if err := d.holds(s.ID, log, have, p); err != nil {
@@ -46,34 +52,64 @@ func (d *device) checkDurable(when string) {
 	}
 }
 
-// holds reports whether chunks after+1 to to are durable.
+// holds reports whether the chunks after+1 to to are durable, each with the one before it.
 func (d *device) holds(scope trust.ScopeID, log chunk.LogID, after uint64, to chunk.Position) error {
-	return d.twin.View(func(v storage.Reader) error {
-		for n := after + 1; n <= to.Counter; n++ {
-			b, err := v.Get(storage.Chunk.Key(scope, log, n))
-			if errors.Is(err, storage.ErrNotFound) {
-				skip, err := heldBySkip(v, scope, log, n)
-				if err != nil {
-					return fmt.Errorf("chunk %d: %w", n, err)
-				}
-				if n = skip.To; n > to.Counter || n == to.Counter && skip.Position() != to {
-					return errors.New("a skip stands for more, or for another chunk")
-				}
-				continue
-			}
-			if err != nil {
-				return fmt.Errorf("chunk %d: %w", n, err)
-			}
-			sealed, err := chunk.Parse(b)
-			if err != nil {
-				return err
-			}
-			if n == to.Counter && sealed.Position() != to {
-				return errors.New("another chunk is stored there")
-			}
+	for p := to; p.Counter > after; {
+		if sealed, ok := d.at(scope, log, p); ok {
+			p = chunk.At(p.Counter-1, sealed.Header().Previous)
+			continue
 		}
-		return nil
+		var skip chunk.Skip
+		err := d.twin.View(func(v storage.Reader) (err error) {
+			skip, err = heldBySkip(v, scope, log, p.Counter)
+			return err
+		})
+		switch {
+		case err != nil:
+			return fmt.Errorf("chunk %d: %w", p.Counter, err)
+		case skip.To == p.Counter && skip.Position() != p:
+			return errors.New("a skip stands for another chunk")
+		case skip.From-1 <= after:
+			return nil
+		}
+		// The one before a run is not named by the skip; the log's first history tells.
+		before, ok := d.before(scope, log, skip.From)
+		if !ok {
+			return fmt.Errorf("chunk %d is not there", skip.From-1)
+		}
+		p = before
+	}
+	return nil
+}
+
+// before returns where a log's first history stands before a counter.
+func (d *device) before(scope trust.ScopeID, log chunk.LogID, counter uint64) (p chunk.Position, ok bool) {
+	err := d.twin.View(func(v storage.Reader) error {
+		b, err := v.Get(storage.Chunk.Key(scope, log, counter-1))
+		if err == nil {
+			var sealed chunk.Sealed
+			sealed, err = chunk.Parse(b)
+			p, ok = sealed.Position(), err == nil
+			return err
+		}
+		skip, err := heldBySkip(v, scope, log, counter-1)
+		p, ok = skip.Position(), err == nil
+		return err
 	})
+	return p, ok && err == nil
+}
+
+// positionOf returns where a log stands after an item.
+func positionOf(it session.Item) (chunk.Position, error) {
+	if it.Skip || chunk.IsSkip(it.Bytes) {
+		skip, err := chunk.ParseSkip(it.Bytes)
+		return skip.Position(), err
+	}
+	sealed, err := chunk.Parse(it.Bytes)
+	if err != nil {
+		return chunk.Position{}, err
+	}
+	return sealed.Position(), nil
 }
 
 // heldBySkip returns the skip that stands for a chunk, if its checkpoint, which says that it covers it, is durable too.
@@ -113,9 +149,11 @@ func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter 
 // checkTold is I-durable over a crash: a device that comes back holds what it told its peers before.
 func (d *device) checkTold() {
 	for scope, told := range d.told {
-		if log, ok := covers(d.replica.Vector(scope), told); !ok {
-			d.w.fail("I-durable", "%s told its peers of %d chunks of %v and came back with %d",
-				d.name, told[log].Counter, log, d.replica.Vector(scope)[log].Counter)
+		for _, log := range told.Logs() {
+			if !d.stands(scope, log, told[log]) {
+				d.w.fail("I-durable", "%s told its peers of %d chunks of %v and came back with %d",
+					d.name, told[log].Counter, log, d.replica.Vector(scope)[log].Counter)
+			}
 		}
 	}
 }
@@ -164,6 +202,13 @@ func (d *device) transcript() string {
 			fmt.Fprintf(&b, "  %s removed=%v by %s at %s on %d\n", v.Value, v.Removed, v.Author, v.Device, v.Time.UnixMilli())
 		}
 	}
+	b.WriteString(d.heldList())
+	return b.String()
+}
+
+// heldList is what a device holds and has not applied, and why.
+func (d *device) heldList() string {
+	var b strings.Builder
 	held, err := d.replica.Held(1000)
 	if err != nil {
 		d.w.fail("I-sound", "%s cannot list held chunks: %v", d.name, err)
@@ -195,6 +240,7 @@ func difference(a, b *device) string {
 // checkRest checks what must hold when everything has arrived everywhere.
 func (w *World) checkRest() {
 	w.report.Changes = len(w.ledger.entries)
+	w.judgeGone()
 	for _, check := range []func(){w.checkEqual, w.checkAcknowledged, w.checkVisible, w.checkWhole, w.checkRestart, w.checkOrder} {
 		if w.failure == nil {
 			check()
@@ -228,15 +274,23 @@ func (w *World) checkEqual() {
 func (w *World) checkAcknowledged() {
 	for _, d := range w.devices {
 		if st := d.replica.Status(); st.Parked+st.Quarantined+st.Unapplied > 0 || !st.AtEnd {
-			w.fail("I-acknowledged", "%s holds what it has not applied: %+v", d.name, st)
+			w.fail("I-acknowledged", "%s holds what it has not applied: %+v\n%s", d.name, st, d.heldList())
 		}
 		for _, e := range w.ledger.entries {
-			if e.acked && d.replica.Vector(e.at.scope)[e.at.log].Counter < e.counter {
+			if e.acked && !e.gone && !d.has(e.at.scope, e.at.log, e.counter, e.chunk) {
 				w.fail("I-acknowledged", "%s lacks what %s acknowledged: %s of %s", d.name, e.device.name, e.kind, e.ref)
 			}
 		}
 		for _, s := range d.replica.Hello(w.devices[0].keys.Device()).Scopes {
-			set := w.ledger.sets[s.Scope]
+			var set chunk.SetHash
+			for doc, h := range w.ledger.docs {
+				if w.ledger.scopes[doc] != s.Scope {
+					continue
+				}
+				for _, c := range h.standing() {
+					set.Add(c.Hash)
+				}
+			}
 			if s.Applied != set.Sum() {
 				w.fail("I-acknowledged", "%s has not applied exactly what was written", d.name)
 			}
@@ -253,6 +307,9 @@ func (w *World) checkVisible() {
 		shown, conflicts := d.look(ref)
 		w.report.Conflicts += len(conflicts)
 		for _, e := range entries {
+			if e.gone {
+				continue
+			}
 			for _, t := range w.ledger.introduced(e) {
 				if !strings.Contains(shown, t) && !listed(conflicts, t) && !w.answered(e, t) {
 					w.fail("I-visible", "%s, written to %s by %s (%s), is neither shown nor listed, and nobody who saw it replaced it%s",
@@ -294,7 +351,7 @@ func (w *World) answered(e *entry, token string) bool {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(e.anew, func(a *entry) bool { return w.answered(a, token) })
 }
 
 // undone reports whether somebody who had seen a removal wrote the resource again, or decided about it.
@@ -304,7 +361,7 @@ func (w *World) undone(e *entry) bool {
 			return true
 		}
 	}
-	return false
+	return slices.ContainsFunc(e.anew, w.undone)
 }
 
 // checkWhole is I-whole: every quantity shown is one that somebody wrote, never halves of two.
@@ -350,16 +407,28 @@ func (w *World) checkOrder() {
 		v := a.replica.Vector(s.ID)
 		for _, log := range v.Logs() {
 			r := &run{log: log}
-			for n := uint64(0); n < v[log].Counter; {
-				list, err := a.replica.Chunks(s.ID, log, n, 1<<20)
-				if err != nil || len(list) == 0 {
+			var has []chunk.Position
+			for {
+				list, err := a.replica.Beyond(s.ID, log, has, 1<<20)
+				if err != nil {
 					w.fail("I-sound", "%s cannot read chunks: %v", a.name, err)
 					return
 				}
+				if len(list) == 0 {
+					break
+				}
 				for _, it := range list {
 					r.chunks = append(r.chunks, it.Bytes)
+					if it.Loose {
+						continue
+					}
+					p, err := positionOf(it)
+					if err != nil {
+						w.fail("I-sound", "%s holds what is no chunk: %v", a.name, err)
+						return
+					}
+					has = append(has, p)
 				}
-				n = list[len(list)-1].Counter
 			}
 			logs = append(logs, r)
 		}

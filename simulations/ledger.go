@@ -16,9 +16,9 @@ import (
 // ledger is what an onlooker who sees every device writes down: each write with the change that it became, what its
 // author had seen, and what was acknowledged.
 type ledger struct {
-	logs    map[place]uint64 // how far each log has been read
-	indexes map[crdt.DocumentID]*crdt.Index
-	sets    map[trust.ScopeID]chunk.SetHash // of all changes
+	logs    map[writer]uint64 // how far each log has been read
+	docs    map[crdt.DocumentID]*lineage
+	scopes  map[crdt.DocumentID]trust.ScopeID
 	entries []*entry
 	byRef   map[string][]*entry
 	wholes  map[string]bool // every quantity that somebody wrote, canonical
@@ -28,6 +28,12 @@ type ledger struct {
 type place struct {
 	scope trust.ScopeID
 	log   chunk.LogID
+}
+
+// writer is a device at one of its logs: two copies of one device write the same.
+type writer struct {
+	device *device
+	place
 }
 
 // Kinds of writes.
@@ -56,13 +62,17 @@ type entry struct {
 	device  *device
 	at      place
 	counter uint64
+	chunk   chunk.ID
 	acked   bool
+	// mayBeGone says that the disk on which it was written went back, and nobody else had it then; gone that nobody has.
+	mayBeGone, gone bool
+	anew            []*entry // the same, written anew since it lost its place
 	intent
 }
 
 func newLedger() *ledger {
 	return &ledger{
-		logs: map[place]uint64{}, indexes: map[crdt.DocumentID]*crdt.Index{}, sets: map[trust.ScopeID]chunk.SetHash{},
+		logs: map[writer]uint64{}, docs: map[crdt.DocumentID]*lineage{}, scopes: map[crdt.DocumentID]trust.ScopeID{},
 		byRef: map[string][]*entry{}, wholes: map[string]bool{},
 	}
 }
@@ -89,17 +99,17 @@ func (l *ledger) read(d *device, i *intent) (added []*entry, chunks int) {
 	for _, s := range d.replica.State().Scopes() {
 		at := place{s.ID, chunk.CurrentLog(d.keys)}
 		end := d.replica.Vector(s.ID)[at.log].Counter
-		if end < l.logs[at] {
-			d.w.fail("I-durable", "%s holds %d chunks of its own log, %d were written", d.name, end, l.logs[at])
+		if end < l.logs[writer{d, at}] {
+			d.w.fail("I-durable", "%s holds %d chunks of its own log, %d were written", d.name, end, l.logs[writer{d, at}])
 			return nil, 0
 		}
-		for l.logs[at] < end {
-			items, err := d.replica.Chunks(s.ID, at.log, l.logs[at], 1)
+		for l.logs[writer{d, at}] < end {
+			items, err := d.replica.Chunks(s.ID, at.log, l.logs[writer{d, at}], 1)
 			if err != nil || len(items) == 0 || items[0].Skip || items[0].Loose {
-				d.w.fail("I-sound", "%s cannot read its own chunk %d: %v", d.name, l.logs[at]+1, err)
+				d.w.fail("I-sound", "%s cannot read its own chunk %d: %v", d.name, l.logs[writer{d, at}]+1, err)
 				return nil, 0
 			}
-			l.logs[at]++
+			l.logs[writer{d, at}]++
 			if i == nil {
 				i = d.pending
 			}
@@ -130,9 +140,6 @@ func (l *ledger) enter(d *device, at place, raw []byte, i *intent) (added []*ent
 	}
 	switch body := body.(type) {
 	case *chunk.Changes:
-		if i == nil {
-			return nil, false, fmt.Errorf("nobody asked for it")
-		}
 		added, err = l.enterChanges(d, at, sealed, body, i)
 		return added, true, err
 	case *chunk.Checkpoint:
@@ -148,10 +155,21 @@ func (l *ledger) enter(d *device, at place, raw []byte, i *intent) (added []*ent
 }
 
 func (l *ledger) enterChanges(d *device, at place, sealed chunk.Sealed, changes *chunk.Changes, i *intent) ([]*entry, error) {
-	x := l.indexes[changes.Document]
+	x := l.docs[changes.Document]
 	if x == nil {
-		x = crdt.NewIndex(changes.Document)
-		l.indexes[changes.Document] = x
+		x = newLineage(changes.Document)
+		l.docs[changes.Document], l.scopes[changes.Document] = x, at.scope
+	}
+	var replaces *entry
+	if changes.Replaces != ([32]byte{}) { // the device itself says again what lost its place
+		lost := x.byHash[changes.Replaces]
+		if lost == nil || lost.entry == nil {
+			return nil, fmt.Errorf("it writes anew what nobody wrote")
+		}
+		i, replaces = &lost.entry.intent, lost.entry
+	}
+	if i == nil {
+		return nil, fmt.Errorf("nobody asked for it")
 	}
 	var added []*entry
 	for _, ch := range changes.Changes {
@@ -159,22 +177,22 @@ func (l *ledger) enterChanges(d *device, at place, sealed chunk.Sealed, changes 
 		if err != nil {
 			return nil, err
 		}
-		rec, err := x.Judge(c)
+		rec, err := x.add(c)
 		if err != nil {
 			return nil, err
 		}
-		if err := x.Add(rec); err != nil {
-			return nil, err
-		}
-		set := l.sets[at.scope]
-		set.Add(rec.Hash)
-		l.sets[at.scope] = set
 		for _, ref := range rec.Keys {
-			if i.decided != nil {
+			if i.decided != nil && changes.Replaces == ([32]byte{}) {
 				d.decided(i, ref)
 			}
 			e := &entry{ref: ref, hash: rec.Hash, doc: changes.Document, device: d, at: at,
-				counter: sealed.Header().Counter, intent: *i}
+				counter: sealed.Header().Counter, chunk: sealed.ID(), intent: *i}
+			x.byHash[rec.Hash].entry = e
+			for _, o := range l.byRef[ref] {
+				if replaces != nil && o.hash == replaces.hash {
+					o.anew = append(o.anew, e)
+				}
+			}
 			l.entries = append(l.entries, e)
 			l.byRef[ref] = append(l.byRef[ref], e)
 			added = append(added, e)
@@ -235,7 +253,7 @@ func (l *ledger) refs() []string { return slices.Sorted(maps.Keys(l.byRef)) }
 
 // saw reports whether e was made on top of o.
 func (l *ledger) saw(e, o *entry) bool {
-	return e.hash != o.hash && e.doc == o.doc && l.indexes[e.doc].IsAncestor(o.hash, []crdt.ChangeHash{e.hash})
+	return e.hash != o.hash && e.doc == o.doc && l.docs[e.doc].buildsOn(e.hash, o.hash)
 }
 
 // replaced reports whether e knowingly took the token that o had written out of what is shown.

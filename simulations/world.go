@@ -34,6 +34,7 @@ type Report struct {
 	Seed                               uint64
 	Writes, Imports, Decisions         int // acknowledged
 	Frames, Crashes, Partitions        int
+	Rollbacks, Clones                  int
 	Stages                             map[string]int // crashes and failures by stage of the commit
 	Conflicts, Changes, Digests, Steps int
 	Checkpoints, Deleted               int

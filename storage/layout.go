@@ -41,6 +41,8 @@ var (
 	Parked = define3[byte, digest, Ref](0x28, "parked", "kind of thing", "name", "chunk")
 	// Held holds why a chunk is stored but not part of its document: parked, quarantined or unapplied.
 	Held = define1[Ref](0x29, "held", "chunk")
+	// Lost holds a change that is kept and does not stand, since its author wrote another in its place.
+	Lost = define2[digest, digest](0x2d, "lost", "document ID", "change hash")
 
 	// Decision holds one decision on a chunk, by the chunk that carries it; also that a decision which has not arrived is replaced.
 	Decision = define2[Ref, digest](0x2a, "decision", "chunk", "chunk ID")

@@ -87,6 +87,13 @@ func (t *Twin) Crash() *Twin {
 	return newTwin(t.mu.durable)
 }
 
+// Copy returns a twin that holds what is durable now, as a copy of the disk does; this one goes on.
+func (t *Twin) Copy() *Twin {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return newTwin(t.mu.durable)
+}
+
 // Corrupt flips a bit of key's stored value, so that reads of it give ErrDamaged until it is put again, and reports
 // whether there is one.
 func (t *Twin) Corrupt(key []byte) bool {

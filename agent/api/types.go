@@ -69,7 +69,16 @@ type Status struct {
 	Addresses    []string   `json:"addresses"`
 	Peers        []Peer     `json:"peers"`
 	Sync         []PeerSync `json:"sync"`
-	Held         []Held     `json:"held,omitempty"` // what is parked, quarantined or unapplied; at most 100
+	NewLog       *NewLog    `json:"new_log,omitempty"`  // this device began a new log
+	Branches     int        `json:"branches,omitempty"` // histories of this device's logs beside the first
+	Held         []Held     `json:"held,omitempty"`     // what is parked, quarantined or unapplied; at most 100
+}
+
+// NewLog says that a device goes on under a new log, since the old one may have another history elsewhere.
+type NewLog struct {
+	Began  time.Time `json:"began"`
+	Reason string    `json:"reason"`
+	Logs   int       `json:"logs"` // of this device, with the present one
 }
 
 // Compaction is what a call of Compact did, and what is stored after it.
@@ -96,6 +105,7 @@ type Peer struct {
 	BehindChunks uint64     `json:"behind_chunks"`      // what they have that we lack
 	BehindBytes  uint64     `json:"behind_bytes"`
 	LastContact  *time.Time `json:"last_contact,omitempty"`
+	Branches     int        `json:"branches,omitempty"` // histories of its logs beside the first
 	Version      string     `json:"version,omitempty"`
 	Reason       string     `json:"reason,omitempty"`
 }
@@ -148,7 +158,8 @@ type Revision struct {
 	Author  string          `json:"author"`
 	Device  string          `json:"device"`
 	Site    string          `json:"site"`
-	Origin  string          `json:"origin"` // edit, import, decision, delete
+	Origin  string          `json:"origin"`         // edit, import, decision, delete
+	Anew    string          `json:"anew,omitempty"` // the version that this one writes anew, since it lost its place to another history of its author's log
 	Deleted bool            `json:"deleted,omitempty"`
 	JSON    json.RawMessage `json:"resource,omitempty"` // as of that change
 }
@@ -217,7 +228,7 @@ type Decision struct {
 type Event struct {
 	Cursor   uint64    `json:"cursor"`
 	Time     time.Time `json:"time"`
-	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, chunk-discarded, chunk-decided
+	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, chunk-discarded, chunk-decided, chunk-settled, log-begun, log-branched, change-written-anew
 	Resource string    `json:"resource,omitempty"`
 	Version  string    `json:"version,omitempty"`
 	Conflict string    `json:"conflict,omitempty"`

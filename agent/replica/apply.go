@@ -38,6 +38,9 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 			most = n - 1 // without the last one, which may fit alone
 			continue
 		}
+		if n == 0 && err == nil {
+			n, err = r.writeLost(ctx)
+		}
 		r.evict(ctx)
 		return n > 0 && err == nil, err
 	}
@@ -46,7 +49,7 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 // applyBatch applies or holds at most so many chunks, and returns how many. What one of them alone is to blame for stops
 // none of the others: it is remembered, and the chunk held as unapplied when its turn comes again.
 func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
-	t := r.begin()
+	t := r.begin(ctx)
 	fail := func(err error) (int, error) {
 		if !blames(err) || ctx.Err() != nil {
 			return n, err
@@ -63,7 +66,6 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 			break
 		}
 		n++
-		r.blame(at)
 		if err := t.step(ctx, at); err != nil {
 			t.abort(ctx)
 			return fail(err)
@@ -92,8 +94,9 @@ func blames(err error) bool {
 // Nothing that was woken is lost: what a commit leaves over stays in Replica.mu.woken, and after a crash Open wakes
 // whatever is parked once more.
 
-// next names the next chunk to apply: one that something woke, else the first behind a cursor.
-func (t *transaction) next() (chunkRef, bool) {
+// next names the next chunk to apply: one that something woke, else one that stands beside those that a cursor comes to,
+// else the first behind a cursor, which has no ID here.
+func (t *transaction) next() (storage.Ref, bool) {
 	if len(t.woken) > 0 {
 		at := t.woken[0]
 		t.woken = t.woken[1:]
@@ -102,6 +105,10 @@ func (t *transaction) next() (chunkRef, bool) {
 	r := t.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if t.turned < len(r.mu.turns) {
+		t.turned++
+		return r.mu.turns[t.turned-1], true
+	}
 	for _, s := range r.State().Scopes() {
 		for _, log := range r.mu.vectors[s.ID].Logs() {
 			done, ok := t.cursors[s.ID][log]
@@ -109,20 +116,16 @@ func (t *transaction) next() (chunkRef, bool) {
 				done = r.mu.applied[s.ID][log]
 			}
 			if done.Counter < r.mu.vectors[s.ID][log].Counter {
-				return chunkRef{s.ID, log, done.Counter + 1}, true
+				return storage.Ref{Scope: s.ID, Log: log, Counter: done.Counter + 1}, true
 			}
 		}
 	}
-	return chunkRef{}, false
+	return storage.Ref{}, false
 }
 
 // step applies or holds what stands at one place of a log, and moves the cursor past it.
-func (t *transaction) step(ctx context.Context, at chunkRef) error {
-	var found stored
-	err := t.r.store.View(func(v storage.Reader) (err error) {
-		found, err = readStored(v, at)
-		return err
-	})
+func (t *transaction) step(ctx context.Context, at storage.Ref) error {
+	found, main, err := t.r.storedAt(at)
 	if err != nil {
 		return fmt.Errorf("read chunk to apply: %w", err)
 	}
@@ -135,8 +138,13 @@ func (t *transaction) step(ctx context.Context, at chunkRef) error {
 			return err
 		}
 	}
+	if !main {
+		t.passBranch(at, sealed.Header())
+		return nil
+	}
+	ref := chunkRef{at.Scope, at.Log, at.Counter}
 	// A loose checkpoint that was woken does not move the cursor, which has not come so far.
-	if c := t.cursor(at).Counter; c < passed.Counter && c+1 >= at.Counter && passed.Counter <= t.r.position(at.Scope, at.Log).Counter {
+	if c := t.cursor(ref).Counter; c < passed.Counter && c+1 >= at.Counter && passed.Counter <= t.r.position(at.Scope, at.Log).Counter {
 		if t.cursors[at.Scope] == nil {
 			t.cursors[at.Scope] = chunk.Vector{}
 		}
@@ -152,9 +160,10 @@ func (t *transaction) appliedPack(sealed chunk.Sealed) bool {
 
 // judge applies or holds one chunk.
 func (t *transaction) judge(ctx context.Context, at chunkRef, sealed chunk.Sealed) (err error) {
-	t.judging = at
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
-	verdict, err := t.verdict(ctx, at, sealed)
+	t.judging = place
+	t.r.blame(place)
+	verdict, err := t.verdict(ctx, at, place, sealed)
 	if err != nil {
 		return err
 	}
@@ -203,10 +212,13 @@ func (t *transaction) heldAt(at storage.Ref) (h *held, err error) {
 func (t *transaction) hold(at storage.Ref, h *held) {
 	decided, err := t.decidedOn(at)
 	if err != nil {
-		t.failed = errors.Join(t.failed, err)
+		t.broken = errors.Join(t.broken, err)
 		return
 	}
 	before := t.before[at]
+	if h.Class == classPolicy && h.About == "" {
+		t.describeAt(h, at)
+	}
 	h.complete(before, decided, t.r.build, t.now)
 	t.held[at] = h
 	t.batch.Put(storage.Held.Key(at), h.marshal())
@@ -249,6 +261,8 @@ func (c *counts) of(s HeldState) *uint64 {
 		return &c.Quarantined
 	case Discarded:
 		return nil
+	case Settled:
+		return new(uint64) // nobody's task
 	}
 	return &c.Unapplied
 }
@@ -301,12 +315,8 @@ func (t *transaction) tryBody(ctx context.Context, at chunkRef, sealed chunk.Sea
 // reason gives an error's fixed part, which carries no payload.
 func reason(err error) string {
 	var refused *crdt.Refused
-	var twice *crdt.Equivocation
-	switch {
-	case errors.As(err, &refused):
+	if errors.As(err, &refused) {
 		return refused.Reason
-	case errors.As(err, &twice):
-		return "its author wrote two changes in one place"
 	}
 	return err.Error()
 }
@@ -316,6 +326,7 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 	if body.Schema > fhir.Schema {
 		return newer(), nil
 	}
+	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
 	var raws [][]byte
 	var list []appliedChange
 	trial := d.index
@@ -343,13 +354,16 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 		newest[ch.Branch] = c
 		rec, err := trial.Judge(c)
 		var lacks *crdt.Missing
+		var twice *crdt.Equivocation
 		switch {
 		case errors.Is(err, crdt.ErrKnown):
 			continue
+		case errors.As(err, &lacks) && d.isLost(c, trial):
+			return t.lose(d, place, sealed, body, lostBase)
+		case errors.As(err, &twice):
+			return t.contest(ctx, d, place, sealed, body, twice.Other)
 		case errors.As(err, &lacks):
-			return park("a change that it builds on has not arrived", missing{Kind: missingChange, What: lacks.Hash}), nil
-		case errors.As(err, new(*crdt.Equivocation)):
-			return keptOut(reason(err)), nil
+			return park("a change that it builds on has not arrived", missing{Kind: missingChange, What: d.notArrived(c, trial)}), nil
 		case err != nil:
 			return quarantine(reason(err)), nil
 		}
@@ -361,7 +375,7 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 		raws = append(raws, ch.Raw)
 		list = append(list, appliedChange{
 			Record: rec, Chunk: at, Device: sealed.Header().Device, Schema: body.Schema, TimeMillis: body.TimeMillis,
-			Author: body.Author, Origin: body.Origin, ArrivedMillis: t.now.UnixMilli(),
+			Author: body.Author, Origin: body.Origin, ArrivedMillis: t.now.UnixMilli(), Replaces: body.Replaces,
 		})
 	}
 	for _, a := range body.Authorship {
@@ -401,6 +415,7 @@ func (t *transaction) applyJudged(ctx context.Context, d *document, raws [][]byt
 		if err := t.record(d, a, raws[i]); err != nil {
 			return nil, err
 		}
+		t.unlose(d, a.Record.Hash)
 		if err := t.wake(missing{missingChange, a.Record.Hash}); err != nil {
 			return nil, err
 		}
@@ -414,17 +429,12 @@ func (t *transaction) applyJudged(ctx context.Context, d *document, raws [][]byt
 
 // wake queues the chunks that waited for something, those of this very transaction too.
 func (t *transaction) wake(m missing) error {
-	queue := func(at storage.Ref) { t.woken = append(t.woken, chunkRef{at.Scope, at.Log, at.Counter}) }
-	for _, at := range t.waiting[m] {
-		queue(at)
-	}
+	t.woken = append(t.woken, t.waiting[m]...)
 	delete(t.waiting, m)
 	return t.r.store.View(func(v storage.Reader) error {
 		return v.Scan(storage.Parked.With2(m.Kind, m.What), nil, func(key, _ []byte) error {
 			_, _, at, err := storage.Parked.Parse(key)
-			if err == nil {
-				queue(at)
-			}
+			t.woken = append(t.woken, at)
 			return err
 		})
 	})

@@ -55,6 +55,9 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 				continue
 			}
 		}
+		if err := r.ownArrived(ctx, from, sealed); err != nil {
+			return err
+		}
 		if err := r.take(a, sealed); err != nil {
 			return err
 		}
@@ -71,27 +74,12 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 func (r *Replica) take(a *arriving, sealed chunk.Sealed) error {
 	h := sealed.Header()
 	at := chunkRef{h.Scope, sealed.Log(), h.Counter}
-	if at.Log == r.logID(at.Scope) {
-		return nil // nobody tells this device what it wrote
-	}
-	head := a.head(r, at.Scope, at.Log)
-	switch {
-	case h.Counter <= head.Counter:
-		if id, ok := a.taken[at]; ok && id != sealed.ID() {
-			r.keepBranch(&a.batch, at, sealed)
-		} else if !ok {
-			return r.branch(&a.batch, at, sealed)
-		}
-		return nil
-	case h.Counter == head.Counter+1 && h.Previous != head.ID:
-		// It continues another branch of its log. The header proves that its author signed two histories.
-		r.keepBranch(&a.batch, at, sealed)
-		return nil
-	case !sealed.Follows(head.ID, head.Counter):
-		if h.Kind == chunk.KindCheckpoint {
+	if head := a.head(r, at.Scope, at.Log); !sealed.Follows(head.ID, head.Counter) {
+		// Known, or of another history of its log, or out of order.
+		if h.Kind == chunk.KindCheckpoint && h.Counter > head.Counter {
 			a.keepLoose(at, sealed)
 		}
-		return r.branchGoesOn(&a.batch, at, sealed)
+		return r.branch(a, head, at, sealed)
 	}
 	a.advance(at.Scope, at.Log, tip{h.Counter, sealed.ID()})
 	a.taken[at] = sealed.ID()
@@ -134,43 +122,67 @@ func (r *Replica) commitArrived(ctx context.Context, a *arriving) error {
 			r.advanceLocked(scope, log, p)
 		}
 	}
+	for at, nodes := range a.branches {
+		for id, n := range nodes {
+			r.growLocked(at.Scope, at.Log, id, n)
+		}
+	}
+	r.mu.turns = append(r.mu.turns, a.turns...)
 	r.mu.Unlock()
 	*a = *newArriving()
 	r.notify()
 	return nil
 }
 
-// branch looks at a chunk whose counter is held already: the same chunk is no news, another one is a branch.
-func (r *Replica) branch(batch *storage.Batch, at chunkRef, sealed chunk.Sealed) error {
-	return r.store.View(func(v storage.Reader) error {
-		have, err := readChunk(v, at.Scope, at.Log, at.Counter)
-		if errors.Is(err, storage.ErrNotFound) {
-			return nil // a checkpoint stands for it, here or in this very batch
+// branch keeps a chunk that does not continue what is held of its log, if it is new and the one before it is held: it is
+// stored beside the others, passed on, and applied as they are.
+func (r *Replica) branch(a *arriving, head tip, at chunkRef, sealed chunk.Sealed) error {
+	id, previous := sealed.ID(), sealed.Header().Previous
+	held := func(v storage.Reader, at chunkRef, id chunk.ID) (bool, error) {
+		if _, ok := a.branches[at][id]; ok || a.taken[at] == id {
+			return true, nil
 		}
+		if at.Counter == head.Counter {
+			if head.ID == id {
+				return true, nil
+			}
+		} else if at.Counter < head.Counter {
+			have, err := readChunk(v, at.Scope, at.Log, at.Counter)
+			if err == nil && have.ID() == id {
+				return true, nil
+			}
+			if err := ignoreNotFound(err); err != nil {
+				return false, err
+			}
+			if _, taken := a.taken[at]; err != nil && !taken { // a checkpoint stands for it, here or in this very batch
+				return true, nil
+			}
+		}
+		_, err := v.Get(storage.Branch.Key(at.Scope, at.Log, at.Counter, id))
+		return err == nil, ignoreNotFound(err)
+	}
+	return r.store.View(func(v storage.Reader) error {
+		known, err := held(v, at, id)
 		if err != nil {
 			return fmt.Errorf("compare chunk: %w", err)
 		}
-		if have.ID() != sealed.ID() {
-			r.keepBranch(batch, at, sealed)
+		follows := at.Counter == 1
+		if !known && !follows {
+			if follows, err = held(v, chunkRef{at.Scope, at.Log, at.Counter - 1}, previous); err != nil {
+				return fmt.Errorf("compare chunk: %w", err)
+			}
 		}
+		if known || !follows {
+			return nil
+		}
+		place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: id}
+		a.batch.Put(storage.Branch.Key(at.Scope, at.Log, at.Counter, id), sealed.Bytes())
+		a.batch.Put(storage.Parked.Key(missingTurn, [32]byte{}, place), nil)
+		if a.branches[at] == nil {
+			a.branches[at] = map[chunk.ID]node{}
+		}
+		a.branches[at][id] = node{at.Counter, previous}
+		a.turns = append(a.turns, place)
 		return nil
 	})
-}
-
-// branchGoesOn keeps a chunk that continues a branch of which the chunk before is kept already.
-func (r *Replica) branchGoesOn(batch *storage.Batch, at chunkRef, sealed chunk.Sealed) error {
-	return r.store.View(func(v storage.Reader) error {
-		_, err := v.Get(storage.Branch.Key(at.Scope, at.Log, at.Counter-1, sealed.Header().Previous))
-		if err == nil {
-			r.keepBranch(batch, at, sealed)
-		}
-		return ignoreNotFound(err)
-	})
-}
-
-// keepBranch stores a chunk of a second history of a log beside the first: kept, passed on, not applied; the log says so.
-func (r *Replica) keepBranch(batch *storage.Batch, at chunkRef, sealed chunk.Sealed) {
-	id := sealed.ID()
-	batch.Put(storage.Branch.Key(at.Scope, at.Log, at.Counter, id), sealed.Bytes())
-	r.log.Warn("a log has two histories", "scope", at.Scope, "log", at.Log, "counter", at.Counter)
 }

@@ -83,9 +83,16 @@ func (t *transaction) applyCheckpoint(ctx context.Context, at chunkRef, sealed c
 			newest[actor{p.Log, ch.Branch}] = c
 			rec, err := trial.Judge(c)
 			var lacks *crdt.Missing
+			var twice *crdt.Equivocation
 			switch {
 			case errors.Is(err, crdt.ErrKnown):
 				continue
+			case errors.As(err, &lacks) && d.isLost(c, trial), errors.As(err, &twice):
+				if verdict, err := t.contest(ctx, d, storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}, sealed, body,
+					crdt.ChangeHash{}); verdict != nil || err != nil {
+					return verdict, err
+				}
+				return nil, t.noteCheckpoint(at, sealed, d)
 			case errors.As(err, &lacks):
 				return quarantine("it lacks a change that another in it builds on"), nil
 			case err != nil:
@@ -97,7 +104,7 @@ func (t *transaction) applyCheckpoint(ctx context.Context, at chunkRef, sealed c
 			raws = append(raws, ch.Raw)
 			list = append(list, appliedChange{
 				Record: rec, Chunk: at, Device: body.Logs[p.Log].Device, Schema: p.Schema, TimeMillis: p.TimeMillis, Author: p.Author,
-				Origin: p.Origin, ArrivedMillis: t.now.UnixMilli(),
+				Origin: p.Origin, ArrivedMillis: t.now.UnixMilli(), Replaces: p.Replaces,
 			})
 		}
 	}

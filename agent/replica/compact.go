@@ -215,7 +215,7 @@ func (r *Replica) giveWord(ctx context.Context, c checkpoint) (bool, error) {
 	if err != nil || said || verdict == verdictWait {
 		return false, err
 	}
-	t := r.begin()
+	t := r.begin(ctx)
 	body := &chunk.Cover{Document: c.document, Checkpoint: c.place, OK: verdict == verdictGood}
 	_, sealed, err := t.seal(c.scope, body)
 	if err != nil {
@@ -271,7 +271,7 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 	if now, ok := r.checkpoints[c.place]; !ok || now != c || !r.reached(c.scope, c.place.Log, c.place.Counter) {
 		return 0, nil // a later one covers it
 	}
-	t := r.begin()
+	t := r.begin(ctx)
 	err = r.store.View(func(v storage.Reader) error {
 		state, err := r.settled(v, c)
 		if err != nil || state == checkpointOpen {
@@ -293,7 +293,7 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 		}
 		for _, run := range covers {
 			if !r.reached(c.scope, run.Log, run.To) {
-				*t = *r.begin() // of a device that only reads: it has given no word, and is not so far yet
+				*t = *r.begin(ctx) // of a device that only reads: it has given no word, and is not so far yet
 				return nil
 			}
 		}

@@ -13,7 +13,7 @@ import (
 // decisions is what a transaction read and changed of people's decisions on chunks.
 type decisions struct {
 	before  map[storage.Ref]*held // what was kept of chunks that were released
-	failed  error                 // fails the commit: what is decided about a chunk could not be read
+	broken  error                 // fails the commit: what is decided about a chunk could not be read
 	taken   map[decisionKey]*decisionRecord
 	decided map[storage.Ref]standing
 }
@@ -192,7 +192,7 @@ func (t *transaction) takeDecision(scope trust.ScopeID, id chunk.ID, by trust.De
 		return err // what has not had its turn is judged under what stands then
 	}
 	if h.Class != classRule {
-		t.woken = append(t.woken, chunkRef{on.Scope, on.Log, on.Counter})
+		t.woken = append(t.woken, on)
 		return nil
 	}
 	// What breaks a rule does so whatever is decided; only whether it is listed changes.

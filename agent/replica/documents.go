@@ -22,10 +22,12 @@ type document struct {
 	index   *crdt.Index
 	changes []changeMeta // in application order, as in the index
 	byHash  map[crdt.ChangeHash]int
-	packed  int    // how many changes it had when a checkpoint of it was applied last
-	saved   int    // how many changes the stored saved form covers
-	loaded  bool   // in the engine
-	counted uint64 // operations counted in openDocuments
+	lost    map[crdt.ChangeHash]*lost         // acceptable changes that are held and do not stand
+	anew    map[crdt.ChangeHash][]replacement // by what they write anew
+	packed  int                               // how many changes it had when a checkpoint of it was applied last
+	saved   int                               // how many changes the stored saved form covers
+	loaded  bool                              // in the engine
+	counted uint64                            // operations counted in openDocuments
 	place   *list.Element
 }
 
@@ -36,6 +38,8 @@ type changeMeta struct {
 	author     string
 	timeMillis int64
 	origin     chunk.Origin
+	schema     uint16
+	arrived    int64
 	raw        []byte // only until it is committed
 }
 
@@ -62,7 +66,7 @@ func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, 
 		r.docs.recent.MoveToFront(d.place)
 		return d, nil
 	}
-	d := &document{id: id, scope: scope, index: crdt.NewIndex(id), byHash: map[crdt.ChangeHash]int{}}
+	d := newDocument(scope, id)
 	err := r.store.View(func(v storage.Reader) error {
 		if err := v.Scan(storage.Change.With(id), nil, func(_, value []byte) error {
 			a, err := parseAppliedChange(value)
@@ -71,6 +75,9 @@ func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, 
 			}
 			return d.add(a, nil)
 		}); err != nil {
+			return err
+		}
+		if err := d.loadLost(v); err != nil {
 			return err
 		}
 		if err := v.Scan(storage.Checkpoint.With(id), nil, func(_, value []byte) error {
@@ -99,6 +106,11 @@ func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, 
 	return d, nil
 }
 
+func newDocument(scope trust.ScopeID, id crdt.DocumentID) *document {
+	return &document{id: id, scope: scope, index: crdt.NewIndex(id), byHash: map[crdt.ChangeHash]int{},
+		lost: map[crdt.ChangeHash]*lost{}, anew: map[crdt.ChangeHash][]replacement{}}
+}
+
 func (d *document) add(a appliedChange, raw []byte) error {
 	if err := d.index.Add(a.Record); err != nil {
 		return err
@@ -106,8 +118,11 @@ func (d *document) add(a appliedChange, raw []byte) error {
 	d.byHash[a.Record.Hash] = len(d.changes)
 	d.changes = append(d.changes, changeMeta{
 		chunk: a.Chunk, device: a.Device, author: a.Author, timeMillis: a.TimeMillis, origin: a.Origin,
-		raw: raw,
+		schema: a.Schema, arrived: a.ArrivedMillis, raw: raw,
 	})
+	if a.Replaces != (crdt.ChangeHash{}) {
+		d.anew[a.Replaces] = append(d.anew[a.Replaces], replacement{a.Record.Hash, a.Device})
+	}
 	return nil
 }
 

@@ -183,7 +183,7 @@ func (r *Replica) PruneEvents(ctx context.Context) error {
 func (r *Replica) Tell(ctx context.Context, events ...Event) error {
 	r.write.Lock()
 	defer r.write.Unlock()
-	t := r.begin()
+	t := r.begin(ctx)
 	t.events = events
 	return t.commit(ctx)
 }

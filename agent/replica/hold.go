@@ -34,8 +34,8 @@ func unapplied(reason string) *held {
 }
 
 // verdict tries to apply a chunk, and says why it is held if it is.
-func (t *transaction) verdict(ctx context.Context, at chunkRef, sealed chunk.Sealed) (verdict *held, err error) {
-	if why, failing := t.r.failing[at]; failing {
+func (t *transaction) verdict(ctx context.Context, at chunkRef, place storage.Ref, sealed chunk.Sealed) (verdict *held, err error) {
+	if why, failing := t.r.failing[place]; failing {
 		verdict = unapplied(why)
 		if body, err := chunk.Open(t.r.keys, sealed); err == nil {
 			t.describe(verdict, body)
@@ -109,9 +109,9 @@ func (h *held) due(build string, now time.Time) bool {
 // that this machine failed on, as often as that is sensible.
 func (r *Replica) wakeHeld(v storage.Reader) error {
 	now, retries := r.now(), 0
-	var late []chunkRef // after the others, since they may take the engine's time
+	var late []storage.Ref // after the others, since they may take the engine's time
 	err := v.Scan(storage.Held.All(), nil, func(key, value []byte) error {
-		place, err := storage.Held.Parse(key)
+		at, err := storage.Held.Parse(key)
 		if err != nil {
 			return err
 		}
@@ -119,11 +119,10 @@ func (r *Replica) wakeHeld(v storage.Reader) error {
 		if err != nil {
 			return err
 		}
-		s, err := readStanding(v, place)
+		s, err := readStanding(v, at)
 		if err != nil {
 			return err
 		}
-		at := chunkRef{place.Scope, place.Log, place.Counter}
 		switch {
 		case h.State == Unapplied:
 			if retries < retriesAtOne && h.due(r.build, now) {
@@ -155,6 +154,18 @@ func (t *transaction) describe(h *held, body chunk.Body) {
 			}
 			h.addResources(c, d)
 		}
+	}
+}
+
+// describeAt notes what a stored chunk is about that was held for what came after it.
+func (t *transaction) describeAt(h *held, at storage.Ref) {
+	sealed, err := t.r.sealedAt(at)
+	if err != nil {
+		return // it is told without
+	}
+	h.Kind = sealed.Header().Kind
+	if body, err := chunk.Open(t.r.keys, sealed); err == nil {
+		t.describe(h, body)
 	}
 }
 

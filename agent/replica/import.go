@@ -57,7 +57,7 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 	if err != nil {
 		return result, err
 	}
-	t := r.begin()
+	t := r.begin(ctx)
 	for len(jobs) > 0 {
 		j := jobs[0]
 		jobs = jobs[1:]
@@ -86,7 +86,7 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 				return result, fmt.Errorf("commit: %w", err)
 			}
 			r.evict(ctx)
-			t = r.begin()
+			t = r.begin(ctx)
 		}
 	}
 	if err := t.commit(ctx); err != nil {
@@ -123,7 +123,7 @@ func (j *importJob) halves() []*importJob {
 
 // importJobs sorts out what there is to do, by document and base, in a stable order.
 func (r *Replica) importJobs(ctx context.Context, items []*incoming, result *api.ImportResult) ([]*importJob, error) {
-	t := r.begin()
+	t := r.begin(ctx)
 	type place struct {
 		doc   crdt.DocumentID
 		based bool

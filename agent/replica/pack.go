@@ -27,7 +27,10 @@ func (r *Replica) pack(ctx context.Context, id crdt.DocumentID) (made bool, err 
 	if err != nil {
 		return false, err
 	}
-	t := r.begin()
+	if r.contested(d) {
+		return false, nil // and the tail stays
+	}
+	t := r.begin(ctx)
 	t.tails[id] = nil
 	t.batch.Delete(storage.Tail.Key(id))
 	if len(d.changes) <= maxPacked {
@@ -58,6 +61,12 @@ func (r *Replica) pack(ctx context.Context, id crdt.DocumentID) (made bool, err 
 	}
 	r.evict(ctx)
 	return made, nil
+}
+
+// contested reports whether a document holds changes out of a log with several histories, or such as do not stand. It is not
+// packed: a checkpoint names chunks by their places, and which of two is meant would depend on the order of arrival.
+func (r *Replica) contested(d *document) bool {
+	return len(d.lost) > 0 || slices.ContainsFunc(d.changes, func(m changeMeta) bool { return r.forked(d.scope, m.chunk.Log) })
 }
 
 // errNotYet says that this device cannot vouch yet for all that a checkpoint would cover.

@@ -564,9 +564,8 @@ func (r *Replica) retry(ctx context.Context, refs []storage.Ref) (still int, err
 	r.write.Lock()
 	r.mu.Lock()
 	for _, at := range refs {
-		ref := chunkRef{at.Scope, at.Log, at.Counter}
-		delete(r.failing, ref)
-		r.mu.woken = append(r.mu.woken, ref)
+		delete(r.failing, at)
+		r.mu.woken = append(r.mu.woken, at)
 	}
 	r.mu.Unlock()
 	r.write.Unlock()

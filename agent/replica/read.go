@@ -193,6 +193,7 @@ func (r *Replica) appendRevisions(
 		rev := api.Revision{
 			Version: crdt.Version([]crdt.ChangeHash{hash}), Time: authored(m.timeMillis), Author: m.author,
 			Device: device, Site: site, Origin: originName(m.origin), Deleted: content == nil,
+			Anew: d.replacedIn(hash),
 		}
 		if content != nil {
 			if rev.JSON, err = withMeta(content, rev.Version, rev.Time); err != nil {

@@ -15,6 +15,9 @@ import (
 // recordVersion begins every value that this package stores (docs/spec/store-layout.md, "values").
 const recordVersion = 1
 
+// replacingVersion begins the record of a change that writes another anew.
+const replacingVersion = 2
+
 // Caps of the decoders; what is stored was checked on arrival, so they only bound what damage can claim.
 const (
 	maxHashes    = 1 << 16
@@ -42,11 +45,17 @@ type appliedChange struct {
 	Author        string
 	Origin        chunk.Origin
 	ArrivedMillis int64
+	Replaces      crdt.ChangeHash // what it writes anew; zero: nothing
 }
 
 func (a *appliedChange) marshal() []byte {
 	var w wire.Writer
-	w.Byte(recordVersion)
+	if a.Replaces == (crdt.ChangeHash{}) {
+		w.Byte(recordVersion)
+	} else {
+		w.Byte(replacingVersion)
+		w.Raw(a.Replaces[:])
+	}
 	w.Raw(a.Chunk.Scope[:])
 	w.Raw(a.Chunk.Log[:])
 	w.Uvarint(a.Chunk.Counter)
@@ -63,7 +72,14 @@ func (a *appliedChange) marshal() []byte {
 
 func parseAppliedChange(b []byte) (appliedChange, error) {
 	var a appliedChange
-	r := open(b)
+	r := wire.NewReader(b)
+	switch r.Byte() {
+	case recordVersion:
+	case replacingVersion:
+		r.Fixed(a.Replaces[:])
+	default:
+		r.Fail("record version")
+	}
 	r.Fixed(a.Chunk.Scope[:])
 	r.Fixed(a.Chunk.Log[:])
 	a.Chunk.Counter = r.Uvarint(1<<64 - 1)
@@ -211,6 +227,8 @@ const (
 	Quarantined HeldState = 2
 	Unapplied   HeldState = 3
 	Discarded   HeldState = 4 // parked or quarantined, and a person decided to leave it aside
+	// Settled is a change that lost its place and was written anew by its author: kept, and nobody's task.
+	Settled HeldState = 5
 )
 
 func (s HeldState) String() string {
@@ -223,6 +241,8 @@ func (s HeldState) String() string {
 		return "unapplied"
 	case Discarded:
 		return "discarded"
+	case Settled:
+		return "settled"
 	}
 	return "unknown"
 }
@@ -270,6 +290,7 @@ const (
 	missingEpoch   byte = 2 // an epoch's key
 	missingSchema  byte = 3 // a newer schema than this build's
 	missingAuthor  byte = 4 // a membership entry
+	missingTurn    byte = 5 // nothing: it stands beside those that a cursor comes to, and has not been looked at
 )
 
 // heldVersion is 2 since 2026-11-25; a value of version 1 ends after what it waits for.

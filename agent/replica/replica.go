@@ -69,8 +69,10 @@ type Replica struct {
 	// name one only the first has it opened.
 	packs map[chunk.ID]bool
 	// failing holds, guarded by write, the chunks that this run of the program failed on, with the reason.
-	failing map[chunkRef]string
-	starts  starts // guarded by write
+	failing map[storage.Ref]string
+	// lost holds, guarded by write, the documents in which changes of this device may have to be written anew.
+	lost   map[crdt.DocumentID]trust.ScopeID
+	starts starts // guarded by write
 
 	// arrive is held while chunks of other devices are judged and committed, per batch.
 	arrive sync.Mutex
@@ -81,13 +83,20 @@ type Replica struct {
 		vectors map[trust.ScopeID]chunk.Vector        // durable prefixes
 		tips    map[trust.ScopeID]map[chunk.LogID]tip // the same with the whole ID of each last chunk
 		applied map[trust.ScopeID]chunk.Vector        // the applier's cursors
-		woken   []chunkRef                            // parked chunks whose turn has come; changed under write, too
-		sets    map[trust.ScopeID]chunk.SetHash       // of applied changes
+		woken   []storage.Ref                         // parked chunks whose turn has come; changed under write, too
+		turns   []storage.Ref                         // chunks that stand beside those that a cursor comes to, not looked at yet
+		unsaid  bool                                  // Replica.lost is not empty
+		forks   map[trust.ScopeID]map[chunk.LogID]*fork
+		own     []OwnLog
+		renew   bool                            // a new log is to begin before the next edit
+		claims  map[trust.DeviceID]time.Time    // when a peer's word last made it so
+		sets    map[trust.ScopeID]chunk.SetHash // of applied changes
 		counts  counts
 		acked   map[trust.DeviceID]map[trust.ScopeID]chunk.Vector
-		dirty   map[trust.DeviceID]bool // acknowledgements not yet stored
-		event   uint64                  // last event
-		changed chan struct{}           // closed and replaced after every commit
+		dirty   map[trust.DeviceID]bool    // acknowledgements not yet stored
+		whole   map[trust.ScopeID][32]byte // what was held here when some device last said to hold exactly that
+		event   uint64                     // last event
+		changed chan struct{}              // closed and replaced after every commit
 	}
 }
 
@@ -108,11 +117,18 @@ func Open(cfg Config) (*Replica, error) {
 	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now,
 		build: cfg.Build, compaction: cfg.Compaction.orDefault()}
 	r.docs = newOpenDocuments(cfg.OpenOps)
-	r.failing = map[chunkRef]string{}
+	r.failing, r.lost = map[storage.Ref]string{}, map[crdt.DocumentID]trust.ScopeID{}
 	r.packs = map[chunk.ID]bool{}
 	r.mu.changed = make(chan struct{})
 	if err := r.load(); err != nil {
 		return nil, err
+	}
+	why := LogMoved
+	if !cfg.Keyring.Moved() {
+		why = LogRestored
+	}
+	if err := r.noteLog(context.Background(), why); err != nil {
+		r.log.Warn("the log of this device could not be noted", "error", err)
 	}
 	return r, nil
 }
@@ -140,6 +156,8 @@ func (r *Replica) load() error {
 	m.sets = map[trust.ScopeID]chunk.SetHash{}
 	m.acked = map[trust.DeviceID]map[trust.ScopeID]chunk.Vector{}
 	m.dirty = map[trust.DeviceID]bool{}
+	m.whole = map[trust.ScopeID][32]byte{}
+	m.claims = map[trust.DeviceID]time.Time{}
 	err := r.store.View(func(v storage.Reader) error {
 		if err := v.Scan(storage.Member.All(), nil, func(_, value []byte) error {
 			e, err := trust.ParseEntry(append([]byte(nil), value...))
@@ -179,6 +197,12 @@ func (r *Replica) load() error {
 		if err := loadPositions(v, storage.Cursor, m.applied); err != nil {
 			return fmt.Errorf("read cursors: %w", err)
 		}
+		if err := r.loadForks(v); err != nil {
+			return err
+		}
+		if err := r.loadOwnLogs(v); err != nil {
+			return fmt.Errorf("read own logs: %w", err)
+		}
 		return r.loadRest(v)
 	})
 	if err != nil {
@@ -213,6 +237,8 @@ const (
 	MetaInvites byte = 4 // package agent's
 	MetaPorts   byte = 5 // package agent's
 	metaStarts  byte = 10
+	MetaWitness byte = 6 // package agent's
+	metaOwnLogs byte = 7
 )
 
 func (r *Replica) loadRest(v storage.Reader) error {
@@ -238,6 +264,16 @@ func (r *Replica) loadRest(v storage.Reader) error {
 	}
 	if err := r.wakeHeld(v); err != nil {
 		return fmt.Errorf("read held chunks: %w", err)
+	}
+	if err := v.Scan(storage.Parked.With(missingTurn), nil, func(key, _ []byte) error {
+		_, _, at, err := storage.Parked.Parse(key)
+		r.mu.turns = append(r.mu.turns, at)
+		return err
+	}); err != nil {
+		return fmt.Errorf("read chunks beside others: %w", err)
+	}
+	if err := r.loadLost(v); err != nil {
+		return fmt.Errorf("read changes that lost their place: %w", err)
 	}
 	if err := r.loadCheckpoints(v); err != nil {
 		return fmt.Errorf("read checkpoints: %w", err)

@@ -116,12 +116,15 @@ func readStored(v storage.Reader, at chunkRef) (s stored, err error) {
 type arriving struct {
 	batch       storage.Batch
 	heads       map[trust.ScopeID]map[chunk.LogID]tip
-	taken       map[chunkRef]chunk.ID     // chunks in batch, in their place
-	checkpoints map[chunk.ID]chunk.Sealed // that came with this call
+	taken       map[chunkRef]chunk.ID          // chunks in batch, in their place
+	checkpoints map[chunk.ID]chunk.Sealed      // that came with this call
+	branches    map[chunkRef]map[chunk.ID]node // chunks in batch, beside those
+	turns       []storage.Ref                  // the same, in the order in which they came
 }
 
 func newArriving() *arriving {
-	return &arriving{heads: map[trust.ScopeID]map[chunk.LogID]tip{}, taken: map[chunkRef]chunk.ID{}, checkpoints: map[chunk.ID]chunk.Sealed{}}
+	return &arriving{heads: map[trust.ScopeID]map[chunk.LogID]tip{}, taken: map[chunkRef]chunk.ID{},
+		branches: map[chunkRef]map[chunk.ID]node{}, checkpoints: map[chunk.ID]chunk.Sealed{}}
 }
 
 // head returns where a log ends, with what is in the batch.
@@ -308,14 +311,21 @@ func (s *sources) raw(at chunkRef, hash crdt.ChangeHash) ([]byte, error) {
 		}
 	}
 	raw, ok := s.open[hash]
-	if !ok {
-		return nil, fmt.Errorf("%w: a chunk lacks the change that its record names", storage.ErrDamaged)
+	if !ok { // it stands beside the chunk that came first, or beyond the first history's end
+		var err error
+		if raw, _, err = s.r.rawAt(s.v, at, hash); err != nil {
+			return nil, err
+		}
 	}
 	return raw, nil
 }
 
 func (s *sources) read(at chunkRef) error {
 	found, err := readStored(s.v, at)
+	if errors.Is(err, errNotHeld) {
+		s.last, s.open = at, map[crdt.ChangeHash][]byte{}
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("read chunk: %w", err)
 	}

@@ -35,7 +35,7 @@ func readStarts(v storage.Reader) (n uint64, err error) {
 // beginApplying counts this start if there is something to apply, and says how many chunks a batch may have.
 func (r *Replica) beginApplying(ctx context.Context) (most int, err error) {
 	if !r.starts.noted {
-		if _, ok := r.begin().next(); !ok {
+		if _, ok := r.begin(ctx).next(); !ok {
 			return applyChunks, nil
 		}
 		var b storage.Batch
@@ -52,7 +52,7 @@ func (r *Replica) beginApplying(ctx context.Context) (most int, err error) {
 }
 
 // blame holds the chunk at hand responsible when too many starts came no further than it.
-func (r *Replica) blame(at chunkRef) {
+func (r *Replica) blame(at storage.Ref) {
 	if r.starts.stuck >= blameAfter {
 		r.failing[at] = "the program ended whenever it tried it"
 	}

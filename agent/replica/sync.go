@@ -31,13 +31,14 @@ func (r *Replica) Hello(peer trust.DeviceID) session.Local {
 func (r *Replica) digestLocked(scope trust.ScopeID) session.Digest {
 	set := r.mu.sets[scope]
 	return session.Digest{
-		VectorHash: r.mu.vectors[scope].Hash(), Applied: set.Sum(), AtEnd: r.atEndLocked(scope),
+		VectorHash: r.heldHashLocked(scope), Applied: set.Sum(), AtEnd: r.atEndLocked(scope),
 	}
 }
 
-// atEndLocked reports whether every durable chunk of a scope has been applied or held, and nothing held has its turn.
+// atEndLocked reports whether every durable chunk of a scope has been applied or held, nothing held has its turn,
+// and this device has nothing to write anew.
 func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
-	if len(r.mu.woken) > 0 {
+	if len(r.mu.woken)+len(r.mu.turns) > 0 || r.mu.unsaid {
 		return false
 	}
 	for log, p := range r.mu.vectors[scope] {
@@ -52,7 +53,7 @@ func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
 func (r *Replica) Vector(scope trust.ScopeID) chunk.Vector {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return maps.Clone(r.mu.vectors[scope])
+	return r.heldVectorLocked(scope)
 }
 
 // EntriesSince returns the membership entries that are not known from heads, parents first.
@@ -120,11 +121,11 @@ func (r *Replica) adoptState(ctx context.Context, batch *storage.Batch, st *trus
 func (r *Replica) wakeAll(kind byte) error {
 	r.write.Lock()
 	defer r.write.Unlock()
-	var woken []chunkRef
+	var woken []storage.Ref
 	err := r.store.View(func(v storage.Reader) error {
 		return v.Scan(storage.Parked.With(kind), nil, func(key, _ []byte) error {
 			_, _, at, err := storage.Parked.Parse(key)
-			woken = append(woken, chunkRef{at.Scope, at.Log, at.Counter})
+			woken = append(woken, at)
 			return err
 		})
 	})
@@ -175,9 +176,18 @@ func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, max
 //
 // Logs that are not held here are left out, so that a peer cannot fill this device with what it makes up.
 func (r *Replica) Acked(_ context.Context, from trust.DeviceID, ack session.Ack) error {
+	if err := r.heed(from, ack); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	held := r.mu.vectors[ack.Scope]
+	if len(r.mu.forks[ack.Scope]) > 0 {
+		held = r.heldVectorLocked(ack.Scope)
+		if ack.VectorHash == r.heldHashLocked(ack.Scope) {
+			r.mu.whole[ack.Scope] = ack.VectorHash
+		}
+	}
 	if len(held) == 0 {
 		return nil
 	}
@@ -278,14 +288,27 @@ func (r *Replica) Status() Status {
 	}
 	for scope, vector := range r.mu.vectors {
 		s.AtEnd = s.AtEnd && r.atEndLocked(scope)
-		log := r.logID(scope)
-		own, most := vector[log].Counter, uint64(0)
-		for _, acked := range r.mu.acked {
-			most = max(most, acked[scope][log].Counter)
+		for _, l := range r.mu.own {
+			s.NotElsewhere += r.notElsewhereLocked(scope, l.ID, vector[l.ID].Counter)
 		}
-		s.NotElsewhere += int(own - min(own, most))
 	}
 	return s
+}
+
+// notElsewhereLocked counts the chunks of an own log that no other device has said to hold. What is acknowledged of a log
+// with branches names one of them; the others count until a device holds exactly what this one does.
+func (r *Replica) notElsewhereLocked(scope trust.ScopeID, log chunk.LogID, own uint64) int {
+	most := uint64(0)
+	if f := r.mu.forks[scope][log]; f != nil {
+		if r.mu.whole[scope] == r.heldHashLocked(scope) {
+			return 0
+		}
+		return len(f.nodes)
+	}
+	for _, acked := range r.mu.acked {
+		most = max(most, acked[scope][log].Counter)
+	}
+	return int(own - min(own, most))
 }
 
 // Held lists at most limit chunks that are stored but not applied, with the reason; without those that were discarded.

@@ -29,7 +29,9 @@ type transaction struct {
 	sealed  map[trust.ScopeID]bool // own logs that grew
 	cursors map[trust.ScopeID]chunk.Vector
 	sets    map[trust.ScopeID]chunk.SetHash
-	woken   []chunkRef
+	woken   []storage.Ref
+	turned  int                   // of Replica.mu.turns, taken from the front
+	failed  error                 // why nothing can be written in this device's own log
 	held    map[storage.Ref]*held // nil: not held any more
 	waiting map[missing][]storage.Ref
 	counts  counts
@@ -37,8 +39,8 @@ type transaction struct {
 	// checkpoints and tails are what changes of those that the replica keeps at hand; nil: not any more.
 	checkpoints map[chunk.Place]*checkpoint
 	tails       map[crdt.DocumentID]*tail
-	packs       []chunk.ID // checkpoints that were applied
-	judging     chunkRef   // the chunk that was judged last
+	packs       []chunk.ID  // checkpoints that were applied
+	judging     storage.Ref // the chunk that was judged last
 	decisions
 	// duplicates holds the conflict between a resource's documents as of this transaction; nil: none.
 	duplicates map[fhirRef]*[16]byte
@@ -58,7 +60,15 @@ func parseRef(key string) (fhirRef, bool) {
 	return fhirRef{string(typ), string(id)}, ok
 }
 
-func (r *Replica) begin() *transaction {
+// begin starts a transaction. If a peer gave reason to begin a new log, that comes first.
+func (r *Replica) begin(ctx context.Context) *transaction {
+	err := r.renewLog(ctx)
+	t := r.beginPlain()
+	t.failed = err
+	return t
+}
+
+func (r *Replica) beginPlain() *transaction {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return &transaction{
@@ -78,14 +88,14 @@ func (r *Replica) begin() *transaction {
 // memory: what the engine holds beyond the store is forgotten.
 func (t *transaction) commit(ctx context.Context) error {
 	r := t.r
-	if t.failed != nil {
+	if t.broken != nil {
 		t.abort(ctx)
-		return t.failed
+		return t.broken
 	}
 	if t.batch.Len() == 0 && len(t.cursors) == 0 && len(t.events) == 0 {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.mu.woken = t.woken
+		r.mu.woken, r.mu.turns = t.woken, r.mu.turns[t.turned:]
 		return nil
 	}
 	t.batch.Put(storage.Meta.Key(metaApplied), marshalSets(t.sets))
@@ -126,6 +136,7 @@ func (t *transaction) commit(ctx context.Context) error {
 		maps.Copy(r.mu.applied[scope], logs)
 	}
 	r.mu.sets, r.mu.counts, r.mu.event, r.mu.woken = t.sets, t.counts, last, t.woken
+	r.mu.turns, r.mu.unsaid = r.mu.turns[t.turned:], len(r.lost) > 0
 	for _, d := range t.docs {
 		r.docs.count(d)
 		for i := len(d.changes) - 1; i >= 0 && d.changes[i].raw != nil; i-- {
@@ -175,6 +186,9 @@ func (t *transaction) abort(ctx context.Context) {
 // seal appends one chunk to this device's own log of the scope.
 func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (chunkRef, chunk.Sealed, error) {
 	r := t.r
+	if t.failed != nil {
+		return chunkRef{}, chunk.Sealed{}, t.failed
+	}
 	head, ok := t.own[scope]
 	if !ok {
 		r.mu.Lock()
@@ -214,7 +228,7 @@ func (t *transaction) record(d *document, a appliedChange, raw []byte) error {
 	set.Add(a.Record.Hash)
 	t.sets[d.scope] = set
 	t.noteTail(d)
-	return nil
+	return t.resettle(d, a.Replaces)
 }
 
 // view returns a resource's view as of this transaction; nil if the document has no such resource.

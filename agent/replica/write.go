@@ -36,6 +36,8 @@ type job struct {
 	id     [16]byte              // which conflict
 	choice crdt.Choice
 	again  bool // it did not read back equal once
+	// replaces is the lost change that this one writes anew; zero: none.
+	replaces crdt.ChangeHash
 }
 
 func (j *job) keys() []string {
@@ -94,6 +96,7 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	}
 	at, _, err := t.seal(j.scope, &chunk.Changes{
 		Document: d.id, Schema: fhir.Schema, TimeMillis: by.timeMillis, Author: by.name, Origin: origin,
+		Replaces:   j.replaces,
 		Changes:    []chunk.Change{{Branch: branch, Raw: raw}},
 		Authorship: []chunk.Authorship{{Branch: branch, Seq: c.Seq, Newest: c.Hash}},
 	})
@@ -102,7 +105,7 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	}
 	err = t.record(d, appliedChange{
 		Record: rec, Chunk: at, Device: r.keys.Device(), Schema: fhir.Schema, TimeMillis: by.timeMillis, Author: by.name,
-		Origin: origin, ArrivedMillis: t.now.UnixMilli(),
+		Origin: origin, ArrivedMillis: t.now.UnixMilli(), Replaces: j.replaces,
 	}, raw)
 	if err != nil {
 		return false, 0, err
@@ -260,7 +263,7 @@ func (r *Replica) Put(ctx context.Context, user string, body json.RawMessage, fo
 func (r *Replica) transact(ctx context.Context, fn func(*transaction) error) error {
 	r.write.Lock()
 	defer r.write.Unlock()
-	t := r.begin()
+	t := r.begin(ctx)
 	if err := fn(t); err != nil {
 		t.abort(ctx)
 		return err

@@ -230,7 +230,7 @@ func (c *cli) historyCommand() *cobra.Command {
 				}
 				var rows [][]string
 				for _, r := range revisions {
-					rows = append(rows, []string{when(r.Time), r.Author, r.Device, r.Site, r.Origin, r.Version})
+					rows = append(rows, []string{when(r.Time), r.Author, r.Device, r.Site, change(r), r.Version})
 				}
 				p.table([]string{"TIME", "AUTHOR", "DEVICE", "SITE", "CHANGE", "VERSION"}, rows)
 				return p.failed
@@ -239,6 +239,14 @@ func (c *cli) historyCommand() *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&full, "full", false, "with the resource as of each change (with --json)")
 	return cmd
+}
+
+// change says how a revision came about.
+func change(r api.Revision) string {
+	if r.Anew != "" {
+		return r.Origin + ", written anew"
+	}
+	return r.Origin
 }
 
 func (c *cli) exportCommand() *cobra.Command {

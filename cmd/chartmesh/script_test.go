@@ -33,6 +33,7 @@ func TestScript(t *testing.T) {
 			home := filepath.Join(env.WorkDir, "home")
 			env.Setenv(asProgram, "1")
 			env.Setenv("HOME", home)
+			env.Setenv("XDG_STATE_HOME", filepath.Join(home, "state"))
 			env.Setenv("CHARTMESH_USER", "Dr. Berg")
 			env.Setenv("LISTEN", "--listen=/ip4/127.0.0.1/udp/0/quic-v1")
 			return os.Mkdir(home, 0o700)

@@ -132,6 +132,12 @@ func (p *printer) status(s api.Status, now time.Time) {
 		}
 		p.line("            look at one: chartmesh quarantine show CHUNK")
 	}
+	if s.NewLog != nil {
+		p.line("log         %s", visible(fmt.Sprintf("begun anew %s: %s", ago(&s.NewLog.Began, now), s.NewLog.Reason)))
+	}
+	if s.Branches > 0 {
+		p.line("histories   %s of this device's logs; all of it is kept", histories(s.Branches))
+	}
 	p.line("peer ID     %s", visible(s.PeerID))
 	for i, a := range s.Addresses {
 		label := ""
@@ -146,6 +152,14 @@ func (p *printer) status(s api.Status, now time.Time) {
 	}
 	p.line("")
 	p.peers(s.Peers, now)
+}
+
+// histories says how many histories logs have beside their first.
+func histories(n int) string {
+	if n == 1 {
+		return "1 more history"
+	}
+	return count(n) + " more histories"
 }
 
 // headline is the one sentence that says how things are.
@@ -198,4 +212,10 @@ func (p *printer) peers(peers []api.Peer, now time.Time) {
 		rows = append(rows, []string{peer.Name, peer.Site, peer.Role, state, peer.Way, rtt, clock, behind, ago(peer.LastContact, now), peer.Version})
 	}
 	p.table(strings.Split("DEVICE,SITE,ROLE,STATE,WAY,ROUND TRIP,CLOCK,WE LACK,LAST CONTACT,VERSION", ","), rows)
+	for _, peer := range peers {
+		if peer.Branches > 0 {
+			p.line("%s", visible(peer.Name+" wrote a log more than once: it was copied, or went back. All of it is kept ("+
+				histories(peer.Branches)+")."))
+		}
+	}
 }

@@ -60,6 +60,8 @@ func (s *Session) Handle(ctx context.Context, now time.Time, f Frame) (Result, e
 		return s.handleChunks(ctx, now, m)
 	case *ack:
 		return Result{}, s.handleAck(ctx, now, m)
+	case *branches:
+		return Result{}, s.handleBranches(ctx, now, m)
 	}
 	return Result{}, nil
 }
@@ -75,6 +77,8 @@ func hopOf(m message) uint64 {
 	case *chunks:
 		return m.hop
 	case *ack:
+		return m.hop
+	case *branches:
 		return m.hop
 	}
 	return 0
@@ -148,7 +152,7 @@ func (s *Session) helloLocked(st *state, now time.Time, m *hello) error {
 		if sc == nil {
 			continue
 		}
-		sc.shared = true
+		sc.shared, sc.saidVector = true, false
 		if !sc.hear(d.plain()) {
 			sc.oweVector = true
 		}
@@ -244,11 +248,13 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 			st.lastProgress = now
 		}
 		sc.compare(id, p)
-		if p.Counter < sc.mine[id].Counter && !sc.log(id).checked {
+		if l := sc.log(id); p.Counter < sc.mine[id].Counter && !l.checked && !l.fork {
 			sc.log(id).checked = true
 			below = append(below, id)
 		}
 	}
+	// The peer's HELLO equalled ours, and by the time that ours came it held more: it does not know yet what we hold.
+	sc.oweVector = sc.oweVector || !sc.saidVector && !m.vector.Equal(sc.mine)
 	sc.known, sc.paused = true, m.flags&vectorWait != 0
 	s.cfg.Feed.report(m.scope, s, now, sc.behind(), false)
 	for _, l := range sc.logs {
@@ -286,7 +292,7 @@ func (s *Session) lookBelow(m *vector, logs []chunk.LogID) error {
 		}
 		s.mu.Lock()
 		if sc := s.mu.scopes[m.scope]; sc != nil {
-			sc.log(id).fork = true
+			sc.setFork(id)
 		}
 		s.mu.Unlock()
 	}
@@ -322,7 +328,7 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 	st.status.ChunksIn += uint64(len(m.chunks))
 	s.mu.Unlock()
 
-	before := s.cfg.Replica.Vector(m.scope)
+	before, forks := s.cfg.Replica.Vector(m.scope), s.cfg.Replica.Forks(m.scope)
 	if err := s.cfg.Replica.Arrive(ctx, s.cfg.Peer, m.chunks); err != nil {
 		return Result{}, fmt.Errorf("store chunks: %w", err)
 	}
@@ -346,7 +352,9 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 		}
 		if m.flags&chunksBranch != 0 {
 			if _, ok := sc.mine[p.Log]; ok {
-				sc.log(p.Log).fork = true
+				sc.setFork(p.Log)
+				l := sc.log(p.Log)
+				l.has = append(l.has, p.Position) // who sends it holds it
 			}
 			continue
 		}
@@ -355,7 +363,7 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 	}
 	var grown []chunk.LogID
 	for id := range sc.ackLogs {
-		if sc.mine[id].Counter > before[id].Counter {
+		if sc.mine[id] != before[id] || sc.forks[id] != forks[id] {
 			grown = append(grown, id)
 		}
 	}
@@ -430,7 +438,7 @@ func (s *Session) Relayed(now time.Time, grown []Progress) {
 		}
 		wait := now.Add(min(s.cfg.RelayDelay+st.rtt, maxRelayDelay))
 		for _, id := range g.Logs {
-			if p, l := sc.mine[id], sc.log(id); p.Counter > l.sent && !waiting[place{g.Scope, id}] {
+			if p, l := sc.mine[id], sc.log(id); l.fork && l.whole != sc.print(id) || p.Counter > l.sent && !waiting[place{g.Scope, id}] {
 				l.notBefore = wait
 			}
 			sc.oweAck = true

@@ -28,6 +28,9 @@ const (
 	MaxVersion = 64
 	// MaxExtra is room in HELLO for fields of later versions.
 	MaxExtra = 1024
+	// MaxBranchedLogs is how many logs one BRANCHES frame describes, and MaxLocators by how many positions each.
+	MaxBranchedLogs = 4096
+	MaxLocators     = 4096
 	// SignatureSize is the length of an ACK's signature (Ed25519).
 	SignatureSize = 64
 

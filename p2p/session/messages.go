@@ -23,6 +23,8 @@ const (
 	kindPong    = 7
 	kindBye     = 8
 
+	kindBranches = 64 // of the reserved ones, so that a peer of the first version ignores it
+
 	// Kinds from here to kindReservedLast may be added by later minor versions; a peer that does not know one ignores
 	// it. Any other unknown kind is malformed.
 	kindReservedFirst = 64
@@ -483,6 +485,8 @@ func decode(f Frame) (message, error) {
 		m = new(pong)
 	case kind == kindBye:
 		m = new(bye)
+	case kind == kindBranches:
+		m = new(branches)
 	case kind >= kindReservedFirst && kind <= kindReservedLast:
 		return nil, errUnknownKind
 	default:

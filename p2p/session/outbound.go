@@ -33,6 +33,9 @@ func (s *Session) Next(ctx context.Context, now time.Time) (Frame, error) {
 	if f := s.nextSmall(now); f != nil {
 		return s.sent(f), nil
 	}
+	if f, err := s.nextBranches(); f != nil || err != nil {
+		return s.sent(f), err
+	}
 	if f := s.nextAck(now); f != nil {
 		return s.sent(f), nil
 	}
@@ -189,7 +192,12 @@ func (s *Session) nextSmall(now time.Time) Frame {
 			st.nextFeed = now.Add(feedRetry)
 		}
 		if sc.oweVector && sc.shared {
-			sc.oweVector = false
+			sc.oweVector, sc.saidVector = false, true
+			for log, l := range sc.logs {
+				if l.fork {
+					sc.owe(log)
+				}
+			}
 			sc.waits = !s.cfg.Feed.take(id, s, now)
 			if sc.known && !sc.behind() {
 				s.cfg.Feed.report(id, s, now, false, false)
@@ -230,6 +238,13 @@ func (s *Session) nextAck(now time.Time) Frame {
 
 func (s *Session) nextChunks(now time.Time) (Frame, error) {
 	id, runs, room := s.plan(now)
+	if len(runs) == 1 && runs[0].fork {
+		f, nothing, err := s.nextBranchChunks(id, runs[0].log, room)
+		if nothing {
+			return s.nextChunks(now) // of the next log
+		}
+		return f, err
+	}
 	f, waits, err := s.pick(id, runs, room, now, false)
 	if f == nil && waits && err == nil {
 		// Each of the logs waits for a checkpoint in another.
@@ -254,7 +269,7 @@ func (s *Session) pick(id trust.ScopeID, runs []flight, room int, now time.Time,
 		if err != nil {
 			return nil, false, fmt.Errorf("read chunks to send: %w", err)
 		}
-		f := flight{scope: id, log: run.log, last: run.last, fork: run.fork}
+		f := flight{scope: id, log: run.log, last: run.last}
 		if list, err = s.wanted(id, list); err != nil {
 			return nil, false, err
 		}
@@ -307,11 +322,6 @@ func (s *Session) pick(id trust.ScopeID, runs []flight, room int, now time.Time,
 		st.inflight = append(st.inflight, f)
 		st.bytesOut += f.bytes
 		l := sc.log(f.log)
-		if f.fork {
-			m.flags |= chunksBranch
-			l.shown = max(l.shown, f.last)
-			continue
-		}
 		l.sent = max(l.sent, f.last)
 	}
 	m.hop, m.scope, m.seq = st.nextHop(), id, st.sentSeq
@@ -385,7 +395,7 @@ func (s *Session) plan(now time.Time) (id trust.ScopeID, runs []flight, room int
 			if !l.fork {
 				runs = append(runs, flight{log: log, last: l.sent})
 			} else if len(runs) == 0 {
-				return sc.id, []flight{{log: log, last: l.shown, fork: true}}, room // in a frame of its own
+				return sc.id, []flight{{log: log, fork: true}}, room // in a frame of its own
 			}
 		}
 		return sc.id, runs, room
@@ -426,7 +436,8 @@ func (s *Session) Deadline() time.Time {
 			continue
 		}
 		for id, l := range sc.logs {
-			if !l.notBefore.IsZero() && sc.mine[id].Counter > l.sent && !l.fork {
+			lacks := !l.fork && sc.mine[id].Counter > l.sent || l.fork && l.heard && l.whole != sc.print(id)
+			if !l.notBefore.IsZero() && lacks {
 				earlier(l.notBefore)
 			}
 		}

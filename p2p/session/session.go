@@ -76,6 +76,14 @@ type Replica interface {
 	// Chunks returns what a log holds durably, ascending from after+1 without a gap: at least one item, if there is one,
 	// and no more than fit maxBytes, which does not count what is Loose.
 	Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([]Item, error)
+	// Forks names what is held of each log of a scope that has several histories: equal names for equal holdings. Like Hello
+	// and Vector it answers from memory. Vector gives of such a log the longest history.
+	Forks(scope trust.ScopeID) map[chunk.LogID][32]byte
+	// Locators describes what is held of a log: the end of each history and chunks below it, ascending, at most MaxLocators.
+	Locators(scope trust.ScopeID, log chunk.LogID) ([]chunk.Position, error)
+	// Beyond returns durable chunks of a log, of all its histories, that are neither at one of the positions nor below it,
+	// parents before children: at least one, if there is one, and no more than fit maxBytes.
+	Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Position, maxBytes int) ([]Item, error)
 	// Arrive judges each item on its own and returns once those that it takes are durable; the vector then says how
 	// far. What lies beyond prefix + 1 may be kept or dropped. An error says that this device cannot store, or that the
 	// peer is hostile; it ends the session.
@@ -162,7 +170,7 @@ type Status struct {
 	InSync       bool   // membership heads equal, and the vectors of every shared scope
 	Agreed       bool   // in sync, applied hashes equal, and both appliers at the end
 	Diverged     bool   // in sync, both at the end, applied hashes different, twice in a row
-	Forked       int    // logs of which the peer holds another branch; both have been shown to each other
+	Forked       int    // logs of which this device or the peer holds several histories
 	Incompatible bool   // no version in common
 	PeerVersion  string // of the product
 	PeerProtocol Range

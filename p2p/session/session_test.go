@@ -307,8 +307,8 @@ func TestBranches(t *testing.T) {
 					t.Errorf("device %d holds %d chunks of the other branch, want %d", i, got, extra[1-i])
 				}
 			}
-			if a.Status().Forked != 1 || b.Status().Forked != 1 || a.Status().InSync {
-				t.Errorf("forked %d and %d", a.Status().Forked, b.Status().Forked)
+			if a.Status().Forked != 1 || b.Status().Forked != 1 || !a.Status().Agreed || !b.Status().Agreed {
+				t.Errorf("statuses %+v and %+v", a.Status(), b.Status())
 			}
 			if st := a.Status(); st.ChunksOut > 2+2*uint64(4+extra[0]) {
 				t.Errorf("%d chunks sent", st.ChunksOut)

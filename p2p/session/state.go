@@ -76,9 +76,12 @@ type scope struct {
 
 	loose map[looseAt]struct{} // checkpoints that were sent out of their turn
 
-	oweVector bool
-	oweAck    bool
-	ackLogs   map[chunk.LogID]struct{}
+	forks       map[chunk.LogID][32]byte // logs of which we hold several histories
+	oweBranches map[chunk.LogID]struct{}
+	oweVector   bool
+	saidVector  bool // since the peer's last HELLO
+	oweAck      bool
+	ackLogs     map[chunk.LogID]struct{}
 }
 
 // looseAt is the place of a checkpoint.
@@ -93,9 +96,13 @@ type logState struct {
 	notBefore time.Time     // others' chunks give the peer time to get them elsewhere
 	stall     time.Duration // the peer received and did not keep: wait longer each time
 
-	fork    bool   // the peer holds another branch of this log: each side shows the other all of its own
-	shown   uint64 // of our branch, in this session
-	checked bool   // the peer's position has been compared with our chunk there
+	checked bool // the peer's position has been compared with our chunk there
+
+	fork  bool             // this log has several histories, here or at the peer: what follows holds, and sent and stall do not
+	heard bool             // the peer has told what it holds
+	has   []chunk.Position // that, and what was sent since
+	said  [32]byte         // what we held when the peer last heard of it
+	whole [32]byte         // what we held when the peer lacked nothing of it
 }
 
 // flight is a run of chunks on the way.
@@ -105,7 +112,7 @@ type flight struct {
 	seq   uint64
 	last  uint64 // counter
 	bytes int
-	fork  bool // of a branch, which the peer's vector will not name
+	fork  bool // of a log with several histories, of which a vector names one
 }
 
 func headsHash(sorted []trust.EntryID) [32]byte {
@@ -127,8 +134,10 @@ func (s *Session) look() *state {
 		loc.Scopes = loc.Scopes[:MaxScopes]
 	}
 	vectors := make([]chunk.Vector, len(loc.Scopes))
+	forks := make([]map[chunk.LogID][32]byte, len(loc.Scopes))
 	for i, d := range loc.Scopes {
 		vectors[i] = writable(s.cfg.Replica.Vector(d.Scope))
+		forks[i] = s.cfg.Replica.Forks(d.Scope)
 	}
 	s.mu.Lock()
 	st := &s.mu.state
@@ -144,7 +153,10 @@ func (s *Session) look() *state {
 		if kept[d.Scope] == nil {
 			st.order = append(st.order, d.Scope)
 		}
-		sc.mine, sc.digest = vectors[i], d.Digest
+		sc.mine, sc.digest, sc.forks = vectors[i], d.Digest, forks[i]
+		for log := range sc.forks {
+			sc.setFork(log)
+		}
 		kept[d.Scope] = sc
 	}
 	st.scopes = kept // what is no longer shared is forgotten
@@ -188,7 +200,7 @@ func (sc *scope) raise(id chunk.LogID, p chunk.Position) (news bool) {
 // compare finds out whether the peer's log stands at another chunk than ours with the same counter.
 func (sc *scope) compare(id chunk.LogID, p chunk.Position) {
 	if mine := sc.mine[id]; p.Counter > 0 && mine.Counter == p.Counter && mine.Tip != p.Tip {
-		sc.log(id).fork = true
+		sc.setFork(id)
 	}
 }
 
@@ -212,6 +224,11 @@ func (sc *scope) hear(d Digest) (equal bool) {
 	if sc.mine.Hash() == sc.digest.VectorHash {
 		for id, p := range sc.mine {
 			sc.raise(id, p)
+		}
+		for id, l := range sc.logs {
+			if l.fork {
+				l.whole = sc.print(id)
+			}
 		}
 		sc.known = true
 	}
@@ -377,11 +394,7 @@ func (sc *scope) pending(now time.Time) []chunk.LogID {
 	var ids []chunk.LogID
 	for id, p := range sc.mine {
 		l := sc.log(id)
-		sent := l.sent
-		if l.fork {
-			sent = l.shown
-		}
-		if p.Counter > sent && !now.Before(l.notBefore) {
+		if l.fork && sc.pendingBranch(id, l, now) || !l.fork && p.Counter > l.sent && !now.Before(l.notBefore) {
 			ids = append(ids, id)
 		}
 	}

@@ -62,6 +62,10 @@ func Run(ctx context.Context, opts Options) (err error) {
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 	}
+	// The devices end with the demo, and so does what is kept of them outside their folders.
+	if err := os.Setenv("XDG_STATE_HOME", filepath.Join(dir, "state")); err != nil {
+		return fmt.Errorf("prepare the demo: %w", err)
+	}
 	s := &story{opts: opts, dirA: filepath.Join(dir, "surgery"), dirB: filepath.Join(dir, "branch")}
 	defer func() { err = errors.Join(err, s.stop()) }()
 	if err := s.tell(ctx); err != nil {

@@ -9,6 +9,7 @@ package sessiontest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/hmac"
 	"crypto/sha256"
@@ -77,19 +78,105 @@ func (s *scope) tip(log chunk.LogID) chunk.Tip {
 	return chunk.Tip{}
 }
 
-// arrive takes a chunk: it continues its log, or is of another branch, or is no news, or lies beyond and is dropped.
+// arrive takes a chunk: it continues its log, or is of another history, or is no news, or lies beyond and is dropped.
 func (s *scope) arrive(p session.Place, b []byte) {
-	have := uint64(len(s.logs[p.Log]))
-	switch c := p.Position.Counter; {
-	case c == have+1 && chunk.Tip(b[head-16:head]) == s.tip(p.Log):
+	have, c := uint64(len(s.logs[p.Log])), p.Position.Counter
+	parent := chunk.Position{Counter: c - 1, Tip: chunk.Tip(b[head-16 : head])}
+	held := func(p session.Place) bool {
+		return p.Position.Counter <= have && s.tips[p.Log][p.Position.Counter-1] == p.Position ||
+			s.forks[p.Log][p.Position] != nil
+	}
+	switch {
+	case c == have+1 && parent.Tip == s.tip(p.Log):
 		s.add(p.Log, bytes.Clone(b))
-	case c == have+1, c <= have && s.tips[p.Log][c-1] != p.Position,
-		s.forks[p.Log][chunk.Position{Counter: c - 1, Tip: chunk.Tip(b[head-16 : head])}] != nil:
+	case !held(p) && (c == 1 || held(session.Place{Log: p.Log, Position: parent})):
 		if s.forks[p.Log] == nil {
 			s.forks[p.Log] = map[chunk.Position][]byte{}
 		}
 		s.forks[p.Log][p.Position] = bytes.Clone(b)
 	}
+}
+
+// tree returns all chunks of a log, by position, with the position before each.
+func (s *scope) tree(log chunk.LogID) (all map[chunk.Position][]byte, before map[chunk.Position]chunk.Position) {
+	all, before = map[chunk.Position][]byte{}, map[chunk.Position]chunk.Position{}
+	for i, b := range s.logs[log] {
+		all[s.tips[log][i]] = b
+	}
+	maps.Copy(all, s.forks[log])
+	for p, b := range all {
+		before[p] = chunk.Position{Counter: p.Counter - 1, Tip: chunk.Tip(b[head-16 : head])}
+	}
+	return all, before
+}
+
+func comparePositions(a, b chunk.Position) int {
+	return cmp.Or(cmp.Compare(a.Counter, b.Counter), bytes.Compare(a.Tip[:], b.Tip[:]))
+}
+
+// leaves returns the ends of a log's histories, ascending.
+func (s *scope) leaves(log chunk.LogID) (list []chunk.Position) {
+	all, before := s.tree(log)
+	inner := map[chunk.Position]bool{}
+	for _, p := range before {
+		inner[p] = true
+	}
+	for p := range all {
+		if !inner[p] {
+			list = append(list, p)
+		}
+	}
+	slices.SortFunc(list, comparePositions)
+	return list
+}
+
+// Forks implements session.Replica.
+func (r *Replica) Forks(id trust.ScopeID) map[chunk.LogID][32]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.forksLocked(id)
+}
+
+func (r *Replica) forksLocked(id trust.ScopeID) map[chunk.LogID][32]byte {
+	out := map[chunk.LogID][32]byte{}
+	if s := r.scopes[id]; s != nil {
+		for log := range s.forks {
+			out[log] = sha256.Sum256(fmt.Append(nil, s.leaves(log)))
+		}
+	}
+	return out
+}
+
+// Locators implements session.Replica: every position.
+func (r *Replica) Locators(id trust.ScopeID, log chunk.LogID) ([]chunk.Position, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all, _ := r.scopes[id].tree(log)
+	return slices.SortedFunc(maps.Keys(all), comparePositions), nil
+}
+
+// Beyond implements session.Replica.
+func (r *Replica) Beyond(id trust.ScopeID, log chunk.LogID, has []chunk.Position, maxBytes int) ([]session.Item, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	all, before := r.scopes[id].tree(log)
+	known := map[chunk.Position]bool{}
+	for _, p := range has {
+		for all[p] != nil && !known[p] {
+			known[p], p = true, before[p]
+		}
+	}
+	var out []session.Item
+	for _, p := range slices.SortedFunc(maps.Keys(all), comparePositions) {
+		if known[p] {
+			continue
+		}
+		if maxBytes -= len(all[p]); maxBytes < 0 && len(out) > 0 {
+			break
+		}
+		out = append(out, session.Item{Bytes: all[p], Log: log, Counter: p.Counter})
+	}
+	return out, nil
 }
 
 // New makes a replica that belongs to scopes.
@@ -236,7 +323,10 @@ func (r *Replica) Holds(id trust.ScopeID, v chunk.Vector) bool {
 	defer r.mu.Unlock()
 	s := r.scopes[id]
 	for log, p := range v {
-		if s == nil || p.Counter > uint64(len(s.logs[log])) || s.tips[log][p.Counter-1] != p {
+		if s == nil {
+			return false
+		}
+		if all, _ := s.tree(log); all[p] == nil {
 			return false
 		}
 	}
@@ -256,8 +346,11 @@ func (r *Replica) Hello(peer trust.DeviceID) session.Local {
 		if r.Shared != nil && !slices.Contains(shared, id) {
 			continue
 		}
-		d := session.Digest{VectorHash: r.vectorLocked(id).Hash(), AtEnd: true}
+		d := session.Digest{VectorHash: r.heldLocked(id), AtEnd: true}
 		for log, n := range s.applied {
+			if all, _ := s.tree(log); n == len(s.logs[log]) {
+				n = len(all) // branches are applied with the rest
+			}
 			h := sha256.Sum256(append(binary.BigEndian.AppendUint64(log[:], uint64(n)), s.taint))
 			for i := range h {
 				d.Applied[i] ^= h[i]
@@ -278,11 +371,26 @@ func (r *Replica) Vector(id trust.ScopeID) chunk.Vector {
 	return r.vectorLocked(id)
 }
 
+// heldLocked names all that is held of a scope.
+func (r *Replica) heldLocked(id trust.ScopeID) [32]byte {
+	forks := r.forksLocked(id)
+	hash := r.vectorLocked(id).Hash()
+	for _, log := range slices.SortedFunc(maps.Keys(forks), chunk.LogID.Compare) {
+		print := forks[log]
+		hash = sha256.Sum256(append(hash[:], print[:]...))
+	}
+	return hash
+}
+
 func (r *Replica) vectorLocked(id trust.ScopeID) chunk.Vector {
 	v := chunk.Vector{}
 	if s := r.scopes[id]; s != nil {
 		for log, tips := range s.tips {
 			v[log] = tips[len(tips)-1]
+		}
+		for log := range s.forks { // the longest history, of equally long ones the smallest
+			leaves := s.leaves(log)
+			v[log] = leaves[slices.IndexFunc(leaves, func(p chunk.Position) bool { return p.Counter == leaves[len(leaves)-1].Counter })]
 		}
 	}
 	return v

@@ -1,0 +1,331 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"chartmesh/crdt"
+	"chartmesh/fhir"
+	"chartmesh/storage"
+)
+
+// writeLost writes anew what this device wrote and what lost its place, one document at a time, and returns how much. It
+// is called when everything that arrived has been looked at.
+func (r *Replica) writeLost(ctx context.Context) (int, error) {
+	if len(r.lost) == 0 {
+		return 0, nil
+	}
+	defer func() {
+		r.mu.Lock()
+		r.mu.unsaid = len(r.lost) > 0
+		r.mu.Unlock()
+	}()
+	for _, doc := range slices.SortedFunc(maps.Keys(r.lost), func(a, b crdt.DocumentID) int { return bytes.Compare(a[:], b[:]) }) {
+		scope := r.lost[doc]
+		if !r.State().MayWrite(r.Device(), scope) {
+			delete(r.lost, doc)
+			continue
+		}
+		t := r.begin(ctx)
+		d, err := r.document(scope, doc)
+		if err != nil {
+			return 0, err
+		}
+		wrote, err := t.writeAllAnew(ctx, d)
+		if err != nil {
+			t.abort(ctx)
+			if ctx.Err() != nil || t.failed != nil {
+				return 0, err
+			}
+			delete(r.lost, doc)
+			r.log.Error("a change that lost its place could not be written anew; it is kept, and tried again after a restart",
+				"document", doc, "error", err)
+			continue
+		}
+		if err := t.commit(ctx); err != nil {
+			return 0, fmt.Errorf("commit what was written anew: %w", err)
+		}
+		delete(r.lost, doc)
+		if wrote > 0 {
+			return wrote, nil
+		}
+	}
+	return 0, nil
+}
+
+// writeAllAnew writes anew every lost change of this device in a document.
+func (t *transaction) writeAllAnew(ctx context.Context, d *document) (wrote int, err error) {
+	all, err := t.contenders(d)
+	if err != nil {
+		return 0, err
+	}
+	byHash := map[crdt.ChangeHash]*contender{}
+	var own []*contender
+	for _, c := range all {
+		byHash[c.Hash] = c
+		l := d.lost[c.Hash]
+		if l == nil || l.device != t.r.Device() || l.done {
+			continue
+		}
+		if _, ok := d.replacedBy(c.Hash, l.device); !ok {
+			own = append(own, c)
+		}
+	}
+	slices.SortFunc(own, winner) // what is built upon comes first
+	s := &scratch{t: t, d: d, all: byHash}
+	defer s.close(ctx)
+	for _, c := range own {
+		n, err := t.writeChangeAnew(ctx, s, c)
+		if err != nil {
+			return 0, err
+		}
+		if wrote += n; n > 0 {
+			t.events = append(t.events, Event{Kind: "change-written-anew", Local: true})
+			continue
+		}
+		l := *d.lost[c.Hash]
+		l.done = true
+		d.lost[c.Hash] = &l
+		t.docs[d.id] = d
+		t.batch.Put(storage.Lost.Key(d.id, c.Hash), l.marshal())
+	}
+	return wrote, nil
+}
+
+// writeChangeAnew writes what a lost change made of its resources, against what it was made on as far as that stands. So
+// whatever else was written meets it as it would have met the change itself. It returns how many changes that took.
+func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *contender) (wrote int, err error) {
+	keys, err := s.load(ctx, c)
+	if err != nil || len(keys) == 0 {
+		return 0, err
+	}
+	j := job{
+		scope: s.d.scope, doc: s.d.id, base: s.base(c), replaces: c.Hash,
+		want: map[string]crdt.Value{}, json: map[string][]byte{},
+	}
+	var removed []string
+	for _, key := range keys {
+		content, err := s.content(ctx, key, c.Hash)
+		if err != nil {
+			return 0, err
+		}
+		if content == nil {
+			removed = append(removed, key)
+			continue
+		}
+		obj, err := fhir.Parse(content)
+		if err != nil {
+			return 0, err
+		}
+		if j.want[key], err = fhir.ToValue(obj); err != nil {
+			return 0, err
+		}
+		j.json[key] = content
+	}
+	by := author{name: c.applied.Author, timeMillis: c.applied.TimeMillis}
+	part := func(change func(*job)) job {
+		p := job{scope: j.scope, doc: j.doc, replaces: c.Hash}
+		change(&p)
+		return p
+	}
+	var parts []job
+	if len(j.want) > 0 {
+		parts = append(parts, j)
+	}
+	for _, key := range removed {
+		parts = append(parts, part(func(p *job) { p.remove = key }))
+	}
+	// If what it said stands already, it still was an edit, which has to meet a removal; and others learn that it is settled.
+	for _, key := range slices.Sorted(maps.Keys(j.want)) {
+		parts = append(parts, part(func(p *job) { p.touch = key }))
+	}
+	base := j.base
+	for _, part := range parts {
+		if part.touch != "" && wrote > 0 {
+			break
+		}
+		part.base = base
+		changed, _, err := t.edit(ctx, part, by, c.applied.Origin)
+		if err != nil {
+			return 0, err
+		}
+		if !changed {
+			continue
+		}
+		wrote++
+		base = append([]crdt.ChangeHash{}, s.d.index.HeadsOf(append(base, s.d.lastHash()))...)
+	}
+	return wrote, nil
+}
+
+func (d *document) lastHash() crdt.ChangeHash {
+	records := d.index.Records()
+	return records[len(records)-1].Hash
+}
+
+// scratch is a document in the engine with changes that do not stand, to read what they say.
+type scratch struct {
+	t     *transaction
+	d     *document
+	all   map[crdt.ChangeHash]*contender
+	id    crdt.DocumentID
+	index *crdt.Index // what it holds
+}
+
+// base returns what a lost change was made on, as far as it stands: for what is lost itself, what its author wrote instead.
+func (s *scratch) base(c *contender) []crdt.ChangeHash {
+	seen := map[crdt.ChangeHash]bool{}
+	var set []crdt.ChangeHash
+	var visit func(deps []crdt.ChangeHash)
+	visit = func(deps []crdt.ChangeHash) {
+		for _, h := range deps {
+			if seen[h] {
+				continue
+			}
+			seen[h] = true
+			if s.d.index.Has(h) {
+				set = append(set, h)
+				continue
+			}
+			if l := s.d.lost[h]; l != nil {
+				if by, ok := s.d.replacedBy(h, l.device); ok {
+					set = append(set, by)
+				}
+			}
+			if o := s.all[h]; o != nil {
+				visit(o.Deps)
+			}
+		}
+	}
+	visit(c.Deps)
+	return append([]crdt.ChangeHash{}, s.d.index.HeadsOf(set)...)
+}
+
+// load brings a change and all that it builds on into the scratch document, and returns which resources it touches. None:
+// the validator does not accept it.
+func (s *scratch) load(ctx context.Context, c *contender) ([]string, error) {
+	r := s.t.r
+	order := s.closure(c)
+	if s.index == nil || !s.extends(order) {
+		s.close(ctx)
+		s.id, s.index = crdt.DocumentID(sha256.Sum256(append([]byte("chartmesh scratch 1"), s.d.id[:]...))), crdt.NewIndex(s.d.id)
+		if _, err := r.engine.Load(ctx, s.id, nil, nil); err != nil {
+			return nil, fmt.Errorf("read a change that does not stand: %w", err)
+		}
+	}
+	var raws [][]byte
+	var keys []string
+	err := r.store.View(func(v storage.Reader) error {
+		for _, o := range order {
+			if s.index.Has(o.Hash) {
+				if rec, ok := s.index.Record(o.Hash); ok && o == c {
+					keys = rec.Keys
+				}
+				continue
+			}
+			rec, raw, err := o.Record, o.raw, error(nil)
+			if o.change != nil {
+				if rec, err = s.index.Judge(o.change); err != nil {
+					return err
+				}
+			}
+			if raw == nil {
+				if raw, _, err = r.rawAt(v, o.applied.Chunk, o.Hash); err != nil {
+					return err
+				}
+			}
+			if err := s.index.Add(rec); err != nil {
+				return err
+			}
+			raws = append(raws, raw)
+			if o == c {
+				keys = rec.Keys
+			}
+		}
+		return nil
+	})
+	var refused *crdt.Refused
+	if errors.As(err, &refused) {
+		s.close(ctx)
+		return nil, nil
+	}
+	if err == nil && len(raws) > 0 {
+		_, err = r.engine.Apply(ctx, s.id, raws)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read a change that does not stand: %w", err)
+	}
+	return keys, nil
+}
+
+// closure returns a change and all that it builds on, each after what it builds on itself.
+func (s *scratch) closure(c *contender) []*contender {
+	in := map[crdt.ChangeHash]*contender{}
+	queue := []*contender{c}
+	for len(queue) > 0 {
+		o := queue[0]
+		queue = queue[1:]
+		if in[o.Hash] != nil {
+			continue
+		}
+		in[o.Hash] = o
+		for _, h := range o.Deps {
+			if p := s.all[h]; p != nil {
+				queue = append(queue, p)
+			}
+		}
+	}
+	return slices.SortedFunc(maps.Values(in), winner)
+}
+
+// extends reports whether what the scratch document holds is among the given changes.
+func (s *scratch) extends(order []*contender) bool {
+	have := 0
+	for _, o := range order {
+		if s.index.Has(o.Hash) {
+			have++
+		}
+	}
+	return have == s.index.Len()
+}
+
+// content returns a resource's canonical JSON as of a change; nil if it was not there or removed.
+func (s *scratch) content(ctx context.Context, key string, at crdt.ChangeHash) ([]byte, error) {
+	fields, err := s.t.r.engine.Read(ctx, s.id, []string{key}, []crdt.ChangeHash{at})
+	if err != nil {
+		return nil, fmt.Errorf("read a change that does not stand: %w", err)
+	}
+	if len(fields) == 0 {
+		return nil, nil
+	}
+	shown := crdt.Show(key, fields[0].Values)
+	if !shown.Exists || shown.Removed {
+		return nil, nil
+	}
+	return fhir.AppendCanonical(nil, resourceOf(shown.Value)), nil
+}
+
+func (s *scratch) close(ctx context.Context) {
+	if s.index == nil {
+		return
+	}
+	s.index = nil
+	if err := s.t.r.engine.Forget(context.WithoutCancel(ctx), s.id); err != nil {
+		s.t.r.log.Warn("engine could not forget a document", "document", s.d.id, "error", err)
+	}
+}
+
+// replacedIn names the lost change that a change writes anew, as history names it; empty: none.
+func (d *document) replacedIn(hash crdt.ChangeHash) string {
+	for what, list := range d.anew {
+		if slices.ContainsFunc(list, func(r replacement) bool { return bytes.Equal(r.hash[:], hash[:]) }) {
+			return crdt.Version([]crdt.ChangeHash{what})
+		}
+	}
+	return ""
+}

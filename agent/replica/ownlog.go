@@ -1,0 +1,307 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/p2p/session"
+	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// A device writes one log at a time. It begins a new one, durably and before the next edit, when it learns that its log
+// has, or may have, another history than the one it holds: then it no longer knows which counters are free. The old log is
+// never written again, and is taken from peers like anybody else's.
+
+// LogReason says why a log was begun. The numbers are stored.
+type LogReason byte
+
+const (
+	LogFirst    LogReason = 1 // the first of the folder
+	LogMoved    LogReason = 2 // the folder was copied, moved or restored
+	LogRestored LogReason = 3 // the folder is older than what is known of it outside
+	LogPeer     LogReason = 4 // another device holds of the log before what this one does not
+)
+
+func (r LogReason) String() string {
+	switch r {
+	case LogFirst:
+		return "the first log of this folder"
+	case LogMoved:
+		return "the folder was copied, moved or restored"
+	case LogRestored:
+		return "the folder is older than it was; what others hold of it comes back, what it alone held is gone"
+	case LogPeer:
+		return "another device holds changes of this one that are not here"
+	}
+	return "unknown"
+}
+
+// OwnLog is a log that this device writes or wrote.
+type OwnLog struct {
+	ID     chunk.LogID
+	Began  time.Time // zero: before this was noted
+	Reason LogReason
+}
+
+const maxOwnLogs = chunk.MaxLogs
+
+func marshalOwnLogs(logs []OwnLog) []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(uint64(len(logs)))
+	for _, l := range logs {
+		w.Raw(l.ID[:])
+		w.Byte(byte(l.Reason))
+		millis := int64(0)
+		if !l.Began.IsZero() {
+			millis = l.Began.UnixMilli()
+		}
+		w.Varint(millis)
+	}
+	return w.Bytes()
+}
+
+func parseOwnLogs(b []byte) (logs []OwnLog, err error) {
+	r := open(b)
+	for range r.Uvarint(maxOwnLogs) {
+		var l OwnLog
+		r.Fixed(l.ID[:])
+		l.Reason = LogReason(r.Byte())
+		if at := r.Varint(); at != 0 {
+			l.Began = time.UnixMilli(at).UTC()
+		}
+		if r.Err() != nil {
+			return nil, r.Err()
+		}
+		logs = append(logs, l)
+	}
+	return logs, r.Close()
+}
+
+// loadOwnLogs reads which logs are this device's. In a folder from before this was noted the chunks say it.
+func (r *Replica) loadOwnLogs(v storage.Reader) error {
+	b, err := v.Get(storage.Meta.Key(metaOwnLogs))
+	if err == nil {
+		r.mu.own, err = parseOwnLogs(b)
+		return err
+	}
+	if !errors.Is(err, storage.ErrNotFound) {
+		return err
+	}
+	for scope, logs := range r.mu.tips {
+		for log, end := range logs {
+			if r.isOwnLocked(log) {
+				continue
+			}
+			sealed, err := readChunk(v, scope, log, end.Counter)
+			if errors.Is(err, storage.ErrNotFound) {
+				continue // packed; a log before this was noted had no checkpoints
+			}
+			if err != nil {
+				return err
+			}
+			if sealed.Header().Device == r.Device() {
+				r.mu.own = append(r.mu.own, OwnLog{ID: log, Reason: LogFirst})
+			}
+		}
+	}
+	slices.SortFunc(r.mu.own, func(a, b OwnLog) int { return a.ID.Compare(b.ID) })
+	return nil
+}
+
+func (r *Replica) isOwnLocked(log chunk.LogID) bool {
+	return slices.ContainsFunc(r.mu.own, func(l OwnLog) bool { return l.ID == log })
+}
+
+// noteLog makes durable that the keyring's log is this device's, if that is news.
+func (r *Replica) noteLog(ctx context.Context, why LogReason) error {
+	log := chunk.CurrentLog(r.keys)
+	r.mu.Lock()
+	own := slices.Clone(r.mu.own)
+	known := r.isOwnLocked(log)
+	r.mu.Unlock()
+	if known {
+		return nil
+	}
+	if len(own) == 0 {
+		why = LogFirst
+	}
+	own = append(own, OwnLog{ID: log, Began: r.now().UTC().Truncate(time.Millisecond), Reason: why})
+	t := r.beginPlain()
+	t.batch.Put(storage.Meta.Key(metaOwnLogs), marshalOwnLogs(own))
+	if why != LogFirst {
+		t.events = append(t.events, Event{Kind: "log-begun", Local: true})
+		r.log.Warn("this device goes on under a new log; what other devices hold of the old one comes from them", "reason", why.String(), "log", log)
+	}
+	if err := t.commit(ctx); err != nil {
+		return fmt.Errorf("note a new log: %w", err)
+	}
+	r.mu.Lock()
+	r.mu.own = own
+	r.mu.Unlock()
+	return nil
+}
+
+// BeginLog goes on under a new log, which is durable when it returns.
+func (r *Replica) BeginLog(ctx context.Context, why LogReason) error {
+	r.write.Lock()
+	defer r.write.Unlock()
+	return r.beginLog(ctx, why)
+}
+
+// beginLog is BeginLog for the holder of Replica.write: no edit is under way, and the next one finds the new log.
+func (r *Replica) beginLog(ctx context.Context, why LogReason) error {
+	if err := r.keys.MintLog(); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.mu.renew = false
+	r.mu.Unlock()
+	return r.noteLog(ctx, why)
+}
+
+// renewLog begins a new log if a peer has given reason to. The caller holds Replica.write.
+func (r *Replica) renewLog(ctx context.Context) error {
+	r.mu.Lock()
+	renew := r.mu.renew
+	r.mu.Unlock()
+	if !renew {
+		return nil
+	}
+	return r.beginLog(ctx, LogPeer)
+}
+
+// ownArrived looks at a chunk of the log that this device writes: one that it does not hold proves another history.
+func (r *Replica) ownArrived(ctx context.Context, from trust.DeviceID, sealed chunk.Sealed) error {
+	at := storage.Ref{Scope: sealed.Header().Scope, Log: sealed.Log(), Counter: sealed.Header().Counter}
+	if at.Log != r.logID(at.Scope) {
+		return nil
+	}
+	if known, err := r.wrote(at, sealed.ID()); err != nil || known {
+		return err
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	if at.Log != r.logID(at.Scope) {
+		return nil
+	}
+	if known, err := r.wrote(at, sealed.ID()); err != nil || known { // an edit may have come to its end since
+		return err
+	}
+	r.log.Warn("another device holds a chunk of this device's log that is not here", "from", from, "counter", at.Counter)
+	return r.beginLog(ctx, LogPeer)
+}
+
+// wrote reports whether a chunk of this device's log is here, or was and a checkpoint stands for it.
+func (r *Replica) wrote(at storage.Ref, id chunk.ID) (known bool, err error) {
+	if at.Counter > r.tip(at.Scope, at.Log).Counter {
+		return false, nil
+	}
+	err = r.store.View(func(v storage.Reader) error {
+		have, err := readChunk(v, at.Scope, at.Log, at.Counter)
+		known = errors.Is(err, storage.ErrNotFound) || err == nil && have.ID() == id
+		return ignoreNotFound(err)
+	})
+	if err != nil {
+		return false, fmt.Errorf("compare own log: %w", err)
+	}
+	return known, nil
+}
+
+// claimEvery is how often one peer's word alone, without a chunk that proves it, makes this device begin a new log.
+const claimEvery = 24 * time.Hour
+
+// heed looks at what a peer says that it holds of the log that this device writes. What it holds beyond, or in another
+// history, this device wrote and no longer knows of. The peer's word is enough, since a log more costs little; but not
+// again and again, since a peer can lie.
+func (r *Replica) heed(from trust.DeviceID, ack session.Ack) error {
+	log := r.logID(ack.Scope)
+	p, ok := ack.Stored[log]
+	if !ok || p.Counter == 0 {
+		return nil
+	}
+	have := r.position(ack.Scope, log)
+	if p == have || ack.Message != nil && p.Counter < have.Counter {
+		return nil // an ACK that lags; what it names was compared when its sender told its vector
+	}
+	if p.Counter < have.Counter {
+		var at chunk.Position
+		err := r.store.View(func(v storage.Reader) (err error) {
+			at, err = mainPosition(v, ack.Scope, log, p.Counter)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("compare own log: %w", err)
+		}
+		if at == p || at == (chunk.Position{}) {
+			return nil
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := r.now(); now.Sub(r.mu.claims[from]) >= claimEvery && log == chunk.CurrentLog(r.keys) {
+		r.mu.claims[from], r.mu.renew = now, true
+		r.log.Warn("another device says that it holds of this device's log what is not here", "from", from, "counter", p.Counter)
+		close(r.mu.changed) // for the applier, which begins the new log if no edit comes first
+		r.mu.changed = make(chan struct{})
+	}
+	return nil
+}
+
+// OwnLogs lists the logs of this device, oldest first; the last is the one that it writes.
+func (r *Replica) OwnLogs() []OwnLog {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.mu.own)
+}
+
+// Branches counts, by device, the histories of its logs beside the first.
+func (r *Replica) Branches() map[trust.DeviceID]int {
+	r.mu.Lock()
+	type place struct {
+		scope trust.ScopeID
+		log   chunk.LogID
+	}
+	more := map[place]storage.Ref{}
+	counts := map[place]int{}
+	for scope, logs := range r.mu.forks {
+		for log, f := range logs {
+			at := place{scope, log}
+			counts[at] = len(f.leaves(r.mu.tips[scope][log])) - 1
+			for id, n := range f.nodes {
+				more[at] = storage.Ref{Scope: scope, Log: log, Counter: n.counter, ID: id}
+			}
+		}
+	}
+	r.mu.Unlock()
+	out := map[trust.DeviceID]int{}
+	for at, ref := range more {
+		if sealed, err := r.sealedAt(ref); err == nil {
+			out[sealed.Header().Device] += counts[at]
+		}
+	}
+	return out
+}
+
+// Written says how far this device has written its logs: a count that no honest restart makes smaller, and the log that it
+// stands at. Package agent keeps it outside the folder, to notice a folder that went back.
+func (r *Replica) Written() (log chunk.LogID, chunks uint64) {
+	log = chunk.CurrentLog(r.keys)
+	return log, r.WrittenIn(log)
+}
+
+// WrittenIn says how many chunks of a log are held, over all scopes.
+func (r *Replica) WrittenIn(log chunk.LogID) (chunks uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, v := range r.mu.vectors {
+		chunks += v[log].Counter
+	}
+	return chunks
+}
