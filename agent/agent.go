@@ -38,6 +38,9 @@ type Config struct {
 	Logger  *slog.Logger // nil: none
 	Listen  []string     // multiaddrs; nil: every interface, QUIC and TCP, on free ports
 	Offline bool         // Run is not going to be called, or begins with the network paused
+	NoMDNS  bool         // the local network is not searched for members, nor told of this device
+	// RecentLog returns the end of the log, for a diagnosis; nil: none is kept.
+	RecentLog func() []byte
 }
 
 // Agent is an open folder. Its methods are safe for concurrent use.
@@ -56,6 +59,7 @@ type Agent struct {
 	running atomic.Bool
 	closing sync.Once
 	closed  error
+	metrics *metrics
 
 	peers peerBook
 }
@@ -87,7 +91,10 @@ func Open(cfg Config) (_ *Agent, err error) {
 	if a.engine, err = engine.Start(engine.Config{Logger: cfg.Logger}); err != nil {
 		return nil, fmt.Errorf("start engine: %w", err)
 	}
-	a.records, err = replica.Open(replica.Config{Store: a.store, Keyring: keys, Engine: a.engine, Logger: cfg.Logger, Build: cfg.Version})
+	a.metrics = newMetrics(a)
+	a.records, err = replica.Open(replica.Config{
+		Store: timed{a.store, a.metrics}, Keyring: keys, Engine: a.engine, Logger: cfg.Logger, Build: cfg.Version,
+	})
 	if err != nil {
 		return nil, openError(cfg.Dir, err)
 	}

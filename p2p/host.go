@@ -55,6 +55,7 @@ type Host struct {
 		online bool
 		ended  bool // Run is over or Close was called: no new links
 		peers  map[trust.DeviceID]*member
+		past   Traffic // of the sessions that are over
 	}
 	work sync.WaitGroup // everything that Run started
 }

@@ -147,6 +147,7 @@ func (h *Host) unregister(l *link, err error) {
 	m := h.mu.peers[l.device]
 	m.link = nil
 	m.last = status
+	h.mu.past.add(status)
 	m.incompt = status.Incompatible
 	m.reason = reasonOf(err)
 	if status.LastFrame.After(m.contact) {

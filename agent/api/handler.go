@@ -47,6 +47,8 @@ type route struct {
 // routes is the whole API. What carries patient data to look for travels in a body, since URLs end up in logs.
 var routes = []route{
 	{"GET", "/v1/status", (*handler).status},
+	{"GET", "/v1/metrics", (*handler).metrics},
+	{"GET", "/v1/diagnosis", (*handler).diagnosis},
 	{"POST", "/v1/invites", (*handler).invite},
 	{"PUT", "/v1/network", (*handler).network},
 	{"POST", "/v1/compaction", (*handler).compact},

@@ -46,6 +46,32 @@ func (h *handler) status(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, status, err)
 }
 
+// MetricsType is the content type of metrics.
+const MetricsType = "text/plain; version=0.0.4; charset=utf-8"
+
+func (h *handler) metrics(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	var text bytes.Buffer // so that an error is answered as one
+	if err := h.agent.Metrics(r.Context(), &text); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", MetricsType)
+	if _, err := text.WriteTo(w); err != nil {
+		return fmt.Errorf("write the metrics: %w", err)
+	}
+	return nil
+}
+
+func (h *handler) diagnosis(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	d, err := h.agent.Diagnose(r.Context())
+	return writeJSON(w, d, err)
+}
+
 func (h *handler) invite(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err

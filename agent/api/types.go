@@ -14,6 +14,10 @@ type Agent interface {
 	// WaitInSync blocks until Status would say in_sync (with peer, when not empty), or ctx ends (CodeTimeout).
 	WaitInSync(ctx context.Context, peer string) (Status, error)
 	Invite(ctx context.Context, req InviteRequest) (Invite, error)
+	// Metrics writes figures of the agent in Prometheus' text form. No label names a person, a place or a record.
+	Metrics(ctx context.Context, w io.Writer) error
+	// Diagnose gathers what somebody who helps from afar needs to know, without names and without patient data.
+	Diagnose(ctx context.Context) (Diagnosis, error)
 	// SetOnline pauses or resumes the network; edits go on either way. It holds until the agent ends.
 	SetOnline(ctx context.Context, online bool) error
 

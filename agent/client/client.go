@@ -240,6 +240,29 @@ func (c *Client) WaitInSync(ctx context.Context, peer string) (status api.Status
 	return status, err
 }
 
+// Metrics implements api.Agent.
+func (c *Client) Metrics(ctx context.Context, w io.Writer) error {
+	resp, err := c.open(ctx, call{method: "GET", path: "/v1/metrics"})
+	if err != nil {
+		return err
+	}
+	defer closeBody(resp)
+	data, err := readBody(resp)
+	if err != nil {
+		return transportError(ctx, err, false)
+	}
+	if _, err := w.Write(data); err != nil {
+		return fmt.Errorf("write the metrics: %w", err)
+	}
+	return nil
+}
+
+// Diagnose implements api.Agent.
+func (c *Client) Diagnose(ctx context.Context) (diagnosis api.Diagnosis, err error) {
+	err = c.do(ctx, call{method: "GET", path: "/v1/diagnosis"}, &diagnosis)
+	return diagnosis, err
+}
+
 // Invite implements api.Agent.
 func (c *Client) Invite(ctx context.Context, req api.InviteRequest) (invite api.Invite, err error) {
 	body, err := encode(req)

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/client"
+	"chartmesh/cmd/chartmesh/crash"
 )
 
 // cli is one run of the command line.
@@ -27,6 +29,8 @@ type cli struct {
 	env      func(string) string
 	joins    joins
 	patience time.Duration // how long to wait for a folder that another command or a starting agent has open
+	guard    func() error  // gives the process a crash monitor, once; nil: none, in tests
+	crashes  crash.Options // how it reports
 
 	data, user string // global flags
 	json       bool
@@ -120,18 +124,34 @@ they open the folder themselves.`,
 	add(groupPractice, c.initCommand(), c.inviteCommand(), c.joinCommand(), c.peerCommand())
 	add(groupRecords, c.importCommand(), c.exportCommand(), c.findCommand(), c.getCommand(), c.putCommand(), c.deleteCommand(),
 		c.historyCommand(), c.conflictCommand(), c.quarantineCommand())
-	add(groupRunning, c.agentCommand(), c.statusCommand(), c.eventsCommand(), c.offlineCommand(), c.onlineCommand(),
-		c.compactCommand(), c.demoCommand())
+	add(groupRunning, c.agentCommand(), c.statusCommand(), c.eventsCommand(), c.metricsCommand(), c.diagnoseCommand(),
+		c.offlineCommand(), c.onlineCommand(), c.compactCommand(), c.demoCommand())
 	root.AddCommand(c.versionCommand(), exitCodesTopic())
 	return root
 }
 
-// do wraps a command's own code.
+// do wraps a command's own code. A panic in it is reported without its value, which may hold data; those of other
+// goroutines need a guarded process.
 func (c *cli) do(fn func(ctx context.Context, args []string) error) func(*cobra.Command, []string) error {
-	return func(cmd *cobra.Command, args []string) error {
+	return func(cmd *cobra.Command, args []string) (err error) {
 		c.begun = true
+		defer func() {
+			if p := recover(); p != nil {
+				c.printer().remark("%s", crash.Caught(p, debug.Stack()))
+				err = &api.Error{Code: api.CodeInternal, Message: "it crashed", Hint: "please report the lines above; they hold no data"}
+			}
+		}()
 		return fn(cmd.Context(), args)
 	}
+}
+
+// guarded keeps what a crash of this process would print to what holds no data. It costs a small process, so commands that
+// only ask the agent go without.
+func (c *cli) guarded() error {
+	if c.guard == nil {
+		return nil
+	}
+	return c.guard()
 }
 
 // family is a command that has others below it and does nothing itself.
@@ -264,6 +284,9 @@ func (c *cli) connect(ctx context.Context, dir string) (agent api.Agent, running
 			return remote, true, remote.Close, nil
 		}
 		if api.CodeOf(err) != api.CodeUnavailable {
+			return nil, false, nil, err
+		}
+		if err := c.guarded(); err != nil {
 			return nil, false, nil, err
 		}
 		local, err := c.joins.open(openOptions{dir: dir, offline: true, logger: c.logger(slog.LevelWarn)})

@@ -51,6 +51,9 @@ A bad file, line or entry is named, and the rest goes on; the exit code is then 
 			if err != nil {
 				return err
 			}
+			if err := c.guarded(); err != nil { // files from anywhere are read here
+				return err
+			}
 			files, err := c.importFiles(args)
 			if err != nil {
 				return err

@@ -7,6 +7,7 @@ import (
 
 	"chartmesh/agent"
 	"chartmesh/agent/api"
+	"chartmesh/cmd/chartmesh/crash"
 	"chartmesh/crdt/engine"
 	"chartmesh/fhir"
 )
@@ -39,7 +40,9 @@ type openOptions struct {
 	dir     string
 	listen  []string
 	offline bool
+	noMDNS  bool
 	logger  *slog.Logger
+	recent  func() []byte // the end of the log; nil: none is kept
 }
 
 // item is one resource of a file, or the reason why there is none. Its fields are those of fhir.Item.
@@ -50,7 +53,10 @@ type item struct {
 	err               error
 }
 
-func childMain() { engine.ChildMain() }
+func childMain() {
+	crash.Main()
+	engine.ChildMain()
+}
 
 var agentJoins = joins{
 	init: func(dir string, opts initOptions) (founded, error) {
@@ -61,7 +67,8 @@ var agentJoins = joins{
 		return agent.Join(ctx, dir, agent.JoinOptions{Code: opts.code, Site: opts.site, Device: opts.device, Logger: opts.logger})
 	},
 	open: func(opts openOptions) (localAgent, error) {
-		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline})
+		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline,
+			NoMDNS: opts.noMDNS, RecentLog: opts.recent})
 		if err != nil {
 			return nil, err
 		}

@@ -14,6 +14,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/client"
+	"chartmesh/cmd/chartmesh/crash"
 	"chartmesh/cmd/chartmesh/demo"
 )
 
@@ -25,45 +26,57 @@ const readyTimeout = 10 * time.Second
 
 func (c *cli) agentCommand() *cobra.Command {
 	var listen []string
-	var level string
+	var log logOptions
+	var noMDNS bool
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "run this device's agent",
 		Long: `Runs the agent of the data folder until it gets SIGINT or SIGTERM: it serves the commands, and exchanges changes with the
-practice's other devices. One line on stdout says when it is ready; the log goes to stderr and holds no patient data.`,
+practice's other devices. One line on stdout says when it is ready; the log goes to stderr and holds no patient data, nor
+does what is printed should the agent crash.
+
+With --log-file the log goes to that file and to older parts beside it (FILE.1 is the newest), each of --log-size bytes at
+most. Devices of the practice find each other on the local network by multicast DNS, unless --no-mdns is given.`,
 		Example: `  chartmesh agent
-  chartmesh agent --listen /ip4/0.0.0.0/udp/4801/quic-v1 --log-level debug`,
+  chartmesh agent --listen /ip4/0.0.0.0/udp/4801/quic-v1 --log-level debug
+  chartmesh agent --log-file /var/log/chartmesh/agent.log --log-format json`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(ctx context.Context, _ []string) error {
-			var min slog.Level
-			if err := min.UnmarshalText([]byte(level)); err != nil {
-				return usage("--log-level is debug, info, warn or error")
-			}
 			dir, err := c.folder()
 			if err != nil {
 				return err
 			}
-			return c.serve(ctx, dir, listen, c.logger(min))
+			opened, err := c.openLog(log)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = opened.close() }()
+			c.crashes = crash.Options{Format: log.format, File: opened.path}
+			if err := c.guarded(); err != nil {
+				return err
+			}
+			return c.serve(ctx, openOptions{dir: dir, listen: listen, logger: opened.logger, recent: opened.recent, noMDNS: noMDNS})
 		}),
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&listen, "listen", nil, "a multiaddress to listen on (again for more; default: all interfaces, QUIC and TCP)")
-	flags.StringVar(&level, "log-level", "info", "debug, info, warn or error")
+	flags.BoolVar(&noMDNS, "no-mdns", false, "do not look for the practice's devices on the local network")
+	log.flags(flags)
 	return cmd
 }
 
 // serve runs an agent until ctx ends. The order of the end: no more requests, those under way finish, the network and the
 // applier stop, the store closes.
-func (c *cli) serve(ctx context.Context, dir string, listen []string, log *slog.Logger) (err error) {
+func (c *cli) serve(ctx context.Context, opts openOptions) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbage) // a workstation has other work to do with its memory
 	}
-	agent, err := c.joins.open(openOptions{dir: dir, listen: listen, logger: log})
+	agent, err := c.joins.open(opts)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, agent.Close()) }()
-	socket, err := api.Listen(dir) // after the folder's lock is held
+	socket, err := api.Listen(opts.dir) // after the folder's lock is held
 	if err != nil {
 		return err
 	}
@@ -80,7 +93,9 @@ func (c *cli) serve(ctx context.Context, dir string, listen []string, log *slog.
 	if status, up := await(serving, agent); up {
 		// Only now does the socket answer, so that whoever gets an answer finds the network there.
 		served := make(chan error, 1)
-		go func() { served <- api.ServeOn(serving, socket, api.NewHandler(agent, api.Options{Logger: log})) }()
+		go func() {
+			served <- api.ServeOn(serving, socket, api.NewHandler(agent, api.Options{Logger: opts.logger}))
+		}()
 		c.ready(status)
 		serveErr = <-served
 	} else {
@@ -191,6 +206,9 @@ agents running until it is interrupted; with --once it checks every step and end
 			}
 			if opts.Patients < 1 {
 				return usage("--patients is at least 1")
+			}
+			if err := c.guarded(); err != nil {
+				return err
 			}
 			opts.Dir = c.data // never CHARTMESH_DATA, which names a real practice's folder
 			opts.JSON, opts.Version, opts.Stdout, opts.Stderr, opts.Logger = c.json, version(), c.out, c.err, c.logger(min)

@@ -15,6 +15,7 @@ import (
 
 func (c *cli) statusCommand() *cobra.Command {
 	var wait, peer string
+	var watch bool
 	var timeout time.Duration
 	cmd := &cobra.Command{
 		Use:   "status",
@@ -23,9 +24,13 @@ func (c *cli) statusCommand() *cobra.Command {
 with what is not on any other device yet.
 
 --wait in-sync waits until at least one device was reached, this one holds the same as every connected one, and all of it
-is applied. --wait running waits until an agent answers. Both end with exit code 6 when --timeout is over.`,
+is applied. --wait running waits until an agent answers. Both end with exit code 6 when --timeout is over.
+
+--watch goes on until it is interrupted, also over a restart of the agent: on a terminal it is drawn anew, elsewhere printed
+again when something has changed, with --json as one object a line.`,
 		Example: `  chartmesh status
   chartmesh status --wait in-sync --timeout 60s --peer Labor
+  chartmesh status --watch
   chartmesh status --json`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(ctx context.Context, _ []string) error {
@@ -34,6 +39,12 @@ is applied. --wait running waits until an agent answers. Both end with exit code
 			}
 			if timeout <= 0 {
 				return usage("--timeout is a time, for example 60s")
+			}
+			if watch && wait != "" {
+				return usage("--watch and --wait exclude each other")
+			}
+			if watch {
+				return c.watch(ctx, peer)
 			}
 			var status api.Status
 			var waited error
@@ -60,6 +71,7 @@ is applied. --wait running waits until an agent answers. Both end with exit code
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&wait, "wait", "", "wait for in-sync or running")
+	flags.BoolVarP(&watch, "watch", "w", false, "go on showing it, until interrupted")
 	flags.DurationVar(&timeout, "timeout", time.Minute, "how long to wait")
 	flags.StringVar(&peer, "peer", "", "only with the device of this `NAME`")
 	return cmd

@@ -49,13 +49,17 @@ var rules = map[string]rule{
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/session",
 		"agent/api", "agent/replica",
-	}},
+	}, others: []string{"github.com/prometheus/client_golang", "github.com/prometheus/common", "golang.org/x/sys"}},
 
 	// The commands, which nobody imports.
 	"cmd/chartmesh": {
-		module: []string{"agent", "agent/api", "agent/client", "cmd/chartmesh/demo", "crdt/engine", "fhir"},
-		others: []string{"github.com/spf13/cobra", "golang.org/x/sync", "golang.org/x/term"},
+		module: []string{
+			"agent", "agent/api", "agent/client", "cmd/chartmesh/crash", "cmd/chartmesh/demo", "cmd/chartmesh/logfile", "crdt/engine", "fhir",
+		},
+		others: []string{"github.com/spf13", "golang.org/x/sync", "golang.org/x/term"},
 	},
+	"cmd/chartmesh/crash":   {others: []string{"golang.org/x/sys"}},
+	"cmd/chartmesh/logfile": {},
 	"cmd/chartmesh/demo": {module: []string{"agent", "agent/api", "agent/client", "fhir", "fhir/synthetic"}},
 
 	// What proves the rest, and is part of nothing.

@@ -130,6 +130,25 @@ func (a *Agent) WaitInSync(ctx context.Context, peer string) (api.Status, error)
 	}
 }
 
+// Metrics implements api.Agent.
+func (a *Agent) Metrics(_ context.Context, w io.Writer) error {
+	if err := a.failing("Metrics"); err != nil {
+		return err
+	}
+	_, err := io.WriteString(w, "# TYPE chartmesh_resources gauge\nchartmesh_resources 0\n")
+	return err
+}
+
+// Diagnose implements api.Agent.
+func (a *Agent) Diagnose(ctx context.Context) (api.Diagnosis, error) {
+	if err := a.failing("Diagnose"); err != nil {
+		return api.Diagnosis{}, err
+	}
+	status, err := a.Status(ctx, "")
+	return api.Diagnosis{Time: Begun, Version: "test", Status: status, Settings: map[string]string{"mdns": "on"}, Metrics: "m\n",
+		Goroutines: "g\n", Log: "l\n", Store: []api.StoreFile{{Name: "store/000001.sst", Bytes: 1, Modified: Begun}}}, err
+}
+
 // Invite implements api.Agent.
 func (a *Agent) Invite(_ context.Context, req api.InviteRequest) (api.Invite, error) {
 	if err := a.failing("Invite"); err != nil {

@@ -1,0 +1,127 @@
+package agent_test
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+
+	"chartmesh/agent"
+)
+
+const planted = "Zwetschgenknödel"
+
+// readable returns in which form the planted name stands in b, or nothing.
+func readable(b []byte) string {
+	for form, look := range map[string]string{
+		"as it is": planted, "folded": "zwetschgenknodel", "hex": hex.EncodeToString([]byte(planted)), "part": planted[:9],
+		"escaped": strings.ReplaceAll(planted, "ö", `\u00f6`), "base64": base64.StdEncoding.EncodeToString([]byte(planted))[:20],
+	} {
+		if bytes.Contains(bytes.ToLower(b), bytes.ToLower([]byte(look))) {
+			return form
+		}
+	}
+	return ""
+}
+
+// plantedAgent is an agent whose practice, site, device, user, patient and folder all have the same name to look for.
+func plantedAgent(t *testing.T) *agent.Agent {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), planted)
+	_, err := agent.Init(dir, agent.InitOptions{Practice: planted + " practice", Site: planted + " site", Device: planted + " device"})
+	must(t, err)
+	var log bytes.Buffer
+	logger := slog.New(slog.NewTextHandler(&log, nil))
+	logger.Info("a line that names " + planted + " device in " + dir)
+	a, err := agent.Open(agent.Config{Dir: dir, Version: "1.2.3", Offline: true, RecentLog: log.Bytes, Listen: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}})
+	must(t, err)
+	t.Cleanup(func() { must(t, a.Close()) })
+	for i := range 5 {
+		_, err := a.Put(t.Context(), "Dr. "+planted, json.RawMessage(fmt.Sprintf(
+			`{"resourceType":"Patient","id":"%s-%d","name":[{"family":%q}],"identifier":[{"system":"urn:x","value":%q}]}`,
+			"zwetschgenknodel", i, planted, planted)), false)
+		must(t, err)
+	}
+	return a
+}
+
+func metricsOf(t *testing.T, a *agent.Agent) string {
+	t.Helper()
+	var b bytes.Buffer
+	must(t, a.Metrics(t.Context(), &b))
+	return b.String()
+}
+
+// TestMetricsNameNobody: with names planted wherever an agent knows one, none is in the metrics, and labels have the names
+// that are meant for them.
+func TestMetricsNameNobody(t *testing.T) {
+	text := metricsOf(t, plantedAgent(t))
+	if form := readable([]byte(text)); form != "" {
+		t.Errorf("the planted name is readable, %s", form)
+	}
+	for _, want := range []string{"\nchartmesh_resources 5\n", `chartmesh_info{version="1.2.3"} 1`, `chartmesh_commits_total{outcome="durable"} 5`,
+		"chartmesh_commit_seconds_count 5", "chartmesh_events_total 5", "chartmesh_not_elsewhere_changes 5"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("there is no %q in\n%s", want, text)
+		}
+	}
+	for _, m := range regexp.MustCompile(`\{(\w+)=`).FindAllStringSubmatch(text, -1) {
+		if !slices.Contains([]string{"version", "state", "device", "direction", "process", "outcome", "le"}, m[1]) {
+			t.Errorf("label %s", m[1])
+		}
+	}
+}
+
+// TestMetricsAreDocumented: docs/operations.md and the metrics name the same ones.
+func TestMetricsAreDocumented(t *testing.T) {
+	doc, err := os.ReadFile("../docs/operations.md")
+	must(t, err)
+	text := metricsOf(t, plantedAgent(t))
+	named := func(pattern, in string) []string {
+		var names []string
+		for _, m := range regexp.MustCompile(pattern).FindAllStringSubmatch(in, -1) {
+			names = append(names, m[1])
+		}
+		slices.Sort(names)
+		return slices.Compact(names)
+	}
+	told, there := named("(?m)^\\| `(chartmesh_\\w+)`", string(doc)), named(`(?m)^# TYPE (\w+)`, text)
+	for _, name := range there {
+		if !slices.Contains(told, name) {
+			t.Errorf("docs/operations.md has no %s", name)
+		}
+	}
+	for _, name := range told {
+		// Those of a device come with the first other device.
+		if !slices.Contains(there, name) && !strings.HasPrefix(name, "chartmesh_peer_") {
+			t.Errorf("there is no %s", name)
+		}
+	}
+	if len(told) < 20 {
+		t.Errorf("only %d metrics are documented", len(told))
+	}
+}
+
+// TestDiagnosisNamesNobody: the same for a diagnosis, the log in it included.
+func TestDiagnosisNamesNobody(t *testing.T) {
+	a := plantedAgent(t)
+	d, err := a.Diagnose(t.Context())
+	must(t, err)
+	b, err := json.Marshal(d)
+	must(t, err)
+	if form := readable(b); form != "" {
+		t.Errorf("the planted name is readable, %s: %s", form, b)
+	}
+	if !strings.Contains(d.Log, "a line that names device-") || !strings.Contains(d.Goroutines, "Diagnose") || len(d.Store) < 5 ||
+		d.Status.Resources != 5 || d.Status.Practice != "practice" || d.Status.Site != "site-1" || d.Settings["mdns"] != "on" {
+		t.Errorf("the diagnosis says too little: %s", b)
+	}
+}
