@@ -73,6 +73,19 @@ type site struct {
 	log    *bytes.Buffer // of all runs
 	env    []string
 	tcp    bool
+	bin    string // another program than binary's; empty: that
+	cwd    string // where its processes run; empty: here
+}
+
+// program returns the program that the site runs.
+func (s *site) program() string {
+	s.t.Helper()
+	if s.bin != "" {
+		return s.bin
+	}
+	path, err := binary()
+	must(s.t, err)
+	return path
 }
 
 func newSite(t testing.TB, root, name string) *site {
@@ -82,10 +95,8 @@ func newSite(t testing.TB, root, name string) *site {
 // run runs a command on the site's folder and returns its stdout.
 func (s *site) run(args ...string) (string, error) {
 	s.t.Helper()
-	path, err := binary()
-	must(s.t, err)
-	cmd := exec.Command(path, append([]string{"--data", s.dir}, args...)...)
-	cmd.Env = append(os.Environ(), s.env...)
+	cmd := exec.Command(s.program(), append([]string{"--data", s.dir}, args...)...)
+	cmd.Env, cmd.Dir = append(os.Environ(), s.env...), s.cwd
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -104,14 +115,12 @@ func (s *site) mustRun(args ...string) string {
 // start runs the agent and waits until it says that it is ready.
 func (s *site) start() {
 	s.t.Helper()
-	path, err := binary()
-	must(s.t, err)
 	listen := "/ip4/127.0.0.1/udp/0/quic-v1"
 	if s.tcp {
 		listen = "/ip4/127.0.0.1/tcp/0"
 	}
-	s.cmd = exec.Command(path, "--data", s.dir, "agent", "--listen", listen)
-	s.cmd.Env = append(os.Environ(), s.env...)
+	s.cmd = exec.Command(s.program(), "--data", s.dir, "agent", "--listen", listen)
+	s.cmd.Env, s.cmd.Dir = append(os.Environ(), s.env...), s.cwd
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	must(s.t, err)
@@ -164,7 +173,7 @@ func (s *site) kill() {
 func (s *site) engine() int {
 	for _, field := range strings.Fields(readFile(fmt.Sprintf("/proc/%d/task/%d/children", s.cmd.Process.Pid, s.cmd.Process.Pid)) + " " + allChildren(s.cmd.Process.Pid)) {
 		var pid int
-		if _, err := fmt.Sscan(field, &pid); err == nil {
+		if _, err := fmt.Sscan(field, &pid); err == nil && strings.Contains(readFile(fmt.Sprintf("/proc/%d/cmdline", pid)), "engine-child") {
 			return pid
 		}
 	}
