@@ -75,6 +75,9 @@ type site struct {
 	tcp    bool
 	bin    string // another program than binary's; empty: that
 	cwd    string // where its processes run; empty: here
+	netns  string // the network namespace that they run in; empty: this one
+	listen string // empty: loopback
+	noMDNS bool
 }
 
 // program returns the program that the site runs.
@@ -92,11 +95,22 @@ func newSite(t testing.TB, root, name string) *site {
 	return &site{t: t, name: name, dir: filepath.Join(root, name), log: new(bytes.Buffer)}
 }
 
+// command returns the program with arguments, ready to run.
+func (s *site) command(args ...string) *exec.Cmd {
+	s.t.Helper()
+	line := append([]string{s.program(), "--data", s.dir}, args...)
+	if s.netns != "" {
+		line = append([]string{"ip", "netns", "exec", s.netns}, line...) // which becomes the program
+	}
+	cmd := exec.Command(line[0], line[1:]...)
+	cmd.Env, cmd.Dir = append(os.Environ(), s.env...), s.cwd
+	return cmd
+}
+
 // run runs a command on the site's folder and returns its stdout.
 func (s *site) run(args ...string) (string, error) {
 	s.t.Helper()
-	cmd := exec.Command(s.program(), append([]string{"--data", s.dir}, args...)...)
-	cmd.Env, cmd.Dir = append(os.Environ(), s.env...), s.cwd
+	cmd := s.command(args...)
 	var out, errs bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errs
 	if err := cmd.Run(); err != nil {
@@ -119,8 +133,14 @@ func (s *site) start() {
 	if s.tcp {
 		listen = "/ip4/127.0.0.1/tcp/0"
 	}
-	s.cmd = exec.Command(s.program(), "--data", s.dir, "agent", "--listen", listen)
-	s.cmd.Env, s.cmd.Dir = append(os.Environ(), s.env...), s.cwd
+	if s.listen != "" {
+		listen = s.listen
+	}
+	args := []string{"agent", "--listen", listen}
+	if s.noMDNS {
+		args = append(args, "--no-mdns")
+	}
+	s.cmd = s.command(args...)
 	s.cmd.Stderr = s.log
 	out, err := s.cmd.StdoutPipe()
 	must(s.t, err)

@@ -25,6 +25,7 @@ import (
 	"chartmesh/agent/replica"
 	"chartmesh/crdt/engine"
 	"chartmesh/p2p"
+	"chartmesh/p2p/lan"
 	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -129,7 +130,12 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	var tag lan.Tagger
+	if !a.cfg.NoMDNS {
+		tag = a.announcementTag
+	}
 	host, err := p2p.Open(p2p.Config{
+		LAN:      tag,
 		Identity: identity{a.keys}, Replica: a.records, Listen: listen, Logger: a.log, Version: a.cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1}, Invites: a.invites, Offline: !a.online.Load(),
 		Admit: func(d trust.DeviceID) bool {
@@ -321,6 +327,16 @@ func openError(dir string, err error) error {
 		e.Code = api.CodeDamaged
 	}
 	return e
+}
+
+// announcementTag is by which members know each other on the local network: all of them read the clinical records.
+func (a *Agent) announcementTag(message []byte) ([16]byte, error) {
+	for _, s := range a.records.State().Scopes() {
+		if s.Name == trust.ScopeClinical {
+			return a.keys.AnnouncementTag(s.ID, message)
+		}
+	}
+	return [16]byte{}, errors.New("the practice has no clinical records")
 }
 
 // identity gives libp2p the device's key as operations.

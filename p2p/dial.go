@@ -60,16 +60,6 @@ func parseAddrs(list []string) []ma.Multiaddr {
 	return addrs
 }
 
-// NetworkChanged says that the network is another (cable, Wi-Fi, wake from sleep): all that waits to dial dials now.
-func (h *Host) NetworkChanged() {
-	h.mu.Lock()
-	for _, m := range h.mu.peers {
-		m.failures, m.next = 0, time.Time{}
-	}
-	h.mu.Unlock()
-	h.wakeDialler()
-}
-
 func (h *Host) wakeDialler() {
 	select {
 	case h.poke <- struct{}{}:
@@ -120,7 +110,7 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 			continue
 		}
 		connected := len(h.host.Network().ConnsToPeer(m.id)) > 0
-		if connected && !h.opens(m.device) || !connected && (!m.known || len(m.addrs) == 0) {
+		if connected && !h.opens(m.device) || !connected && (!m.known || len(m.addrs)+len(m.nearLocked(now)) == 0) {
 			continue
 		}
 		if now.Before(m.next) {
@@ -146,7 +136,7 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 func (h *Host) reach(ctx context.Context, m *member) {
 	dial, cancel := context.WithTimeout(ctx, dialTimeout)
 	h.mu.Lock()
-	addrs := slices.Clone(m.addrs)
+	addrs := slices.Concat(m.nearLocked(time.Now()), m.addrs)
 	m.stopDial = cancel
 	h.mu.Unlock()
 	err := h.connect(dial, m.id, addrs)

@@ -32,6 +32,9 @@ var errClosing = errors.New("this device goes offline")
 // errNotAdmitted ends links of those who are no longer members.
 var errNotAdmitted = errors.New("the peer is not a member")
 
+// errSilent ends a link whose peer gives no sign of life after the network has changed.
+var errSilent = errors.New("it does not answer any more")
+
 // errReplaced ends a link when its peer opened another stream.
 var errReplaced = errors.New("replaced by another stream")
 
@@ -43,12 +46,13 @@ type Host struct {
 	host host.Host
 	gate *gate
 
-	poke    chan struct{} // something changed that the dialler cares for
-	news    *news
-	closing chan struct{}
-	closed  sync.Once
-	running atomic.Bool
-	feed    session.Feed
+	poke     chan struct{} // something changed that the dialler cares for
+	announce chan struct{} // the local network should hear of this device anew
+	news     *news
+	closing  chan struct{}
+	closed   sync.Once
+	running  atomic.Bool
+	feed     session.Feed
 
 	mu struct {
 		sync.Mutex
@@ -65,7 +69,9 @@ type member struct {
 	device trust.DeviceID
 	id     peer.ID
 	addrs  []ma.Multiaddr
-	known  bool // SetPeers named it
+	near   []ma.Multiaddr // where it was heard on the local network
+	heard  time.Time      // when
+	known  bool           // SetPeers named it
 	link   *link
 
 	reaching bool      // a dial or the opening of a stream is under way
@@ -99,7 +105,7 @@ func Open(cfg Config) (*Host, error) {
 	}
 	h := &Host{
 		cfg: cfg, log: cfg.Logger, self: cfg.Identity.Device(),
-		gate: newGate(cfg.Admit, cfg.Invites), poke: make(chan struct{}, 1), closing: make(chan struct{}),
+		gate: newGate(cfg.Admit, cfg.Invites), poke: make(chan struct{}, 1), announce: make(chan struct{}, 1), closing: make(chan struct{}),
 		news: newNews(cfg.OnPeer, cfg.OnAddrs),
 	}
 	h.mu.online = !cfg.Offline
@@ -146,6 +152,10 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 	h.work.Go(func() { h.listenEvents(ctx, events) })
 	h.work.Go(func() { h.news.run(ctx) })
+	h.work.Go(func() { watchWakes(ctx, clocks(time.Now()), h.woke) })
+	if h.cfg.LAN != nil {
+		h.work.Go(func() { h.discover(ctx) })
+	}
 	h.mu.Lock()
 	h.gate.open.Store(h.mu.online)
 	h.mu.Unlock()
@@ -367,12 +377,14 @@ func (h *Host) Peers() []PeerStatus {
 		}
 		list = append(list, PeerStatus{Device: m.device, State: m.stateLocked(), LastContact: m.contact, Reason: m.reason,
 			Session: m.last, Version: m.last.PeerVersion, RTT: m.last.RTT, ClockDiff: m.last.ClockOffset})
-		links = append(links, m.link)
+		if links = append(links, m.link); m.link != nil {
+			list[len(list)-1].Way = m.wayNow(m.link, time.Now())
+		}
 	}
 	h.mu.Unlock()
 	for i := range list {
 		if l, p := links[i], &list[i]; l != nil {
-			p.Connected, p.Way, p.Addr, p.Since, p.Reason = true, l.way, l.addr, l.since, ""
+			p.Connected, p.Addr, p.Since, p.Reason = true, l.addr, l.since, ""
 			p.Session = l.session.Status()
 			p.State, p.Version = stateOf(p.Session), p.Session.PeerVersion
 			p.RTT, p.ClockDiff = p.Session.RTT, p.Session.ClockOffset

@@ -49,5 +49,8 @@ const (
 	refusalDelay  = 300 * time.Millisecond // every refusal takes this long, whatever its reason
 	strangerLimit = 30 * time.Second       // then a stranger's connection is closed
 	linkSettled   = time.Second            // an inbound connection beside a younger link is of two that dialled at once
+	soonMost      = time.Second            // within which all dial again when the network has changed, each at its time
+	probePatience = 4 * time.Second        // for a sign of life when the network has changed
+	heardFor      = 3 * time.Minute        // an announcement on the local network counts
 	turnFirst     = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
 )

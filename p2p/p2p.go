@@ -20,6 +20,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
 
+	"chartmesh/p2p/lan"
 	"chartmesh/p2p/session"
 	"chartmesh/trust"
 )
@@ -49,6 +50,11 @@ type Config struct {
 	// Invites answers strangers who hold a code; nil: nobody can join here.
 	Invites Invites
 	Offline bool // begin offline
+
+	// LAN tags announcements on the local network, under a key that all members have; nil: the network is not searched.
+	LAN lan.Tagger
+	// Multicast opens another network than the system's, for tests; nil: the system's.
+	Multicast func() (lan.Conn, error)
 
 	// OnPeer is told when a peer connects or disconnects, when its state changes, and when Session.Agreed does. OnAddrs
 	// is told the addresses at which a peer can be dialled, when they were learnt from it. Both are called one at a
@@ -100,7 +106,7 @@ type PeerStatus struct {
 	Device      trust.DeviceID
 	State       State
 	Connected   bool
-	Way         string // "direct quic", "direct tcp"; empty when not connected
+	Way         string // "LAN quic", "direct quic", "direct tcp" …; empty when not connected
 	Addr        string // of the peer's end
 	RTT         time.Duration
 	ClockDiff   time.Duration // the peer's clock minus ours

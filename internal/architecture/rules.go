@@ -34,8 +34,9 @@ var rules = map[string]rule{
 	"storage/storagetest":     {module: []string{"storage"}},
 	"p2p/session":             {module: []string{"wire", "trust", "chunk"}},
 	"p2p/session/sessiontest": {module: []string{"wire", "trust", "chunk", "p2p/session"}},
+	"p2p/lan":                 {module: []string{"trust"}, others: []string{"golang.org/x/net", "golang.org/x/time/rate"}},
 	"p2p": {
-		module: []string{"wire", "trust", "chunk", "p2p/session"},
+		module: []string{"wire", "trust", "chunk", "p2p/lan", "p2p/session"},
 		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr", "golang.org/x/time/rate"},
 	},
 
@@ -47,7 +48,7 @@ var rules = map[string]rule{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "fhir", "storage", "p2p/session", "agent/api",
 	}},
 	"agent": {module: []string{
-		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/session",
+		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",
 		"agent/api", "agent/replica",
 	}, others: []string{"github.com/prometheus/client_golang", "github.com/prometheus/common", "golang.org/x/sys"}},
 
@@ -60,7 +61,7 @@ var rules = map[string]rule{
 	},
 	"cmd/chartmesh/crash":   {others: []string{"golang.org/x/sys"}},
 	"cmd/chartmesh/logfile": {},
-	"cmd/chartmesh/demo": {module: []string{"agent", "agent/api", "agent/client", "fhir", "fhir/synthetic"}},
+	"cmd/chartmesh/demo":    {module: []string{"agent", "agent/api", "agent/client", "fhir", "fhir/synthetic"}},
 
 	// What proves the rest, and is part of nothing.
 	"acceptance": {
@@ -130,7 +131,7 @@ var unreachable = map[string][]string{
 // proves that it cannot read a record; they must not reach what can open one either.
 const cgo = "crdt/engine"
 
-var blind = []string{"wire", "trust", "chunk", "storage", "p2p", "p2p/session"}
+var blind = []string{"wire", "trust", "chunk", "storage", "p2p", "p2p/lan", "p2p/session"}
 
 // Line limits. A file that grows past its limit is two things.
 const (

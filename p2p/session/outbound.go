@@ -18,6 +18,15 @@ func (s *Session) Start(now time.Time) {
 	st.oweHello = true
 }
 
+// Probe asks the peer for a sign of life at once. It has given one when a frame has come since: see Status.LastFrame.
+func (s *Session) Probe(now time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.nextPing.After(now) {
+		s.mu.nextPing = now
+	}
+}
+
 // Next returns the next frame to send, made from what is known at this moment, or nil if there is nothing to send now;
 // then it is to be called again after any other method of the session, and at Deadline. CHUNKS are read from the
 // replica one frame at a time, as the network takes them.

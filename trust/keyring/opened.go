@@ -141,6 +141,20 @@ func (o *opened) Tag(scope trust.ScopeID, document [32]byte) ([16]byte, error) {
 	return [16]byte(h[:16]), nil
 }
 
+// AnnouncementTag proves to the members of a scope, and to nobody else, that a message comes from one who has its key.
+// Whoever has been removed keeps the key.
+func (o *opened) AnnouncementTag(scope trust.ScopeID, message []byte) ([16]byte, error) {
+	key, err := o.indexKey(scope)
+	if err != nil {
+		return [16]byte{}, err
+	}
+	var w wire.Writer
+	w.String("chartmesh announcement 1")
+	w.Raw(message)
+	h := keyedHash(key, w.Bytes())
+	return [16]byte(h[:16]), nil
+}
+
 func keyedHash(key [32]byte, msg []byte) [32]byte {
 	h := hmac.New(sha256.New, key[:])
 	h.Write(msg)
