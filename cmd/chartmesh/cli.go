@@ -125,7 +125,7 @@ they open the folder themselves.`,
 	add(groupRecords, c.importCommand(), c.exportCommand(), c.findCommand(), c.getCommand(), c.putCommand(), c.deleteCommand(),
 		c.historyCommand(), c.conflictCommand(), c.quarantineCommand())
 	add(groupRunning, c.agentCommand(), c.statusCommand(), c.eventsCommand(), c.metricsCommand(), c.diagnoseCommand(),
-		c.offlineCommand(), c.onlineCommand(), c.compactCommand(), c.demoCommand())
+		c.offlineCommand(), c.onlineCommand(), c.serviceCommand(), c.compactCommand(), c.demoCommand())
 	root.AddCommand(c.versionCommand(), exitCodesTopic())
 	return root
 }

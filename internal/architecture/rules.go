@@ -57,7 +57,7 @@ var rules = map[string]rule{
 		module: []string{
 			"agent", "agent/api", "agent/client", "cmd/chartmesh/crash", "cmd/chartmesh/demo", "cmd/chartmesh/logfile", "crdt/engine", "fhir",
 		},
-		others: []string{"github.com/spf13", "golang.org/x/sync", "golang.org/x/term"},
+		others: []string{"github.com/kardianos/service", "github.com/spf13", "golang.org/x/sync", "golang.org/x/term"},
 	},
 	"cmd/chartmesh/crash":   {others: []string{"golang.org/x/sys"}},
 	"cmd/chartmesh/logfile": {},

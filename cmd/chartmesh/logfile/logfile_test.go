@@ -119,8 +119,10 @@ func TestCannotMove(t *testing.T) {
 	if b, err := os.ReadFile(path); err != nil || strings.Count(string(b), "\n") != 10 {
 		t.Errorf("%q, %v", b, err)
 	}
-	if f.Close() != nil || f.Close() != nil {
-		t.Error("close twice")
+	for range 2 {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 	if _, err := f.Write([]byte("x\n")); err == nil {
 		t.Error("a closed log takes lines")
