@@ -85,6 +85,13 @@ func Open(cfg Config) (_ *Agent, err error) {
 	if a.store, err = storage.Open(storeIn(cfg.Dir), keys.StoreKey(), storage.Options{Logger: cfg.Logger}); err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
+	before, err := a.checkWritten()
+	if err == nil {
+		err = a.noteWritten(before)
+	}
+	if err != nil {
+		return nil, err
+	}
 	if keys.Moved() {
 		// The keyring has begun a new log, so that a copy never writes under its original's.
 		a.log.Warn("this folder was copied, moved or restored: it goes on under a new log")
@@ -322,7 +329,8 @@ func openError(dir string, err error) error {
 		e.Code, e.Message = api.CodeInUse, dir+" is open in another process"
 		e.Hint = "an agent that runs for it answers all commands; wait for another command to end"
 	case errors.Is(err, storage.ErrNewer), errors.Is(err, keyring.ErrProtected):
-		e.Code = api.CodeIncompat
+		e.Code, e.Message = api.CodeIncompat, dir+" was written by a newer version of chartmesh: "+err.Error()
+		e.Hint = newerHint
 	case errors.Is(err, storage.ErrDamaged), errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
 		e.Code = api.CodeDamaged
 	}

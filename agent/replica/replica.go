@@ -239,6 +239,7 @@ const (
 	metaStarts  byte = 10
 	MetaWitness byte = 6 // package agent's
 	metaOwnLogs byte = 7
+	MetaWritten byte = 24 // package agent's
 )
 
 func (r *Replica) loadRest(v storage.Reader) error {

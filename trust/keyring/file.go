@@ -46,7 +46,7 @@ func (s secrets) encode() []byte {
 func decode(b []byte) (secrets, error) {
 	var s secrets
 	if len(b) >= 4 && bytes.Equal(b[:3], fileMagic[:3]) && b[3] > fileMagic[3] {
-		return s, fmt.Errorf("%w: its version is %d", ErrProtected, b[3])
+		return s, fmt.Errorf("%w: its version is %d, this build reads up to %d", ErrProtected, b[3], fileMagic[3])
 	}
 	if len(b) >= 5 && bytes.Equal(b[:4], fileMagic) && protection(b[4]) > protectionPermissions {
 		return s, fmt.Errorf("%w: kind %d", ErrProtected, b[4])
