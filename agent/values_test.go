@@ -54,3 +54,19 @@ func FuzzValues(f *testing.F) {
 		}
 	})
 }
+
+// FuzzWritten reads the note of what wrote the folder, which programs of any later version may have written.
+func FuzzWritten(f *testing.F) {
+	fuzzing.Seeds(f, func(b []byte) error { _, err := parseWritten(b); return err },
+		written{}.marshal(), written{2, "1.2.3 " + fuzzing.Canary}.marshal(), append([]byte{9}, append(written{7, "3"}.marshal()[1:], "more"...)...))
+	f.Add([]byte{1, 2, 255, 255, 255, 255, 15})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var w written
+		var err error
+		fuzzing.Allocates(t, len(b), 16, 64<<10, func() { w, err = parseWritten(b) })
+		fuzzing.Quiet(t, err)
+		if err == nil && !bytes.HasPrefix(b[1:], w.marshal()[1:]) {
+			t.Errorf("%x is read as %+v", b, w)
+		}
+	})
+}

@@ -14,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"chartmesh/internal/fuzzing"
 	"chartmesh/trust"
 )
 
@@ -89,7 +90,8 @@ func FuzzParse(f *testing.F) {
 	}
 	f.Add(q)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		p := Parse(b)
+		var p Packet
+		fuzzing.Allocates(t, len(b), 64, 64<<10, func() { p = Parse(b) })
 		if len(p.Announcements) > maxRecords {
 			t.Errorf("%d announcements", len(p.Announcements))
 		}

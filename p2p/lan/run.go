@@ -3,7 +3,6 @@ package lan
 import (
 	"context"
 	"crypto/rand"
-	"encoding/binary"
 	"log/slog"
 	mathrand "math/rand/v2"
 	"net/netip"
@@ -110,10 +109,8 @@ func runOnce(ctx context.Context, cfg Config) error {
 		_ = conn.Close()
 		<-done
 	}()
-	var seed [16]byte
-	_, _ = rand.Read(seed[:]) // never fails
 	d := &driver{cfg: cfg, conn: conn, limit: rate.NewLimiter(hearRate, hearBurst)}
-	d.schedule.random = mathrand.New(mathrand.NewPCG(binary.LittleEndian.Uint64(seed[:8]), binary.LittleEndian.Uint64(seed[8:])))
+	d.schedule.random = mathrand.New(mathrand.NewPCG(mathrand.Uint64(), mathrand.Uint64()))
 	look := time.NewTicker(lookEvery)
 	defer look.Stop()
 	timer := time.NewTimer(0)
