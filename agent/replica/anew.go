@@ -39,7 +39,7 @@ func (r *Replica) writeLost(ctx context.Context) (int, error) {
 		wrote, err := t.writeAllAnew(ctx, d)
 		if err != nil {
 			t.abort(ctx)
-			if ctx.Err() != nil || t.failed != nil {
+			if ctx.Err() != nil || t.noLog != nil {
 				return 0, err
 			}
 			delete(r.lost, doc)

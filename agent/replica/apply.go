@@ -259,10 +259,8 @@ func (c *counts) of(s HeldState) *uint64 {
 		return &c.Parked
 	case Quarantined:
 		return &c.Quarantined
-	case Discarded:
+	case Discarded, Settled:
 		return nil
-	case Settled:
-		return new(uint64) // nobody's task
 	}
 	return &c.Unapplied
 }

@@ -96,7 +96,7 @@ func (t *transaction) reconsider(ctx context.Context, d *document, all []*conten
 		if c.place == judged {
 			continue
 		}
-		if was, err := t.heldAt(c.place); err != nil || was != nil && *was == *h {
+		if was, err := t.heldAt(c.place); err != nil || was != nil && was.State == h.State && was.Reason == h.Reason && was.Missing == h.Missing {
 			if err != nil {
 				return err
 			}

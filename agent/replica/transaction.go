@@ -31,7 +31,7 @@ type transaction struct {
 	sets    map[trust.ScopeID]chunk.SetHash
 	woken   []storage.Ref
 	turned  int                   // of Replica.mu.turns, taken from the front
-	failed  error                 // why nothing can be written in this device's own log
+	noLog   error                 // why nothing can be written in this device's own log
 	held    map[storage.Ref]*held // nil: not held any more
 	waiting map[missing][]storage.Ref
 	counts  counts
@@ -64,7 +64,7 @@ func parseRef(key string) (fhirRef, bool) {
 func (r *Replica) begin(ctx context.Context) *transaction {
 	err := r.renewLog(ctx)
 	t := r.beginPlain()
-	t.failed = err
+	t.noLog = err
 	return t
 }
 
@@ -186,8 +186,8 @@ func (t *transaction) abort(ctx context.Context) {
 // seal appends one chunk to this device's own log of the scope.
 func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (chunkRef, chunk.Sealed, error) {
 	r := t.r
-	if t.failed != nil {
-		return chunkRef{}, chunk.Sealed{}, t.failed
+	if t.noLog != nil {
+		return chunkRef{}, chunk.Sealed{}, t.noLog
 	}
 	head, ok := t.own[scope]
 	if !ok {
