@@ -90,8 +90,9 @@ func (t *Twin) Crash() *Twin {
 // Copy returns a twin that holds what is durable now, as a copy of the disk does; this one goes on.
 func (t *Twin) Copy() *Twin {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	return newTwin(t.mu.durable)
+	held := t.mu.durable
+	t.mu.Unlock()
+	return newTwin(held)
 }
 
 // Corrupt flips a bit of key's stored value, so that reads of it give ErrDamaged until it is put again, and reports
