@@ -112,6 +112,13 @@ var valueForms = []struct {
 		x, err := parseTail(b)
 		return x.marshal(), err
 	}},
+	{"decision", func(testing.TB) []byte {
+		d := decisionRecord{Verdict: chunk.VerdictRelease, Replaced: true, Device: trust.DeviceID{1}, TimeMillis: -3, User: "Dr. Adler", Reason: fuzzing.Canary}
+		return d.marshal()
+	}, func(b []byte) ([]byte, error) {
+		d, err := parseDecisionRecord(b)
+		return d.marshal(), err
+	}},
 	{"counter", func(testing.TB) []byte { return marshalCounter(1 << 50) }, func(b []byte) ([]byte, error) {
 		r := open(b)
 		n := r.Uvarint(1<<64 - 1)
