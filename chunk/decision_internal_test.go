@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"chartmesh/internal/fuzzing"
 	"chartmesh/wire"
 )
 
@@ -71,13 +72,20 @@ func TestParseDecisionRefuses(t *testing.T) {
 }
 
 func FuzzParseDecision(f *testing.F) {
-	least := decision()
+	full, least := decision(), decision()
+	full.User, full.Reason = fuzzing.Canary, fuzzing.Canary
 	least.User, least.Reason, least.Replaces = "", "", nil
-	for _, d := range []*Decision{decision(), least} {
-		f.Add(marshal(d))
-	}
+	fuzzing.Seeds(f, func(b []byte) error {
+		_, err := parseDecision(b)
+		return err
+	}, marshal(full), marshal(least))
+	claims := marshal(least)
+	f.Add(append(claims[:len(claims)-1], MaxReplaces)) // and nothing behind
 	f.Fuzz(func(t *testing.T, b []byte) {
-		d, err := parseDecision(b)
+		var d *Decision
+		var err error
+		fuzzing.Allocates(t, len(b), 8, 16<<10, func() { d, err = parseDecision(b) })
+		fuzzing.Quiet(t, err)
 		if err == nil && !bytes.Equal(marshal(d), b) {
 			t.Fatal("does not re-encode to the same bytes")
 		}

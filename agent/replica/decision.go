@@ -55,7 +55,7 @@ func parseDecisionRecord(b []byte) (*decisionRecord, error) {
 	d := new(decisionRecord)
 	r := open(b)
 	d.Verdict = chunk.Verdict(r.Byte())
-	d.Replaced = r.Byte() == 1
+	d.Replaced = getBool(r)
 	r.Fixed(d.Device[:])
 	d.TimeMillis = r.Varint()
 	d.User = r.String(maxText)
@@ -97,6 +97,10 @@ func readStanding(v storage.Reader, on storage.Ref) (s standing, err error) {
 	if err != nil {
 		return s, ignoreNotFound(err)
 	}
+	return parseStanding(b)
+}
+
+func parseStanding(b []byte) (s standing, err error) {
 	r := open(b)
 	s.Releases = r.Uvarint(1<<64 - 1)
 	s.Discards = r.Uvarint(1<<64 - 1)
