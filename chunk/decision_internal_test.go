@@ -72,18 +72,19 @@ func TestParseDecisionRefuses(t *testing.T) {
 }
 
 func FuzzParseDecision(f *testing.F) {
-	least := decision()
+	full, least := decision(), decision()
+	full.User, full.Reason = fuzzing.Canary, fuzzing.Canary
 	least.User, least.Reason, least.Replaces = "", "", nil
-	named := decision()
-	named.User, named.Reason = fuzzing.Canary, fuzzing.Canary
 	fuzzing.Seeds(f, func(b []byte) error {
 		_, err := parseDecision(b)
 		return err
-	}, marshal(decision()), marshal(least), marshal(named))
+	}, marshal(full), marshal(least))
+	claims := marshal(least)
+	f.Add(append(claims[:len(claims)-1], MaxReplaces)) // and nothing behind
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var d *Decision
 		var err error
-		fuzzing.Allocates(t, len(b), 16, 32<<10, func() { d, err = parseDecision(b) })
+		fuzzing.Allocates(t, len(b), 8, 16<<10, func() { d, err = parseDecision(b) })
 		fuzzing.Quiet(t, err)
 		if err == nil && !bytes.Equal(marshal(d), b) {
 			t.Fatal("does not re-encode to the same bytes")

@@ -15,6 +15,7 @@ import (
 // FuzzUnpack takes packed bodies apart, with no dictionary and with the first.
 func FuzzUnpack(f *testing.F) {
 	for _, dict := range []uint32{0, Dictionary1} {
+		var seeds [][]byte
 		for _, n := range []int{0, 10, 1000, 40_000} {
 			packed, err := pack(bytes.Repeat([]byte("Observation/"+fuzzing.Canary), n)[:n], dict)
 			if err != nil {
@@ -24,7 +25,9 @@ func FuzzUnpack(f *testing.F) {
 				f.Fatalf("seed is refused: %v", err)
 			}
 			f.Add(packed, dict != 0)
+			seeds = append(seeds, packed)
 		}
+		fuzzing.Bent(f, seeds, dict != 0)
 	}
 	f.Add(craft(0, 3, []byte("abc")), false)
 	f.Add(craft(1, MaxBody, []byte{0x28, 0xb5, 0x2f, 0xfd, 0xa0, 0, 0, 0, 1, 3, 0, 0}), false)
@@ -159,6 +162,7 @@ func FuzzParseCheckpoint(f *testing.F) {
 			f.Fatalf("seed is refused: %v", err)
 		}
 		f.Add(w.Bytes(), clear)
+		fuzzing.Bent(f, [][]byte{w.Bytes()}, clear)
 	}
 	f.Fuzz(func(t *testing.T, b, clear []byte) {
 		for _, kind := range []Kind{KindCheckpoint, KindCover} {

@@ -169,6 +169,7 @@ func fromStdlib(v any) any {
 
 func FuzzParse(f *testing.F) {
 	taken := 0
+	fuzzing.Bent(f, seeds(f))
 	for _, s := range seeds(f) {
 		if _, err := ParseValue(s); err == nil {
 			taken++

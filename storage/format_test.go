@@ -74,6 +74,7 @@ func FuzzFormat(f *testing.F) {
 			f.Fatalf("seed %q is refused", seed)
 		}
 		f.Add(seed, byte(0))
+		fuzzing.Bent(f, [][]byte{seed}, byte(0))
 	}
 	f.Add([]byte("chartmesh store\nversion 2\n"), byte(0))
 	f.Add([]byte("chartmesh store\nversion 1\ncheck 00000000000000000000000000000000\n"), byte(1))

@@ -279,7 +279,7 @@ func FuzzHandler(f *testing.F) {
 		{"POST", "/v1/find", `{"text":"a"}`, js}, {"POST", "/v1/import", berg + "\n", "application/x-ndjson; charset=utf-8"},
 		{"POST", "/v1/conflicts/c/decision", `{"choose":1}`, js}, {"GET", "/v1/events?since=0", "", "", "7"},
 		{"POST", "/v1/invites", `{"role":"admin","expires_ns":60000000000}`, js}, {"PUT", "/v1/network", `{"online":false}`, js},
-		{"GET", "/v1/conflicts/c"}, {"GET", "/v1/export?format=bundle&meta=1"}} {
+		{"GET", "/v1/conflicts/c"}, {"GET", "/v1/quarantine?state=parked&limit=5&discarded=1&after=00"}, {"GET", "/v1/export?format=bundle&meta=1"}} {
 		if rec, ok := answer(f, seed[0], seed[1], seed[2], "a%20b", seed[3], seed[4]); !ok || rec.Code != 200 {
 			f.Fatalf("seed %v is refused: %s", seed, rec.Body)
 		}

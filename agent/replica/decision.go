@@ -97,6 +97,10 @@ func readStanding(v storage.Reader, on storage.Ref) (s standing, err error) {
 	if err != nil {
 		return s, ignoreNotFound(err)
 	}
+	return parseStanding(b)
+}
+
+func parseStanding(b []byte) (s standing, err error) {
 	r := open(b)
 	s.Releases = r.Uvarint(1<<64 - 1)
 	s.Discards = r.Uvarint(1<<64 - 1)

@@ -49,8 +49,8 @@ var hostile = []bad{
 	{"deflate bomb", raw(func(*forger, crdt.Actor) []byte {
 		var b bytes.Buffer
 		w, _ := flate.NewWriter(&b, 9)
-		for range 64 {
-			_, _ = w.Write(make([]byte, 16<<20)) // a gigabyte
+		for range 16 {
+			_, _ = w.Write(make([]byte, 16<<20)) // a quarter of a gigabyte
 		}
 		_ = w.Close()
 		return envelope(2, b.Bytes())

@@ -50,11 +50,27 @@ var valueForms = []struct {
 		return c.marshal(), err
 	}},
 	{"held", func(testing.TB) []byte {
-		h := held{State: Parked, Reason: "it builds on a change that has not arrived", Missing: missing{missingChange, [32]byte{1}}}
+		h := held{State: Parked, Reason: "it builds on a change that has not arrived", Missing: missing{missingChange, [32]byte{1}},
+			Class: classWaits, Decided: chunk.VerdictDiscard, Kind: chunk.KindChanges, About: "Patient/" + fuzzing.Canary, WrittenMillis: -1,
+			HeldMillis: 1790000000000, Tries: 300, NextMillis: 5, Build: "1.0"}
 		return h.marshal()
 	}, func(b []byte) ([]byte, error) {
 		h, err := parseHeld(b)
+		if err == nil && b[0] == 1 {
+			return b, nil // an earlier build's, which is not written any more
+		}
 		return h.marshal(), err
+	}},
+	{"decision", func(testing.TB) []byte {
+		d := decisionRecord{Verdict: chunk.VerdictRelease, Replaced: true, TimeMillis: -5, User: fuzzing.Canary, Reason: fuzzing.Canary}
+		return d.marshal()
+	}, func(b []byte) ([]byte, error) {
+		d, err := parseDecisionRecord(b)
+		return d.marshal(), err
+	}},
+	{"decided", func(testing.TB) []byte { return standing{Releases: 300, Discards: 1}.marshal() }, func(b []byte) ([]byte, error) {
+		s, err := parseStanding(b)
+		return s.marshal(), err
 	}},
 	{"tip", func(testing.TB) []byte { return marshalTip(tip{300, chunk.ID{1}}) }, func(b []byte) ([]byte, error) {
 		p, err := parseTip(b)
@@ -162,15 +178,18 @@ func sampleApplied(t testing.TB) []byte {
 // FuzzValues reads what a device keeps for itself. The store's tag says that a value is as it was written, so that these
 // decoders meet damage only where somebody has the store's key; they keep to the rules of the others all the same.
 func FuzzValues(f *testing.F) {
+	var samples [][]byte
 	for i, form := range valueForms {
 		b := form.sample(f)
 		if again, err := form.reforms(b); err != nil || !bytes.Equal(again, b) {
 			f.Fatalf("sample of %s: %x is read as %x: %v", form.name, b, again, err)
 		}
-		f.Add(append([]byte{byte(i)}, b...))
+		samples = append(samples, append([]byte{byte(i)}, b...))
+		f.Add(samples[i])
 		// Lengths at their caps with nothing behind.
 		f.Add(binary.AppendUvarint([]byte{byte(i), recordVersion}, maxHashes))
 	}
+	fuzzing.Bent(f, samples)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 || int(b[0]) >= len(valueForms) {
 			return

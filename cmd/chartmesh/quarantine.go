@@ -96,8 +96,8 @@ func (c *cli) quarantineShowCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "show CHUNK",
 		Short: "show one of them, with what can be read of it",
-		Long: `Shows a chunk that is held back: why, what waits for it, what it waits for, what was decided about it, and the values that
-it would write as far as they can be read. The beginning of its id is enough where it is the only one that begins so.`,
+		Long: `Shows a chunk that is held back: why, what waits for it, what it waits for, what was decided about it, and the values
+that it would write as far as they can be read. The beginning of its id is enough where it is the only one that begins so.`,
 		Example: `  chartmesh quarantine show 3fa9c1
   chartmesh quarantine show 3fa9c1 --json`,
 		Args: cobra.ExactArgs(1),
@@ -216,15 +216,16 @@ func (c *cli) quarantineDecideCommand(verdict string) *cobra.Command {
 	cmd := &cobra.Command{Use: verdict + " CHUNK", Args: cobra.ExactArgs(1)}
 	if verdict == "release" {
 		cmd.Short = "let one of them into the records after all"
-		cmd.Long = `Decides, on all devices, that a chunk is to be applied although a rule about its author or its log keeps it out. What is malformed
-can never be applied, and what waits is applied when what it waits for arrives: then the answer says why a release cannot help.
-Of a chunk that this machine failed on, it tries again. If others decided to discard it meanwhile, the release wins.`
+		cmd.Long = `Decides, on all devices, that a chunk is to be applied although a rule about its author or its log keeps it out. What is
+malformed can never be applied, and what waits is applied when what it waits for arrives: then the answer says why a release
+cannot help. Of a chunk that this machine failed on, it tries again. If others decided to discard it meanwhile, the release
+wins.`
 		cmd.Example = `  chartmesh quarantine release 3fa9c1 --reason "Labor's laptop was restored from a copy"`
 	} else {
 		cmd.Short = "leave one of them aside"
-		cmd.Long = `Decides, on all devices, that a chunk is to be left aside, and with it those that wait for it. It stays stored, and is no longer listed as
-waiting for a decision. Nothing that is applied is taken out, and what is parked is applied if what it waits for arrives after all. A later
-release takes the decision back.`
+		cmd.Long = `Decides, on all devices, that a chunk is to be left aside, and with it those that wait for it. It stays stored, and is no
+longer listed as waiting for a decision. Nothing that is applied is taken out, and what is parked is applied if what it waits
+for arrives after all. A later release takes the decision back where it can help.`
 		cmd.Example = `  chartmesh quarantine discard 3fa9c1 --reason "written anew by hand"`
 	}
 	cmd.RunE = c.do(func(ctx context.Context, args []string) error {
@@ -261,8 +262,8 @@ func (c *cli) quarantineRetryCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "retry [CHUNK]",
 		Short: "try again what this machine failed on",
-		Long: `Tries again, now, to apply what this machine failed on: one chunk, or all that are unapplied. It is tried by itself at the next starts of
-the agent, then ever more rarely, and at once after an update.`,
+		Long: `Tries again, now, to apply what this machine failed on: one chunk, or all that are unapplied. It is tried by itself at the
+next starts of the agent, then ever more rarely, and at once after an update.`,
 		Example: `  chartmesh quarantine retry
   chartmesh quarantine retry 3fa9c1`,
 		Args: cobra.MaximumNArgs(1),

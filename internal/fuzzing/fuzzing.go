@@ -16,7 +16,7 @@ import (
 // Canary stands for a patient in seeds. No five letters of it in a row occur in the words that errors are made of.
 const Canary = "Xanthippe"
 
-// Seeds adds good inputs: each must be taken by read.
+// Seeds adds good inputs, each of which must be taken by read, and bent ones (see Bent).
 func Seeds(f *testing.F, read func([]byte) error, seeds ...[]byte) {
 	f.Helper()
 	if len(seeds) == 0 {
@@ -28,6 +28,7 @@ func Seeds(f *testing.F, read func([]byte) error, seeds ...[]byte) {
 		}
 		f.Add(seed)
 	}
+	Bent(f, seeds)
 }
 
 // Quiet fails if an error repeats part of what it is about. The seeds of the target hold Canary.
