@@ -17,8 +17,12 @@ import (
 	"chartmesh/cmd/chartmesh/demo"
 )
 
-// garbage is how much the agent's heap may grow before it is collected, in percent of what is in use.
-const garbage = 40
+// garbage is how much the agent's heap may grow before it is collected, in percent of what is in use. Beyond memory, which it
+// reaches when records are imported or merged, it is collected more often rather than let grow.
+const (
+	garbage = 40
+	memory  = 208 << 20
+)
 
 // readyTimeout is how long an agent may take to find its addresses before it says that it is ready all the same.
 const readyTimeout = 10 * time.Second
@@ -57,6 +61,9 @@ practice's other devices. One line on stdout says when it is ready; the log goes
 func (c *cli) serve(ctx context.Context, dir string, listen []string, log *slog.Logger) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbage) // a workstation has other work to do with its memory
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memory)
 	}
 	agent, err := c.joins.open(openOptions{dir: dir, listen: listen, logger: log})
 	if err != nil {
