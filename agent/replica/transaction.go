@@ -195,7 +195,7 @@ func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (chunkRef, chun
 func (t *transaction) sealing(scope trust.ScopeID, body chunk.Body) (at chunkRef, done func() (chunk.Sealed, error)) {
 	r := t.r
 	if t.failed != nil {
-		return chunkRef{}, chunk.Sealed{}, t.failed
+		return chunkRef{}, func() (chunk.Sealed, error) { return chunk.Sealed{}, t.failed }
 	}
 	head, ok := t.own[scope]
 	if !ok {
