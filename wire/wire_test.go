@@ -83,15 +83,15 @@ func FuzzReader(f *testing.F) {
 // TestReaderRefuses names what a reader must not take: every number has one form, and no length is believed.
 func TestReaderRefuses(t *testing.T) {
 	for name, read := range map[string]func(*wire.Reader){
-		"\x80\x00":                                 func(r *wire.Reader) { r.Uvarint(1 << 20) },
-		"\x05":                                     func(r *wire.Reader) { r.Uvarint(4) },
+		"\x80\x00": func(r *wire.Reader) { r.Uvarint(1 << 20) },
+		"\x05":     func(r *wire.Reader) { r.Uvarint(4) },
 		"\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff": func(r *wire.Reader) { r.Uvarint(1<<64 - 1) },
-		"\x80\x80\x00":                             func(r *wire.Reader) { r.Varint() },
-		"\x03ab":                                   func(r *wire.Reader) { r.Blob(10) },
-		"\x02ab":                                   func(r *wire.Reader) { r.Blob(1) },
-		"a":                                        func(r *wire.Reader) { r.Raw(-1) },
-		"ab":                                       func(r *wire.Reader) { r.Byte() },
-		"":                                         func(r *wire.Reader) { r.Uint64() },
+		"\x80\x80\x00": func(r *wire.Reader) { r.Varint() },
+		"\x03ab":       func(r *wire.Reader) { r.Blob(10) },
+		"\x02ab":       func(r *wire.Reader) { r.Blob(1) },
+		"a":            func(r *wire.Reader) { r.Raw(-1) },
+		"ab":           func(r *wire.Reader) { r.Byte() },
+		"":             func(r *wire.Reader) { r.Uint64() },
 	} {
 		r := wire.NewReader([]byte(name))
 		read(r)

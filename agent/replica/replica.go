@@ -8,7 +8,7 @@
 //
 // Guarantees: what a method reports as written is durable. A version vector names only what is durable. What is shown of
 // a document follows from the chunks, the membership log and nothing else; what cannot be applied is held, with a
-// reason, never dropped. The package starts no goroutine and opens no socket, so a simulation can run it step by step.
+// reason, never dropped. The package leaves no goroutine behind and opens no socket, so a simulation can run it step by step.
 //
 // The network is left to package p2p, which knows a Replica as a session.Replica; scheduling is left to package agent.
 package replica
@@ -60,7 +60,7 @@ type Replica struct {
 	membership sync.Mutex
 
 	// write is held by whoever changes documents or this device's own logs: edits, imports and the applier.
-	write sync.Mutex
+	write turns
 	docs  openDocuments // guarded by write
 	// checkpoints holds, guarded by write, those that are not settled; tails the documents that a checkpoint would help.
 	checkpoints map[chunk.Place]checkpoint
@@ -116,12 +116,16 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now,
 		build: cfg.Build, compaction: cfg.Compaction.orDefault()}
+	r.write = newTurns()
 	r.docs = newOpenDocuments(cfg.OpenOps)
 	r.failing, r.lost = map[storage.Ref]string{}, map[crdt.DocumentID]trust.ScopeID{}
 	r.packs = map[chunk.ID]bool{}
 	r.mu.changed = make(chan struct{})
 	if err := r.load(); err != nil {
 		return nil, err
+	}
+	if err := r.nameTerms(context.Background()); err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	why := LogMoved
 	if !cfg.Keyring.Moved() {
