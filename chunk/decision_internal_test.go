@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 
+	"chartmesh/internal/fuzzing"
 	"chartmesh/wire"
 )
 
@@ -73,11 +74,17 @@ func TestParseDecisionRefuses(t *testing.T) {
 func FuzzParseDecision(f *testing.F) {
 	least := decision()
 	least.User, least.Reason, least.Replaces = "", "", nil
-	for _, d := range []*Decision{decision(), least} {
-		f.Add(marshal(d))
-	}
+	named := decision()
+	named.User, named.Reason = fuzzing.Canary, fuzzing.Canary
+	fuzzing.Seeds(f, func(b []byte) error {
+		_, err := parseDecision(b)
+		return err
+	}, marshal(decision()), marshal(least), marshal(named))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		d, err := parseDecision(b)
+		var d *Decision
+		var err error
+		fuzzing.Allocates(t, len(b), 16, 32<<10, func() { d, err = parseDecision(b) })
+		fuzzing.Quiet(t, err)
 		if err == nil && !bytes.Equal(marshal(d), b) {
 			t.Fatal("does not re-encode to the same bytes")
 		}

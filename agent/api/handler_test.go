@@ -285,6 +285,7 @@ func FuzzHandler(f *testing.F) {
 		}
 		f.Add(seed[0], seed[1], seed[2], "a%20b", seed[3], seed[4])
 	}
+	f.Add("GET", "/v1/quarantine?state=quarantined&limit=5&after=x", "", "", "", "")
 	f.Add("GET", "/v1/status?wait=in-sync&timeout=1h", "", "", "", "")
 	f.Add("GET", "/v1/events?follow=true", "", "", "", "3")
 	f.Add("PATCH", "/v1/network", "{}", "a", js, "")

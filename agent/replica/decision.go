@@ -55,7 +55,7 @@ func parseDecisionRecord(b []byte) (*decisionRecord, error) {
 	d := new(decisionRecord)
 	r := open(b)
 	d.Verdict = chunk.Verdict(r.Byte())
-	d.Replaced = r.Byte() == 1
+	d.Replaced = getBool(r)
 	r.Fixed(d.Device[:])
 	d.TimeMillis = r.Varint()
 	d.User = r.String(maxText)
