@@ -130,7 +130,8 @@ func fuzz(ctx context.Context, root string, t target, each time.Duration, worker
 	cmd.WaitDelay = 10 * time.Second
 	b, err := cmd.CombinedOutput()
 	o := read(string(b))
-	if err != nil {
+	// A run whose time ends while it shortens an input fails by Go's own mistake, with nothing found.
+	if err != nil && !(o.input == "" && outOfTime.MatchString(string(b))) {
 		o.failure = strings.TrimSpace(withoutProgress(string(b)) + "\n" + err.Error())
 	}
 	return o
@@ -155,6 +156,9 @@ func read(output string) (o outcome) {
 	}
 	return o
 }
+
+// outOfTime is all that such a run says.
+var outOfTime = regexp.MustCompile(`(?m)^--- FAIL: Fuzz\w+ \([0-9.]+s\)\n\s+context deadline exceeded\nFAIL$`)
 
 func withoutProgress(output string) string { return progress.ReplaceAllString(output, "") }
 

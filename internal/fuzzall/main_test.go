@@ -42,6 +42,10 @@ FAIL
 	if text := withoutProgress(bad); strings.Contains(text, "elapsed") || !strings.Contains(text, "number") {
 		t.Errorf("%q", text)
 	}
+	if !outOfTime.MatchString("fuzz: elapsed: 21s, execs: 9 (0/sec), new interesting: 0 (total: 3)\n--- FAIL: FuzzDecode (21.06s)\n    context deadline exceeded\nFAIL\nexit status 1\n") ||
+		outOfTime.MatchString(bad) {
+		t.Error("what ran out of time is not told from what failed")
+	}
 	if got := read("chartmesh/wire: build failed"); got != (outcome{}) {
 		t.Errorf("%+v", got)
 	}

@@ -52,7 +52,7 @@ func FuzzParseRecoveryCode(f *testing.F) {
 	f.Fuzz(func(t *testing.T, text string) {
 		var c RecoveryCode
 		var err error
-		fuzzing.Allocates(t, len(text), 4, 4<<10, func() { c, err = ParseRecoveryCode(text) })
+		fuzzing.Allocates(t, min(len(text), maxCodeText), 16, 4<<10, func() { c, err = ParseRecoveryCode(text) })
 		fuzzing.Quiet(t, err)
 		if err != nil {
 			return

@@ -25,6 +25,8 @@ const (
 	codeSecret = 26 // symbols of 5 bits: 130 bits
 	codeCheck  = 4  // symbols: one mistyped code in a million is not noticed
 	codeGroup  = 5
+
+	maxCodeText = 1024 // bytes that are looked at as a typed code
 )
 
 // RecoveryCode is a practice's secret on paper. It prints as nothing but its kind; Reveal shows it.
@@ -45,6 +47,9 @@ func (k *Keyring) newRecoveryCode() (RecoveryCode, error) {
 // or L for 1. It is ErrRecoveryCode when it is too short or long, has other characters, or the check fails.
 func ParseRecoveryCode(text string) (RecoveryCode, error) {
 	var c RecoveryCode
+	if len(text) > maxCodeText {
+		return c, fmt.Errorf("%w: it must have %d letters and digits", ErrRecoveryCode, codeSecret+codeCheck)
+	}
 	var symbols []byte
 	for _, r := range strings.ToUpper(text) {
 		switch r {
