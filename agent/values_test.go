@@ -70,3 +70,20 @@ func FuzzWritten(f *testing.F) {
 		}
 	})
 }
+
+// FuzzWitness reads what stands outside of the folder, where anybody may write: it is as it was written, or nothing.
+func FuzzWitness(f *testing.F) {
+	fuzzing.Seeds(f, func(b []byte) error { _, err := parseWitness(b); return err },
+		witness{}.encode(), witness{generation: 300, chunks: 1 << 40, log: [32]byte{1, 0xff}}.encode())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) > maxWitness {
+			return // is not read
+		}
+		var w witness
+		var err error
+		fuzzing.Allocates(t, len(b), 64, 16<<10, func() { w, err = parseWitness(b) })
+		if err == nil && !bytes.Equal(w.encode(), b) {
+			t.Errorf("%q comes back as %q", b, w.encode())
+		}
+	})
+}

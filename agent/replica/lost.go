@@ -69,7 +69,7 @@ func parseLost(b []byte) (*lost, error) {
 	l.place.Counter = r.Uvarint(1<<64 - 1)
 	r.Fixed(l.place.ID[:])
 	l.why = lostReason(r.Byte())
-	l.done = r.Byte() == 1
+	l.done = getBool(r)
 	r.Fixed(l.device[:])
 	return l, r.Close()
 }

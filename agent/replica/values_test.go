@@ -135,6 +135,20 @@ var valueForms = []struct {
 		d, err := parseDecisionRecord(b)
 		return d.marshal(), err
 	}},
+	{"lost change", func(testing.TB) []byte {
+		l := lost{why: 1, done: true, device: trust.DeviceID{7}}
+		l.place.Counter = 9
+		return l.marshal()
+	}, func(b []byte) ([]byte, error) {
+		l, err := parseLost(b)
+		return l.marshal(), err
+	}},
+	{"own logs", func(testing.TB) []byte {
+		return marshalOwnLogs([]OwnLog{{ID: chunk.LogID{1}, Reason: 1}, {ID: chunk.LogID{2}, Began: time.UnixMilli(1790000000000)}})
+	}, func(b []byte) ([]byte, error) {
+		logs, err := parseOwnLogs(b)
+		return marshalOwnLogs(logs), err
+	}},
 	{"counter", func(testing.TB) []byte { return marshalCounter(1 << 50) }, func(b []byte) ([]byte, error) {
 		r := open(b)
 		n := r.Uvarint(1<<64 - 1)

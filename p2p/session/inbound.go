@@ -248,8 +248,11 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 			st.lastProgress = now
 		}
 		sc.compare(id, p)
-		if l := sc.log(id); p.Counter < sc.mine[id].Counter && !l.checked && !l.fork {
-			sc.log(id).checked = true
+		if p.Counter >= sc.mine[id].Counter {
+			continue // of logs that only the peer names nothing is kept
+		}
+		if l := sc.log(id); !l.checked && !l.fork {
+			l.checked = true
 			below = append(below, id)
 		}
 	}
