@@ -110,6 +110,8 @@ func (b *Batch) check() error {
 			return fmt.Errorf("commit an empty key: %w", ErrKey)
 		case reserved(op.key[0]):
 			return fmt.Errorf("commit a key of the store's own: %w", ErrKey)
+		case op.delete && mirrored(op.key[0]):
+			return fmt.Errorf("remove a %s, which is only ever replaced: %w", kindOf(op.key), ErrKey)
 		case len(op.key) > MaxKey:
 			return fmt.Errorf("commit a %s key of %d bytes: %w", kindOf(op.key), len(op.key), ErrTooLarge)
 		case len(op.value) > MaxValue:
