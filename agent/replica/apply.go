@@ -27,6 +27,11 @@ const maxChunkOps = 4 * crdt.MaxChangeOps
 func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 	r.write.Lock()
 	defer r.write.Unlock()
+	if r.refilled.Swap(false) {
+		if err := r.retryUnapplied(); err != nil {
+			return false, err
+		}
+	}
 	most := applyChunks
 	for {
 		n, err := r.applyBatch(ctx, most)
@@ -45,6 +50,12 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	t := r.begin()
 	var at chunkRef
 	fail := func(err error) (int, error) {
+		if bad, ok := errors.AsType[*unreadable](err); ok {
+			if bad.at != at { // one that came before in its document
+				r.failing[at] = reasonEarlier
+			}
+			return n, r.takeBack(ctx, bad.at, bad.err)
+		}
 		if !blames(err) || ctx.Err() != nil {
 			return n, err
 		}
@@ -113,18 +124,15 @@ func (t *transaction) next() (chunkRef, bool) {
 
 // step applies or holds one chunk and moves the cursor past it.
 func (t *transaction) step(ctx context.Context, at chunkRef) error {
-	var sealed chunk.Sealed
-	err := t.r.store.View(func(v storage.Reader) error {
-		b, err := v.Get(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
-		if err != nil {
-			return err
-		}
-		sealed, err = chunk.Parse(b)
+	var stored holding
+	err := t.r.store.View(func(v storage.Reader) (err error) {
+		stored, err = heldBy(v, at.Scope, at.Log, at.Counter)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("read chunk to apply: %w", err)
+		return fmt.Errorf("read chunk to apply: %w", unreadableAs(at, err))
 	}
+	sealed := stored.sealed
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
 	var verdict *held
 	if why, failing := t.r.failing[at]; failing {

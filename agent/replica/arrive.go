@@ -102,19 +102,25 @@ func (r *Replica) commitArrived(ctx context.Context, batch *storage.Batch, heads
 	if batch.Len() == 0 {
 		return nil
 	}
-	for scope, logs := range heads {
-		for log, p := range logs {
-			batch.Put(storage.LogHead.Key(scope, log), marshalTip(p))
+	ends := map[logRef]tip{}
+	if err := r.store.View(func(v storage.Reader) error {
+		for scope, logs := range heads {
+			for log, p := range logs {
+				ends[logRef{scope, log}] = onwards(v, scope, log, p)
+				batch.Put(storage.LogHead.Key(scope, log), marshalTip(ends[logRef{scope, log}]))
+			}
 		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
 	if err := r.store.Commit(ctx, batch); err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
 	r.mu.Lock()
-	for scope, logs := range heads {
-		for log, p := range logs {
-			r.advanceLocked(scope, log, p)
-		}
+	for ref, end := range ends {
+		r.behindCursorLocked(ref.scope, ref.log, r.mu.tips[ref.scope][ref.log].Counter, heads[ref.scope][ref.log].Counter)
+		r.advanceLocked(ref.scope, ref.log, end)
 	}
 	r.mu.Unlock()
 	r.notify()

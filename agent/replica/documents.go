@@ -221,15 +221,11 @@ func findChange(body *chunk.Changes, hash crdt.ChangeHash) ([]byte, bool) {
 
 // openChunk reads and opens a stored chunk.
 func (r *Replica) openChunk(v storage.Reader, at chunkRef) (*chunk.Changes, error) {
-	b, err := v.Get(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
+	stored, err := heldBy(v, at.Scope, at.Log, at.Counter)
 	if err != nil {
-		return nil, fmt.Errorf("read chunk: %w", err)
+		return nil, unreadableAs(at, err)
 	}
-	sealed, err := chunk.Parse(b)
-	if err != nil {
-		return nil, fmt.Errorf("read chunk: %w", err)
-	}
-	body, err := chunk.Open(r.keys, sealed)
+	body, err := chunk.Open(r.keys, stored.sealed)
 	if err != nil {
 		return nil, fmt.Errorf("open chunk: %w", err)
 	}

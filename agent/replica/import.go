@@ -72,7 +72,7 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 		}
 		if err != nil {
 			t.abort(ctx)
-			return result, err
+			return result, errors.Join(err, r.takeBackBy(ctx, err))
 		}
 		result.Conflicts += opened
 		if changed {

@@ -59,6 +59,9 @@ type Replica struct {
 	// failing holds, guarded by write, the chunks that this run of the program failed on, with the reason.
 	failing map[chunkRef]string
 
+	takenBack atomic.Bool // vectors claim less than before; see TakenBack
+	refilled  atomic.Bool // a chunk came back that had been damaged; what failed without it is tried again
+
 	// arrive is held while chunks of other devices are judged and committed, per batch.
 	arrive sync.Mutex
 
@@ -155,7 +158,9 @@ func (r *Replica) load() error {
 			if err != nil {
 				return err
 			}
-			r.advanceLocked(scope, log, at)
+			if at.Counter > 0 { // taken back to its beginning
+				r.advanceLocked(scope, log, at)
+			}
 			return nil
 		}); err != nil {
 			return fmt.Errorf("read log heads: %w", err)

@@ -157,29 +157,36 @@ func (r *Replica) Admit(ctx context.Context, sign func(*trust.State) (trust.Entr
 	return r.EntriesSince(nil), nil
 }
 
-// Chunks returns durable chunks of a log from after+1, at least one if there is one.
+// Chunks returns durable chunks of a log from after+1, at least one if there is one. One that does not read, or that the
+// store says nothing of, ends the list; the vector claims it no longer.
 func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([][]byte, error) {
 	end := r.position(scope, log).Counter
 	var out [][]byte
-	size := 0
+	size, next := 0, after+1
 	err := r.store.View(func(v storage.Reader) error {
-		return v.Scan(storage.Chunk.With2(scope, log), storage.Chunk.Key(scope, log, after+1), func(key, value []byte) error {
+		return v.Scan(storage.Chunk.With2(scope, log), storage.Chunk.Key(scope, log, next), func(key, value []byte) error {
 			_, _, counter, err := storage.Chunk.Parse(key)
 			if err != nil {
 				return err
 			}
-			if counter > end || len(out) > 0 && size+len(value) > maxBytes {
+			if counter != next || counter > end || len(out) > 0 && size+len(value) > maxBytes {
 				return storage.ErrStop
 			}
 			out = append(out, append([]byte(nil), value...))
-			size += len(value)
+			size, next = size+len(value), next+1
 			return nil
 		})
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read chunks: %w", err)
+	if len(out) > 0 || next > end && err == nil {
+		return out, nil
 	}
-	return out, nil
+	if err == nil {
+		err = errNotHeld
+	}
+	at := chunkRef{scope, log, next}
+	r.write.Lock()
+	defer r.write.Unlock()
+	return nil, errors.Join(fmt.Errorf("read chunks: %w", err), r.takeBackBy(context.Background(), unreadableAs(at, err)))
 }
 
 // Acked remembers what a peer holds. It is stored with the next FlushAcks: to forget an acknowledgement in a crash only
