@@ -38,6 +38,11 @@ type Config struct {
 	Logger  *slog.Logger // nil: none
 	Listen  []string     // multiaddrs; nil: every interface, QUIC and TCP, on free ports
 	Offline bool         // Run is not going to be called, or begins with the network paused
+	// Repair sets a damaged store aside and begins a new one; without it, opening a damaged store fails. It is for who
+	// calls Run, since the other devices fill the new one.
+	Repair bool
+	// LeastFree is how much room is left free on the disk: with less, nothing is written. 0: storage.DefaultLeastFree.
+	LeastFree uint64
 }
 
 // Agent is an open folder. Its methods are safe for concurrent use.
@@ -56,7 +61,11 @@ type Agent struct {
 	closing sync.Once
 	closed  error
 
-	peers peerBook
+	peers    peerBook
+	contacts struct {
+		sync.Mutex
+		written []byte
+	}
 }
 
 var _ api.Agent = (*Agent)(nil)
@@ -76,7 +85,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 			_ = a.Close()
 		}
 	}()
-	if a.store, err = storage.Open(storeIn(cfg.Dir), keys.StoreKey(), storage.Options{Logger: cfg.Logger}); err != nil {
+	if err = a.openStore(context.Background()); err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
 	if keys.Moved() {
@@ -86,8 +95,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 	if a.engine, err = engine.Start(engine.Config{Logger: cfg.Logger}); err != nil {
 		return nil, fmt.Errorf("start engine: %w", err)
 	}
-	a.records, err = replica.Open(replica.Config{Store: a.store, Keyring: keys, Engine: a.engine, Logger: cfg.Logger})
-	if err != nil {
+	if err = a.openRecords(context.Background()); err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
 	a.online.Store(!cfg.Offline)
@@ -96,6 +104,9 @@ func Open(cfg Config) (_ *Agent, err error) {
 	}
 	if err = a.peers.load(a.records); err != nil {
 		return nil, err
+	}
+	if err := a.keepContacts(); err != nil {
+		a.log.Warn("contacts were not kept", "error", err)
 	}
 	return a, nil
 }
@@ -207,6 +218,13 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 		if err := a.peers.store(ctx, a.records); err != nil && ctx.Err() == nil {
 			a.log.Warn("addresses of peers were not stored", "error", err)
 		}
+		if err := a.keepContacts(); err != nil {
+			a.log.Warn("contacts were not kept", "error", err)
+		}
+		if a.records.TakenBack() {
+			host.Renew()
+		}
+		a.watchRepair(ctx)
 		host.SetPeers(a.peers.addresses(a.records))
 	}
 }
@@ -276,8 +294,14 @@ func openError(dir string, err error) error {
 		e.Hint = "an agent that runs for it answers all commands; wait for another command to end"
 	case errors.Is(err, storage.ErrNewer), errors.Is(err, keyring.ErrProtected):
 		e.Code = api.CodeIncompat
-	case errors.Is(err, storage.ErrDamaged), errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
+	case errors.Is(err, storage.ErrDamaged):
+		e.Code, e.Message = api.CodeDamaged, "this device's copy of the records is damaged: "+err.Error()
+		e.Hint = "start the agent: it sets the copy aside, keeps what can be read, and gets the rest from the other devices"
+	case errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
 		e.Code = api.CodeDamaged
+	case errors.Is(err, storage.ErrNoRoom):
+		e.Code, e.Message = api.CodeUnavailable, "the disk is full: "+err.Error()
+		e.Hint = "make room on the disk of " + dir + ", then start again"
 	}
 	return e
 }

@@ -88,9 +88,13 @@ func (a *Agent) rememberPorts(ctx context.Context, addresses []string) error {
 	if now["udp"] == before["udp"] && now["tcp"] == before["tcp"] {
 		return nil
 	}
+	return a.records.PutSmall(ctx, storage.Meta.Key(replica.MetaPorts), marshalPorts(now))
+}
+
+func marshalPorts(ports map[string]string) []byte {
 	var w wire.Writer
 	w.Byte(portsFormat)
-	w.String(now["udp"])
-	w.String(now["tcp"])
-	return a.records.PutSmall(ctx, storage.Meta.Key(replica.MetaPorts), w.Bytes())
+	w.String(ports["udp"])
+	w.String(ports["tcp"])
+	return w.Bytes()
 }

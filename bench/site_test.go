@@ -12,7 +12,6 @@ import (
 
 	"chartmesh/agent"
 	"chartmesh/agent/api"
-	"chartmesh/crdt/engine"
 	"chartmesh/fhir"
 	"chartmesh/fhir/synthetic"
 )
@@ -24,7 +23,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	engine.ChildMain() // the engine is this binary, run again
+	agent.ChildMain() // the engine is this binary, run again
 	os.Exit(m.Run())
 }
 

@@ -7,7 +7,6 @@ import (
 
 	"chartmesh/agent"
 	"chartmesh/agent/api"
-	"chartmesh/crdt/engine"
 	"chartmesh/fhir"
 )
 
@@ -40,6 +39,8 @@ type openOptions struct {
 	listen  []string
 	offline bool
 	logger  *slog.Logger
+
+	leastFree uint64 // bytes; 0: what the store keeps by itself
 }
 
 // item is one resource of a file, or the reason why there is none. Its fields are those of fhir.Item.
@@ -50,7 +51,7 @@ type item struct {
 	err               error
 }
 
-func childMain() { engine.ChildMain() }
+func childMain() { agent.ChildMain() }
 
 var agentJoins = joins{
 	init: func(dir string, opts initOptions) (founded, error) {
@@ -61,7 +62,8 @@ var agentJoins = joins{
 		return agent.Join(ctx, dir, agent.JoinOptions{Code: opts.code, Site: opts.site, Device: opts.device, Logger: opts.logger})
 	},
 	open: func(opts openOptions) (localAgent, error) {
-		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline})
+		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline,
+			Repair: !opts.offline, LeastFree: opts.leastFree})
 		if err != nil {
 			return nil, err
 		}
