@@ -66,6 +66,11 @@ type Agent struct {
 		sync.Mutex
 		written []byte
 	}
+	wasFull atomic.Bool
+	aside   struct {
+		sync.Mutex
+		sizes map[string]uint64
+	}
 }
 
 var _ api.Agent = (*Agent)(nil)
@@ -140,7 +145,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open network: %w", err)
 	}
-	if err := a.rememberPorts(ctx, host.Addresses()); err != nil {
+	if err := a.rememberPorts(ctx, host.Addresses()); err != nil && !errors.Is(err, storage.ErrNoRoom) {
 		return errors.Join(err, host.Close())
 	}
 	a.host.Store(host)
@@ -156,7 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Wait()
 	a.host.Store(nil)
 	err = errors.Join(err, host.Close())
-	if flush := a.records.FlushAcks(context.WithoutCancel(ctx)); flush != nil {
+	if flush := a.records.FlushAcks(context.WithoutCancel(ctx)); flush != nil && !errors.Is(flush, storage.ErrNoRoom) {
 		err = errors.Join(err, fmt.Errorf("store acknowledgements: %w", flush))
 	}
 	return err
@@ -177,7 +182,11 @@ func (a *Agent) apply(ctx context.Context, host *p2p.Host) {
 		case err != nil:
 			// The store or the engine is in trouble; what arrived stays and is tried again.
 			pause = min(max(2*pause, 100*time.Millisecond), 10*time.Second)
-			a.log.Error("applying arrived chunks failed", "error", err, "again_in", pause)
+			if errors.Is(err, storage.ErrNoRoom) {
+				pause = 10 * time.Second // housekeeping says when there is room again, which wakes nobody
+			} else {
+				a.log.Error("applying arrived chunks failed", "error", err, "again_in", pause)
+			}
 			select {
 			case <-ctx.Done():
 				return
@@ -208,6 +217,9 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
+		}
+		if a.full() {
+			continue
 		}
 		if err := a.records.FlushAcks(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("acknowledgements were not stored", "error", err)
@@ -252,7 +264,9 @@ func (a *Agent) tellOfPeers(ctx context.Context) {
 func (a *Agent) Close() error {
 	a.closing.Do(func() {
 		if a.records != nil {
-			a.closed = errors.Join(a.closed, a.peers.store(context.Background(), a.records))
+			if err := a.peers.store(context.Background(), a.records); !errors.Is(err, storage.ErrNoRoom) {
+				a.closed = errors.Join(a.closed, err)
+			}
 		}
 		if a.engine != nil {
 			a.closed = errors.Join(a.closed, a.engine.Close())
@@ -300,7 +314,7 @@ func openError(dir string, err error) error {
 	case errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
 		e.Code = api.CodeDamaged
 	case errors.Is(err, storage.ErrNoRoom):
-		e.Code, e.Message = api.CodeUnavailable, "the disk is full: "+err.Error()
+		e.Code, e.Message = api.CodeFull, "the records cannot be opened: "+noRoom(err)
 		e.Hint = "make room on the disk of " + dir + ", then start again"
 	}
 	return e

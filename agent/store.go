@@ -12,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"chartmesh/agent/api"
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
 	"chartmesh/storage"
@@ -264,4 +265,94 @@ func (a *Agent) watchRepair(ctx context.Context) {
 	}
 	own, others := p.Lost()
 	a.log.Info("the records are repaired", "own_chunks_lost", own, "other_chunks_lost", others)
+}
+
+// storeStatus says how things stand on the disk.
+func (a *Agent) storeStatus(s api.Status) (api.Store, error) {
+	st := api.Store{State: api.StoreOK}
+	p, have, of, err := a.records.Repair()
+	if err != nil {
+		return st, err
+	}
+	if !p.Since.IsZero() {
+		own, others := p.Lost()
+		st.Repair = &api.Repair{Since: p.Since, Reason: p.Reason, Have: have, Of: of, Salvaged: p.Salvaged(), From: []string{},
+			Unsure: p.Unsure(), LostOwn: own, LostOthers: others}
+		if p.Done.IsZero() {
+			st.State = api.StoreRepairing
+			for _, peer := range s.Peers {
+				if peer.State != "offline" && peer.State != "incompatible" {
+					st.Repair.From = append(st.Repair.From, peer.Name)
+				}
+			}
+		} else {
+			st.Repair.Done = &p.Done
+		}
+	}
+	if g, ok := a.store.(storage.Guard); ok {
+		var full bool
+		if st.FreeBytes, st.LeastBytes, full, err = g.Room(); err == nil && full {
+			st.State = api.StoreReadOnly
+		}
+	}
+	for _, dir := range setAside(a.cfg.Dir) {
+		st.SetAside = append(st.SetAside, api.SetAside{Path: dir, Bytes: a.sizeOf(dir)})
+	}
+	return st, nil
+}
+
+// full reports whether the disk is nearly full, and logs when that changes.
+func (a *Agent) full() bool {
+	g, ok := a.store.(storage.Guard)
+	if !ok {
+		return false
+	}
+	free, least, full, err := g.Room()
+	if err != nil || a.wasFull.Swap(full) == full {
+		return full
+	}
+	if full {
+		a.log.Warn("the disk is nearly full: nothing is written until there is more room", "free", free, "least", least)
+	} else {
+		a.log.Info("there is room on the disk again: writing goes on", "free", free)
+	}
+	return full
+}
+
+// sizeOf measures a folder that does not change any more, once.
+func (a *Agent) sizeOf(dir string) uint64 {
+	a.aside.Lock()
+	defer a.aside.Unlock()
+	if n, ok := a.aside.sizes[dir]; ok {
+		return n
+	}
+	var total uint64
+	_ = filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // what cannot be seen counts nothing
+		}
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() {
+			total += uint64(info.Size())
+		}
+		return nil
+	})
+	if a.aside.sizes == nil {
+		a.aside.sizes = map[string]uint64{}
+	}
+	a.aside.sizes[dir] = total
+	return total
+}
+
+// storeReason is the one sentence of a status, if the disk gives one; it comes before the network's.
+func storeReason(s api.Status) string {
+	switch st := s.Store; {
+	case st.State == api.StoreReadOnly:
+		return fmt.Sprintf("read-only: %d MB are free on the disk, and %d MB must be before anything is written",
+			st.FreeBytes/1_000_000, st.LeastBytes/1_000_000)
+	case st.State == api.StoreRepairing && len(st.Repair.From) == 0:
+		return fmt.Sprintf("repairing: %d of %d chunks; the rest waits for another device", st.Repair.Have, st.Repair.Of)
+	case st.State == api.StoreRepairing:
+		return fmt.Sprintf("repairing: %d of %d chunks, from %s", st.Repair.Have, st.Repair.Of, strings.Join(st.Repair.From, ", "))
+	}
+	return s.Reason
 }

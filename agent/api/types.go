@@ -64,6 +64,45 @@ type Status struct {
 	Peers        []Peer     `json:"peers"`
 	Sync         []PeerSync `json:"sync"`
 	Held         []Held     `json:"held,omitempty"` // what is parked, quarantined or unapplied; at most 100
+	Store        Store      `json:"store,omitzero"`
+}
+
+// Store is the state of what is on this device's disk.
+type Store struct {
+	State      string     `json:"state"` // ok, read-only (the disk is nearly full), repairing (what was damaged is being filled again)
+	FreeBytes  uint64     `json:"free_bytes"`
+	LeastBytes uint64     `json:"least_bytes"` // with less free, nothing is written
+	Repair     *Repair    `json:"repair,omitempty"`
+	SetAside   []SetAside `json:"set_aside,omitempty"`
+}
+
+// States of a Store.
+const (
+	StoreOK        = "ok"
+	StoreReadOnly  = "read-only"
+	StoreRepairing = "repairing"
+)
+
+// Repair is the last time that damage was found, and what became of it.
+type Repair struct {
+	Since    time.Time  `json:"since"`
+	Done     *time.Time `json:"done,omitempty"`
+	Reason   string     `json:"reason"`
+	Have     uint64     `json:"have"` // chunks, of those that were held before the damage
+	Of       uint64     `json:"of"`
+	Salvaged uint64     `json:"salvaged"` // read from the damaged store; the rest comes from the other devices
+	From     []string   `json:"from"`     // the devices that are connected now
+	// Unsure counts own chunks that could not be read and that no other device was known to hold; LostOwn and LostOthers,
+	// when it is done, what nobody had.
+	Unsure     uint64 `json:"unsure"`
+	LostOwn    uint64 `json:"lost_own"`
+	LostOthers uint64 `json:"lost_others"`
+}
+
+// SetAside is a damaged store that lies beside the one in use.
+type SetAside struct {
+	Path  string `json:"path"`
+	Bytes uint64 `json:"bytes"`
 }
 
 // Held is a chunk that is stored but not part of its document.
@@ -208,7 +247,7 @@ type Decision struct {
 type Event struct {
 	Cursor   uint64    `json:"cursor"`
 	Time     time.Time `json:"time"`
-	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied
+	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, records-damaged, records-repaired
 	Resource string    `json:"resource,omitempty"`
 	Version  string    `json:"version,omitempty"`
 	Conflict string    `json:"conflict,omitempty"`
@@ -231,6 +270,7 @@ const (
 	CodeDamaged     Code = "damaged"      // stored data does not check out
 	CodeGone        Code = "gone"         // the event cursor is no longer held
 	CodeIncompat    Code = "incompatible" // written by a newer version
+	CodeFull        Code = "full"         // the disk has too little room left
 	CodeInternal    Code = "internal"
 )
 

@@ -114,7 +114,9 @@ func (r *Replica) commitArrived(ctx context.Context, batch *storage.Batch, heads
 	}); err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
-	if err := r.store.Commit(ctx, batch); err != nil {
+	if err := r.store.Commit(ctx, batch); errors.Is(err, storage.ErrNoRoom) {
+		return nil // not kept: the vector tells the peer so, which sends again ever more seldom
+	} else if err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
 	r.mu.Lock()

@@ -94,7 +94,10 @@ func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [
 	if added == 0 {
 		return nil
 	}
-	return r.adoptState(ctx, &batch, st)
+	if err := r.adoptState(ctx, &batch, st); !errors.Is(err, storage.ErrNoRoom) {
+		return err
+	}
+	return nil // left out: the next HELLO asks again
 }
 
 // adoptState makes membership entries durable and lets the state follow. The caller holds Replica.membership.

@@ -11,6 +11,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
 
@@ -227,6 +228,15 @@ func (c *cli) author() (string, error) {
 	return name, api.CheckUser(name)
 }
 
+// leastFree is how much room is to be left free on the disk, in bytes; 0: what the store keeps by itself.
+func (c *cli) leastFree() uint64 {
+	mega, err := strconv.ParseUint(c.env("CHARTMESH_LEAST_FREE_MB"), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return mega * 1_000_000
+}
+
 // with calls fn with the agent of the data folder: the one that runs, or one opened here without a network.
 func (c *cli) with(ctx context.Context, fn func(agent api.Agent, running bool) error) error {
 	dir, err := c.folder()
@@ -265,7 +275,7 @@ func (c *cli) connect(ctx context.Context, dir string) (agent api.Agent, running
 		if api.CodeOf(err) != api.CodeUnavailable {
 			return nil, false, nil, err
 		}
-		local, err := c.joins.open(openOptions{dir: dir, offline: true, logger: c.logger(slog.LevelWarn)})
+		local, err := c.joins.open(openOptions{dir: dir, offline: true, logger: c.logger(slog.LevelWarn), leastFree: c.leastFree()})
 		if err == nil {
 			within := client.InProcess(local)
 			return within, false, func() error { return errors.Join(within.Close(), local.Close()) }, nil

@@ -30,7 +30,11 @@ func (c *cli) agentCommand() *cobra.Command {
 		Use:   "agent",
 		Short: "run this device's agent",
 		Long: `Runs the agent of the data folder until it gets SIGINT or SIGTERM: it serves the commands, and exchanges changes with the
-practice's other devices. One line on stdout says when it is ready; the log goes to stderr and holds no patient data.`,
+practice's other devices. One line on stdout says when it is ready; the log goes to stderr and holds no patient data.
+
+When the records are damaged it sets them aside, keeps what can be read and gets the rest from the other devices; "chartmesh
+status" says how far it is. With less than 500 MB free on the disk (CHARTMESH_LEAST_FREE_MB) nothing is written until there
+is more; reading goes on.`,
 		Example: `  chartmesh agent
   chartmesh agent --listen /ip4/0.0.0.0/udp/4801/quic-v1 --log-level debug`,
 		Args: cobra.NoArgs,
@@ -58,7 +62,7 @@ func (c *cli) serve(ctx context.Context, dir string, listen []string, log *slog.
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbage) // a workstation has other work to do with its memory
 	}
-	agent, err := c.joins.open(openOptions{dir: dir, listen: listen, logger: log})
+	agent, err := c.joins.open(openOptions{dir: dir, listen: listen, logger: log, leastFree: c.leastFree()})
 	if err != nil {
 		return err
 	}
