@@ -121,3 +121,9 @@ func (a *Agent) Resolve(ctx context.Context, user, id string, decision api.Decis
 func (a *Agent) Events(ctx context.Context, since uint64, follow bool, fn func(api.Event) error) error {
 	return explain(a.records.Events(ctx, since, follow, fn))
 }
+
+// Verify checks everything that is stored.
+func (a *Agent) Verify(ctx context.Context, opts api.VerifyOptions, progress func(api.VerifyProgress)) (api.VerifyReport, error) {
+	v, err := a.records.Verify(ctx, opts, progress)
+	return v, explain(err)
+}

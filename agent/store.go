@@ -121,7 +121,8 @@ func (a *Agent) openRecords(ctx context.Context) (err error) {
 // repair sets the damaged store aside and opens a new one.
 func (a *Agent) repair(ctx context.Context, why error) error {
 	dir := storeIn(a.cfg.Dir)
-	reason := strings.TrimPrefix(why.Error(), "open store in "+dir+": ")
+	reason := strings.ReplaceAll(why.Error(), "open store in "+dir+": ", "")
+	reason = strings.TrimPrefix(reason, storage.ErrDamaged.Error()+": ")
 	aside := dir + suffixDamaged + time.Now().UTC().Format(damagedTime)
 	for n := 2; ; n++ {
 		if _, err := os.Lstat(aside); errors.Is(err, fs.ErrNotExist) {
@@ -252,7 +253,10 @@ func (a *Agent) watchRepair(ctx context.Context) {
 	if err != nil || p.Since.IsZero() || !p.Done.IsZero() {
 		return
 	}
-	alone := len(a.records.State().Members()) == 1 && a.records.Status().AtEnd
+	alone := len(a.records.State().Members()) == 1
+	if !a.records.Status().AtEnd {
+		return
+	}
 	if have < of && !alone {
 		if s, err := a.Status(ctx, ""); err != nil || !s.InSync {
 			return

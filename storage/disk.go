@@ -353,6 +353,17 @@ func (r *diskReader) Scan(prefix, from []byte, fn func(key, value []byte) error)
 	})
 }
 
+// Keys implements Reader.
+func (r *diskReader) Keys(prefix, from []byte, fn func(key []byte) error) error {
+	if len(prefix) > 0 && reserved(prefix[0]) {
+		return nil
+	}
+	if len(prefix) == 0 {
+		from = later([]byte{firstKind}, from)
+	}
+	return r.each(prefix, from, badger.IteratorOptions{}, func(key []byte, _ *badger.Item) error { return fn(key) })
+}
+
 // each calls fn for every key of the engine's, the store's own included.
 func (r *diskReader) each(
 	prefix, from []byte, o badger.IteratorOptions, fn func(key []byte, item *badger.Item) error,

@@ -48,6 +48,8 @@ type Reader interface {
 	// Scan calls fn for every pair whose key begins with prefix, ascending, starting at the first key >= from (nil: at
 	// the first). fn may keep neither slice. An error of fn ends the scan and is returned; ErrStop ends it without.
 	Scan(prefix, from []byte, fn func(key, value []byte) error) error
+	// Keys is Scan without the values, which are neither read nor checked.
+	Keys(prefix, from []byte, fn func(key []byte) error) error
 }
 
 // ErrStop ends a Scan early without an error.

@@ -34,6 +34,9 @@ type Agent interface {
 	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
 	// ctx ends. A cursor that is no longer held is CodeGone.
 	Events(ctx context.Context, since uint64, follow bool, fn func(Event) error) error
+
+	// Verify checks everything that is stored, and tells progress now and then. It can take minutes; reads and writes go on.
+	Verify(ctx context.Context, opts VerifyOptions, progress func(VerifyProgress)) (VerifyReport, error)
 }
 
 // Ref names a resource, "Type/id".

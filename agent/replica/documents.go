@@ -212,11 +212,19 @@ func (r *Replica) rawDocument(d *document) (saved []byte, changes [][]byte, err 
 
 func findChange(body *chunk.Changes, hash crdt.ChangeHash) ([]byte, bool) {
 	for _, c := range body.Changes {
-		if len(c.Raw) > 8 && crdt.ChangeHash(sha256.Sum256(c.Raw[8:])) == hash { // the hash of an uncompressed change
+		if h, ok := hashOfChange(c.Raw); ok && h == hash {
 			return c.Raw, true
 		}
 	}
 	return nil, false
+}
+
+// hashOfChange is the hash of an uncompressed change.
+func hashOfChange(raw []byte) (crdt.ChangeHash, bool) {
+	if len(raw) <= 8 {
+		return crdt.ChangeHash{}, false
+	}
+	return sha256.Sum256(raw[8:]), true
 }
 
 // openChunk reads and opens a stored chunk.

@@ -98,6 +98,9 @@ func Open(cfg Config) (*Replica, error) {
 	r.docs = newOpenDocuments(cfg.OpenOps)
 	r.failing = map[chunkRef]string{}
 	r.mu.changed = make(chan struct{})
+	if err := goOnRebuilding(cfg.Store); err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
 	if err := r.load(); err != nil {
 		return nil, err
 	}
