@@ -3,6 +3,7 @@ package replica
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"slices"
 
 	"chartmesh/crdt"
@@ -27,7 +28,7 @@ func (t *transaction) putView(d *document, key string, old, next *view, local bo
 	case was && !is:
 		t.counts.Resources--
 	}
-	if err := t.reindex(ref, old, next); err != nil {
+	if err := t.reindex(d, ref, old, next); err != nil {
 		return 0, err
 	}
 	next.object = nil // it is many times its JSON, and the view stays for the transaction
@@ -61,8 +62,9 @@ func (t *transaction) place(d *document, ref fhirRef) error {
 	return nil
 }
 
-// reindex keeps the search terms and the patient's list in step with what the view shows.
-func (t *transaction) reindex(ref fhirRef, old, next *view) error {
+// reindex keeps the search terms and the patient's list in step with what the view shows. What another document's view of
+// the same resource is found by stays.
+func (t *transaction) reindex(d *document, ref fhirRef, old, next *view) error {
 	was, err := found(old)
 	if err != nil {
 		return err
@@ -71,8 +73,12 @@ func (t *transaction) reindex(ref fhirRef, old, next *view) error {
 	if err != nil {
 		return err
 	}
+	others, err := t.foundElsewhere(d, ref)
+	if err != nil {
+		return err
+	}
 	for term := range was.terms {
-		if !is.terms[term] {
+		if !is.terms[term] && !others.terms[term] {
 			t.batch.Delete(storage.Term.Key(term, ref.typ, ref.id))
 		}
 	}
@@ -82,7 +88,7 @@ func (t *transaction) reindex(ref fhirRef, old, next *view) error {
 		}
 	}
 	for p := range was.patients {
-		if !is.patients[p] {
+		if !is.patients[p] && !others.patients[p] {
 			t.batch.Delete(storage.OfPatient.Key(p, ref.typ, ref.id))
 		}
 	}
@@ -92,6 +98,31 @@ func (t *transaction) reindex(ref fhirRef, old, next *view) error {
 		}
 	}
 	return nil
+}
+
+// foundElsewhere returns what a resource is found by in other documents than d.
+func (t *transaction) foundElsewhere(d *document, ref fhirRef) (indexed, error) {
+	all := indexed{terms: map[string]bool{}, patients: map[string]bool{}}
+	docs, err := t.documentsOf(ref)
+	if err != nil || len(docs) < 2 {
+		return all, err
+	}
+	for _, doc := range docs {
+		if doc == d.id {
+			continue
+		}
+		v, err := t.view(doc, ref.key())
+		if err != nil {
+			return all, err
+		}
+		x, err := found(v)
+		if err != nil {
+			return all, err
+		}
+		maps.Copy(all.terms, x.terms)
+		maps.Copy(all.patients, x.patients)
+	}
+	return all, nil
 }
 
 type indexed struct{ terms, patients map[string]bool }

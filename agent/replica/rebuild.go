@@ -24,14 +24,8 @@ func derivedKinds() []storage.Kind {
 // mend repairs what a verification found.
 func (r *Replica) mend(ctx context.Context, found *verification, progress func(api.VerifyProgress)) error {
 	progress(api.VerifyProgress{Stage: "repairing"})
-	if found.members {
-		var b storage.Batch
-		for _, e := range r.State().Entries() {
-			b.Put(storage.Member.Key(e.ID()), e.Bytes())
-		}
-		if err := r.store.Commit(ctx, &b); err != nil {
-			return fmt.Errorf("repair the membership log: %w", err)
-		}
+	if err := r.mendTruths(ctx, found); err != nil {
+		return err
 	}
 	if err := func() error {
 		r.write.Lock()
@@ -58,6 +52,54 @@ func (r *Replica) mend(ctx context.Context, found *verification, progress func(a
 		}
 		done++
 		progress(api.VerifyProgress{Stage: "repairing", Done: done * applyChunks})
+	}
+	return nil
+}
+
+// mendTruths writes anew what memory still knows, and removes what nobody knows any more: values of this device alone that
+// do not read.
+func (r *Replica) mendTruths(ctx context.Context, found *verification) error {
+	var b storage.Batch
+	if found.members {
+		for _, e := range r.State().Entries() {
+			b.Put(storage.Member.Key(e.ID()), e.Bytes())
+		}
+	}
+	if len(found.unread) > 0 {
+		r.mu.Lock()
+		for scope, logs := range r.mu.tips {
+			for log, head := range logs {
+				b.Put(storage.LogHead.Key(scope, log), marshalTip(head))
+			}
+		}
+		b.Put(storage.Meta.Key(metaEvent), marshalCounter(r.mu.event))
+		r.mu.Unlock()
+	}
+	err := r.store.View(func(v storage.Reader) error {
+		for _, k := range found.unread {
+			if k == storage.LogHead.Kind.Number() || k == storage.Member.Number() {
+				continue
+			}
+			if err := v.Keys([]byte{k}, nil, func(key []byte) error {
+				_, err := v.Get(key)
+				if !errors.Is(err, storage.ErrDamaged) {
+					return err
+				}
+				if !bytes.Equal(key, storage.Meta.Key(metaEvent)) { // which was put above
+					b.Delete(bytes.Clone(key))
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err == nil && b.Len() > 0 {
+		err = r.store.Commit(ctx, &b)
+	}
+	if err != nil {
+		return fmt.Errorf("repair what does not read: %w", err)
 	}
 	return nil
 }

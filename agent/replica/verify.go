@@ -28,12 +28,15 @@ type verification struct {
 	progress func(api.VerifyProgress)
 	told     time.Time
 
+	cursors map[logRef]uint64 // how far each log is applied
 	heads   map[logRef]uint64 // how far each log is claimed to be held; chunks beyond are on their way again
 	damaged []chunkRef        // chunks, and logs at their ends, to ask for again
 	derived bool              // something that follows from chunks is not what follows
 	members bool              // so is the membership log
+	unread  []byte            // kinds of what is of this device alone, with a value that does not read
 
 	carried map[crdt.DocumentID][]changeMark // by applied chunks
+	apart   map[fhirRef]bool                 // resources that stand in several documents
 	sets    map[trust.ScopeID]chunk.SetHash
 	counts  counts
 	expect  map[byte]*tally // by kind of key
@@ -98,14 +101,14 @@ func (r *Replica) verifyOnce(ctx context.Context, progress func(api.VerifyProgre
 	c := &verification{
 		r: r, progress: progress, report: api.VerifyReport{Findings: []api.Finding{}},
 		carried: map[crdt.DocumentID][]changeMark{}, sets: map[trust.ScopeID]chunk.SetHash{}, expect: map[byte]*tally{},
-		heads: map[logRef]uint64{},
+		heads: map[logRef]uint64{}, cursors: map[logRef]uint64{}, apart: map[fhirRef]bool{},
 	}
 	for _, k := range tallied() {
 		c.expect[k.Number()] = &tally{}
 	}
 	err := r.store.View(func(v storage.Reader) error {
 		c.v, c.st = v, r.State()
-		for _, step := range []func(context.Context) error{c.logs, c.held, c.documents, c.indexes, c.rest} {
+		for _, step := range []func(context.Context) error{c.logs, c.held, c.findApart, c.documents, c.indexes, c.rest} {
 			if err := step(ctx); err != nil {
 				return err
 			}
@@ -195,6 +198,9 @@ func (c *verification) documents(ctx context.Context) error {
 			return nil
 		}
 		next++
+		if at := a.Chunk; at.Counter > c.cursors[logRef{at.Scope, at.Log}] {
+			c.findDerived("document", short(id[:]), "it holds a change of a chunk that does not count as applied")
+		}
 		if err := d.add(a, nil); err != nil {
 			broken = true
 			c.findDerived("document", short(id[:]), "the record of a change does not fit those before")
@@ -367,18 +373,26 @@ func (c *verification) views(d *document, fields []crdt.Field) error {
 		}
 		c.report.Resources++
 		c.counts.Resources++
+		if c.apart[ref] {
+			continue // it is found by what all of its documents say; see duplicates
+		}
 		x, err := found(old)
 		if err != nil {
 			return err
 		}
-		for term := range x.terms {
-			c.expect[storage.Term.Number()].add(storage.Term.Key(term, ref.typ, ref.id))
-		}
-		for p := range x.patients {
-			c.expect[storage.OfPatient.Number()].add(storage.OfPatient.Key(p, ref.typ, ref.id))
-		}
+		c.expectFound(ref, x)
 	}
 	return nil
+}
+
+// expectFound notes the entries by which a resource is found.
+func (c *verification) expectFound(ref fhirRef, x indexed) {
+	for term := range x.terms {
+		c.expect[storage.Term.Number()].add(storage.Term.Key(term, ref.typ, ref.id))
+	}
+	for p := range x.patients {
+		c.expect[storage.OfPatient.Number()].add(storage.OfPatient.Key(p, ref.typ, ref.id))
+	}
 }
 
 // sameView reports whether two views say the same of a document; what is of this device alone (arrival) is left out.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"chartmesh/chunk"
 	"chartmesh/storage"
@@ -34,10 +35,8 @@ func (c *verification) logs(ctx context.Context) error {
 		of += head.Counter
 		return nil
 	})
-	if errors.Is(err, storage.ErrDamaged) {
-		c.find("log", "", whatIs(err))
-	} else if err != nil {
-		return err
+	if err != nil && !errors.Is(err, storage.ErrDamaged) {
+		return err // one that does not read is found among the rest
 	}
 	for _, l := range logs {
 		c.report.Logs++
@@ -45,6 +44,7 @@ func (c *verification) logs(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.cursors[l.ref] = applied
 		head := tip{}
 		for n := uint64(1); n <= l.head.Counter; n++ {
 			c.report.Chunks++
@@ -191,76 +191,72 @@ func (c *verification) indexes(ctx context.Context) error {
 	if errors.Is(err, storage.ErrNotFound) && len(c.sets) == 0 {
 		return nil
 	}
-	var sets []byte
-	if err == nil {
-		sets = marshalSets(c.sets)
-	}
-	if !bytes.Equal(b, sets) {
+	if err != nil || !bytes.Equal(b, marshalSets(c.sets)) {
 		c.findDerived("count", "", "the sums of what is applied are not those of the documents")
 	}
 	return nil
 }
 
-// duplicates notes the conflicts of resources that stand in several documents.
-func (c *verification) duplicates(ctx context.Context) error {
+// findApart finds the resources that stand in several documents; there are few.
+func (c *verification) findApart(ctx context.Context) error {
 	var last fhirRef
-	docs := 0
-	flush := func() error {
-		if docs < 2 {
-			return nil
-		}
-		all, err := readDocumentsOf(c.v, last)
-		if err != nil {
-			return err
-		}
-		var views []located
-		for _, doc := range all {
-			v, err := readView(c.v, doc, last.key())
-			if err != nil {
-				return err
-			}
-			if v != nil {
-				views = append(views, located{doc, v})
-			}
-		}
-		if apart := live(views); apart != nil {
-			id := duplicateID(last, apart)
-			c.counts.Conflicts++
-			c.expect[storage.Conflict.Number()].add(storage.Conflict.Key(id))
-			c.expect[storage.ConflictOf.Number()].add(storage.ConflictOf.Key(last.typ, last.id, id))
-		}
-		return nil
-	}
-	err := c.v.Scan(storage.DocumentsOf.All(), nil, func(key, _ []byte) error {
+	return c.v.Keys(storage.DocumentsOf.All(), nil, func(key []byte) error {
 		typ, id, _, err := storage.DocumentsOf.Parse(key)
 		if err != nil {
 			return err
 		}
-		if ref := (fhirRef{typ, id}); ref != last {
-			if err := flush(); err != nil {
-				return err
-			}
-			last, docs = ref, 0
+		ref := fhirRef{typ, id}
+		if ref == last {
+			c.apart[ref] = true
 		}
-		docs++
+		last = ref
 		return ctx.Err()
 	})
-	if err == nil {
-		err = flush()
+}
+
+// duplicates notes what follows from the views of resources that stand in several documents.
+func (c *verification) duplicates(context.Context) error {
+	for ref := range c.apart {
+		docs, err := readDocumentsOf(c.v, ref)
+		if errors.Is(err, storage.ErrDamaged) {
+			continue // found with its kind
+		}
+		if err != nil {
+			return err
+		}
+		var views []located
+		all := indexed{terms: map[string]bool{}, patients: map[string]bool{}}
+		for _, doc := range docs {
+			v, err := readView(c.v, doc, ref.key())
+			if err != nil || v == nil {
+				continue // found with its document
+			}
+			views = append(views, located{doc, v})
+			x, err := found(v)
+			if err != nil {
+				return err
+			}
+			maps.Copy(all.terms, x.terms)
+			maps.Copy(all.patients, x.patients)
+		}
+		c.expectFound(ref, all)
+		if apart := live(views); apart != nil {
+			id := duplicateID(ref, apart)
+			c.counts.Conflicts++
+			c.expect[storage.Conflict.Number()].add(storage.Conflict.Key(id))
+			c.expect[storage.ConflictOf.Number()].add(storage.ConflictOf.Key(ref.typ, ref.id, id))
+		}
 	}
-	if errors.Is(err, storage.ErrDamaged) {
-		c.findDerived("index", storage.DocumentsOf.String(), whatIs(err))
-		return nil
-	}
-	return err
+	return nil
 }
 
 // rest reads everything that no other step has read, so that its tags are checked, and compares the membership log.
 func (c *verification) rest(ctx context.Context) error {
-	read := map[byte]bool{storage.Chunk.Number(): true, storage.Change.Number(): true, storage.ResourceIn.Number(): true}
-	for _, k := range tallied() {
+	read := map[byte]bool{storage.Chunk.Number(): true}
+	for _, k := range append(derivedKinds(), tallied()...) {
 		read[k.Number()] = true
 	}
+	read[storage.Snapshot.Number()] = false // of documents that are not there any more
 	for _, k := range storage.Kinds() {
 		if read[k.Number()] {
 			continue
@@ -270,8 +266,8 @@ func (c *verification) rest(ctx context.Context) error {
 			return c.tell(ctx, "rest", c.report.Values, 0)
 		})
 		if errors.Is(err, storage.ErrDamaged) {
+			c.unread = append(c.unread, k.Number())
 			c.find(k.String(), "", whatIs(err))
-			c.derived = true
 		} else if err != nil {
 			return err
 		}
