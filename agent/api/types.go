@@ -95,8 +95,8 @@ type Repair struct {
 	Of       uint64     `json:"of"`
 	Salvaged uint64     `json:"salvaged"` // read from the damaged store; the rest comes from the other devices
 	From     []string   `json:"from"`     // the devices that are connected now
-	// Unsure counts own chunks that could not be read and that no other device was known to hold; LostOwn and LostOthers,
-	// when it is done, what nobody had.
+	// Unsure counts own chunks that could not be read and that no other device was known to hold; LostOwn and LostOthers
+	// what has not come so far: when it is done, what no device that was reached had.
 	Unsure     uint64 `json:"unsure"`
 	LostOwn    uint64 `json:"lost_own"`
 	LostOthers uint64 `json:"lost_others"`

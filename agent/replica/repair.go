@@ -44,7 +44,7 @@ type RepairLog struct {
 	Target   uint64 // the last counter that was durable
 	Salvaged uint64 // chunks that were read from the damaged store
 	Unsure   uint64 // own chunks that were not, and that no other device was known to hold
-	Lost     uint64 // when it is over: what no device had
+	Lost     uint64 // what has not come so far; not stored
 }
 
 // Unsure counts own chunks of which it is not known that another device holds them.
@@ -55,7 +55,7 @@ func (p Repair) Unsure() (n uint64) {
 	return n
 }
 
-// Lost counts what no device had, own chunks and others'.
+// Lost counts what has not come so far, own chunks and others'. When the repair is over, no device that was reached had them.
 func (p Repair) Lost() (own, others uint64) {
 	for _, l := range p.Logs {
 		if l.Own {
@@ -98,7 +98,7 @@ func (p *Repair) marshal() []byte {
 		w.Raw(l.Scope[:])
 		w.Raw(l.Log[:])
 		putBool(&w, l.Own)
-		for _, n := range []uint64{l.Target, l.Salvaged, l.Unsure, l.Lost} {
+		for _, n := range []uint64{l.Target, l.Salvaged, l.Unsure} {
 			w.Uvarint(n)
 		}
 	}
@@ -124,7 +124,7 @@ func parseRepair(b []byte) (p Repair, err error) {
 		r.Fixed(l.Scope[:])
 		r.Fixed(l.Log[:])
 		l.Own = r.Byte() == 1
-		for _, n := range []*uint64{&l.Target, &l.Salvaged, &l.Unsure, &l.Lost} {
+		for _, n := range []*uint64{&l.Target, &l.Salvaged, &l.Unsure} {
 			*n = r.Uvarint(1<<64 - 1)
 		}
 		if r.Err() != nil {
@@ -152,14 +152,16 @@ func (r *Replica) Repair() (p Repair, have, of uint64, err error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, l := range p.Logs {
-		have += min(r.mu.vectors[l.Scope][l.Log].Counter, l.Target)
-		of += l.Target
+	for i := range p.Logs {
+		l := &p.Logs[i]
+		held := min(r.mu.vectors[l.Scope][l.Log].Counter, l.Target)
+		l.Lost = l.Target - held
+		have, of = have+held, of+l.Target
 	}
 	return p, have, of, nil
 }
 
-// EndRepair notes that a repair is over, and what no device had. It is for whoever knows that all that can come has.
+// EndRepair notes that a repair is over. It is for whoever knows that all that can come for now has.
 func (r *Replica) EndRepair(ctx context.Context) (Repair, error) {
 	r.write.Lock()
 	defer r.write.Unlock()
@@ -168,12 +170,6 @@ func (r *Replica) EndRepair(ctx context.Context) (Repair, error) {
 		return p, err
 	}
 	p.Done = r.now()
-	r.mu.Lock()
-	for i := range p.Logs {
-		l := &p.Logs[i]
-		l.Lost = l.Target - min(r.mu.vectors[l.Scope][l.Log].Counter, l.Target)
-	}
-	r.mu.Unlock()
 	t := r.begin()
 	t.batch.Put(storage.Meta.Key(metaRepair), p.marshal())
 	t.events = []Event{{Kind: EventRepaired}}

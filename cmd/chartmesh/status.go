@@ -163,7 +163,7 @@ func (p *printer) store(s api.Store) {
 				p.line("            %s of this device could not be read, and no other device was known to have them", plural(r.Unsure, "chunk"))
 			}
 		case r.LostOwn+r.LostOthers > 0:
-			p.line("damage      found %s and repaired, except %s of this device and %s of others that no device has",
+			p.line("damage      found %s and repaired, except %s of this device and %s of others that no device had that was reached",
 				when(r.Since), plural(r.LostOwn, "chunk"), count(r.LostOthers))
 		default:
 			p.line("damage      found %s and repaired whole", when(r.Since))
