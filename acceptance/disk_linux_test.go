@@ -283,9 +283,10 @@ func fullGuarded(t *testing.T, on string) {
 	b.verify()
 }
 
-// fullBehind fills the disk faster than the guard can see.
+// fullBehind fills the disk faster than the guard can see: there is none, so that the engine meets the end of the disk.
 func fullBehind(t *testing.T, on string, random *rand.Rand) {
 	s := newSite(t, on, "surgery")
+	s.program = mutant(t, "agent/store.go", "LeastFree: a.leastFree()}", "LeastFree: 0 * a.leastFree()}")
 	s.env = []string{"CHARTMESH_LEAST_FREE_MB=1"}
 	s.mustRun("init", "--practice", "Praxis", "--site", s.name, "--device", s.name)
 	s.start()
@@ -299,7 +300,10 @@ func fullBehind(t *testing.T, on string, random *rand.Rand) {
 		}
 		wait(t, time.Duration(50+random.IntN(300))*time.Millisecond)
 		filler := fill(t, on, 0)
-		wait(t, 2*time.Second) // the engine meets the end of the disk, or the guard does
+		select {
+		case <-s.gone: // the engine has met the end of the disk
+		case <-time.After(5 * time.Second):
+		}
 		cancel()
 		writers.Wait()
 		select {
@@ -326,6 +330,9 @@ func fullBehind(t *testing.T, on string, random *rand.Rand) {
 	}
 	s.verify()
 	n := l.check(t, s)
+	if ended == 0 {
+		t.Error("a full disk ended no agent: the test shows little")
+	}
 	t.Logf("the disk was filled 4 times and ended the agent %d times; %d acknowledged writes, none missing", ended, n)
 }
 

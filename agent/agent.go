@@ -156,6 +156,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.apply(ctx, host) })
 	wg.Go(func() { a.housekeeping(ctx, host) })
 	wg.Go(func() { a.tellOfPeers(ctx) })
+	wg.Go(func() { a.scrub(ctx) })
 	err = host.Run(ctx)
 	cancel()
 	wg.Wait()

@@ -271,6 +271,35 @@ func (a *Agent) watchRepair(ctx context.Context) {
 	a.log.Info("the records are repaired", "own_chunks_lost", own, "other_chunks_lost", others)
 }
 
+// A running agent reads all of its chunks once a day, for the first time when it has settled, and never in a hurry.
+const (
+	scrubFirst = 20 * time.Minute
+	scrubEvery = 24 * time.Hour
+	scrubPause = 50 * time.Millisecond
+)
+
+func (a *Agent) scrub(ctx context.Context) {
+	timer := time.NewTimer(scrubFirst)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		}
+		n, err := a.records.Scrub(ctx, scrubPause)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil:
+			a.log.Warn("the chunks were not all read", "error", err)
+		default:
+			a.log.Info("all chunks were read", "chunks", n)
+		}
+		timer.Reset(scrubEvery)
+	}
+}
+
 // storeStatus says how things stand on the disk.
 func (a *Agent) storeStatus(s api.Status) (api.Store, error) {
 	st := api.Store{State: api.StoreOK}

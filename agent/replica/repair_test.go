@@ -225,6 +225,42 @@ func TestApplierGoesOn(t *testing.T) {
 	}
 }
 
+// TestScrub damages one chunk and removes another, of two logs: a scrub finds both, and they come again.
+func TestScrub(t *testing.T) {
+	a, b := busy(t)
+	scope := clinical(t, a)
+	n, err := b.Scrub(t.Context(), 0)
+	must(t, err)
+	want := uint64(0)
+	for _, s := range b.State().Scopes() {
+		for _, p := range b.Vector(s.ID) {
+			want += p.Counter
+		}
+	}
+	if n != want || n < 10 {
+		t.Fatalf("%d of %d chunks were read", n, want)
+	}
+	if b.TakenBack() {
+		t.Fatal("a scrub of an undamaged store took something back")
+	}
+	b.twin.Corrupt(storage.Chunk.Key(scope, chunk.CurrentLog(a.keys), 3))
+	var batch storage.Batch
+	batch.Delete(storage.Chunk.Key(scope, chunk.CurrentLog(b.keys), 2))
+	must(t, b.twin.Commit(t.Context(), &batch))
+	own := chunk.CurrentLog(b.keys)
+	if _, err := b.Scrub(t.Context(), 0); err != nil || !b.TakenBack() {
+		t.Fatalf("the scrub took nothing back, %v", err)
+	}
+	v := b.Vector(scope)
+	if v[chunk.CurrentLog(a.keys)].Counter != 2 || v[own].Counter != 1 || chunk.CurrentLog(b.keys) == own {
+		t.Errorf("the vector claims %v", v)
+	}
+	sync(t, a, b)
+	if r := b.verify(false); !r.Clean || a.export() != b.export() {
+		t.Errorf("after that: %+v", r)
+	}
+}
+
 // TestRefill fills a new store from what an old one says, less a chunk of its own that nobody else has and one that the
 // other device has.
 func TestRefill(t *testing.T) {
