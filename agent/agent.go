@@ -66,8 +66,9 @@ type Agent struct {
 		sync.Mutex
 		written []byte
 	}
-	wasFull atomic.Bool
-	aside   struct {
+	wasFull   atomic.Bool
+	savedLost bool // housekeeping's
+	aside     struct {
 		sync.Mutex
 		sizes map[string]uint64
 	}

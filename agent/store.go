@@ -250,7 +250,13 @@ func takeContacts(ctx context.Context, f *replica.Refill, c contacts) error {
 // watchRepair ends a repair when everything is here that was, or when every device that is there has given what it has.
 func (a *Agent) watchRepair(ctx context.Context) {
 	p, have, of, err := a.records.Repair()
-	if err != nil || p.Since.IsZero() || !p.Done.IsZero() {
+	if err != nil || p.Since.IsZero() {
+		return
+	}
+	if !p.Done.IsZero() {
+		if have < of && !a.savedLost { // an agent before this one may have ended in between
+			a.saveLost(ctx)
+		}
 		return
 	}
 	alone := len(a.records.State().Members()) == 1
@@ -269,6 +275,19 @@ func (a *Agent) watchRepair(ctx context.Context) {
 	}
 	own, others := p.Lost()
 	a.log.Info("the records are repaired", "own_chunks_lost", own, "other_chunks_lost", others)
+	if own+others > 0 {
+		a.saveLost(ctx)
+	}
+}
+
+// saveLost writes once more what is still shown of lost chunks.
+func (a *Agent) saveLost(ctx context.Context) {
+	a.savedLost = true
+	if n, err := a.records.SaveLost(ctx); err != nil {
+		a.log.Error("what was shown of lost chunks was not written once more", "error", err)
+	} else if n > 0 {
+		a.log.Warn("what was shown of lost chunks was written once more", "resources", n)
+	}
 }
 
 // A running agent reads all of its chunks once a day, for the first time when it has settled, and never in a hurry.

@@ -261,6 +261,45 @@ func TestScrub(t *testing.T) {
 	}
 }
 
+// TestSaveLost loses a chunk that no other device has: what it said is still shown, can be edited, and reaches the other.
+func TestSaveLost(t *testing.T) {
+	a, b := busy(t)
+	scope := clinical(t, a)
+	own := chunk.CurrentLog(b.keys)
+	b.put(`{"resourceType":"Basic","id":"alone","code":{"text":"only here"}}`, false)
+	b.edit("Patient/anna", func(o map[string]any) { o["active"] = true })
+	n := b.Vector(scope)[own].Counter
+	b.twin.Corrupt(storage.Chunk.Key(scope, own, n-1))
+	b.twin.Corrupt(storage.Chunk.Key(scope, own, n))
+	b.crash()
+	shown := b.export()
+	_, err := b.Scrub(t.Context(), 0)
+	must(t, err)
+	sync(t, a, b)
+	p, err := b.EndRepair(t.Context())
+	must(t, err)
+	if lost, others := p.Lost(); lost != 2 || others != 0 || p.Unsure() != 1 {
+		t.Errorf("%d own and %d other chunks are said to be lost, %d unsure: %+v", lost, others, p.Unsure(), p)
+	}
+	saved, err := b.SaveLost(t.Context())
+	must(t, err)
+	if saved != 2 {
+		t.Errorf("%d resources were written once more, want 2", saved)
+	}
+	if saved, err := b.SaveLost(t.Context()); err != nil || saved != 0 {
+		t.Errorf("a second time %d, %v", saved, err)
+	}
+	sync(t, a, b)
+	if b.export() != shown || a.export() != b.export() {
+		t.Error("what was shown is not there any more")
+	}
+	b.edit("Basic/alone", func(o map[string]any) { o["code"] = map[string]any{"text": "edited"} })
+	sync(t, a, b)
+	if r := b.verify(false); !r.Clean || a.export() != b.export() {
+		t.Errorf("after that: %+v", r)
+	}
+}
+
 // TestRefill fills a new store from what an old one says, less a chunk of its own that nobody else has and one that the
 // other device has.
 func TestRefill(t *testing.T) {
