@@ -53,7 +53,7 @@ func newImage(t *testing.T, megabytes int) *image {
 	must(t, os.Mkdir(i.on, 0o700))
 	must(t, os.WriteFile(i.file, nil, 0o600))
 	must(t, os.Truncate(i.file, int64(megabytes)<<20))
-	do(t, "mkfs.ext4", "-q", "-F", i.file)
+	do(t, "mkfs.ext4", "-q", "-F", "-m", "0", i.file) // root, too, meets its end
 	i.mount()
 	t.Cleanup(i.unmount)
 	return i
