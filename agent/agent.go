@@ -120,6 +120,9 @@ func Open(cfg Config) (_ *Agent, err error) {
 // storeIn is where a data folder has its store, beside the keyring and the socket.
 func storeIn(dir string) string { return filepath.Join(dir, "records") }
 
+// compactEvery is how often an agent looks whether there is anything to compact.
+const compactEvery = 30 * time.Second
+
 // ackEvery is how often acknowledgements of other devices are stored; a crash forgets no more than that.
 const ackEvery = 2 * time.Second
 
@@ -158,6 +161,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.housekeeping(ctx, host) })
 	wg.Go(func() { a.tellOfPeers(ctx) })
 	wg.Go(func() { a.scrub(ctx) })
+	wg.Go(func() { a.compact(ctx) })
 	err = host.Run(ctx)
 	cancel()
 	wg.Wait()
@@ -240,6 +244,26 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 		}
 		a.watchRepair(ctx)
 		host.SetPeers(a.peers.addresses(a.records))
+	}
+}
+
+// compact packs documents that are left alone, and deletes what is packed and found good. Each commit of it wakes the
+// applier's loop, which tells the peers.
+func (a *Agent) compact(ctx context.Context) {
+	tick := time.NewTicker(compactEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		switch c, err := a.records.Compact(ctx, false); {
+		case err != nil && ctx.Err() == nil:
+			a.log.Warn("compaction failed; it is tried again", "error", err)
+		case c.Checkpoints+c.Deleted > 0:
+			a.log.Info("compacted", "checkpoints", c.Checkpoints, "deleted_chunks", c.Deleted, "waiting", c.Waiting)
+		}
 	}
 }
 

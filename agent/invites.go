@@ -53,6 +53,13 @@ func openInvites(a *Agent) (*invites, error) {
 	if err != nil || b == nil {
 		return i, err
 	}
+	if i.mu.list, err = parseInvites(b); err != nil {
+		return nil, fmt.Errorf("read invitations: %w", err)
+	}
+	return i, nil
+}
+
+func parseInvites(b []byte) (list []invite, err error) {
 	r := wire.NewReader(b)
 	if r.Byte() != inviteFormat {
 		r.Fail("version")
@@ -64,24 +71,22 @@ func openInvites(a *Agent) (*invites, error) {
 		v.tries = r.Uvarint(maxTries)
 		v.role = trust.Role(r.Byte())
 		v.expires = time.UnixMilli(r.Varint())
-		v.used = r.Byte() == 1
+		used := r.Byte()
+		if v.used = used == 1; used > 1 {
+			r.Fail("truth value")
+		}
 		r.Fixed(v.by[:])
 		r.Fixed(v.hpke[:])
-		i.mu.list = append(i.mu.list, v)
+		list = append(list, v)
 	}
-	if err := r.Close(); err != nil {
-		return nil, fmt.Errorf("read invitations: %w", err)
-	}
-	return i, nil
+	return list, r.Close()
 }
 
-// storeLocked makes the list durable. The lock is held over the write on purpose: an invitation that is being redeemed
-// must not be redeemed again before it is durably used.
-func (i *invites) storeLocked(ctx context.Context) error {
+func marshalInvites(list []invite) []byte {
 	var w wire.Writer
 	w.Byte(inviteFormat)
-	w.Uvarint(uint64(len(i.mu.list)))
-	for _, v := range i.mu.list {
+	w.Uvarint(uint64(len(list)))
+	for _, v := range list {
 		w.Raw(v.id[:])
 		w.Raw(v.key[:])
 		w.Uvarint(v.tries)
@@ -95,7 +100,13 @@ func (i *invites) storeLocked(ctx context.Context) error {
 		w.Raw(v.by[:])
 		w.Raw(v.hpke[:])
 	}
-	return i.agent.records.PutSmall(ctx, storage.Meta.Key(replica.MetaInvites), w.Bytes())
+	return w.Bytes()
+}
+
+// storeLocked makes the list durable. The lock is held over the write on purpose: an invitation that is being redeemed
+// must not be redeemed again before it is durably used.
+func (i *invites) storeLocked(ctx context.Context) error {
+	return i.agent.records.PutSmall(ctx, storage.Meta.Key(replica.MetaInvites), marshalInvites(i.mu.list))
 }
 
 func (i *invites) forgetExpiredLocked(now time.Time) {

@@ -55,11 +55,19 @@ func free(transport, port string) bool {
 }
 
 func (a *Agent) ports() (map[string]string, error) {
-	ports := map[string]string{}
 	b, err := a.records.Small(storage.Meta.Key(replica.MetaPorts))
 	if err != nil || b == nil {
-		return ports, err
+		return map[string]string{}, err
 	}
+	ports, err := parsePorts(b)
+	if err != nil {
+		return nil, fmt.Errorf("read ports: %w", err)
+	}
+	return ports, nil
+}
+
+func parsePorts(b []byte) (map[string]string, error) {
+	ports := map[string]string{}
 	r := wire.NewReader(b)
 	if r.Byte() != portsFormat {
 		r.Fail("version")
@@ -67,10 +75,15 @@ func (a *Agent) ports() (map[string]string, error) {
 	for _, transport := range []string{"udp", "tcp"} {
 		ports[transport] = r.String(5)
 	}
-	if err := r.Close(); err != nil {
-		return nil, fmt.Errorf("read ports: %w", err)
-	}
-	return ports, nil
+	return ports, r.Close()
+}
+
+func marshalPorts(ports map[string]string) []byte {
+	var w wire.Writer
+	w.Byte(portsFormat)
+	w.String(ports["udp"])
+	w.String(ports["tcp"])
+	return w.Bytes()
 }
 
 // rememberPorts stores the ports that were bound.
@@ -89,12 +102,4 @@ func (a *Agent) rememberPorts(ctx context.Context, addresses []string) error {
 		return nil
 	}
 	return a.records.PutSmall(ctx, storage.Meta.Key(replica.MetaPorts), marshalPorts(now))
-}
-
-func marshalPorts(ports map[string]string) []byte {
-	var w wire.Writer
-	w.Byte(portsFormat)
-	w.String(ports["udp"])
-	w.String(ports["tcp"])
-	return w.Bytes()
 }

@@ -185,7 +185,7 @@ func parsePeer(b []byte) (rec peerRecord, err error) {
 	for range r.Uvarint(maxPeerAddrs) {
 		rec.Addrs = append(rec.Addrs, r.String(maxPeerAddr))
 	}
-	if ms := r.Varint(); ms > 0 {
+	if ms := r.Varint(); ms != (time.Time{}).UnixMilli() { // that is how never is written
 		rec.LastContact = time.UnixMilli(ms)
 	}
 	return rec, r.Close()

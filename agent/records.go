@@ -117,6 +117,30 @@ func (a *Agent) Resolve(ctx context.Context, user, id string, decision api.Decis
 	return v, explain(err)
 }
 
+// Held lists chunks that are held back.
+func (a *Agent) Held(ctx context.Context, query api.HeldQuery) (api.HeldPage, error) {
+	v, err := a.records.ListHeld(ctx, query)
+	return v, explain(err)
+}
+
+// HeldChunk shows one of them.
+func (a *Agent) HeldChunk(ctx context.Context, id string) (api.HeldDetail, error) {
+	v, err := a.records.ShowHeld(ctx, id)
+	return v, explain(err)
+}
+
+// DecideHeld releases or discards one.
+func (a *Agent) DecideHeld(ctx context.Context, user, id string, decision api.HeldDecision) (api.HeldOutcome, error) {
+	v, err := a.records.DecideHeld(ctx, user, id, decision)
+	return v, explain(err)
+}
+
+// RetryHeld tries again what this machine failed on.
+func (a *Agent) RetryHeld(ctx context.Context, id string) (api.HeldRetry, error) {
+	v, err := a.records.RetryHeld(ctx, id)
+	return v, explain(err)
+}
+
 // Events tells what happened.
 func (a *Agent) Events(ctx context.Context, since uint64, follow bool, fn func(api.Event) error) error {
 	return explain(a.records.Events(ctx, since, follow, fn))
@@ -126,4 +150,15 @@ func (a *Agent) Events(ctx context.Context, since uint64, follow bool, fn func(a
 func (a *Agent) Verify(ctx context.Context, opts api.VerifyOptions, progress func(api.VerifyProgress)) (api.VerifyReport, error) {
 	v, err := a.records.Verify(ctx, opts, progress)
 	return v, explain(err)
+}
+
+// Compact packs what can be packed, and says what is stored then.
+func (a *Agent) Compact(ctx context.Context) (api.Compaction, error) {
+	c, err := a.records.Compact(ctx, true)
+	if err != nil {
+		return api.Compaction{}, explain(err)
+	}
+	out := api.Compaction{Checkpoints: c.Checkpoints, Words: c.Words, Deleted: c.Deleted, Waiting: c.Waiting}
+	out.Chunks, out.Skips, out.Bytes, err = a.records.StoredChunks()
+	return out, explain(err)
 }

@@ -17,6 +17,14 @@ const heldShown = 100
 // Status says how things stand: with the records, and with every other device.
 func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 	st := a.records.State()
+	host := a.host.Load()
+	statuses := map[trust.DeviceID]p2p.PeerStatus{}
+	if host != nil {
+		for _, p := range host.Peers() {
+			statuses[p.Device] = p
+		}
+	}
+	// After the sessions: what they say to hold alike is counted as applied only if it was by then.
 	counts := a.records.Status()
 	id, err := p2p.PeerID(a.keys.Device())
 	if err != nil {
@@ -29,13 +37,8 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		Addresses: []string{}, Peers: []api.Peer{}, Sync: []api.PeerSync{},
 	}
 	s.Device, s.Site = a.keys.Names(st, a.keys.Device())
-	host := a.host.Load()
-	statuses := map[trust.DeviceID]p2p.PeerStatus{}
 	if host != nil {
 		s.Running, s.Addresses = true, host.Addresses()
-		for _, p := range host.Peers() {
-			statuses[p.Device] = p
-		}
 	}
 	connected, agreed, syncing, found := 0, 0, false, peer == ""
 	for _, m := range st.Members() {

@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"testing"
 	"time"
 
@@ -27,28 +31,65 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// TestTrips goes every trip once, so that a benchmark that no longer works is noticed before somebody needs its figure.
-func TestTrips(t *testing.T) {
-	a := found(t)
-	other := join(t, a, "branch")
-	batches, _, _ := bundles(t, 2)
-	a.load(t, batches)
-	p := a.somePatients(t, 1)[0]
-	version := a.edit(t, p)
-	a.inSync(t, other)
-	other.inSync(t, a)
-	got, err := other.Get(t.Context(), p.ref, "")
+// benchmarks are all of this package; TestBenchmarks holds the list against the source.
+var benchmarks = map[string]func(*testing.B){
+	"Seal": BenchmarkSeal, "Open": BenchmarkOpen, "Edit": BenchmarkEdit, "Apply": BenchmarkApply, "Compact": BenchmarkCompact,
+	"EditVisible": BenchmarkEditVisible, "Import": BenchmarkImport, "FirstSync": BenchmarkFirstSync,
+	"Reconnect": BenchmarkReconnect, "Read": BenchmarkRead,
+}
+
+// TestBenchmarks goes through every benchmark once, with little to do, so that one that no longer works is noticed before
+// somebody needs its figure.
+func TestBenchmarks(t *testing.T) {
+	var declared []string
+	files, err := filepath.Glob("*_test.go")
 	must(t, err)
-	if got.Version != version {
-		t.Errorf("the other site has version %s, not %s", got.Version, version)
+	for _, name := range files {
+		source, err := os.ReadFile(name)
+		must(t, err)
+		for _, m := range regexp.MustCompile(`(?m)^func Benchmark(\w+)\(`).FindAllSubmatch(source, -1) {
+			declared = append(declared, string(m[1]))
+		}
+	}
+	slices.Sort(declared)
+	if listed := slices.Sorted(maps.Keys(benchmarks)); !slices.Equal(listed, declared) {
+		t.Fatalf("the list has %q, the files %q", listed, declared)
+	}
+	many, long, edits := importPatients, limitTime, compactEdits
+	importPatients, limitTime, compactEdits = 2, 0, 70
+	defer func() { importPatients, limitTime, compactEdits = many, long, edits }()
+	must(t, flag.Set("test.benchtime", "1x"))
+	for _, name := range declared {
+		t.Run(name, func(t *testing.T) {
+			// testing.Benchmark says nothing of why a benchmark failed.
+			failed = func(what string) { t.Error(what) }
+			defer func() { failed = nil }()
+			if r := testing.Benchmark(benchmarks[name]); r.N == 0 && !t.Failed() && !parents[name] {
+				t.Error("it did not run to its end")
+			}
+		})
 	}
 }
+
+// parents are the benchmarks that are made of others, whose results testing.Benchmark adds up to nothing.
+var parents = map[string]bool{"Seal": true, "Open": true, "Read": true}
+
+// failed is told why a benchmark fails, if set.
+var failed func(what string)
 
 func must(b testing.TB, err error) {
 	b.Helper()
 	if err != nil {
-		b.Fatal(err)
+		fatal(b, err)
 	}
+}
+
+func fatal(b testing.TB, what ...any) {
+	b.Helper()
+	if failed != nil {
+		failed(fmt.Sprint(what...))
+	}
+	b.Fatal(what...)
 }
 
 func within(b testing.TB) context.Context {
@@ -94,11 +135,11 @@ func (s *site) run(b testing.TB) {
 		}
 		select {
 		case err := <-ran:
-			b.Fatalf("the agent ended: %v", err)
+			fatal(b, fmt.Sprintf("the agent ended: %v", err))
 		case <-time.After(5 * time.Millisecond):
 		}
 		if time.Now().After(end) {
-			b.Fatal("the agent found no address")
+			fatal(b, "the agent found no address")
 		}
 	}
 }
@@ -166,7 +207,7 @@ func (s *site) load(b testing.TB, batches []api.ImportBatch) {
 		result, err := s.Import(context.Background(), "Dr. Adler", batch)
 		must(b, err)
 		if len(result.Refused) > 0 {
-			b.Fatalf("an import refused %d resources", len(result.Refused))
+			fatal(b, fmt.Sprintf("an import refused %d resources", len(result.Refused)))
 		}
 	}
 }

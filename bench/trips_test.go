@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"fmt"
-	"io"
 	"slices"
 	"testing"
 	"time"
@@ -11,19 +10,12 @@ import (
 	"chartmesh/agent/api"
 )
 
-// BenchmarkEdit is a local edit: read, difference, engine, seal, one durable commit. Its limit is LimitCommit.
-func BenchmarkEdit(b *testing.B) {
-	a := found(b)
-	patients := a.somePatients(b, 20)
-	n := 0
-	for b.Loop() {
-		a.edit(b, patients[n%len(patients)])
-		n++
-	}
-}
+// visibleBytes is about what an edit commits at its author, and twice at the other site, as BenchmarkEdit and
+// BenchmarkApply report it.
+const visibleBytes = 4 << 10
 
-// BenchmarkEditVisible is from an edit sent at one site to its event at the other, durable at both. Its limit is two
-// LimitCommits and half a LimitRoundTrip.
+// BenchmarkEditVisible is from an edit sent at one site to its event at the other, durable at both and applied. Its limits
+// are a sync where it was written, one where it arrived, one where it was applied, and a round trip, of which it needs half.
 func BenchmarkEditVisible(b *testing.B) {
 	a := found(b)
 	other := join(b, a, "branch")
@@ -60,9 +52,9 @@ func BenchmarkEditVisible(b *testing.B) {
 			case e := <-events:
 				seen = e.Resource == written.Ref && e.Version == written.Version
 			case err := <-done:
-				b.Fatalf("events ended: %v", err)
+				fatal(b, fmt.Sprintf("events ended: %v", err))
 			case <-late:
-				b.Fatal("an edit never appeared at the other site")
+				fatal(b, "an edit never appeared at the other site")
 			}
 		}
 		took = append(took, time.Since(begun))
@@ -70,6 +62,7 @@ func BenchmarkEditVisible(b *testing.B) {
 	slices.Sort(took)
 	b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "p50-ms")
 	b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
+	beside(b, times(3, fsynced(b, visibleBytes)), roundTrip(b))
 }
 
 // newest is the cursor of a site's last event.
@@ -82,10 +75,11 @@ func newest(b testing.TB, s *site) (cursor uint64) {
 	return cursor
 }
 
-const importPatients = 100
+// importPatients is how many patients' records are imported and synced.
+var importPatients = 100
 
-// BenchmarkImport imports the records of patients, one change per document and bundle. Its limits are LimitCompress and
-// LimitCommit.
+// BenchmarkImport imports the records of patients, one change per document and bundle. Its limits are the same JSON through
+// the compressor, and a sync for each bundle of what comes of it.
 func BenchmarkImport(b *testing.B) {
 	batches, resources, size := bundles(b, importPatients)
 	b.SetBytes(int64(size))
@@ -99,10 +93,18 @@ func BenchmarkImport(b *testing.B) {
 		b.StartTimer()
 	}
 	b.ReportMetric(float64(resources*b.N)/b.Elapsed().Seconds(), "resources/s")
+	var all []byte
+	for _, batch := range batches {
+		for _, r := range batch.Resources {
+			all = append(all, r...)
+		}
+	}
+	const packed = 10 // that JSON of records becomes about a tenth
+	beside(b, compressed(b, all), times(len(batches), fsynced(b, len(all)/packed/len(batches))))
 }
 
-// BenchmarkFirstSync is from the start of an empty member's agent until it is in sync. Its limits are LimitLoopback and
-// LimitCommit.
+// BenchmarkFirstSync is from the start of an empty member's agent until it is in sync. Its limits are the bytes that came
+// over the wire through plain TCP, and one sync of them.
 func BenchmarkFirstSync(b *testing.B) {
 	a := found(b)
 	batches, _, _ := bundles(b, importPatients)
@@ -123,7 +125,7 @@ func BenchmarkFirstSync(b *testing.B) {
 		b.StopTimer()
 		n++
 		if status.Resources != held.Resources {
-			b.Fatalf("in sync with %d resources of %d", status.Resources, held.Resources)
+			fatal(b, fmt.Sprintf("in sync with %d resources of %d", status.Resources, held.Resources))
 		}
 		for _, s := range status.Sync {
 			wire += s.BytesReceived + s.BytesSent
@@ -133,6 +135,7 @@ func BenchmarkFirstSync(b *testing.B) {
 	}
 	b.ReportMetric(float64(wire)/float64(n)/float64(json), "wire/json")
 	b.ReportMetric(float64(held.Resources*n)/b.Elapsed().Seconds(), "resources/s")
+	beside(b, copied(b, int(wire)/n), fsynced(b, int(wire)/n))
 }
 
 // counter counts what is written to it.
@@ -143,8 +146,8 @@ func (c *counter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// BenchmarkReconnect is from the network coming back until both sides know that there is nothing to do. Its limit is the
-// handshake and LimitRoundTrip.
+// BenchmarkReconnect is from the network coming back until both sides know that there is nothing to do. Its limit is a plain
+// TCP connection and as many bytes there and back, without who is who and without a secret.
 func BenchmarkReconnect(b *testing.B) {
 	a := found(b)
 	batches, _, _ := bundles(b, importPatients)
@@ -172,32 +175,41 @@ func BenchmarkReconnect(b *testing.B) {
 	}
 	b.ReportMetric(bytes/n, "payload-bytes")
 	b.ReportMetric(trips/n, "round-trips")
+	beside(b, connected(b, int(bytes/n)/2))
 }
 
-// BenchmarkRead is reading one resource of many.
+// BenchmarkRead is reading one resource of many, or all. Its limit is a file of as many bytes that is in memory already.
 func BenchmarkRead(b *testing.B) {
 	a := found(b)
 	batches, _, _ := bundles(b, importPatients)
 	a.load(b, batches)
 	p := a.somePatients(b, 1)[0]
 	b.Run("get", func(b *testing.B) {
+		var res api.Resource
 		for b.Loop() {
-			_, err := a.Get(context.Background(), p.ref, "")
+			var err error
+			res, err = a.Get(context.Background(), p.ref, "")
 			must(b, err)
 		}
+		beside(b, cached(b, len(res.JSON)))
 	})
 	b.Run("find", func(b *testing.B) {
 		for b.Loop() {
 			found, err := a.Find(context.Background(), "bench", 50)
 			must(b, err)
 			if len(found) != 1 {
-				b.Fatalf("found %d", len(found))
+				fatal(b, fmt.Sprintf("found %d", len(found)))
 			}
 		}
+		beside(b, cached(b, 1<<10))
 	})
 	b.Run("export", func(b *testing.B) {
+		var size counter
 		for b.Loop() {
-			must(b, a.Export(context.Background(), io.Discard, api.ExportOptions{}))
+			size = 0
+			must(b, a.Export(context.Background(), &size, api.ExportOptions{}))
 		}
+		b.SetBytes(int64(size))
+		beside(b, cached(b, int(size)))
 	})
 }

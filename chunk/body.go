@@ -7,7 +7,7 @@ import (
 	"chartmesh/wire"
 )
 
-// Body is what a chunk seals: [*Changes], or [*Opaque] for every other kind.
+// Body is what a chunk seals: [*Changes], [*Checkpoint], [*Cover], [*Decision], or [*Opaque] for every other kind.
 type Body interface {
 	// Kind returns the kind that the header names.
 	Kind() Kind
@@ -16,6 +16,12 @@ type Body interface {
 
 	append(w *wire.Writer)
 }
+
+// clearer is a body a part of which stands in clear.
+type clearer interface{ clear() []byte }
+
+// checker is a body that can be malformed.
+type checker interface{ check() error }
 
 // Origin says how a change came about. The numbers are part of the format.
 type Origin uint8
@@ -178,9 +184,16 @@ func (o *Opaque) append(w *wire.Writer) {
 	w.Raw(o.Content)
 }
 
-func parseBody(kind Kind, b []byte) (Body, error) {
-	if kind == KindChanges {
+func parseBody(kind Kind, b, clear []byte) (Body, error) {
+	switch kind {
+	case KindChanges:
 		return parseChanges(b)
+	case KindCheckpoint:
+		return parseCheckpoint(b, clear)
+	case KindCover:
+		return parseCover(b, clear)
+	case KindDecision:
+		return parseDecision(b)
 	}
 	r := wire.NewReader(b)
 	o := &Opaque{Type: kind}

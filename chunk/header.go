@@ -15,6 +15,9 @@ var magic = []byte{'c', 'm', 'c', 1}
 // IDs and signatures belong to the version.
 const Algorithm1 = 1
 
+// Algorithm2 is Algorithm1 with a clear part before the ciphertext, authenticated with it: what who holds no key must know.
+const Algorithm2 = 2
+
 const (
 	flagSecret     = 1 << 0
 	flagDictionary = 1 << 1
@@ -42,7 +45,7 @@ type Header struct {
 	Dictionary uint32 // zero: none
 	Fence      Fence  // zero: none
 	Salt       [16]byte
-	Length     int // of the ciphertext
+	Length     int // of the clear part, if there is one, and the ciphertext
 }
 
 // ErrNewer says that a chunk needs a newer version of this program: keep it, pass it on, and try again after an upgrade.

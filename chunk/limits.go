@@ -10,8 +10,19 @@ const (
 	MaxChanges = 4 << 20
 	// MaxChangeCount is how many changes one chunk carries.
 	MaxChangeCount = 4096
+	// MaxParts is how many chunks one checkpoint packs, and MaxCheckpointChanges how many changes.
+	MaxParts             = 1 << 16
+	MaxCheckpointChanges = 1 << 17
+	// MaxRuns is how many runs one checkpoint covers.
+	MaxRuns = 1 << 15
+	// MaxClear is the size of a chunk's clear part.
+	MaxClear = 4 << 20
 	// MaxAuthor is the length of a user's name in bytes.
 	MaxAuthor = 256
+	// MaxReason is the length in bytes of what somebody says about a decision.
+	MaxReason = 1024
+	// MaxReplaces is how many earlier decisions one decision takes the place of.
+	MaxReplaces = 64
 	// MaxSchema is the largest schema number.
 	MaxSchema = 1<<16 - 1
 	// MaxLogs is how many logs one vector names.

@@ -2,9 +2,11 @@ package chunk
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"math/bits"
 	"runtime"
+	"slices"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -117,64 +119,83 @@ func TestUnpackRefuses(t *testing.T) {
 	}
 }
 
-func FuzzUnpack(f *testing.F) {
-	var seeds [][]byte
-	for _, n := range []int{0, 10, 1000} {
-		packed, err := pack(bytes.Repeat([]byte("ab"), n), 0)
-		if err != nil {
-			f.Fatal(err)
-		}
-		seeds = append(seeds, packed)
+func sampleCheckpoint() *Checkpoint {
+	logs := []LogKey{{Device: [32]byte{1}}, {Device: [32]byte{1}, Nonce: [16]byte{2}}}
+	return &Checkpoint{
+		Document: [32]byte{7}, Logs: logs,
+		Covers: runsOf(Run{logs[0].ID(), 3, 4, ID{4}}, Run{logs[0].ID(), 9, 9, ID{9}}, Run{logs[1].ID(), 1, 2, ID{2}}),
+		Parts: []Part{
+			{Spot: Spot{0, 3}, Schema: 1, TimeMillis: -1, Author: "Ärztin", Origin: OriginImport, Changes: []Change{{0, []byte("one")}}},
+			{Spot: Spot{1, 2}, Schema: 2, Origin: OriginEdit, Changes: []Change{{0, []byte("two")}, {3, []byte("three")}}},
+			{Spot: Spot{0, 4}, Schema: 1, Origin: OriginDelete, Changes: []Change{{0, []byte("four")}}},
+			{Spot: Spot{0, 6}, Schema: 1, Origin: OriginEdit, Changes: []Change{{0, []byte("kept where it is")}}},
+		},
+		Others: []Spot{{0, 9}, {1, 1}},
+		Authorship: []Word{
+			{0, Authorship{Branch: 0, Seq: 3, Newest: [32]byte{1}}},
+			{1, Authorship{Branch: 0, Seq: 1}}, {1, Authorship{Branch: 3, Seq: 1}},
+		},
 	}
-	seeds = append(seeds, craft(0, 3, []byte("abc")))
-	if len(seeds) == 0 {
-		f.Fatal("no seeds")
-	}
-	for _, s := range seeds {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		plain, err := unpack(b, 0)
-		if err != nil {
-			return
-		}
-		if len(plain) > MaxBody {
-			t.Fatal("over the cap")
-		}
-		// The same content has one packed form per method and compressed data.
-		r := wire.NewReader(b)
-		method, size, data := r.Byte(), r.Uvarint(MaxBody), r.Blob(MaxBody)
-		if !bytes.Equal(craft(method, size, data), b) {
-			t.Fatal("does not re-encode to the same bytes")
-		}
-	})
 }
 
-func FuzzParseChanges(f *testing.F) {
-	c := &Changes{
-		Document: [32]byte{1}, TimeMillis: -5, Author: "Ärztin", Origin: OriginImport,
-		Changes:    []Change{{Branch: 0, Raw: []byte("one")}, {Branch: 2, Raw: []byte("two")}},
-		Authorship: []Authorship{{Branch: 0, Seq: 1}, {Branch: 2, Seq: 300, Newest: [32]byte{9}}},
-	}
-	var w wire.Writer
-	c.append(&w)
-	if _, err := parseChanges(w.Bytes()); err != nil {
-		f.Fatal(err)
-	}
-	f.Add(w.Bytes())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, kind := range []Kind{KindChanges, KindDecision} {
-			body, err := parseBody(kind, b)
-			if err != nil {
-				continue
-			}
-			var w wire.Writer
-			body.append(&w)
-			if !bytes.Equal(w.Bytes(), b) {
-				t.Fatal("does not re-encode to the same bytes")
-			}
+func runsOf(runs ...Run) Runs {
+	slices.SortFunc(runs, func(a, b Run) int { return cmp.Or(a.Log.Compare(b.Log), cmp.Compare(a.From, b.From)) })
+	return runs
+}
+
+// TestCheckpointRefuses bends each thing that a checkpoint must be.
+func TestCheckpointRefuses(t *testing.T) {
+	for name, bend := range map[string]func(*Checkpoint){
+		"nothing in it":                func(c *Checkpoint) { c.Parts = nil },
+		"logs out of order":            func(c *Checkpoint) { slices.Reverse(c.Logs) },
+		"a log that is not used":       func(c *Checkpoint) { c.Logs = append(c.Logs, LogKey{Device: [32]byte{9}}) },
+		"a part of no log":             func(c *Checkpoint) { c.Parts[0].Log = 2 },
+		"a part twice":                 func(c *Checkpoint) { c.Parts[2].Counter = 3 },
+		"a part at no counter":         func(c *Checkpoint) { c.Parts[0].Counter = 0 },
+		"a run without its parts":      func(c *Checkpoint) { c.Covers[0].To++ },
+		"a run out of order":           func(c *Checkpoint) { slices.Reverse(c.Covers) },
+		"a run at no counter":          func(c *Checkpoint) { c.Covers[0].From = 0 },
+		"a part without changes":       func(c *Checkpoint) { c.Parts[1].Changes = nil },
+		"an empty change":              func(c *Checkpoint) { c.Parts[1].Changes[0].Raw = nil },
+		"an author in no encoding":     func(c *Checkpoint) { c.Parts[1].Author = "\xff" },
+		"no origin":                    func(c *Checkpoint) { c.Parts[1].Origin = 0 },
+		"another place not covered":    func(c *Checkpoint) { c.Others[0].Counter = 8 },
+		"other places out of order":    func(c *Checkpoint) { slices.Reverse(c.Others) },
+		"an actor without a signature": func(c *Checkpoint) { c.Authorship = c.Authorship[:2] },
+		"a signature of nobody":        func(c *Checkpoint) { c.Authorship[2].Branch = 4 },
+		"signatures out of order":      func(c *Checkpoint) { slices.Reverse(c.Authorship) },
+		"two runs that touch": func(c *Checkpoint) {
+			i := slices.IndexFunc(c.Covers, func(r Run) bool { return r.From == 3 })
+			c.Covers = slices.Insert(c.Covers, i+1, Run{c.Covers[i].Log, 4, 4, ID{}})
+			c.Covers[i].To = 3
+		},
+	} {
+		c := sampleCheckpoint()
+		bend(c)
+		var w wire.Writer
+		c.append(&w)
+		if _, err := parseCheckpoint(w.Bytes(), c.clear()); !errors.Is(err, wire.ErrMalformed) || c.check() == nil {
+			t.Errorf("%s: %v", name, err)
 		}
-	})
+	}
+}
+
+func TestRunsFind(t *testing.T) {
+	a, b := LogID{1}, LogID{2}
+	runs := Runs{{a, 2, 3, ID{}}, {a, 7, 7, ID{}}, {b, 1, 9, ID{}}}
+	for _, c := range []struct {
+		log     LogID
+		counter uint64
+		want    bool
+	}{{a, 1, false}, {a, 2, true}, {a, 3, true}, {a, 4, false}, {a, 7, true}, {a, 8, false}, {b, 1, true}, {b, 9, true}, {b, 10, false},
+		{LogID{3}, 1, false}, {LogID{}, 7, false}} {
+		if runs.Holds(c.log, c.counter) != c.want {
+			t.Errorf("log %v, counter %d: not %v", c.log, c.counter, c.want)
+		}
+	}
+	if runs.Len() != 12 {
+		t.Errorf("%d chunks", runs.Len())
+	}
 }
 
 func TestSetModulusIsPrime(t *testing.T) {

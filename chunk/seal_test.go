@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"chartmesh/chunk"
+	"chartmesh/internal/fuzzing"
 	"chartmesh/trust"
 	"chartmesh/trust/keyring"
 	"chartmesh/wire"
@@ -285,7 +286,7 @@ func TestSeveralBranches(t *testing.T) {
 
 func TestOpaque(t *testing.T) {
 	p := newPractice(t)
-	for _, kind := range []chunk.Kind{chunk.KindDecision, chunk.KindTombstone, 77} {
+	for _, kind := range []chunk.Kind{chunk.KindCertificate, chunk.KindTombstone, 77} {
 		in := &chunk.Opaque{Type: kind, Document: [32]byte{1}, Content: []byte("content")}
 		params := p.params(p.member)
 		params.Schema = 3
@@ -398,24 +399,31 @@ func TestConcurrentUse(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	p := newPractice(f)
 	params := p.params(p.member)
-	seeds := []chunk.Sealed{seal(f, p, p.member, params, p.changes(f, 10))}
+	first := seal(f, p, p.member, params, p.changes(f, 10))
 	params.Fence, params.Counter, params.Previous = chunk.Fence{Epoch: 3, Index: 400}, 300, chunk.ID{1}
-	seeds = append(seeds, seal(f, p, p.member, params, &chunk.Opaque{Type: chunk.KindTombstone}))
-	if len(seeds) == 0 {
-		f.Fatal("no seeds")
-	}
-	for _, s := range seeds {
-		f.Add(s.Bytes())
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
+	second := seal(f, p, p.member, params, &chunk.Opaque{Type: chunk.KindTombstone})
+	params.Dictionary = chunk.Dictionary1
+	third := seal(f, p, p.member, params, p.changes(f, 300))
+	fuzzing.Seeds(f, func(b []byte) error {
 		s, err := chunk.Parse(b)
+		if err == nil {
+			err = s.Verify(p.state)
+		}
+		return err
+	}, first.Bytes(), second.Bytes(), third.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s chunk.Sealed
+		var err error
+		fuzzing.Allocates(t, len(b), 0, 4<<10, func() { s, err = chunk.Parse(b) })
+		fuzzing.Quiet(t, err)
 		if err != nil {
 			return
 		}
 		if !bytes.Equal(chunk.Reencode(s), b) {
 			t.Fatal("does not re-encode to the same bytes")
 		}
-		_ = s.Verify(p.state)
-		_, _ = chunk.Open(p.admin, s)
+		fuzzing.Quiet(t, s.Verify(p.state))
+		_, err = chunk.Open(p.admin, s)
+		fuzzing.Quiet(t, err)
 	})
 }

@@ -65,7 +65,9 @@ type Sealed struct {
 	log    LogID
 	digest [32]byte // what the signature covers
 	raw    []byte
-	body   int // where the ciphertext begins
+	clear  []byte // the clear part
+	body   int    // where the ciphertext begins
+	end    int    // and ends
 }
 
 // CurrentLog returns the log that s writes.
@@ -94,11 +96,13 @@ func seal(s Sealer, p Params, b Body) (Sealed, error) {
 	if !p.Membership.MayWrite(h.Device, p.Scope) {
 		return Sealed{}, ErrNotAllowed
 	}
-	if c, ok := b.(*Changes); ok {
-		h.Schema = c.Schema
+	if c, ok := b.(checker); ok {
 		if err := c.check(); err != nil {
 			return Sealed{}, err
 		}
+	}
+	if c, ok := b.(*Changes); ok {
+		h.Schema = c.Schema
 		for i := range c.Authorship {
 			a := &c.Authorship[i]
 			actor := ActorOf(log, c.Document, a.Branch)
@@ -120,12 +124,18 @@ func seal(s Sealer, p Params, b Body) (Sealed, error) {
 	if err != nil {
 		return Sealed{}, err
 	}
-	h.Length = len(packed) + overhead
+	var clear wire.Writer
+	if c, ok := b.(clearer); ok {
+		h.Algorithm = Algorithm2
+		clear.Blob(c.clear())
+	}
+	h.Length = len(clear.Bytes()) + len(packed) + overhead
 	if h.Length > MaxChunk-maxHeader {
 		return Sealed{}, ErrTooLarge
 	}
 	var w wire.Writer
 	h.append(&w)
+	w.Raw(clear.Bytes())
 	head := bytes.Clone(w.Bytes())
 	cipher, err := s.SealBody(h.Scope, h.Epoch, h.Secret, h.info(), packed, head)
 	if err != nil {
@@ -165,10 +175,16 @@ func Parse(b []byte) (Sealed, error) {
 	if err != nil {
 		return Sealed{}, fmt.Errorf("parse chunk: %w", err)
 	}
-	s := Sealed{header: h, log: h.Log(), raw: b, body: len(b) - r.Len()}
+	s := Sealed{header: h, log: h.Log(), raw: b, end: len(b) - ed25519.SignatureSize}
 	if h.Length < overhead || r.Len() != h.Length+ed25519.SignatureSize {
 		return Sealed{}, fmt.Errorf("parse chunk: %w: length", wire.ErrMalformed)
 	}
+	if h.Algorithm == Algorithm2 {
+		if s.clear = r.Blob(MaxClear); r.Err() != nil || r.Len() < overhead+ed25519.SignatureSize {
+			return Sealed{}, fmt.Errorf("parse chunk: %w: clear part", wire.ErrMalformed)
+		}
+	}
+	s.body = len(b) - r.Len()
 	sum := sha256.New()
 	sum.Write(b[:len(b)-ed25519.SignatureSize])
 	sum.Sum(s.digest[:0])
@@ -185,6 +201,20 @@ func (s Sealed) Log() LogID { return s.log }
 
 // Header returns the clear part.
 func (s Sealed) Header() Header { return s.header }
+
+// Covers returns what a CHECKPOINT covers, for which no key is needed.
+func (s Sealed) Covers() (Runs, error) {
+	if s.header.Kind != KindCheckpoint || s.header.Algorithm != Algorithm2 {
+		return nil, fmt.Errorf("%v is no checkpoint that this version knows: %w", s, ErrNewer)
+	}
+	return parseRuns(s.clear)
+}
+
+// Place returns where the chunk stands.
+func (s Sealed) Place() Place { return Place{s.log, s.header.Counter, s.id} }
+
+// LogKey returns what the ID of its log is made of.
+func (s Sealed) LogKey() LogKey { return LogKey{s.header.Device, s.header.Nonce} }
 
 // Bytes returns the chunk as it is stored and sent; the caller may not change them.
 func (s Sealed) Bytes() []byte { return s.raw }
@@ -231,13 +261,13 @@ func Open(o Opener, s Sealed) (Body, error) {
 
 func (s Sealed) open(o Opener) (Body, error) {
 	h := &s.header
-	if h.Algorithm != Algorithm1 {
+	if h.Algorithm != Algorithm1 && h.Algorithm != Algorithm2 {
 		return nil, fmt.Errorf("algorithm %d: %w", h.Algorithm, ErrNewer)
 	}
 	if _, err := codecOf(h.Dictionary); err != nil {
 		return nil, err
 	}
-	head, cipher := s.raw[:s.body], s.raw[s.body:s.body+h.Length]
+	head, cipher := s.raw[:s.body], s.raw[s.body:s.end]
 	packed, err := o.OpenBody(h.Scope, h.Epoch, h.Secret, h.info(), cipher, head)
 	switch {
 	case errors.Is(err, trust.ErrSealBroken):
@@ -249,9 +279,16 @@ func (s Sealed) open(o Opener) (Body, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
 	}
-	b, err := parseBody(h.Kind, plain)
+	b, err := parseBody(h.Kind, plain, s.clear)
+	if errors.Is(err, ErrNewer) {
+		return nil, err
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDamaged, err)
+	}
+	_, clears := b.(clearer)
+	if _, opaque := b.(*Opaque); !opaque && clears != (h.Algorithm == Algorithm2) {
+		return nil, fmt.Errorf("%w: its algorithm is not for its kind", ErrDamaged)
 	}
 	tag, err := o.Tag(h.Scope, b.DocumentID())
 	if err != nil {
@@ -259,6 +296,11 @@ func (s Sealed) open(o Opener) (Body, error) {
 	}
 	if tag != h.Tag {
 		return nil, fmt.Errorf("%w: its tag is another document's", ErrDamaged)
+	}
+	if c, ok := b.(*Checkpoint); ok {
+		if err := c.verify(); err != nil {
+			return nil, err
+		}
 	}
 	if c, ok := b.(*Changes); ok {
 		c.Schema = h.Schema

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"chartmesh/chunk"
+	"chartmesh/internal/fuzzing"
 )
 
 func id(n byte) chunk.ID     { return chunk.ID(bytes.Repeat([]byte{n}, 32)) }
@@ -103,18 +104,49 @@ func TestMergeInAnyOrder(t *testing.T) {
 }
 
 func FuzzParseVector(f *testing.F) {
-	seed := encode(f, chunk.Vector{log(1): chunk.At(1, id(1)), log(2): chunk.At(1<<40, id(2))})
-	if len(seed) < 100 {
-		f.Fatal("no seed")
-	}
-	f.Add(seed)
-	f.Add(encode(f, nil))
+	fuzzing.Seeds(f, func(b []byte) error {
+		_, err := chunk.ParseVector(b)
+		return err
+	}, encode(f, chunk.Vector{log(1): chunk.At(1, id(1)), log(2): chunk.At(1<<40, id(2))}), encode(f, nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		v, err := chunk.ParseVector(b)
+		var v chunk.Vector
+		var err error
+		fuzzing.Allocates(t, len(b), 8, 16<<10, func() { v, err = chunk.ParseVector(b) })
 		if err != nil {
 			return
 		}
 		if !bytes.Equal(encode(t, v), b) {
+			t.Fatal("does not re-encode to the same bytes")
+		}
+	})
+}
+
+func FuzzParseSetHash(f *testing.F) {
+	var seeds [][]byte
+	for n := range byte(3) {
+		var s chunk.SetHash
+		for i := range n {
+			s.Add([32]byte{i})
+		}
+		b, err := s.AppendBinary(nil)
+		if err != nil {
+			f.Fatal(err)
+		}
+		seeds = append(seeds, b)
+	}
+	fuzzing.Seeds(f, func(b []byte) error {
+		_, err := chunk.ParseSetHash(b)
+		return err
+	}, seeds...)
+	f.Add(bytes.Repeat([]byte{255}, chunk.SetHashSize))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var s chunk.SetHash
+		var err error
+		fuzzing.Allocates(t, len(b), 0, 8<<10, func() { s, err = chunk.ParseSetHash(b) })
+		if err != nil {
+			return
+		}
+		if again, _ := s.AppendBinary(nil); !bytes.Equal(again, b) {
 			t.Fatal("does not re-encode to the same bytes")
 		}
 	})

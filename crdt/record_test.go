@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"chartmesh/internal/fuzzing"
 	"chartmesh/wire"
 )
 
@@ -129,12 +130,57 @@ func TestRootKeysAreSavedWhole(t *testing.T) {
 }
 
 func FuzzParseRecord(f *testing.F) {
-	saved := savedRecords(f)
-	if len(saved) == 0 {
-		f.Fatal("no seeds")
+	fuzzing.Seeds(f, func(b []byte) error {
+		_, err := ParseRecord(b)
+		return err
+	}, savedRecords(f)...)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var err error
+		fuzzing.Allocates(t, len(b), 256, 64<<10, func() { _, err = ParseRecord(b) })
+		fuzzing.Quiet(t, err)
+		checkParse(t, b)
+	})
+}
+
+// FuzzNames reads what stands for other things in texts: versions, and operations that keys of texts name.
+func FuzzNames(f *testing.F) {
+	for _, s := range []string{
+		Version(nil), Version([]ChangeHash{{1}}), Version([]ChangeHash{{1}, {2}, {3}}), Version([]ChangeHash{{1}, {2}, {3}, {4}}),
+	} {
+		if _, ok := ParseVersion(s); ok != (s != "") {
+			f.Fatalf("version %q: %v", s, ok)
+		}
+		f.Add(s)
 	}
-	for _, b := range saved {
-		f.Add(b)
+	id := OpID{Counter: 77, Actor: Actor{1, 2, 0xab}}
+	if got, ok := parseOpID(id.String()); !ok || got != id {
+		f.Fatalf("operation %v is read as %v", id, got)
 	}
-	f.Fuzz(func(t *testing.T, b []byte) { checkParse(t, b) })
+	f.Add(id.String())
+	f.Add("x" + strings.Repeat("0", 33))
+	f.Fuzz(func(t *testing.T, s string) {
+		var prefixes [][8]byte
+		var ok bool
+		fuzzing.Allocates(t, len(s), 16, 4<<10, func() { prefixes, ok = ParseVersion(s) })
+		switch {
+		case ok && s[0] == 'x':
+			if len(prefixes) != 0 || len(s) != 1+2*foldedSize {
+				t.Errorf("%q names %d changes", s, len(prefixes))
+			}
+		case ok:
+			var heads []ChangeHash
+			for i, p := range prefixes { // two hashes may begin alike
+				h := ChangeHash{8: byte(i)}
+				copy(h[:], p[:])
+				heads = append(heads, h)
+			}
+			if again := Version(heads); again != s {
+				t.Errorf("%q names what is called %q", s, again)
+			}
+		}
+		fuzzing.Allocates(t, len(s), 4, 4<<10, func() { id, ok = parseOpID(s) })
+		if ok && id.String() != s {
+			t.Errorf("%q is read as %v", s, id)
+		}
+	})
 }

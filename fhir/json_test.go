@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"pgregory.net/rapid"
+
+	"chartmesh/internal/fuzzing"
 )
 
 func TestParseKeepsWhatItRead(t *testing.T) {
@@ -166,12 +168,30 @@ func fromStdlib(v any) any {
 }
 
 func FuzzParse(f *testing.F) {
+	taken := 0
 	for _, s := range seeds(f) {
+		if _, err := ParseValue(s); err == nil {
+			taken++
+		}
 		f.Add(s)
 	}
+	if taken < 5 {
+		f.Fatalf("only %d seeds are JSON", taken)
+	}
+	f.Add([]byte(`{"name":"` + fuzzing.Canary + `","name":"` + fuzzing.Canary + `"}`))
+	f.Add([]byte(`{"` + fuzzing.Canary + `":[[[[{"a":"\ud800"}]]]]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		var v any
+		var err error
+		// An empty object or array of two bytes becomes a map or a slice.
+		fuzzing.Allocates(t, len(data), 256, 64<<10, func() { v, err = ParseValue(data) })
+		fuzzing.Quiet(t, err)
 		o, err := Parse(data)
+		fuzzing.Quiet(t, err)
 		if err != nil {
+			if _, object := v.(Object); object {
+				t.Fatalf("an object is a value and is refused: %v", err)
+			}
 			return
 		}
 		if !json.Valid(data) {

@@ -281,8 +281,15 @@ func TestMappingRoundTrips(t *testing.T) {
 }
 
 func FuzzMapping(f *testing.F) {
+	taken := 0
 	for _, s := range seeds(f) {
+		if _, err := Parse(s); err == nil {
+			taken++
+		}
 		f.Add(s)
+	}
+	if taken < 5 {
+		f.Fatalf("only %d seeds are resources", taken)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		o, err := Parse(data)

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"chartmesh/internal/fuzzing"
 )
 
 // read collects a file's items as lines: unit, line, entry, and the resource or the error.
@@ -240,15 +242,49 @@ func TestCappedReaderFails(t *testing.T) {
 }
 
 func FuzzReadFile(f *testing.F) {
-	for _, s := range seeds(f) {
-		f.Add(s)
+	count := func(data []byte) (n int) {
+		_ = ReadFile("seed", bytes.NewReader(data), func(it Item) error {
+			if it.Err == nil {
+				n++
+			}
+			return nil
+		})
+		return n
 	}
+	zip := func(data []byte) []byte {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		if _, err := z.Write(data); err != nil {
+			f.Fatal(err)
+		}
+		if err := z.Close(); err != nil {
+			f.Fatal(err)
+		}
+		return b.Bytes()
+	}
+	taken := 0
+	for _, s := range seeds(f) {
+		if n := count(s); n > 0 {
+			if again := count(zip(s)); again != n {
+				f.Fatalf("%d resources, and %d of them gzipped", n, again)
+			}
+			taken++
+		}
+		f.Add(s)
+		f.Add(zip(s))
+	}
+	if taken < 5 {
+		f.Fatalf("only %d seeds hold resources", taken)
+	}
+	f.Add(zip(bytes.Repeat([]byte(`{"resourceType":"Basic"}`+"\n"), 2000)))
 	f.Add([]byte(`{"resourceType":"Bundle","type":"batch","entry":[{"fullUrl":"urn:uuid:11111111-1111-1111-1111-111111111111","resource":{"resourceType":"Basic","subject":{"reference":"a"}},"request":{"method":"PUT","url":"Basic/1"}}]}`))
+	f.Add([]byte(`{"resourceType":"Patient","name":[{"family":"` + fuzzing.Canary + `","family":1}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var first []string
 		for range 2 {
 			var items []string
-			_ = ReadFile("fuzz", bytes.NewReader(data), func(it Item) error {
+			err := ReadFile("fuzz", bytes.NewReader(data), func(it Item) error {
+				fuzzing.Quiet(t, it.Err)
 				if (it.Err == nil) == (it.Resource == nil) {
 					t.Fatal("neither a resource nor an error, or both")
 				}
@@ -267,6 +303,7 @@ func FuzzReadFile(f *testing.F) {
 				items = append(items, fmt.Sprint(it.Bundle, it.Line, it.Entry, string(it.Raw)))
 				return nil
 			})
+			fuzzing.Quiet(t, err)
 			if first == nil {
 				first = items
 			} else if !slices.Equal(first, items) {

@@ -110,15 +110,22 @@ func (r *frameReader) read(limit int) (session.Frame, error) {
 	if n == 0 || n > limit {
 		return nil, fmt.Errorf("read frame: %w: %d bytes long", wire.ErrMalformed, n)
 	}
+	var f session.Frame
+	var err error
 	if n <= 1<<20 {
-		f := make(session.Frame, n)
-		_, err := io.ReadFull(r.buf, f)
-		return f, err
+		f = make(session.Frame, n)
+		_, err = io.ReadFull(r.buf, f)
+	} else {
+		var b bytes.Buffer
+		b.Grow(1 << 20)
+		_, err = io.CopyN(&b, r.buf, int64(n))
+		f = b.Bytes()
 	}
-	var b bytes.Buffer
-	b.Grow(1 << 20)
-	if _, err := io.CopyN(&b, r.buf, int64(n)); err != nil {
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF // the end of a stream inside of a frame is not one between two
+	}
+	if err != nil {
 		return nil, err
 	}
-	return b.Bytes(), nil
+	return f, nil
 }

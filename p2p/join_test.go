@@ -21,6 +21,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"chartmesh/internal/fuzzing"
 	"chartmesh/p2p"
 	"chartmesh/trust"
 )
@@ -321,10 +322,21 @@ func FuzzParseCode(f *testing.F) {
 		if err != nil {
 			f.Fatal(err)
 		}
-		f.Add(text)
+		if _, err := p2p.ParseCode(text); err != nil {
+			f.Fatalf("seed is refused: %v", err)
+		}
+		f.Add(text, false)
 	}
-	f.Fuzz(func(t *testing.T, text string) {
-		c, err := p2p.ParseCode(text)
+	f.Add(fuzzing.Canary, false)
+	f.Add("cm1"+strings.Repeat("0", p2p.MaxCodeText), true)
+	f.Fuzz(func(t *testing.T, text string, sum bool) {
+		if sum {
+			text = p2p.WithChecksum(text) // or nothing that is bent would get past it
+		}
+		var c p2p.Code
+		var err error
+		fuzzing.Allocates(t, len(text), 16, 16<<10, func() { c, err = p2p.ParseCode(text) })
+		fuzzing.Quiet(t, err)
 		if err != nil {
 			return
 		}
@@ -332,7 +344,8 @@ func FuzzParseCode(f *testing.F) {
 		if err != nil {
 			t.Fatalf("write what was read: %v", err)
 		}
-		if d, err := p2p.ParseCode(again); err != nil || fmt.Sprint(d.Addrs) != fmt.Sprint(c.Addrs) || d.Secret != c.Secret {
+		if d, err := p2p.ParseCode(again); err != nil || fmt.Sprint(d.Addrs) != fmt.Sprint(c.Addrs) || d.Secret != c.Secret ||
+			d.Invite() != c.Invite() || !d.Expires.Equal(c.Expires) || d.Role != c.Role {
 			t.Fatalf("%q becomes %q", text, again)
 		}
 	})
@@ -340,24 +353,26 @@ func FuzzParseCode(f *testing.F) {
 
 func FuzzJoinMessages(f *testing.F) {
 	c := p2p.Code{Inviter: newIdentity(1).Device()}
-	q := p2p.EncodeRequest(c.Request(p2p.Newcomer{HPKE: []byte("key"), DeviceName: "a", SiteName: "b"}, [32]byte{1}))
-	seeds := [][]byte{q, p2p.EncodeAnswer(), p2p.EncodeAnswer([]byte("one"), []byte("two"))}
-	for i, b := range seeds {
+	q := p2p.EncodeRequest(c.Request(p2p.Newcomer{HPKE: []byte("key"), DeviceName: fuzzing.Canary, SiteName: "b"}, [32]byte{1}))
+	fuzzing.Seeds(f, func(b []byte) error {
 		again, err := p2p.ReencodeRequest(b)
-		if i > 0 {
+		if err != nil {
 			again, err = p2p.ReencodeAnswer(b)
 		}
-		if err != nil || !bytes.Equal(again, b) {
-			f.Fatalf("seed %d is not read: %v", i, err)
+		if err == nil && !bytes.Equal(again, b) {
+			err = errors.New("comes back as something else")
 		}
-		f.Add(b)
-	}
+		return err
+	}, q, p2p.EncodeAnswer(), p2p.EncodeAnswer([]byte("one"), []byte(fuzzing.Canary)))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if again, err := p2p.ReencodeRequest(b); err == nil && !bytes.Equal(again, b) {
-			t.Fatalf("request %x becomes %x", b, again)
-		}
-		if again, err := p2p.ReencodeAnswer(b); err == nil && !bytes.Equal(again, b) {
-			t.Fatalf("answer %x becomes %x", b, again)
+		for _, read := range []func([]byte) ([]byte, error){p2p.ReencodeRequest, p2p.ReencodeAnswer} {
+			var again []byte
+			var err error
+			fuzzing.Allocates(t, len(b), 80, 8<<10, func() { again, err = read(b) })
+			fuzzing.Quiet(t, err)
+			if err == nil && !bytes.Equal(again, b) {
+				t.Fatalf("%x becomes %x", b, again)
+			}
 		}
 	})
 }

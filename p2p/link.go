@@ -163,7 +163,7 @@ func reasonOf(err error) string {
 	switch {
 	case err == nil, errors.Is(err, errClosing), errors.Is(err, context.Canceled):
 		return "this device is offline"
-	case errors.Is(err, io.EOF), errors.Is(err, network.ErrReset):
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, network.ErrReset):
 		return "the connection was lost"
 	}
 	return err.Error()

@@ -137,7 +137,8 @@ func (d *device) open() {
 	d.engine = engine.NewLocal()
 	d.twin.OnCommit(d.onCommit)
 	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: d.engine, OpenOps: 2000,
-		Now: func() time.Time { return d.w.now.Add(d.skew) }})
+		Compaction: replica.Compaction{Changes: 5, Idle: 10 * time.Second},
+		Now:        func() time.Time { return d.w.now.Add(d.skew) }})
 	if err != nil {
 		d.w.fail("I-sound", "%s does not open: %v", d.name, err)
 		return

@@ -51,6 +51,16 @@ func (d *device) holds(scope trust.ScopeID, log chunk.LogID, after uint64, to ch
 	return d.twin.View(func(v storage.Reader) error {
 		for n := after + 1; n <= to.Counter; n++ {
 			b, err := v.Get(storage.Chunk.Key(scope, log, n))
+			if errors.Is(err, storage.ErrNotFound) {
+				skip, err := heldBySkip(v, scope, log, n)
+				if err != nil {
+					return fmt.Errorf("chunk %d: %w", n, err)
+				}
+				if n = skip.To; n > to.Counter || n == to.Counter && skip.Position() != to {
+					return errors.New("a skip stands for more, or for another chunk")
+				}
+				continue
+			}
 			if err != nil {
 				return fmt.Errorf("chunk %d: %w", n, err)
 			}
@@ -64,6 +74,40 @@ func (d *device) holds(scope trust.ScopeID, log chunk.LogID, after uint64, to ch
 		}
 		return nil
 	})
+}
+
+// heldBySkip returns the skip that stands for a chunk, if its checkpoint, which says that it covers it, is durable too.
+func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (skip chunk.Skip, err error) {
+	err = storage.ErrNotFound
+	scan := v.Scan(storage.Skip.With2(scope, log), storage.Skip.Key(scope, log, counter), func(_, value []byte) error {
+		if skip, err = chunk.ParseSkip(value); err == nil && skip.From > counter {
+			err = storage.ErrNotFound
+		}
+		return storage.ErrStop
+	})
+	if err = errors.Join(err, scan); err != nil {
+		return skip, err
+	}
+	at := skip.Checkpoint
+	b, err := v.Get(storage.Chunk.Key(scope, at.Log, at.Counter))
+	if errors.Is(err, storage.ErrNotFound) {
+		b, err = v.Get(storage.Loose.Key(scope, at.Log, at.Counter, at.ID))
+	}
+	if err != nil {
+		return skip, fmt.Errorf("checkpoint of a skip: %w", err)
+	}
+	sealed, err := chunk.Parse(b)
+	if err != nil {
+		return skip, err
+	}
+	if sealed.ID() != at.ID {
+		return skip, errors.New("another chunk stands in the place of a skip's checkpoint")
+	}
+	covers, err := sealed.Covers()
+	if err == nil && !covers.Holds(log, counter) {
+		err = errors.New("a skip's checkpoint does not cover it")
+	}
+	return skip, err
 }
 
 // checkTold is I-durable over a crash: a device that comes back holds what it told its peers before.
@@ -306,13 +350,16 @@ func (w *World) checkOrder() {
 		v := a.replica.Vector(s.ID)
 		for _, log := range v.Logs() {
 			r := &run{log: log}
-			for n := uint64(0); n < v[log].Counter; n += uint64(len(r.chunks)) - n {
+			for n := uint64(0); n < v[log].Counter; {
 				list, err := a.replica.Chunks(s.ID, log, n, 1<<20)
 				if err != nil || len(list) == 0 {
 					w.fail("I-sound", "%s cannot read chunks: %v", a.name, err)
 					return
 				}
-				r.chunks = append(r.chunks, list...)
+				for _, it := range list {
+					r.chunks = append(r.chunks, it.Bytes)
+				}
+				n = list[len(list)-1].Counter
 			}
 			logs = append(logs, r)
 		}

@@ -94,17 +94,19 @@ func (l *ledger) read(d *device, i *intent) (added []*entry, chunks int) {
 			return nil, 0
 		}
 		for l.logs[at] < end {
-			raw, err := d.replica.Chunks(s.ID, at.log, l.logs[at], 1)
-			if err != nil || len(raw) == 0 {
+			items, err := d.replica.Chunks(s.ID, at.log, l.logs[at], 1)
+			if err != nil || len(items) == 0 || items[0].Skip || items[0].Loose {
 				d.w.fail("I-sound", "%s cannot read its own chunk %d: %v", d.name, l.logs[at]+1, err)
 				return nil, 0
 			}
 			l.logs[at]++
-			chunks++
 			if i == nil {
 				i = d.pending
 			}
-			list, err := l.enter(d, at, raw[0], i)
+			list, written, err := l.enter(d, at, items[0].Bytes, i)
+			if written {
+				chunks++
+			}
 			if err != nil {
 				d.w.fail("I-sound", "%s wrote a chunk that cannot be understood: %v", d.name, err)
 				return nil, 0
@@ -116,23 +118,36 @@ func (l *ledger) read(d *device, i *intent) (added []*entry, chunks int) {
 	return added, chunks
 }
 
-// enter takes down one chunk.
-func (l *ledger) enter(d *device, at place, raw []byte, i *intent) ([]*entry, error) {
-	if i == nil {
-		return nil, fmt.Errorf("nobody asked for it")
-	}
+// enter takes down one chunk, and reports whether it is one that a user had written: checkpoints and the words on them are not.
+func (l *ledger) enter(d *device, at place, raw []byte, i *intent) (added []*entry, written bool, err error) {
 	sealed, err := chunk.Parse(raw)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	body, err := chunk.Open(d.keys, sealed)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	changes, ok := body.(*chunk.Changes)
-	if !ok {
-		return nil, fmt.Errorf("it holds no changes")
+	switch body := body.(type) {
+	case *chunk.Changes:
+		if i == nil {
+			return nil, false, fmt.Errorf("nobody asked for it")
+		}
+		added, err = l.enterChanges(d, at, sealed, body, i)
+		return added, true, err
+	case *chunk.Checkpoint:
+		d.w.report.Checkpoints++
+		return nil, false, nil
+	case *chunk.Cover:
+		if !body.OK {
+			d.w.fail("I-compact", "%s says that checkpoint %v is not what it claims to be", d.name, body.Checkpoint.ID)
+		}
+		return nil, false, nil
 	}
+	return nil, false, fmt.Errorf("it is a chunk of another kind")
+}
+
+func (l *ledger) enterChanges(d *device, at place, sealed chunk.Sealed, changes *chunk.Changes, i *intent) ([]*entry, error) {
 	x := l.indexes[changes.Document]
 	if x == nil {
 		x = crdt.NewIndex(changes.Document)

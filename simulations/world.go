@@ -36,6 +36,7 @@ type Report struct {
 	Frames, Crashes, Partitions        int
 	Stages                             map[string]int // crashes and failures by stage of the commit
 	Conflicts, Changes, Digests, Steps int
+	Checkpoints, Deleted               int
 	Virtual                            time.Duration
 	Trace                              uint64 // a hash of all steps
 }
@@ -58,6 +59,7 @@ const (
 	defaultWrites  = 160
 	traceLength    = 30
 	healLimit      = 30 * time.Minute // virtual, until a healed network must agree
+	compactRounds  = 3                // at rest
 )
 
 var crcTable = crc64.MakeTable(crc64.ISO)
@@ -111,6 +113,7 @@ func (w *World) runAll() {
 	w.connectAll()
 	w.scheduleUsers()
 	w.scheduleFaults()
+	w.scheduleCompaction()
 	w.run(func() bool { return w.users.left == 0 })
 	w.heal()
 	w.checkRest()
@@ -187,7 +190,16 @@ func (w *World) heal() {
 	}
 	w.connectAll()
 	end := w.now.Add(healLimit)
-	w.run(func() bool { return w.atRest() || w.now.After(end) })
+	rest := func() { w.run(func() bool { return w.atRest() || w.now.After(end) }) }
+	rest()
+	for range compactRounds { // words, what they allow, and what was packed meanwhile
+		for _, d := range w.devices {
+			if w.failure == nil {
+				d.compact(true)
+			}
+		}
+		rest()
+	}
 	if w.failure == nil && !w.atRest() {
 		w.fail("I-equal", "the devices do not agree %v after the network healed: %s", healLimit, w.net.statuses())
 	}

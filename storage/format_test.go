@@ -5,6 +5,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"testing"
+
+	"chartmesh/internal/fuzzing"
 )
 
 func TestFormatVectors(t *testing.T) {
@@ -59,21 +61,34 @@ func TestRecordBound(t *testing.T) {
 	}
 }
 
+// FuzzFormat reads FORMAT, MARK and descriptions of segments; what is bent gets a sum that fits, or nothing would get
+// past it.
 func FuzzFormat(f *testing.F) {
 	tags := newTagger([32]byte{1})
-	seeds := [][]byte{
-		format{version: 1, check: [16]byte{1}}.append(), appendMark(0, tags), appendMark(1<<60, tags),
+	sums := []func([]byte) []byte{nil, plainSum, tags.fileSum}
+	for _, seed := range [][]byte{format{version: 1, check: [16]byte{1}}.append(), appendMark(0, tags), appendMark(1<<60, tags),
 		heads{serial: 7, mirrored: map[string]headValue{"a": {3, []byte("b")}, "b": {4, nil}}}.append(),
-		[]byte("chartmesh store\nversion 3\n"), []byte("chartmesh store\n"), nil,
+		description{segments: 2, length: segmentLen + 1}.append()} {
+		_, errFormat := parseFormat(seed)
+		_, errMark := parseMark(seed, tags)
+		_, errHeads := parseHeadsBody(seed)
+		if _, ok := parseDescription(seed); !ok && errFormat != nil && errMark != nil && errHeads != nil {
+			f.Fatalf("seed %q is refused", seed)
+		}
+		f.Add(seed, byte(0))
 	}
-	if len(seeds) == 0 {
-		f.Fatal("no seeds")
-	}
-	for _, s := range seeds {
-		f.Add(s)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if got, err := parseFormat(b); err == nil {
+	f.Add([]byte("chartmesh store\nversion 2\n"), byte(0))
+	f.Add([]byte("chartmesh store\nversion 1\ncheck 00000000000000000000000000000000\n"), byte(1))
+	f.Add([]byte("chartmesh mark\nserial 07\n"), byte(2))
+	f.Fuzz(func(t *testing.T, b []byte, which byte) {
+		if sum := sums[int(which)%len(sums)]; sum != nil {
+			b = withSum(bytes.Clone(b), sum)
+		}
+		var got format
+		var err error
+		fuzzing.Allocates(t, len(b), 8, 8<<10, func() { got, err = parseFormat(b) })
+		fuzzing.Quiet(t, err)
+		if err == nil {
 			if !bytes.Equal(got.append(), b) {
 				t.Errorf("%q came back as %q", b, got.append())
 			}
@@ -88,6 +103,34 @@ func FuzzFormat(f *testing.F) {
 		}
 		if got, ok := parseDescription(b); ok && !bytes.Equal(got.append(), b) {
 			t.Errorf("%x came back as %x", b, got.append())
+		}
+	})
+}
+
+// FuzzRecord reads records under their keys: nothing that was not sealed is taken, and what is wrong is said without the
+// key, which may hold a name.
+func FuzzRecord(f *testing.F) {
+	tags := newTagger([32]byte{1})
+	key := Term.Key(fuzzing.Canary, "Patient", "1")
+	for _, body := range []string{"", "value", fuzzing.Canary} {
+		record := tags.seal(key, formWhole, []byte(body))
+		if form, got, err := tags.open(key, record); err != nil || form != formWhole || string(got) != body {
+			f.Fatalf("seed is refused: %v", err)
+		}
+		f.Add(key, record)
+	}
+	f.Add([]byte{}, []byte{})
+	f.Fuzz(func(t *testing.T, key, record []byte) {
+		var form byte
+		var body []byte
+		var err error
+		fuzzing.Allocates(t, len(record), 0, 4<<10, func() { form, body, err = tags.open(key, record) })
+		fuzzing.Quiet(t, err)
+		switch {
+		case err != nil && !errors.Is(err, ErrDamaged):
+			t.Error(err)
+		case err == nil && !bytes.Equal(tags.seal(key, form, body), record):
+			t.Errorf("%x under %x was not sealed so", record, key)
 		}
 	})
 }

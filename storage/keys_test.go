@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"chartmesh/internal/fuzzing"
 )
 
 // roundTrip makes a key of k from parts, parses it again, and checks the prefixes that lead to it.
@@ -143,47 +145,62 @@ func sign(n int) int {
 // FuzzKey parses arbitrary bytes as keys of every shape of part; what parses is made again byte by byte.
 func FuzzKey(f *testing.F) {
 	ref := Ref{Counter: 3}
+	reads := readers()
 	seeds := [][]byte{
 		Meta.Key(1), Member.Key([32]byte{1}), Chunk.Key([16]byte{1}, [32]byte{2}, 3), Held.Key(ref),
 		Branch.Key([16]byte{1}, [32]byte{2}, 3, [32]byte{4}), Parked.Key(1, [32]byte{2}, ref),
-		Term.Key("mü\x00ller", "Patient", "p1"), Resource.Key("Patient", "p1"), {0x44, 0, 2}, {0x44, 'a', 0},
+		Term.Key("mü\x00ller "+fuzzing.Canary, "Patient", "p1"), Resource.Key("Patient", "p1"), Event.Key(7),
+		ConflictOf.Key("Patient", "", [16]byte{1}), DocumentsOf.Key("", "\x00", [32]byte{3}), keySegment.Key([32]byte{1}, 9),
 	}
-	if len(seeds) == 0 {
-		f.Fatal("no seeds")
-	}
-	for _, s := range seeds {
-		f.Add(s)
-	}
+	fuzzing.Seeds(f, func(b []byte) error {
+		for _, read := range reads {
+			if _, err := read(b); err == nil {
+				return nil
+			}
+		}
+		return ErrKey
+	}, seeds...)
+	f.Add([]byte{0x44, 0, 2})
+	f.Add([]byte{0x44, 'a', 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		check := func(k []byte, err error) {
-			if err == nil && !bytes.Equal(k, b) {
-				t.Errorf("%x parsed and came back as %x", b, k)
+		for _, read := range reads {
+			var again []byte
+			var err error
+			fuzzing.Allocates(t, len(b), 16, 4<<10, func() { again, err = read(b) })
+			fuzzing.Quiet(t, err)
+			if err == nil && !bytes.Equal(again, b) {
+				t.Errorf("%x parsed and came back as %x", b, again)
 			}
 			if err != nil && !errors.Is(err, ErrKey) {
 				t.Errorf("%x: %v", b, err)
 			}
 		}
-		a1, err := Meta.Parse(b)
-		check(Meta.Key(a1), err)
-		a2, err := Member.Parse(b)
-		check(Member.Key(a2), err)
-		a3, b3, c3, err := Chunk.Parse(b)
-		check(Chunk.Key(a3, b3, c3), err)
-		a4, b4, c4, d4, err := Branch.Parse(b)
-		check(Branch.Key(a4, b4, c4, d4), err)
-		a5, err := Held.Parse(b)
-		check(Held.Key(a5), err)
-		a6, b6, c6, err := Parked.Parse(b)
-		check(Parked.Key(a6, b6, c6), err)
-		a7, b7, c7, err := Term.Parse(b)
-		check(Term.Key(a7, b7, c7), err)
-		a8, b8, err := Resource.Parse(b)
-		check(Resource.Key(a8, b8), err)
-		a9, err := Event.Parse(b)
-		check(Event.Key(a9), err)
-		a10, err := Conflict.Parse(b)
-		check(Conflict.Key(a10), err)
 	})
+}
+
+// readers parse a key as one of each shape of parts, and make it again.
+func readers() []func([]byte) ([]byte, error) {
+	return []func([]byte) ([]byte, error){
+		reader1(Meta), reader1(Member), reader1(Held), reader1(Event), reader1(Conflict), reader2(keySegment), reader2(LogHead),
+		reader2(Change), reader2(Resource), reader2(ResourceIn), reader3(Chunk), reader3(Ack), reader3(Parked), reader3(Term),
+		reader3(ConflictOf), reader3(DocumentsOf), reader4(Branch),
+	}
+}
+
+func reader1[A part](k Kind1[A]) func([]byte) ([]byte, error) {
+	return func(b []byte) ([]byte, error) { x, err := k.Parse(b); return k.Key(x), err }
+}
+
+func reader2[A, B part](k Kind2[A, B]) func([]byte) ([]byte, error) {
+	return func(b []byte) ([]byte, error) { x, y, err := k.Parse(b); return k.Key(x, y), err }
+}
+
+func reader3[A, B, C part](k Kind3[A, B, C]) func([]byte) ([]byte, error) {
+	return func(b []byte) ([]byte, error) { x, y, z, err := k.Parse(b); return k.Key(x, y, z), err }
+}
+
+func reader4[A, B, C, D part](k Kind4[A, B, C, D]) func([]byte) ([]byte, error) {
+	return func(b []byte) ([]byte, error) { w, x, y, z, err := k.Parse(b); return k.Key(w, x, y, z), err }
 }
 
 // TestLayoutSpec holds the table of the specification against the code.

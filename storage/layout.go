@@ -26,6 +26,10 @@ var (
 	Chunk = define3[scope, digest, uint64](0x20, "chunk", "scope", "log ID", "counter")
 	// Branch holds the chunks of a log that was written twice, beside those under Chunk.
 	Branch = define4[scope, digest, uint64, digest](0x25, "branch", "scope", "log ID", "counter", "chunk ID")
+	// Loose holds a checkpoint that came before its turn, since a skip needs it.
+	Loose = define4[scope, digest, uint64, digest](0x26, "loose", "scope", "log ID", "counter", "chunk ID")
+	// Skip stands for chunks of a log that a checkpoint holds, under the counter of the last of them.
+	Skip = define3[scope, digest, uint64](0x27, "skip", "scope", "log ID", "counter")
 	// LogHead holds how far a log is held: the contiguous prefix and the ID at its end.
 	LogHead = define2[scope, digest](0x22, "log head", "scope", "log ID")
 	// Cursor holds how far a log is applied.
@@ -38,6 +42,11 @@ var (
 	// Held holds why a chunk is stored but not part of its document: parked, quarantined or unapplied.
 	Held = define1[Ref](0x29, "held", "chunk")
 
+	// Decision holds one decision on a chunk, by the chunk that carries it; also that a decision which has not arrived is replaced.
+	Decision = define2[Ref, digest](0x2a, "decision", "chunk", "chunk ID")
+	// Decided holds how many decisions on a chunk stand.
+	Decided = define1[Ref](0x2b, "decided", "chunk")
+
 	// Document holds a document's head.
 	Document = define1[digest](0x30, "document", "document ID")
 	// Change holds the record of the nth change of a document.
@@ -46,6 +55,13 @@ var (
 	ChangeAt = define1[digest](0x32, "change at", "change hash")
 	// Snapshot caches a document's saved form.
 	Snapshot = define1[digest](0x33, "snapshot", "document ID")
+
+	// Checkpoint holds what has become of a checkpoint of a document.
+	Checkpoint = define3[digest, digest, uint64](0x34, "checkpoint", "document ID", "log ID", "counter")
+	// Word holds a device's word on a checkpoint.
+	Word = define2[digest, digest](0x35, "word", "chunk ID", "device")
+	// Tail holds how many changes a document has that no checkpoint packs, once they are many.
+	Tail = define1[digest](0x36, "tail", "document ID")
 
 	// Resource caches what is shown of a resource.
 	Resource = define2[string, string](0x40, "resource", "type", "id")

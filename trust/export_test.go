@@ -28,3 +28,24 @@ func (e Entry) Reencode() []byte {
 	}
 	return w.Bytes()
 }
+
+// Payload returns the payload as it stands in the entry.
+func (e Entry) Payload() []byte { return e.p.payload }
+
+// ReencodeFounding reads the payload of a founding entry and writes it again.
+func ReencodeFounding(b []byte) ([]byte, error) {
+	p, err := parseFounding(b)
+	if err != nil {
+		return nil, err
+	}
+	return p.Encode(), nil
+}
+
+// ReencodeAddition reads the payload of an add entry and writes it again.
+func ReencodeAddition(b []byte) ([]byte, error) {
+	p, err := parseAddition(b)
+	if err != nil {
+		return nil, err
+	}
+	return p.Encode(), nil
+}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"testing"
 
+	"chartmesh/internal/fuzzing"
 	"chartmesh/trust"
 )
 
@@ -493,23 +494,49 @@ func TestContextsAreApart(t *testing.T) {
 
 func FuzzParseEntry(f *testing.F) {
 	st := begin(f)
-	unknown := draft(f, st, 77, []byte("payload"), ada)
-	seeds := [][]byte{st.Entries()[0].Bytes(), add(f, st, ada, ben, trust.RoleMember).Bytes(), unknown.Bytes()}
-	if len(seeds) == 0 {
-		f.Fatal("no seeds")
-	}
-	for _, s := range seeds {
-		f.Add(s)
-	}
+	unknown := draft(f, st, 77, []byte("payload of "+fuzzing.Canary), ada)
+	fuzzing.Seeds(f, func(b []byte) error {
+		_, err := trust.ParseEntry(b)
+		return err
+	}, st.Entries()[0].Bytes(), add(f, st, ada, ben, trust.RoleMember).Bytes(), unknown.Bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
-		e, err := trust.ParseEntry(b)
+		var e trust.Entry
+		var err error
+		fuzzing.Allocates(t, len(b), 2, 512<<10, func() { e, err = trust.ParseEntry(b) })
+		fuzzing.Quiet(t, err)
 		if err != nil {
 			return
 		}
 		if !bytes.Equal(e.Bytes(), b) || !bytes.Equal(e.Reencode(), b) {
 			t.Fatal("does not re-encode to the same bytes")
 		}
-		_, _ = st.With(e)
+		_, err = st.With(e)
+		fuzzing.Quiet(t, err)
+	})
+}
+
+// FuzzPayload reads what entries state without an entry around it.
+func FuzzPayload(f *testing.F) {
+	st := begin(f)
+	founding := st.Entries()[0]
+	added := add(f, st, ada, ben, trust.RoleMember)
+	fuzzing.Seeds(f, func(b []byte) error {
+		_, err := trust.ReencodeFounding(b)
+		if err != nil {
+			_, err = trust.ReencodeAddition(b)
+		}
+		return err
+	}, founding.Payload(), added.Payload())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, read := range []func([]byte) ([]byte, error){trust.ReencodeFounding, trust.ReencodeAddition} {
+			var again []byte
+			var err error
+			fuzzing.Allocates(t, len(b), 16, 512<<10, func() { again, err = read(b) })
+			fuzzing.Quiet(t, err)
+			if err == nil && !bytes.Equal(again, b) {
+				t.Error("does not re-encode to the same bytes")
+			}
+		}
 	})
 }
 

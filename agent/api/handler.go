@@ -49,6 +49,7 @@ var routes = []route{
 	{"GET", "/v1/status", (*handler).status},
 	{"POST", "/v1/invites", (*handler).invite},
 	{"PUT", "/v1/network", (*handler).network},
+	{"POST", "/v1/compaction", (*handler).compact},
 	{"PUT", "/v1/resources", (*handler).put},
 	{"GET", "/v1/resources/{type}/{id}", (*handler).get},
 	{"DELETE", "/v1/resources/{type}/{id}", (*handler).delete},
@@ -60,6 +61,10 @@ var routes = []route{
 	{"GET", "/v1/conflicts", (*handler).conflicts},
 	{"GET", "/v1/conflicts/{id}", (*handler).conflict},
 	{"POST", "/v1/conflicts/{id}/decision", (*handler).resolve},
+	{"GET", "/v1/quarantine", (*handler).held},
+	{"GET", "/v1/quarantine/{id}", (*handler).heldChunk},
+	{"POST", "/v1/quarantine/{id}/retry", (*handler).retryHeld},
+	{"POST", "/v1/quarantine/{id}/decision", (*handler).decideHeld},
 	{"GET", "/v1/events", (*handler).events},
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/api/apitest"
+	"chartmesh/internal/fuzzing"
 )
 
 const berg = `{"resourceType":"Patient","id":"p1","name":[{"family":"Bérg <&>"}],"x":1.50}`
@@ -76,6 +77,8 @@ func TestRequests(t *testing.T) {
 			code: api.CodeInvalid},
 		{name: "network", method: "PUT", target: "/v1/network", body: `{"online":false}`, status: 200},
 		{name: "network unsaid", method: "PUT", target: "/v1/network", body: `{}`, status: 400, code: api.CodeInvalid},
+		{name: "compact", method: "POST", target: "/v1/compaction", status: 200},
+		{name: "compact something", method: "POST", target: "/v1/compaction?document=x", status: 400, code: api.CodeInvalid},
 		{name: "status", method: "GET", target: "/v1/status", status: 200},
 		{name: "status of a stranger", method: "GET", target: "/v1/status?peer=x", status: 404, code: api.CodeNotFound},
 		{name: "wait that ends", method: "GET", target: "/v1/status?wait=in-sync&timeout=1ms", status: 504, code: api.CodeTimeout},
@@ -91,6 +94,23 @@ func TestRequests(t *testing.T) {
 			status: 400, code: api.CodeInvalid},
 		{name: "decide nothing", method: "POST", target: "/v1/conflicts/x/decision", body: `{}`, header: user, status: 400,
 			code: api.CodeInvalid},
+		{name: "held", method: "GET", target: "/v1/quarantine?state=parked&limit=1000&discarded=true", status: 200},
+		{name: "held in no state", method: "GET", target: "/v1/quarantine?state=lost", status: 400, code: api.CodeInvalid},
+		{name: "held without end", method: "GET", target: "/v1/quarantine?limit=1001", status: 400, code: api.CodeInvalid},
+		{name: "held none", method: "GET", target: "/v1/quarantine?limit=0", status: 400, code: api.CodeInvalid},
+		{name: "no such chunk", method: "GET", target: "/v1/quarantine/abcd", status: 404, code: api.CodeNotFound},
+		{name: "decide on a chunk without a user", method: "POST", target: "/v1/quarantine/abcd/decision", body: `{"verdict":"discard"}`,
+			status: 400, code: api.CodeInvalid},
+		{name: "decide on a chunk otherwise", method: "POST", target: "/v1/quarantine/abcd/decision", body: `{"verdict":"burn"}`, header: user,
+			status: 400, code: api.CodeInvalid},
+		{name: "decide with a long reason", method: "POST", target: "/v1/quarantine/abcd/decision", header: user,
+			body: `{"verdict":"discard","reason":"` + strings.Repeat("a", api.MaxReason+1) + `"}`, status: 400, code: api.CodeInvalid},
+		{name: "decide with lines for a reason", method: "POST", target: "/v1/quarantine/abcd/decision", header: user,
+			body: `{"verdict":"discard","reason":"a
+b"}`, status: 400, code: api.CodeInvalid},
+		{name: "decide on no chunk", method: "POST", target: "/v1/quarantine/abcd/decision", body: `{"verdict":"discard"}`, header: user,
+			status: 404, code: api.CodeNotFound},
+		{name: "retry all", method: "POST", target: "/v1/quarantine/all/retry", status: 200},
 		{name: "events", method: "GET", target: "/v1/events", status: 200},
 		{name: "events since a word", method: "GET", target: "/v1/events?since=x", status: 400, code: api.CodeInvalid},
 		{name: "another method", method: "PATCH", target: "/v1/resources/Patient/old", status: 405, code: api.CodeInvalid},
@@ -211,42 +231,79 @@ func TestAsError(t *testing.T) {
 }
 
 func FuzzParseRef(f *testing.F) {
-	for _, s := range []string{"Patient/1", "Patient/", "/1", "patient/1", "P/a.b-C", "Patient/1/2", "Ünit/1"} {
+	for _, s := range []string{"Patient/1", "P/a.b-C"} {
+		if ref, err := api.ParseRef(s); err != nil || ref.String() != s {
+			f.Fatalf("seed %s is read as %v: %v", s, ref, err)
+		}
+		f.Add(s)
+	}
+	for _, s := range []string{"Patient/", "/1", "patient/1", "Patient/1/2", "Ünit/1", "Patient/" + fuzzing.Canary + "!"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		ref, err := api.ParseRef(s)
+		var ref api.Ref
+		var err error
+		fuzzing.Allocates(t, len(s), 2, 4<<10, func() { ref, err = api.ParseRef(s) })
+		fuzzing.Quiet(t, err)
 		if err == nil && (ref.String() != s || !ref.Valid()) {
 			t.Errorf("%q became %q", s, ref)
 		}
 	})
 }
 
-// FuzzHandler holds that whatever is asked is answered, and that each refusal is an Error.
+// FuzzHandler holds that whatever is asked is answered, that each refusal is an Error, and that no refusal repeats what
+// was sent.
 func FuzzHandler(f *testing.F) {
-	for _, seed := range [][3]string{{"GET", "/v1/status", ""}, {"PUT", "/v1/resources?force=true", berg}, {"POST", "/v1/find", `{"text":"a"}`},
-		{"POST", "/v1/import", berg + "\n"}, {"POST", "/v1/conflicts/c/decision", `{"choose":1}`}, {"GET", "/v1/events?since=0", ""},
-		{"GET", "/v1/resources/Patient/1/history", ""}, {"PATCH", "/v1/network", "{}"}, {"GET", "/v1/export?format=bundle&meta=1", ""}} {
-		f.Add(seed[0], seed[1], seed[2], "a%20b")
-	}
-	f.Fuzz(func(t *testing.T, method, target, body, user string) {
+	answer := func(t testing.TB, method, target, body, user, kind, last string) (*httptest.ResponseRecorder, bool) {
 		req, err := http.NewRequest(method, "http://chartmesh"+target, strings.NewReader(body))
-		if err != nil || req.Host != api.Host || strings.Contains(target, "wait") || strings.Contains(target, "follow") {
-			t.Skip() // no request, one for another host, or one that waits
+		if err != nil || req.Host != api.Host {
+			return nil, false // no request, or one for another host
+		}
+		if strings.Contains(target, "wait") || strings.Contains(target, "follow") {
+			// One that may wait, of somebody who has hung up.
+			ctx, cancel := context.WithCancel(req.Context())
+			cancel()
+			req = req.WithContext(ctx)
 		}
 		req.Header.Set(api.HeaderUser, user)
+		req.Header.Set("Content-Type", kind)
+		req.Header.Set("Last-Event-ID", last)
 		agent := apitest.New()
 		agent.AddConflict(api.Conflict{ID: "c", Values: make([]api.ConflictValue, 2)})
 		rec := httptest.NewRecorder()
 		api.NewHandler(agent, api.Options{}).ServeHTTP(rec, req)
-		if rec.Code/100 == 2 || rec.Code/100 == 3 {
+		return rec, true
+	}
+	const js = "application/json"
+	for _, seed := range [][5]string{{"GET", "/v1/status"}, {"PUT", "/v1/resources?force=true", berg, "application/fhir+json"},
+		{"POST", "/v1/find", `{"text":"a"}`, js}, {"POST", "/v1/import", berg + "\n", "application/x-ndjson; charset=utf-8"},
+		{"POST", "/v1/conflicts/c/decision", `{"choose":1}`, js}, {"GET", "/v1/events?since=0", "", "", "7"},
+		{"POST", "/v1/invites", `{"role":"admin","expires_ns":60000000000}`, js}, {"PUT", "/v1/network", `{"online":false}`, js},
+		{"GET", "/v1/conflicts/c"}, {"GET", "/v1/export?format=bundle&meta=1"}} {
+		if rec, ok := answer(f, seed[0], seed[1], seed[2], "a%20b", seed[3], seed[4]); !ok || rec.Code != 200 {
+			f.Fatalf("seed %v is refused: %s", seed, rec.Body)
+		}
+		f.Add(seed[0], seed[1], seed[2], "a%20b", seed[3], seed[4])
+	}
+	f.Add("GET", "/v1/status?wait=in-sync&timeout=1h", "", "", "", "")
+	f.Add("GET", "/v1/events?follow=true", "", "", "", "3")
+	f.Add("PATCH", "/v1/network", "{}", "a", js, "")
+	f.Add("GET", "/v1/resources/Patient/"+fuzzing.Canary+"/history", "", "%zz", "", "x")
+	f.Add("POST", "/v1/find", `{"`+fuzzing.Canary+`":1}`, fuzzing.Canary, js, fuzzing.Canary)
+	f.Add("POST", "/v1/conflicts/c/decision", `{"value":"`+fuzzing.Canary+`"`, "a", js, "")
+	f.Fuzz(func(t *testing.T, method, target, body, user, kind, last string) {
+		rec, ok := answer(t, method, target, body, user, kind, last)
+		if !ok || rec.Code/100 == 2 || rec.Code/100 == 3 {
 			return // 3: the path was cleaned
 		}
-		var answer struct{ Error *api.Error }
-		if err := json.Unmarshal(rec.Body.Bytes(), &answer); err != nil || answer.Error == nil || answer.Error.Code == "" {
-			t.Errorf("%s %s: %d %q", method, target, rec.Code, rec.Body)
+		var refusal struct{ Error *api.Error }
+		if err := json.Unmarshal(rec.Body.Bytes(), &refusal); err != nil || refusal.Error == nil || refusal.Error.Code == "" {
+			t.Fatalf("%s %s: %d %q", method, target, rec.Code, rec.Body)
 		}
-		if rec.Code >= 500 {
+		if refusal.Error.Code == api.CodeInvalid { // that there is no such resource says which one
+			fuzzing.Quiet(t, refusal.Error)
+		}
+		if rec.Code >= 500 && refusal.Error.Code != api.CodeUnavailable {
 			t.Errorf("%s %s: %d", method, target, rec.Code)
 		}
 	})

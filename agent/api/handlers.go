@@ -88,6 +88,14 @@ func (h *handler) network(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, req, h.agent.SetOnline(r.Context(), *req.Online))
 }
 
+func (h *handler) compact(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	done, err := h.agent.Compact(r.Context())
+	return writeJSON(w, done, err)
+}
+
 func (h *handler) put(w http.ResponseWriter, r *http.Request) error {
 	q, err := query(r, "force")
 	if err != nil {

@@ -27,9 +27,15 @@ type Agent interface {
 	// Export writes NDJSON or one collection Bundle, sorted by type and id.
 	Export(ctx context.Context, w io.Writer, opts ExportOptions) error
 
+	// Compact packs what could be packed now, without waiting for documents to be left alone, and deletes what is packed
+	// and that every device has found good.
+	Compact(ctx context.Context) (Compaction, error)
+
 	Conflicts(ctx context.Context) ([]Conflict, error)
 	Conflict(ctx context.Context, id string) (Conflict, error)
 	Resolve(ctx context.Context, user, id string, decision Decision) (Written, error)
+
+	Quarantine
 
 	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
 	// ctx ends. A cursor that is no longer held is CodeGone.
@@ -108,12 +114,15 @@ type SetAside struct {
 	Bytes uint64 `json:"bytes"`
 }
 
-// Held is a chunk that is stored but not part of its document.
-type Held struct {
-	Chunk  string `json:"chunk"`
-	State  string `json:"state"` // parked, quarantined, unapplied
-	Reason string `json:"reason"`
-	Device string `json:"device"`
+// Compaction is what a call of Compact did, and what is stored after it.
+type Compaction struct {
+	Checkpoints int   `json:"checkpoints"` // made
+	Words       int   `json:"words"`       // given on checkpoints of other devices
+	Deleted     int   `json:"deleted"`     // chunks that checkpoints stand for from now on
+	Waiting     int   `json:"waiting"`     // checkpoints that not every device has found good yet
+	Chunks      int   `json:"chunks"`      // stored
+	Skips       int   `json:"skips"`       // runs of chunks that checkpoints stand for
+	Bytes       int64 `json:"bytes"`       // of both
 }
 
 // Peer is one other device of the practice, reachable or not.
@@ -250,7 +259,7 @@ type Decision struct {
 type Event struct {
 	Cursor   uint64    `json:"cursor"`
 	Time     time.Time `json:"time"`
-	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, records-damaged, records-repaired
+	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, chunk-discarded, chunk-decided, records-damaged, records-repaired
 	Resource string    `json:"resource,omitempty"`
 	Version  string    `json:"version,omitempty"`
 	Conflict string    `json:"conflict,omitempty"`

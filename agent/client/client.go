@@ -203,11 +203,13 @@ func resourcePath(ref api.Ref) (string, error) {
 }
 
 // conflictPath refuses what would be another path; a conflict's id is of the agent's making and has no such characters.
-func conflictPath(id string) (string, error) {
+func conflictPath(id string) (string, error) { return idPath("/v1/conflicts/", id, "no such conflict") }
+
+func idPath(below, id, unknown string) (string, error) {
 	if id == "" || id == "." || id == ".." || len(id) > 128 || url.PathEscape(id) != id {
-		return "", &api.Error{Code: api.CodeNotFound, Message: "no such conflict"}
+		return "", &api.Error{Code: api.CodeNotFound, Message: unknown}
 	}
-	return "/v1/conflicts/" + id, nil
+	return below + id, nil
 }
 
 // Status implements api.Agent.
@@ -256,6 +258,12 @@ func (c *Client) SetOnline(ctx context.Context, online bool) error {
 	}
 	var answer api.Network
 	return c.do(ctx, call{method: "PUT", path: "/v1/network", kind: kindJSON, body: body}, &answer)
+}
+
+// Compact implements api.Agent.
+func (c *Client) Compact(ctx context.Context) (done api.Compaction, err error) {
+	err = c.do(ctx, call{method: "POST", path: "/v1/compaction"}, &done)
+	return done, err
 }
 
 // Get implements api.Agent.

@@ -149,6 +149,9 @@ func TestSame(t *testing.T) {
 		if err := c.SetOnline(ctx, true); err != nil {
 			t.Fatal(err)
 		}
+		if done, err := c.Compact(ctx); err != nil || done.Deleted != 80 || done.Bytes != 6000 {
+			t.Fatalf("compact: %+v, %v", done, err)
+		}
 		there, err := agent.Status(ctx, "")
 		if err != nil {
 			t.Fatal(err)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"chartmesh/chunk"
 	"chartmesh/crdt"
@@ -32,7 +33,10 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 	}
-	most := applyChunks
+	most, err := r.beginApplying(ctx)
+	if err != nil {
+		return false, err
+	}
 	for {
 		n, err := r.applyBatch(ctx, most)
 		if errors.Is(err, storage.ErrTooLarge) && n > 1 {
@@ -48,30 +52,31 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 // none of the others: it is remembered, and the chunk held as unapplied when its turn comes again.
 func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	t := r.begin()
-	var at chunkRef
+	var current chunkRef
 	fail := func(err error) (int, error) {
 		if bad, ok := errors.AsType[*unreadable](err); ok {
-			if bad.at != at { // one that came before in its document
-				r.failing[at] = reasonEarlier
+			if bad.at != current { // one that came before in its document
+				r.failing[t.judging] = reasonEarlier
 			}
 			return n, r.takeBack(ctx, bad.at, bad.err)
 		}
 		if !blames(err) || ctx.Err() != nil {
 			return n, err
 		}
-		r.log.Error("applying a chunk failed; it is kept and tried again after a restart", "log", at.Log, "counter", at.Counter, "error", err)
-		r.failing[at] = "this machine failed on it"
+		r.log.Error("applying a chunk failed; it is kept and tried again after a restart", "log", t.judging.Log, "counter", t.judging.Counter, "error", err)
+		r.failing[t.judging] = "this machine failed on it"
 		return n, nil
 	}
 	// The documents of a batch stay open until its end: they, too, may not outgrow the budget by more than as much again.
 	opened := r.docs.ops
 	for n < most && t.batch.Size() < applyBytes && r.docs.ops-opened <= r.docs.limit {
-		next, ok := t.next()
+		at, ok := t.next()
 		if !ok {
 			break
 		}
-		at = next
 		n++
+		current = at
+		r.blame(at)
 		if err := t.step(ctx, at); err != nil {
 			t.abort(ctx)
 			return fail(err)
@@ -80,6 +85,7 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	if n == 0 {
 		return 0, nil
 	}
+	t.progress()
 	if err := t.commit(ctx); err != nil {
 		err = fmt.Errorf("commit applied chunks: %w", err)
 		if n > 1 {
@@ -87,6 +93,7 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 		}
 		return fail(err)
 	}
+	r.starts.stuck, r.starts.cleared = 0, true
 	return n, nil
 }
 
@@ -122,36 +129,55 @@ func (t *transaction) next() (chunkRef, bool) {
 	return chunkRef{}, false
 }
 
-// step applies or holds one chunk and moves the cursor past it.
+// step applies or holds what stands at one place of a log, and moves the cursor past it.
 func (t *transaction) step(ctx context.Context, at chunkRef) error {
-	var stored holding
+	var found stored
 	err := t.r.store.View(func(v storage.Reader) (err error) {
-		stored, err = heldBy(v, at.Scope, at.Log, at.Counter)
+		found, err = readStored(v, at)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("read chunk to apply: %w", unreadableAs(at, err))
 	}
-	sealed := stored.sealed
+	sealed, passed := found.chunk, found.chunk.Position()
+	if found.skip != nil {
+		passed = found.skip.Position()
+	}
+	if !t.appliedPack(sealed) {
+		if err := t.judge(ctx, chunkRef{at.Scope, sealed.Log(), sealed.Header().Counter}, sealed); err != nil {
+			return err
+		}
+	}
+	// A loose checkpoint that was woken does not move the cursor, which has not come so far.
+	if c := t.cursor(at).Counter; c < passed.Counter && c+1 >= at.Counter && passed.Counter <= t.r.position(at.Scope, at.Log).Counter {
+		if t.cursors[at.Scope] == nil {
+			t.cursors[at.Scope] = chunk.Vector{}
+		}
+		t.cursors[at.Scope][at.Log] = passed
+	}
+	return nil
+}
+
+// appliedPack reports whether a chunk is a checkpoint that was applied before.
+func (t *transaction) appliedPack(sealed chunk.Sealed) bool {
+	return sealed.Header().Kind == chunk.KindCheckpoint && (t.r.packs[sealed.ID()] || slices.Contains(t.packs, sealed.ID()))
+}
+
+// judge applies or holds one chunk.
+func (t *transaction) judge(ctx context.Context, at chunkRef, sealed chunk.Sealed) (err error) {
+	t.judging = at
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
-	var verdict *held
-	if why, failing := t.r.failing[at]; failing {
-		verdict = unapplied(why)
-	} else if verdict, err = t.tryApply(ctx, at, sealed); err != nil {
+	verdict, err := t.verdict(ctx, at, sealed)
+	if err != nil {
 		return err
 	}
 	if err := t.release(place); err != nil {
 		return err
 	}
 	if verdict != nil {
-		verdict.Device = sealed.Header().Device
 		t.hold(place, verdict)
-	}
-	if t.cursor(at).Counter < at.Counter {
-		if t.cursors[at.Scope] == nil {
-			t.cursors[at.Scope] = chunk.Vector{}
-		}
-		t.cursors[at.Scope][at.Log] = sealed.Position()
+	} else if sealed.Header().Kind == chunk.KindCheckpoint {
+		t.packs = append(t.packs, sealed.ID())
 	}
 	return nil
 }
@@ -188,14 +214,25 @@ func (t *transaction) heldAt(at storage.Ref) (h *held, err error) {
 
 // hold stores why a chunk is not applied, and under what it waits for.
 func (t *transaction) hold(at storage.Ref, h *held) {
+	decided, err := t.decidedOn(at)
+	if err != nil {
+		t.failed = errors.Join(t.failed, err)
+		return
+	}
+	before := t.before[at]
+	h.complete(before, decided, t.r.build, t.now)
 	t.held[at] = h
 	t.batch.Put(storage.Held.Key(at), h.marshal())
 	if h.Missing.Kind != missingNothing {
 		t.batch.Put(storage.Parked.Key(h.Missing.Kind, h.Missing.What, at), nil)
 		t.waiting[h.Missing] = append(t.waiting[h.Missing], at)
 	}
-	*t.counts.of(h.State)++
-	t.events = append(t.events, Event{Kind: "chunk-" + h.State.String()})
+	if n := t.counts.of(h.State); n != nil {
+		*n++
+	}
+	if before == nil || before.State != h.State {
+		t.events = append(t.events, Event{Kind: "chunk-" + h.State.String()})
+	}
 }
 
 // release takes a chunk off the held ones; hold puts it back if it still is.
@@ -204,55 +241,75 @@ func (t *transaction) release(at storage.Ref) error {
 	if err != nil || h == nil {
 		return err
 	}
+	t.before[at] = h
 	t.held[at] = nil
 	t.batch.Delete(storage.Held.Key(at))
 	if h.Missing.Kind != missingNothing {
 		t.batch.Delete(storage.Parked.Key(h.Missing.Kind, h.Missing.What, at))
 	}
-	*t.counts.of(h.State)--
+	if n := t.counts.of(h.State); n != nil {
+		*n--
+	}
 	return nil
 }
 
+// of returns the count of a state; nil for what nobody need look at any more.
 func (c *counts) of(s HeldState) *uint64 {
 	switch s {
 	case Parked:
 		return &c.Parked
 	case Quarantined:
 		return &c.Quarantined
+	case Discarded:
+		return nil
 	}
 	return &c.Unapplied
 }
 
 // tryApply judges a chunk and applies its changes. A verdict that is not nil says why it is held. What it decides follows
 // from the chunk and what it depends on, except for Unapplied, which is this machine's own trouble.
-func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Sealed) (*held, error) {
-	r := t.r
+func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Sealed) (verdict *held, err error) {
 	h := sealed.Header()
-	opened, err := chunk.Open(r.keys, sealed)
-	body, isChanges := opened.(*chunk.Changes)
+	opened, err := chunk.Open(t.r.keys, sealed)
 	switch {
 	case errors.Is(err, chunk.ErrNoKey):
 		return park("its key has not arrived", missing{Kind: missingEpoch, What: h.Epoch}), nil
-	case errors.Is(err, chunk.ErrNewer), err == nil && (!isChanges || body.Schema > fhir.Schema):
-		return park("it was written by a newer version", missing{Kind: missingSchema}), nil
+	case errors.Is(err, chunk.ErrNewer):
+		return newer(), nil
 	case errors.Is(err, chunk.ErrDamaged):
 		return quarantine("it does not open"), nil
 	case err != nil:
 		return nil, err
 	}
-	d, err := r.document(at.Scope, body.Document)
+	if verdict, err = t.tryBody(ctx, at, sealed, opened); verdict != nil {
+		t.describe(verdict, opened)
+	}
+	return verdict, err
+}
+
+// tryBody judges a chunk by its kind.
+func (t *transaction) tryBody(ctx context.Context, at chunkRef, sealed chunk.Sealed, opened chunk.Body) (*held, error) {
+	switch body := opened.(type) {
+	case *chunk.Cover:
+		return nil, t.applyCover(sealed, body)
+	case *chunk.Decision:
+		return nil, t.takeDecision(at.Scope, sealed.ID(), sealed.Header().Device, body)
+	case *chunk.Changes, *chunk.Checkpoint:
+	default:
+		return newer(), nil
+	}
+	d, err := t.r.document(at.Scope, opened.DocumentID())
 	if errors.Is(err, errOtherScope) {
 		return quarantine("it names a document of another scope"), nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return t.applyChanges(ctx, at, sealed, body, d)
+	if body, ok := opened.(*chunk.Checkpoint); ok {
+		return t.applyCheckpoint(ctx, at, sealed, body, d)
+	}
+	return t.applyChanges(ctx, at, sealed, opened.(*chunk.Changes), d)
 }
-
-func park(reason string, m missing) *held { return &held{State: Parked, Reason: reason, Missing: m} }
-func quarantine(reason string) *held      { return &held{State: Quarantined, Reason: reason} }
-func unapplied(reason string) *held       { return &held{State: Unapplied, Reason: reason} }
 
 // reason gives an error's fixed part, which carries no payload.
 func reason(err error) string {
@@ -269,9 +326,11 @@ func reason(err error) string {
 
 // applyChanges applies a chunk's changes, all or none.
 func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chunk.Sealed, body *chunk.Changes, d *document) (*held, error) {
-	r := t.r
+	if body.Schema > fhir.Schema {
+		return newer(), nil
+	}
 	var raws [][]byte
-	var records []crdt.Record
+	var list []appliedChange
 	trial := d.index
 	if len(body.Changes) > 1 { // judged one upon the other, without leaving a trace if one is held
 		trial = crdt.NewIndex(d.id)
@@ -302,6 +361,8 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 			continue
 		case errors.As(err, &lacks):
 			return park("a change that it builds on has not arrived", missing{Kind: missingChange, What: lacks.Hash}), nil
+		case errors.As(err, new(*crdt.Equivocation)):
+			return keptOut(reason(err)), nil
 		case err != nil:
 			return quarantine(reason(err)), nil
 		}
@@ -310,7 +371,11 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 				return nil, err
 			}
 		}
-		raws, records = append(raws, ch.Raw), append(records, rec)
+		raws = append(raws, ch.Raw)
+		list = append(list, appliedChange{
+			Record: rec, Chunk: at, Device: sealed.Header().Device, Schema: body.Schema, TimeMillis: body.TimeMillis,
+			Author: body.Author, Origin: body.Origin, ArrivedMillis: t.now.UnixMilli(),
+		})
 	}
 	for _, a := range body.Authorship {
 		if c := newest[a.Branch]; c == nil || c.Seq != a.Seq || c.Hash != a.Newest {
@@ -320,6 +385,12 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 	if len(raws) == 0 {
 		return nil, nil
 	}
+	return t.applyJudged(ctx, d, raws, list, sealed.ID())
+}
+
+// applyJudged applies changes that were judged one upon the other.
+func (t *transaction) applyJudged(ctx context.Context, d *document, raws [][]byte, list []appliedChange, from chunk.ID) (*held, error) {
+	r := t.r
 	t.docs[d.id] = d
 	var st crdt.State
 	err := r.engineCall(ctx, d, func() (err error) {
@@ -334,32 +405,24 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 		return nil, err
 	default:
 		r.log.Error("the engine failed on a chunk; it is kept and retried after a restart",
-			"document", d.id, "chunk", sealed.ID(), "error", err)
+			"document", d.id, "chunk", from, "error", err)
 		return unapplied("this machine's engine failed on it"), nil
 	}
-	for i, rec := range records {
-		err := t.record(d, appliedChange{
-			Record: rec, Chunk: at, Device: sealed.Header().Device, Schema: body.Schema, TimeMillis: body.TimeMillis,
-			Author: body.Author, Origin: body.Origin, ArrivedMillis: t.now.UnixMilli(),
-		}, raws[i])
-		if err != nil {
+	records := make([]crdt.Record, len(list))
+	for i, a := range list {
+		records[i] = a.Record
+		if err := t.record(d, a, raws[i]); err != nil {
 			return nil, err
 		}
-		if i == len(records)-1 {
-			if err := d.agrees(st); err != nil {
-				return nil, err
-			}
-		}
-		if err := t.wake(missing{missingChange, rec.Hash}); err != nil {
+		if err := t.wake(missing{missingChange, a.Record.Hash}); err != nil {
 			return nil, err
 		}
 	}
-	for _, rec := range records {
-		if _, err := t.refresh(ctx, d, rec.Keys, rec.Hash, false); err != nil {
-			return nil, err
-		}
+	if err := d.agrees(st); err != nil {
+		return nil, err
 	}
-	return nil, nil
+	_, err = t.refresh(ctx, d, records, false)
+	return nil, err
 }
 
 // wake queues the chunks that waited for something, those of this very transaction too.

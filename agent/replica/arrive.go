@@ -20,10 +20,16 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 	r.arrive.Lock()
 	defer r.arrive.Unlock()
 	st := r.State()
-	var batch storage.Batch
-	heads := map[trust.ScopeID]map[chunk.LogID]tip{}
-	taken := map[chunkRef]chunk.ID{} // in batch
+	a := newArriving()
+	var refused refusals
+	defer func() { refused.tell(r, from) }()
 	for _, b := range chunks {
+		if chunk.IsSkip(b) {
+			if err := r.takeSkip(a, from, &refused, b); err != nil {
+				return err
+			}
+			continue
+		}
 		sealed, err := chunk.Parse(b)
 		if errors.Is(err, chunk.ErrNewer) {
 			continue // for a later version of this program; the vector keeps asking for it
@@ -36,53 +42,65 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 			continue // its membership entry is on the way; the peer sends again what our vector lacks
 		case err != nil:
 			// Whoever relays it may be honest and know another membership; what else it sends is welcome.
-			r.log.Warn("a chunk is not accepted", "from", from, "chunk", sealed.ID(), "error", err)
+			refused.add(sealed.ID(), err)
 			continue
 		}
-		h := sealed.Header()
-		at := chunkRef{h.Scope, sealed.Log(), h.Counter}
-		if at.Log == r.logID(at.Scope) {
-			continue // nobody tells this device what it wrote
-		}
-		head, ok := heads[at.Scope][at.Log]
-		if !ok {
-			head = r.tip(at.Scope, at.Log)
-		}
-		switch {
-		case h.Counter <= head.Counter:
-			if id, ok := taken[at]; ok && id != sealed.ID() {
-				r.keepBranch(&batch, at, sealed)
-			} else if !ok {
-				if err := r.branch(&batch, at, sealed); err != nil {
-					return err
-				}
-			}
-			continue
-		case h.Counter == head.Counter+1 && h.Previous != head.ID:
-			// It continues another branch of its log. The header proves that its author signed two histories.
-			r.keepBranch(&batch, at, sealed)
-			continue
-		case !sealed.Follows(head.ID, head.Counter):
-			if err := r.branchGoesOn(&batch, at, sealed); err != nil {
+		if h := sealed.Header(); h.Counter == 1 {
+			ok, err := r.mayBegin(h.Scope, sealed.Log(), h.Device)
+			if err != nil {
 				return err
 			}
-			continue
+			if !ok {
+				refused.add(sealed.ID(), errTooManyLogs)
+				continue
+			}
 		}
-		if heads[at.Scope] == nil {
-			heads[at.Scope] = map[chunk.LogID]tip{}
+		if err := r.take(a, sealed); err != nil {
+			return err
 		}
-		heads[at.Scope][at.Log] = tip{h.Counter, sealed.ID()}
-		taken[at] = sealed.ID()
-		batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
-		if batch.Size() > importCommitBytes {
-			if err := r.commitArrived(ctx, &batch, heads); err != nil {
+		if a.batch.Size() > importCommitBytes {
+			if err := r.commitArrived(ctx, a); err != nil {
 				return err
 			}
-			batch, heads = storage.Batch{}, map[trust.ScopeID]map[chunk.LogID]tip{}
-			clear(taken)
 		}
 	}
-	return r.commitArrived(ctx, &batch, heads)
+	return r.commitArrived(ctx, a)
+}
+
+// take puts a verified chunk where it belongs: at the end of its log, beside it, or nowhere.
+func (r *Replica) take(a *arriving, sealed chunk.Sealed) error {
+	h := sealed.Header()
+	at := chunkRef{h.Scope, sealed.Log(), h.Counter}
+	if at.Log == r.logID(at.Scope) {
+		return nil // nobody tells this device what it wrote
+	}
+	head := a.head(r, at.Scope, at.Log)
+	switch {
+	case h.Counter <= head.Counter:
+		if id, ok := a.taken[at]; ok && id != sealed.ID() {
+			r.keepBranch(&a.batch, at, sealed)
+		} else if !ok {
+			return r.branch(&a.batch, at, sealed)
+		}
+		return nil
+	case h.Counter == head.Counter+1 && h.Previous != head.ID:
+		// It continues another branch of its log. The header proves that its author signed two histories.
+		r.keepBranch(&a.batch, at, sealed)
+		return nil
+	case !sealed.Follows(head.ID, head.Counter):
+		if h.Kind == chunk.KindCheckpoint {
+			a.keepLoose(at, sealed)
+		}
+		return r.branchGoesOn(&a.batch, at, sealed)
+	}
+	a.advance(at.Scope, at.Log, tip{h.Counter, sealed.ID()})
+	a.taken[at] = sealed.ID()
+	a.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
+	if h.Kind == chunk.KindCheckpoint {
+		a.checkpoints[sealed.ID()] = sealed
+		a.batch.Delete(storage.Loose.Key(at.Scope, at.Log, at.Counter, sealed.ID()))
+	}
+	return nil
 }
 
 func (r *Replica) position(scope trust.ScopeID, log chunk.LogID) chunk.Position {
@@ -98,33 +116,35 @@ func (r *Replica) tip(scope trust.ScopeID, log chunk.LogID) tip {
 }
 
 // commitArrived makes chunks durable, and only then counts them.
-func (r *Replica) commitArrived(ctx context.Context, batch *storage.Batch, heads map[trust.ScopeID]map[chunk.LogID]tip) error {
-	if batch.Len() == 0 {
+func (r *Replica) commitArrived(ctx context.Context, a *arriving) error {
+	if a.batch.Len() == 0 {
 		return nil
 	}
 	ends := map[logRef]tip{}
 	if err := r.store.View(func(v storage.Reader) error {
-		for scope, logs := range heads {
+		for scope, logs := range a.heads {
 			for log, p := range logs {
 				ends[logRef{scope, log}] = onwards(v, scope, log, p)
-				batch.Put(storage.LogHead.Key(scope, log), marshalTip(ends[logRef{scope, log}]))
+				a.batch.Put(storage.LogHead.Key(scope, log), marshalTip(ends[logRef{scope, log}]))
 			}
 		}
 		return nil
 	}); err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
-	if err := r.store.Commit(ctx, batch); errors.Is(err, storage.ErrNoRoom) {
+	if err := r.store.Commit(ctx, &a.batch); errors.Is(err, storage.ErrNoRoom) {
+		*a = *newArriving()
 		return nil // not kept: the vector tells the peer so, which sends again ever more seldom
 	} else if err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
 	r.mu.Lock()
 	for ref, end := range ends {
-		r.behindCursorLocked(ref.scope, ref.log, r.mu.tips[ref.scope][ref.log].Counter, heads[ref.scope][ref.log].Counter)
+		r.behindCursorLocked(ref.scope, ref.log, r.mu.tips[ref.scope][ref.log].Counter, a.heads[ref.scope][ref.log].Counter)
 		r.advanceLocked(ref.scope, ref.log, end)
 	}
 	r.mu.Unlock()
+	*a = *newArriving()
 	r.notify()
 	return nil
 }
@@ -132,11 +152,10 @@ func (r *Replica) commitArrived(ctx context.Context, batch *storage.Batch, heads
 // branch looks at a chunk whose counter is held already: the same chunk is no news, another one is a branch.
 func (r *Replica) branch(batch *storage.Batch, at chunkRef, sealed chunk.Sealed) error {
 	return r.store.View(func(v storage.Reader) error {
-		b, err := v.Get(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
-		if err != nil {
-			return fmt.Errorf("compare chunk: %w", err)
+		have, err := readChunk(v, at.Scope, at.Log, at.Counter)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil // a checkpoint stands for it, here or in this very batch
 		}
-		have, err := chunk.Parse(b)
 		if err != nil {
 			return fmt.Errorf("compare chunk: %w", err)
 		}

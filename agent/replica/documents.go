@@ -22,6 +22,7 @@ type document struct {
 	index   *crdt.Index
 	changes []changeMeta // in application order, as in the index
 	byHash  map[crdt.ChangeHash]int
+	packed  int    // how many changes it had when a checkpoint of it was applied last
 	saved   int    // how many changes the stored saved form covers
 	loaded  bool   // in the engine
 	counted uint64 // operations counted in openDocuments
@@ -69,6 +70,13 @@ func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, 
 				return err
 			}
 			return d.add(a, nil)
+		}); err != nil {
+			return err
+		}
+		if err := v.Scan(storage.Checkpoint.With(id), nil, func(_, value []byte) error {
+			c, err := parseCheckpointRecord(id, value)
+			d.packed = max(d.packed, int(c.changes))
+			return err
 		}); err != nil {
 			return err
 		}
@@ -185,23 +193,15 @@ func (r *Replica) rawDocument(d *document) (saved []byte, changes [][]byte, err 
 				saved = form
 			}
 		}
-		var ref chunkRef
-		var body *chunk.Changes
+		from := sources{r: r, v: v}
 		records := d.index.Records()
 		for i := d.saved; i < len(d.changes); i++ {
-			if raw := d.changes[i].raw; raw != nil {
-				changes = append(changes, raw)
-				continue
-			}
-			if at := d.changes[i].chunk; at != ref {
-				if body, err = r.openChunk(v, at); err != nil {
+			raw := d.changes[i].raw
+			if raw == nil {
+				var err error
+				if raw, err = from.raw(d.changes[i].chunk, records[i].Hash); err != nil {
 					return err
 				}
-				ref = at
-			}
-			raw, ok := findChange(body, records[i].Hash)
-			if !ok {
-				return fmt.Errorf("%w: a chunk lacks the change that its record names", storage.ErrDamaged)
 			}
 			changes = append(changes, raw)
 		}
@@ -210,38 +210,12 @@ func (r *Replica) rawDocument(d *document) (saved []byte, changes [][]byte, err 
 	return saved, changes, err
 }
 
-func findChange(body *chunk.Changes, hash crdt.ChangeHash) ([]byte, bool) {
-	for _, c := range body.Changes {
-		if h, ok := hashOfChange(c.Raw); ok && h == hash {
-			return c.Raw, true
-		}
-	}
-	return nil, false
-}
-
-// hashOfChange is the hash of an uncompressed change.
-func hashOfChange(raw []byte) (crdt.ChangeHash, bool) {
+// hashOf returns the hash of an uncompressed change.
+func hashOf(raw []byte) (crdt.ChangeHash, bool) {
 	if len(raw) <= 8 {
 		return crdt.ChangeHash{}, false
 	}
 	return sha256.Sum256(raw[8:]), true
-}
-
-// openChunk reads and opens a stored chunk.
-func (r *Replica) openChunk(v storage.Reader, at chunkRef) (*chunk.Changes, error) {
-	stored, err := heldBy(v, at.Scope, at.Log, at.Counter)
-	if err != nil {
-		return nil, unreadableAs(at, err)
-	}
-	body, err := chunk.Open(r.keys, stored.sealed)
-	if err != nil {
-		return nil, fmt.Errorf("open chunk: %w", err)
-	}
-	changes, ok := body.(*chunk.Changes)
-	if !ok {
-		return nil, fmt.Errorf("%w: a change's record names a chunk of another kind", storage.ErrDamaged)
-	}
-	return changes, nil
 }
 
 // forget drops what is in memory of a document whose transaction failed; the store has the truth.
@@ -294,16 +268,20 @@ func (r *Replica) storeSaved(ctx context.Context, d *document) error {
 	if err != nil {
 		return err
 	}
-	var w wire.Writer
-	w.Byte(recordVersion)
-	w.Uvarint(uint64(len(d.changes)))
-	w.Blob(form)
 	var b storage.Batch
-	b.Put(storage.Snapshot.Key(d.id), w.Bytes())
+	b.Put(storage.Snapshot.Key(d.id), marshalSaved(len(d.changes), form))
 	if b.Size() > storage.MaxBatch {
 		return nil
 	}
 	return r.store.Commit(ctx, &b)
+}
+
+func marshalSaved(n int, form []byte) []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(uint64(n))
+	w.Blob(form)
+	return w.Bytes()
 }
 
 func parseSaved(b []byte) (n int, form []byte, err error) {

@@ -41,12 +41,15 @@ func marshalEvents(events []Event) []byte {
 func parseEvents(last uint64, b []byte) ([]Event, error) {
 	r := open(b)
 	n := r.Uvarint(maxEvents)
+	if n == 0 || n > last {
+		r.Fail("number of events")
+	}
 	at := time.UnixMilli(r.Varint()).UTC()
 	var events []Event
 	for i := range n {
 		e := Event{
 			Cursor: last - n + 1 + i, Time: at, Kind: r.String(maxText), Resource: r.String(maxText),
-			Version: r.String(maxText), Conflict: r.String(maxText), Peer: r.String(maxText), Local: r.Byte() == 1,
+			Version: r.String(maxText), Conflict: r.String(maxText), Peer: r.String(maxText), Local: getBool(r),
 		}
 		if r.Err() != nil {
 			return nil, r.Err()

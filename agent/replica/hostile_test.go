@@ -2,10 +2,14 @@ package replica_test
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
 
+	"chartmesh/agent/api"
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
 	"chartmesh/crdt"
@@ -22,6 +26,7 @@ type forger struct {
 	scope   trust.ScopeID
 	counter uint64
 	last    chunk.ID
+	pending [][]byte // of its log, before the chunk that is made
 }
 
 func forge(d *device) *forger {
@@ -44,17 +49,41 @@ func (f *forger) document(parts ...string) crdt.DocumentID {
 // change makes a first change of a document.
 func (f *forger) change(doc crdt.DocumentID, in ...crdt.Instruction) []byte {
 	f.t.Helper()
+	return f.edits(doc, in)[0]
+}
+
+// edits makes changes of a document, each on top of the one before.
+func (f *forger) edits(doc crdt.DocumentID, edits ...[]crdt.Instruction) [][]byte {
+	f.t.Helper()
+	return f.editsOn(doc, nil, edits...)
+}
+
+func (f *forger) editsOn(doc crdt.DocumentID, base [][]byte, edits ...[]crdt.Instruction) (raws [][]byte) {
+	f.t.Helper()
 	e := engine.NewLocal()
 	defer e.Close()
 	ctx := context.Background()
-	_, err := e.Load(ctx, doc, nil, nil)
+	_, err := e.Load(ctx, doc, nil, base)
 	must(f.t, err)
-	raw, _, err := e.Edit(ctx, doc, crdt.Edit{
-		Actor:        crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)),
-		Instructions: in, TimeMillis: time.Now().UnixMilli(),
-	})
+	for _, in := range edits {
+		raw, _, err := e.Edit(ctx, doc, crdt.Edit{
+			Actor:        crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)),
+			Instructions: in, TimeMillis: time.Now().UnixMilli(),
+		})
+		must(f.t, err)
+		raws = append(raws, raw)
+	}
+	return raws
+}
+
+// onTopOf makes a change on top of the one that a chunk of the forger's carries.
+func (f *forger) onTopOf(doc crdt.DocumentID, sealed []byte) []byte {
+	f.t.Helper()
+	s, err := chunk.Parse(sealed)
 	must(f.t, err)
-	return raw
+	body, err := chunk.Open(f.keys, s)
+	must(f.t, err)
+	return f.editsOn(doc, [][]byte{body.(*chunk.Changes).Changes[0].Raw}, resource("Basic/x"))[0]
 }
 
 // seal makes the next chunk of the forger's log.
@@ -273,5 +302,56 @@ func TestAuthorshipOfAnotherChange(t *testing.T) {
 	}))
 	if s := a.Status(); s.Quarantined != 1 || s.Resources != 0 {
 		t.Fatalf("status %+v", s)
+	}
+}
+
+// TestThousandsOfValuesInOnePlace are one conflict, which is listed and decided like another.
+func TestThousandsOfValuesInOnePlace(t *testing.T) {
+	const values = 4200 // more than any honest field ever has
+	p := practice(t, "surgery", "branch", "forger")
+	a, b, f := p[0], p[1], forge(p[2])
+	sync(t, a, b)
+	doc := f.document("crowd")
+	a.take(f.device, f.sealRaw(doc, crowdChange(crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)), values)))
+	list := a.conflicts()
+	if len(list) != 1 || len(list[0].Values) != values {
+		t.Fatalf("%d conflicts", len(list))
+	}
+	if !strings.Contains(a.export(), `"gender":"4199"`) {
+		t.Error("the last value is not shown")
+	}
+	first := 0
+	_, err := a.Resolve(t.Context(), "user", list[0].ID, api.Decision{Choose: &first})
+	must(t, err)
+	if len(a.conflicts()) != 0 || !strings.Contains(a.export(), `"gender":"0000"`) {
+		t.Fatal("it is not decided")
+	}
+	sync(t, a, b)
+	alike(t, a, b)
+}
+
+// TestTimesBeyondJSON: an author may claim any time, and what is shown of it can be said.
+func TestTimesBeyondJSON(t *testing.T) {
+	p := practice(t, "surgery", "forger")
+	a, f := p[0], forge(p[1])
+	for i, millis := range []int64{math.MaxInt64, math.MinInt64} {
+		doc := f.document("times", fmt.Sprint(i))
+		body := f.changesOf(doc, crowdChange(crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)), 2))
+		body.TimeMillis = millis
+		a.take(f.device, f.seal(body))
+	}
+	bad := f.changesOf(f.document("bad"), []byte("no change"))
+	bad.TimeMillis = math.MaxInt64
+	a.take(f.device, f.seal(bad))
+	history, err := a.History(t.Context(), parseRef(t, "Patient/crowd"))
+	must(t, err)
+	held := a.heldList(false)
+	detail, err := a.ShowHeld(t.Context(), held[0].Chunk)
+	must(t, err)
+	for name, v := range map[string]any{"history": history, "conflicts": a.conflicts(), "held": held, "shown": detail} {
+		b, err := json.Marshal(v)
+		if err != nil || len(b) < 100 {
+			t.Errorf("%s: %d bytes, %v", name, len(b), err)
+		}
 	}
 }

@@ -105,7 +105,7 @@ func (r *Replica) getVersion(ctx context.Context, found located, ref fhirRef, ve
 	if content == nil {
 		return api.Resource{}, &api.Error{Code: api.CodeDeleted, Message: ref.key() + " was deleted in this version"}
 	}
-	updated := time.UnixMilli(d.changes[d.byHash[heads[0]]].timeMillis).UTC()
+	updated := authored(d.changes[d.byHash[heads[0]]].timeMillis)
 	res := api.Resource{Ref: api.Ref{Type: ref.typ, ID: ref.id}, Version: version, Updated: updated}
 	res.JSON, err = withMeta(content, version, updated)
 	return res, err
@@ -191,7 +191,7 @@ func (r *Replica) appendRevisions(
 		m := d.changes[d.byHash[hash]]
 		device, site := r.names(m.device)
 		rev := api.Revision{
-			Version: crdt.Version([]crdt.ChangeHash{hash}), Time: time.UnixMilli(m.timeMillis), Author: m.author,
+			Version: crdt.Version([]crdt.ChangeHash{hash}), Time: authored(m.timeMillis), Author: m.author,
 			Device: device, Site: site, Origin: originName(m.origin), Deleted: content == nil,
 		}
 		if content != nil {
@@ -353,6 +353,12 @@ func eachResource(v storage.Reader, patient string, fn func(fhirRef) error) erro
 	})
 }
 
+// authored is an author's time as JSON can say it: years 1 to 9999. An author may claim any.
+func authored(millis int64) time.Time {
+	const first, last = -62135596800_000, 253402300799_999
+	return time.UnixMilli(min(max(millis, first), last)).UTC()
+}
+
 func conflictName(id [16]byte) string { return hex.EncodeToString(id[:]) }
 
 // Conflicts lists every open conflict, by resource.
@@ -405,7 +411,7 @@ func (r *Replica) apiConflict(key string, c openConflict) api.Conflict {
 	for _, s := range c.Sides {
 		device, site := r.names(s.Device)
 		out.Values = append(out.Values, api.ConflictValue{
-			Value: s.JSON, Removed: s.Removed, Author: s.Author, Device: device, Site: site, Time: time.UnixMilli(s.TimeMillis).UTC(),
+			Value: s.JSON, Removed: s.Removed, Author: s.Author, Device: device, Site: site, Time: authored(s.TimeMillis),
 		})
 	}
 	return out

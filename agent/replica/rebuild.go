@@ -17,7 +17,7 @@ func derivedKinds() []storage.Kind {
 	return []storage.Kind{
 		storage.Cursor.Kind, storage.Parked.Kind, storage.Held.Kind, storage.Document.Kind, storage.Change.Kind, storage.ChangeAt.Kind,
 		storage.Snapshot.Kind, storage.Resource.Kind, storage.ResourceIn.Kind, storage.DocumentsOf.Kind, storage.OfPatient.Kind,
-		storage.Term.Kind, storage.Conflict.Kind, storage.ConflictOf.Kind,
+		storage.Term.Kind, storage.Conflict.Kind, storage.ConflictOf.Kind, storage.Tail.Kind, storage.Decision.Kind, storage.Decided.Kind,
 	}
 }
 
@@ -121,6 +121,7 @@ func (r *Replica) rebuild(ctx context.Context) error {
 		r.forget(ctx, id)
 	}
 	clear(r.failing)
+	clear(r.packs)
 	r.mu.Lock()
 	for scope := range r.mu.applied {
 		r.mu.applied[scope] = chunk.Vector{}

@@ -19,9 +19,9 @@ const recordVersion = 1
 const (
 	maxHashes    = 1 << 16
 	maxJSON      = 64 << 20
-	maxSides     = 1 << 12
-	maxConflicts = 1 << 14
-	maxText      = 1 << 16
+	maxSides     = 1 << 20 // a member can write that many values beside each other: what is stored must read
+	maxConflicts = 1 << 20
+	maxText      = 1 << 17 // a path through all the containers that may be inside one another
 	maxRecord    = 64 << 20
 )
 
@@ -154,7 +154,7 @@ func parseView(b []byte) (*view, error) {
 	r.Fixed(v.Scope[:])
 	v.Heads = getHashes(r)
 	v.Imports = getHashes(r)
-	v.Removed = r.Byte() == 1
+	v.Removed = getBool(r)
 	v.UpdatedMillis = r.Varint()
 	r.Fixed(v.Last.Device[:])
 	v.Last.Author = r.String(maxText)
@@ -165,7 +165,7 @@ func parseView(b []byte) (*view, error) {
 		c.Path = r.String(maxText)
 		c.Shown = int(r.Uvarint(maxSides))
 		for range r.Uvarint(maxSides) {
-			s := conflictSide{Removed: r.Byte() == 1, JSON: r.Blob(maxJSON)}
+			s := conflictSide{Removed: getBool(r), JSON: r.Blob(maxJSON)}
 			r.Fixed(s.Device[:])
 			s.Author = r.String(maxText)
 			s.TimeMillis = r.Varint()
@@ -173,6 +173,9 @@ func parseView(b []byte) (*view, error) {
 			if r.Err() != nil {
 				return nil, r.Err()
 			}
+		}
+		if r.Err() != nil {
+			return nil, r.Err()
 		}
 		v.Conflicts = append(v.Conflicts, c)
 	}
@@ -207,6 +210,7 @@ const (
 	Parked      HeldState = 1
 	Quarantined HeldState = 2
 	Unapplied   HeldState = 3
+	Discarded   HeldState = 4 // parked or quarantined, and a person decided to leave it aside
 )
 
 func (s HeldState) String() string {
@@ -217,17 +221,42 @@ func (s HeldState) String() string {
 		return "quarantined"
 	case Unapplied:
 		return "unapplied"
+	case Discarded:
+		return "discarded"
 	}
 	return "unknown"
 }
 
-// held is the state of a chunk that is stored and not applied. Missing names what a parked chunk waits for.
+// held is the state of a chunk that is stored and not applied. Missing names what a parked chunk waits for. The rest is
+// for people, and for the next try: see hold.go.
 type held struct {
 	State   HeldState
 	Reason  string
 	Device  trust.DeviceID
 	Missing missing
+
+	Class         heldClass
+	Decided       chunk.Verdict // what stood decided when it was judged; 0: nothing
+	Kind          chunk.Kind
+	Document      crdt.DocumentID // zero: not known, or the whole scope
+	About         string          // resources that it touches, as far as they are known, with spaces between
+	WrittenMillis int64           // by its author's clock; 0: not known
+	HeldMillis    int64           // when it was first held here; 0: not known
+	Tries         uint64          // unapplied: how often this build failed on it
+	NextMillis    int64           // unapplied: not tried again by itself before
+	Build         string          // unapplied: which build failed
 }
+
+// heldClass says what keeps a chunk out. The numbers are stored.
+type heldClass byte
+
+const (
+	classUnknown heldClass = 0 // held by a build that did not note it
+	classRule    heldClass = 1 // the chunk and its ancestors break a rule: nothing can make it apply
+	classPolicy  heldClass = 2 // it would apply, and a rule about its author or its log keeps it out until somebody decides
+	classWaits   heldClass = 3 // something is missing
+	classMachine heldClass = 4 // this machine failed
+)
 
 // missing is what a parked chunk waits for. The kinds are stored.
 type missing struct {
@@ -240,28 +269,117 @@ const (
 	missingChange  byte = 1 // a change's hash
 	missingEpoch   byte = 2 // an epoch's key
 	missingSchema  byte = 3 // a newer schema than this build's
+	missingAuthor  byte = 4 // a membership entry
 )
+
+// heldVersion is 2 since 2026-11-25; a value of version 1 ends after what it waits for.
+const heldVersion = 2
 
 func (h *held) marshal() []byte {
 	var w wire.Writer
-	w.Byte(recordVersion)
+	w.Byte(heldVersion)
 	w.Byte(byte(h.State))
 	w.String(h.Reason)
 	w.Raw(h.Device[:])
 	w.Byte(h.Missing.Kind)
 	w.Raw(h.Missing.What[:])
+	w.Byte(byte(h.Class))
+	w.Byte(byte(h.Decided))
+	w.Byte(byte(h.Kind))
+	w.Raw(h.Document[:])
+	w.String(h.About)
+	w.Varint(h.WrittenMillis)
+	w.Varint(h.HeldMillis)
+	w.Uvarint(h.Tries)
+	w.Varint(h.NextMillis)
+	w.String(h.Build)
 	return w.Bytes()
 }
 
 func parseHeld(b []byte) (*held, error) {
 	h := new(held)
-	r := open(b)
+	r := wire.NewReader(b)
+	version := r.Byte()
+	if version == 0 || version > heldVersion {
+		r.Fail("version of a stored value")
+	}
 	h.State = HeldState(r.Byte())
 	h.Reason = r.String(maxText)
 	r.Fixed(h.Device[:])
 	h.Missing.Kind = r.Byte()
 	r.Fixed(h.Missing.What[:])
+	if version == 1 {
+		return h, r.Close()
+	}
+	h.Class = heldClass(r.Byte())
+	h.Decided = chunk.Verdict(r.Byte())
+	h.Kind = chunk.Kind(r.Byte())
+	r.Fixed(h.Document[:])
+	h.About = r.String(maxText)
+	h.WrittenMillis = r.Varint()
+	h.HeldMillis = r.Varint()
+	h.Tries = r.Uvarint(1<<64 - 1)
+	h.NextMillis = r.Varint()
+	h.Build = r.String(maxText)
 	return h, r.Close()
+}
+
+func (c checkpoint) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Raw(c.scope[:])
+	place, _ := c.place.AppendBinary(nil)
+	w.Raw(place)
+	w.Raw(c.device[:])
+	w.Byte(byte(c.state))
+	w.Uvarint(c.changes)
+	return w.Bytes()
+}
+
+func parseCheckpointRecord(document crdt.DocumentID, b []byte) (checkpoint, error) {
+	c := checkpoint{document: document}
+	r := open(b)
+	r.Fixed(c.scope[:])
+	c.place = chunk.ReadPlace(r)
+	r.Fixed(c.device[:])
+	if c.state = checkpointState(r.Byte()); c.state < checkpointOpen || c.state > checkpointRefused {
+		r.Fail("state of a checkpoint")
+	}
+	c.changes = r.Uvarint(1 << 40)
+	return c, r.Close()
+}
+
+func (x word) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	putBool(&w, x.ok)
+	place, _ := x.at.AppendBinary(nil)
+	w.Raw(place)
+	return w.Bytes()
+}
+
+func parseWord(b []byte) (x word, err error) {
+	r := open(b)
+	x.ok = getBool(r)
+	x.at = chunk.ReadPlace(r)
+	return x, r.Close()
+}
+
+func (x tail) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Raw(x.scope[:])
+	w.Uvarint(x.changes)
+	w.Varint(x.lastMillis)
+	return w.Bytes()
+}
+
+func parseTail(b []byte) (x tail, err error) {
+	r := open(b)
+	r.Fixed(x.scope[:])
+	x.changes = r.Uvarint(1 << 40)
+	x.lastMillis = r.Varint()
+	return x, r.Close()
 }
 
 // A tip is a log head: its last chunk.
@@ -312,9 +430,14 @@ func marshalSets(sets map[trust.ScopeID]chunk.SetHash) []byte {
 func parseSets(b []byte) (map[trust.ScopeID]chunk.SetHash, error) {
 	sets := map[trust.ScopeID]chunk.SetHash{}
 	r := open(b)
-	for range r.Uvarint(maxHashes) {
+	var last trust.ScopeID
+	for i := range r.Uvarint(maxHashes) {
 		var scope trust.ScopeID
 		r.Fixed(scope[:])
+		if i > 0 && bytes.Compare(last[:], scope[:]) >= 0 {
+			r.Fail("order of scopes")
+		}
+		last = scope
 		b := r.Raw(chunk.SetHashSize)
 		if r.Err() != nil {
 			return nil, r.Err()
@@ -357,6 +480,14 @@ func putBool(w *wire.Writer, b bool) {
 	} else {
 		w.Byte(0)
 	}
+}
+
+func getBool(r *wire.Reader) bool {
+	b := r.Byte()
+	if b > 1 {
+		r.Fail("truth value")
+	}
+	return b == 1
 }
 
 func putHashes(w *wire.Writer, hs []crdt.ChangeHash) {

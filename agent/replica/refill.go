@@ -15,7 +15,8 @@ import (
 
 // SalvagedKinds are the kinds of key that a Refill takes: what does not follow from anything else.
 func SalvagedKinds() []storage.Kind {
-	return []storage.Kind{storage.Meta.Kind, storage.Member.Kind, storage.Chunk.Kind, storage.Branch.Kind, storage.Ack.Kind, storage.Peer.Kind}
+	return []storage.Kind{storage.Meta.Kind, storage.Member.Kind, storage.Chunk.Kind, storage.Branch.Kind, storage.Loose.Kind,
+		storage.Skip.Kind, storage.Checkpoint.Kind, storage.Word.Kind, storage.Ack.Kind, storage.Peer.Kind}
 }
 
 // A Refill fills a new store with what was salvaged from a damaged one. Chunks beyond a gap of their log are kept, and not
@@ -169,6 +170,9 @@ func (f *Refill) Finish(ctx context.Context, now time.Time, d Damaged) (Repair, 
 	if err != nil {
 		return Repair{}, fmt.Errorf("look at what was salvaged: %w", err)
 	}
+	if err := f.store.View(func(v storage.Reader) error { return overSkips(v, heads) }); err != nil {
+		return Repair{}, fmt.Errorf("look at what was salvaged: %w", err)
+	}
 	for ref, head := range heads {
 		f.batch.Put(storage.LogHead.Key(ref.scope, ref.log), marshalTip(head))
 	}
@@ -188,6 +192,24 @@ func (f *Refill) Finish(ctx context.Context, now time.Time, d Damaged) (Repair, 
 	f.batch.Put(storage.Event.Key(f.event+1), marshalEvents(events))
 	f.batch.Put(storage.Meta.Key(metaEvent), marshalCounter(f.event+1))
 	return rep, f.flush(ctx)
+}
+
+// overSkips has logs go on over what checkpoints stand for, and what comes behind that.
+func overSkips(v storage.Reader, heads map[logRef]tip) error {
+	logs := map[logRef]bool{}
+	if err := v.Keys(storage.Skip.All(), nil, func(key []byte) error {
+		scope, log, _, err := storage.Skip.Parse(key)
+		logs[logRef{scope, log}] = true
+		return err
+	}); err != nil {
+		return err
+	}
+	for ref := range logs {
+		if end := onwards(v, ref.scope, ref.log, heads[ref]); end.Counter > 0 {
+			heads[ref] = end
+		}
+	}
+	return nil
 }
 
 // acceptable returns the state that entries make, and those of them that are part of it.

@@ -207,7 +207,11 @@ func TestApplierGoesOn(t *testing.T) {
 	log := chunk.CurrentLog(a.keys)
 	chunks, err := a.Chunks(scope, log, 0, 1<<20)
 	must(t, err)
-	must(t, b.Arrive(t.Context(), a.Device(), chunks))
+	var arrived [][]byte
+	for _, it := range chunks {
+		arrived = append(arrived, it.Bytes)
+	}
+	must(t, b.Arrive(t.Context(), a.Device(), arrived))
 	b.twin.Corrupt(storage.Chunk.Key(scope, log, 4))
 	for more := true; more; {
 		more, err = b.Apply(t.Context())

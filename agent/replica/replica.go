@@ -36,17 +36,23 @@ type Config struct {
 	Engine  crdt.Engine
 	Logger  *slog.Logger     // nil: discard
 	Now     func() time.Time // nil: time.Now; only shown and sent, never used for order
+	// Build names the program's version: what another build failed on is tried again at once.
+	Build string
 	// OpenOps bounds the operations of documents kept open in the engine (about 800 bytes each); 0: 60,000.
 	OpenOps uint64
+	// Compaction says when documents are compacted.
+	Compaction Compaction
 }
 
 // Replica is one device's copy. It is safe for concurrent use: reads run beside one writer at a time.
 type Replica struct {
-	store  storage.Store
-	keys   *keyring.Keyring
-	engine crdt.Engine
-	log    *slog.Logger
-	now    func() time.Time
+	store      storage.Store
+	keys       *keyring.Keyring
+	engine     crdt.Engine
+	log        *slog.Logger
+	now        func() time.Time
+	build      string
+	compaction Compaction
 
 	state atomic.Pointer[trust.State]
 
@@ -56,14 +62,22 @@ type Replica struct {
 	// write is held by whoever changes documents or this device's own logs: edits, imports and the applier.
 	write sync.Mutex
 	docs  openDocuments // guarded by write
+	// checkpoints holds, guarded by write, those that are not settled; tails the documents that a checkpoint would help.
+	checkpoints map[chunk.Place]checkpoint
+	tails       map[crdt.DocumentID]tail
+	// packs names, guarded by write, the checkpoints that this run of the program has applied, so that of the many skips that
+	// name one only the first has it opened.
+	packs map[chunk.ID]bool
 	// failing holds, guarded by write, the chunks that this run of the program failed on, with the reason.
 	failing map[chunkRef]string
+	starts  starts // guarded by write
 
 	takenBack atomic.Bool // vectors claim less than before; see TakenBack
 	refilled  atomic.Bool // a chunk came back that had been damaged; what failed without it is tried again
 
 	// arrive is held while chunks of other devices are judged and committed, per batch.
 	arrive sync.Mutex
+	begun  beginners // guarded by arrive
 
 	mu struct {
 		sync.Mutex
@@ -94,9 +108,11 @@ func Open(cfg Config) (*Replica, error) {
 	if cfg.OpenOps == 0 {
 		cfg.OpenOps = 60_000
 	}
-	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now}
+	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now,
+		build: cfg.Build, compaction: cfg.Compaction.orDefault()}
 	r.docs = newOpenDocuments(cfg.OpenOps)
 	r.failing = map[chunkRef]string{}
+	r.packs = map[chunk.ID]bool{}
 	r.mu.changed = make(chan struct{})
 	if err := goOnRebuilding(cfg.Store); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
@@ -204,6 +220,7 @@ const (
 	metaEvent   byte = 3
 	MetaInvites byte = 4 // package agent's
 	MetaPorts   byte = 5 // package agent's
+	metaStarts  byte = 10
 )
 
 func (r *Replica) loadRest(v storage.Reader) error {
@@ -213,6 +230,9 @@ func (r *Replica) loadRest(v storage.Reader) error {
 	}
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return fmt.Errorf("read applied sets: %w", err)
+	}
+	if r.starts.stuck, err = readStarts(v); err != nil {
+		return fmt.Errorf("read starts: %w", err)
 	}
 	b, err = v.Get(storage.Meta.Key(metaCounts))
 	if err == nil {
@@ -224,20 +244,11 @@ func (r *Replica) loadRest(v storage.Reader) error {
 	if r.mu.event, err = lastEvent(v); err != nil {
 		return fmt.Errorf("read events: %w", err)
 	}
-	// Whatever is parked gets another look: a crash may have come between its dependency and its turn. What the engine
-	// failed on is tried again too, since this may be a newer one.
-	if err := v.Scan(storage.Held.All(), nil, func(key, value []byte) error {
-		at, err := storage.Held.Parse(key)
-		if err != nil {
-			return err
-		}
-		h, err := parseHeld(value)
-		if err == nil && h.State != Quarantined {
-			r.mu.woken = append(r.mu.woken, chunkRef{at.Scope, at.Log, at.Counter})
-		}
-		return err
-	}); err != nil {
+	if err := r.wakeHeld(v); err != nil {
 		return fmt.Errorf("read held chunks: %w", err)
+	}
+	if err := r.loadCheckpoints(v); err != nil {
+		return fmt.Errorf("read checkpoints: %w", err)
 	}
 	return r.loadAcks(v)
 }

@@ -114,7 +114,7 @@ func (r *Replica) adoptState(ctx context.Context, batch *storage.Batch, st *trus
 	}
 	r.mu.Unlock()
 	r.state.Store(st)
-	err := r.wakeAll(missingEpoch)
+	err := errors.Join(r.wakeAll(missingEpoch), r.wakeAll(missingAuthor))
 	r.notify() // last, so that the applier finds what was woken
 	return err
 }
@@ -160,33 +160,21 @@ func (r *Replica) Admit(ctx context.Context, sign func(*trust.State) (trust.Entr
 	return r.EntriesSince(nil), nil
 }
 
-// Chunks returns durable chunks of a log from after+1, at least one if there is one. One that does not read, or that the
-// store says nothing of, ends the list; the vector claims it no longer.
-func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([][]byte, error) {
+// Chunks returns what a log holds durably from after+1 on, at least one item if there is one. What does not read, or what
+// the store says nothing of, ends the list; the vector claims it no longer.
+func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) (out []session.Item, err error) {
 	end := r.position(scope, log).Counter
-	var out [][]byte
-	size, next := 0, after+1
-	err := r.store.View(func(v storage.Reader) error {
-		return v.Scan(storage.Chunk.With2(scope, log), storage.Chunk.Key(scope, log, next), func(key, value []byte) error {
-			_, _, counter, err := storage.Chunk.Parse(key)
-			if err != nil {
-				return err
-			}
-			if counter != next || counter > end || len(out) > 0 && size+len(value) > maxBytes {
-				return storage.ErrStop
-			}
-			out = append(out, append([]byte(nil), value...))
-			size, next = size+len(value), next+1
-			return nil
-		})
+	err = r.store.View(func(v storage.Reader) error {
+		out, err = items(v, scope, log, after, end, maxBytes)
+		return err
 	})
-	if len(out) > 0 || next > end && err == nil {
+	if len(out) > 0 || err == nil && after >= end {
 		return out, nil
 	}
 	if err == nil {
 		err = errNotHeld
 	}
-	at := chunkRef{scope, log, next}
+	at := chunkRef{scope, log, after + 1}
 	r.write.Lock()
 	defer r.write.Unlock()
 	return nil, errors.Join(fmt.Errorf("read chunks: %w", err), r.takeBackBy(context.Background(), unreadableAs(at, err)))
@@ -310,7 +298,7 @@ func (r *Replica) Status() Status {
 	return s
 }
 
-// Held lists at most limit chunks that are stored but not applied, with the reason.
+// Held lists at most limit chunks that are stored but not applied, with the reason; without those that were discarded.
 func (r *Replica) Held(limit int) ([]HeldChunk, error) {
 	var out []HeldChunk
 	err := r.store.View(func(v storage.Reader) error {
@@ -322,6 +310,9 @@ func (r *Replica) Held(limit int) ([]HeldChunk, error) {
 			h, err := parseHeld(value)
 			if err != nil {
 				return err
+			}
+			if h.State == Discarded {
+				return nil
 			}
 			if len(out) == limit {
 				return storage.ErrStop

@@ -34,6 +34,12 @@ type transaction struct {
 	waiting map[missing][]storage.Ref
 	counts  counts
 	events  []Event
+	// checkpoints and tails are what changes of those that the replica keeps at hand; nil: not any more.
+	checkpoints map[chunk.Place]*checkpoint
+	tails       map[crdt.DocumentID]*tail
+	packs       []chunk.ID // checkpoints that were applied
+	judging     chunkRef   // the chunk that was judged last
+	decisions
 	// duplicates holds the conflict between a resource's documents as of this transaction; nil: none.
 	duplicates map[fhirRef]*[16]byte
 }
@@ -61,8 +67,9 @@ func (r *Replica) begin() *transaction {
 		views: map[viewKey]*view{}, where: map[fhirRef][]crdt.DocumentID{},
 		own: map[trust.ScopeID]tip{}, sealed: map[trust.ScopeID]bool{},
 		cursors:    map[trust.ScopeID]chunk.Vector{},
-		duplicates: map[fhirRef]*[16]byte{},
-		held:       map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
+		duplicates: map[fhirRef]*[16]byte{}, checkpoints: map[chunk.Place]*checkpoint{}, tails: map[crdt.DocumentID]*tail{},
+		decisions: newDecisions(),
+		held:      map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
 		sets: maps.Clone(r.mu.sets), woken: slices.Clone(r.mu.woken),
 	}
 }
@@ -71,6 +78,10 @@ func (r *Replica) begin() *transaction {
 // memory: what the engine holds beyond the store is forgotten.
 func (t *transaction) commit(ctx context.Context) error {
 	r := t.r
+	if t.failed != nil {
+		t.abort(ctx)
+		return t.failed
+	}
 	if t.batch.Len() == 0 && len(t.cursors) == 0 && len(t.events) == 0 {
 		r.mu.Lock()
 		defer r.mu.Unlock()
@@ -104,6 +115,7 @@ func (t *transaction) commit(ctx context.Context) error {
 		t.abort(ctx)
 		return err
 	}
+	t.settle()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for scope := range t.sealed {
@@ -125,6 +137,34 @@ func (t *transaction) commit(ctx context.Context) error {
 	return nil
 }
 
+// settle has memory follow what is durable of checkpoints now.
+func (t *transaction) settle() {
+	r := t.r
+	for place, c := range t.checkpoints {
+		if c == nil || c.state != checkpointOpen {
+			delete(r.checkpoints, place)
+		} else {
+			r.checkpoints[place] = *c
+		}
+	}
+	for id, x := range t.tails {
+		if x == nil {
+			delete(r.tails, id)
+		} else {
+			r.tails[id] = *x
+		}
+	}
+	if len(r.packs) > maxPacks {
+		clear(r.packs)
+	}
+	for _, id := range t.packs {
+		r.packs[id] = true
+	}
+}
+
+// maxPacks bounds how many applied checkpoints are remembered by ID.
+const maxPacks = 1024
+
 // abort forgets the documents that the transaction changed.
 func (t *transaction) abort(ctx context.Context) {
 	for id := range t.docs {
@@ -133,7 +173,7 @@ func (t *transaction) abort(ctx context.Context) {
 }
 
 // seal appends one chunk to this device's own log of the scope.
-func (t *transaction) seal(scope trust.ScopeID, body *chunk.Changes) (chunkRef, error) {
+func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (chunkRef, chunk.Sealed, error) {
 	r := t.r
 	head, ok := t.own[scope]
 	if !ok {
@@ -146,13 +186,13 @@ func (t *transaction) seal(scope trust.ScopeID, body *chunk.Changes) (chunkRef, 
 		Dictionary: chunk.Dictionary1,
 	}, body)
 	if err != nil {
-		return chunkRef{}, err
+		return chunkRef{}, chunk.Sealed{}, err
 	}
 	at := chunkRef{scope, r.logID(scope), head.Counter + 1}
 	t.own[scope] = tip{at.Counter, sealed.ID()}
 	t.sealed[scope] = true
 	t.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
-	return at, nil
+	return at, sealed, nil
 }
 
 // logID is this device's own log. A device has one log nonce; the scope keeps its logs apart in the store and on the wire.
@@ -173,6 +213,7 @@ func (t *transaction) record(d *document, a appliedChange, raw []byte) error {
 	set := t.sets[d.scope]
 	set.Add(a.Record.Hash)
 	t.sets[d.scope] = set
+	t.noteTail(d)
 	return nil
 }
 
@@ -238,9 +279,30 @@ func readDocumentsOf(s storage.Reader, ref fhirRef) (docs []crdt.DocumentID, err
 	return docs, nil
 }
 
-// refresh reads the given root keys back from the engine after a change and brings views, indexes and events up to date.
-// It returns how many conflicts the change opened.
-func (t *transaction) refresh(ctx context.Context, d *document, keys []string, by crdt.ChangeHash, local bool) (int, error) {
+// refresh reads the root keys that some changes touched back from the engine and brings views, indexes and events up to
+// date. It returns how many conflicts the changes opened.
+func (t *transaction) refresh(ctx context.Context, d *document, changes []crdt.Record, local bool) (int, error) {
+	by := map[string][]crdt.ChangeHash{}
+	for _, rec := range changes {
+		for _, key := range rec.Keys {
+			by[key] = append(by[key], rec.Hash)
+		}
+	}
+	opened := 0
+	for keys := range slices.Chunk(slices.Sorted(maps.Keys(by)), refreshedAtOnce) {
+		n, err := t.refreshKeys(ctx, d, keys, by, local)
+		if err != nil {
+			return 0, err
+		}
+		opened += n
+	}
+	return opened, nil
+}
+
+// refreshedAtOnce bounds how many resources the engine answers with.
+const refreshedAtOnce = 64
+
+func (t *transaction) refreshKeys(ctx context.Context, d *document, keys []string, by map[string][]crdt.ChangeHash, local bool) (int, error) {
 	var fields []crdt.Field
 	err := t.r.engineCall(ctx, d, func() (err error) {
 		fields, err = t.r.engine.Read(ctx, d.id, keys, nil)
@@ -255,7 +317,7 @@ func (t *transaction) refresh(ctx context.Context, d *document, keys []string, b
 		if err != nil {
 			return 0, err
 		}
-		next := t.r.show(d, f, old, by, t.now)
+		next := t.r.show(d, f, old, by[f.Key], t.now)
 		n, err := t.putView(d, f.Key, old, next, local)
 		if err != nil {
 			return 0, err
@@ -265,8 +327,9 @@ func (t *transaction) refresh(ctx context.Context, d *document, keys []string, b
 	return opened, nil
 }
 
-// show turns what the engine holds of a resource into its view.
-func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash, now time.Time) *view {
+// show turns what the engine holds of a resource into its view, after the changes by, in the order in which they were
+// applied.
+func (r *Replica) show(d *document, f crdt.Field, old *view, by []crdt.ChangeHash, now time.Time) *view {
 	shown := crdt.Show(f.Key, f.Values)
 	next := &view{Scope: d.scope, Removed: !shown.Exists || shown.Removed, UpdatedMillis: now.UnixMilli()}
 	next.Heads = d.index.KeyHeads(f.Key)
@@ -274,8 +337,10 @@ func (r *Replica) show(d *document, f crdt.Field, old *view, by crdt.ChangeHash,
 	if old != nil {
 		next.Imports = old.Imports
 	}
-	if i, ok := d.byHash[by]; ok && d.changes[i].origin == chunk.OriginImport {
-		next.Imports = d.index.HeadsOf(append([]crdt.ChangeHash{by}, next.Imports...))
+	for _, hash := range by {
+		if i, ok := d.byHash[hash]; ok && d.changes[i].origin == chunk.OriginImport {
+			next.Imports = d.index.HeadsOf(append([]crdt.ChangeHash{hash}, next.Imports...))
+		}
 	}
 	if !next.Removed {
 		next.object = resourceOf(shown.Value)

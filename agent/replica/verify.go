@@ -282,27 +282,25 @@ func (c *verification) engine(ctx context.Context, fn func() error) error {
 
 // rawChanges reads a document's changes from its chunks; not ok if a chunk is damaged, which was found before.
 func (c *verification) rawChanges(d *document) (raws [][]byte, ok bool, err error) {
-	var ref chunkRef
-	var body *chunk.Changes
+	from := sources{r: c.r, v: c.v}
 	for i, rec := range d.index.Records() {
-		if at := d.changes[i].chunk; at != ref || body == nil {
-			if body, err = c.r.openChunk(c.v, at); err != nil {
-				if _, bad := errors.AsType[*unreadable](err); !bad && !errors.Is(err, storage.ErrDamaged) && !errors.Is(err, chunk.ErrDamaged) {
-					return nil, false, err
-				}
-				if at.Counter <= c.heads[logRef{at.Scope, at.Log}] && !slices.Contains(c.damaged, at) {
-					c.findDerived("document", short(d.id[:]), "it names a chunk that is not there")
-				}
-				return nil, false, nil
-			}
-			ref = at
+		at := d.changes[i].chunk
+		raw, err := from.raw(at, rec.Hash)
+		if err == nil {
+			raws = append(raws, raw)
+			continue
 		}
-		raw, found := findChange(body, rec.Hash)
-		if !found {
+		_, gone := errors.AsType[*unreadable](err)
+		switch {
+		case gone && (at.Counter > c.heads[logRef{at.Scope, at.Log}] || slices.Contains(c.damaged, at)):
+		case gone:
+			c.findDerived("document", short(d.id[:]), "it names a chunk that is not there")
+		case errors.Is(err, storage.ErrDamaged), errors.Is(err, chunk.ErrDamaged):
 			c.findDerived("document", short(d.id[:]), "it names a change that its chunk does not hold")
-			return nil, false, nil
+		default:
+			return nil, false, err
 		}
-		raws = append(raws, raw)
+		return nil, false, nil
 	}
 	return raws, true, nil
 }
@@ -354,7 +352,7 @@ func (c *verification) views(d *document, fields []crdt.Field) error {
 			c.findDerived("view", id, whatIs(err))
 			continue
 		}
-		if !sameView(old, c.r.show(d, f, old, crdt.ChangeHash{}, time.UnixMilli(old.UpdatedMillis))) {
+		if !sameView(old, c.r.show(d, f, old, nil, time.UnixMilli(old.UpdatedMillis))) {
 			c.findDerived("view", id, "it differs from its document")
 			continue
 		}

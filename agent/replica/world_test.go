@@ -31,32 +31,46 @@ func practice(t *testing.T, names ...string) []*device {
 	t.Helper()
 	var devices []*device
 	for i, name := range names {
+		if i > 0 {
+			devices = append(devices, admit(t, devices[0], name))
+			continue
+		}
 		keys, err := keyring.Create("", nil)
 		must(t, err)
-		d := &device{t: t, keys: keys, twin: storage.NewTwin(), name: name}
-		var entries []trust.Entry
-		if i == 0 {
-			e, _, err := keys.Found(keyring.FoundOptions{Practice: "Practice", Site: name, Device: name, Now: time.Now()})
-			must(t, err)
-			entries = append(entries, e)
-		} else {
-			raw, err := devices[0].Admit(t.Context(), func(st *trust.State) (trust.Entry, error) {
-				return devices[0].keys.Admit(st, keyring.Newcomer{
-					Device: keys.Device(), HPKE: keys.HPKEPublic(), DeviceName: name, SiteName: name, Now: time.Now(),
-				})
-			})
-			must(t, err)
-			for _, b := range raw {
-				e, err := trust.ParseEntry(b)
-				must(t, err)
-				entries = append(entries, e)
-			}
-		}
-		must(t, replica.Adopt(t.Context(), d.twin, entries))
-		d.open()
-		devices = append(devices, d)
+		e, _, err := keys.Found(keyring.FoundOptions{Practice: "Practice", Site: name, Device: name, Now: time.Now()})
+		must(t, err)
+		devices = append(devices, start(t, keys, name, []trust.Entry{e}))
 	}
 	return devices
+}
+
+// admit has a device of the practice add another.
+func admit(t *testing.T, by *device, name string) *device {
+	t.Helper()
+	keys, err := keyring.Create("", nil)
+	must(t, err)
+	raw, err := by.Admit(t.Context(), func(st *trust.State) (trust.Entry, error) {
+		return by.keys.Admit(st, keyring.Newcomer{
+			Device: keys.Device(), HPKE: keys.HPKEPublic(), DeviceName: name, SiteName: name, Now: time.Now(),
+		})
+	})
+	must(t, err)
+	var entries []trust.Entry
+	for _, b := range raw {
+		e, err := trust.ParseEntry(b)
+		must(t, err)
+		entries = append(entries, e)
+	}
+	return start(t, keys, name, entries)
+}
+
+// start opens a new device on a membership log.
+func start(t *testing.T, keys *keyring.Keyring, name string, entries []trust.Entry) *device {
+	t.Helper()
+	d := &device{t: t, keys: keys, twin: storage.NewTwin(), name: name}
+	must(t, replica.Adopt(t.Context(), d.twin, entries))
+	d.open()
+	return d
 }
 
 func (d *device) open() {

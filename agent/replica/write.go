@@ -92,7 +92,7 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	if err != nil {
 		return false, 0, fmt.Errorf("own change is not acceptable: %w", err)
 	}
-	at, err := t.seal(j.scope, &chunk.Changes{
+	at, _, err := t.seal(j.scope, &chunk.Changes{
 		Document: d.id, Schema: fhir.Schema, TimeMillis: by.timeMillis, Author: by.name, Origin: origin,
 		Changes:    []chunk.Change{{Branch: branch, Raw: raw}},
 		Authorship: []chunk.Authorship{{Branch: branch, Seq: c.Seq, Newest: c.Hash}},
@@ -110,7 +110,7 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	if err := d.agrees(st); err != nil {
 		return false, 0, err
 	}
-	if opened, err = t.refresh(ctx, d, rec.Keys, rec.Hash, true); err != nil {
+	if opened, err = t.refresh(ctx, d, []crdt.Record{rec}, true); err != nil {
 		return false, 0, err
 	}
 	if j.base == nil {

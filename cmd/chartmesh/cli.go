@@ -120,8 +120,9 @@ they open the folder themselves.`,
 	}
 	add(groupPractice, c.initCommand(), c.inviteCommand(), c.joinCommand(), c.peerCommand())
 	add(groupRecords, c.importCommand(), c.exportCommand(), c.findCommand(), c.getCommand(), c.putCommand(), c.deleteCommand(),
-		c.historyCommand(), c.conflictCommand())
-	add(groupRunning, c.agentCommand(), c.statusCommand(), c.verifyCommand(), c.eventsCommand(), c.offlineCommand(), c.onlineCommand(), c.demoCommand())
+		c.historyCommand(), c.conflictCommand(), c.quarantineCommand())
+	add(groupRunning, c.agentCommand(), c.statusCommand(), c.verifyCommand(), c.eventsCommand(), c.offlineCommand(), c.onlineCommand(),
+		c.compactCommand(), c.demoCommand())
 	root.AddCommand(c.versionCommand(), exitCodesTopic())
 	return root
 }

@@ -54,7 +54,7 @@ type folder struct {
 	closed int
 }
 
-func newFolder(t *testing.T) *folder {
+func newFolder(t testing.TB) *folder {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "cm") // t.TempDir is often too long for a socket; that case is tested elsewhere
 	if err != nil {
@@ -387,6 +387,7 @@ conflicts   2 to decide: chartmesh conflict list
 elsewhere   3 changes are on this device alone
 held back   1 parked, 0 quarantined, 0 unapplied
             0123456789abcdef… parked from Labor: key missing
+            look at one: chartmesh quarantine show CHUNK
 peer ID     12D3
 addresses   /ip4/1
             /ip4/2

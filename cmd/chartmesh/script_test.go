@@ -22,6 +22,7 @@ const eventuallyWithin = 30 * time.Second
 //
 //	eventually PATTERN COMMAND …   runs a command until its stdout matches and it succeeds
 //	json VAR PATH                  sets VAR to what stands at PATH ("peers.0.name") in the JSON of the last stdout
+//	forge DATA-FOLDER              appends a malformed chunk to the folder's log, as a hostile member would
 //	replace FILE OLD NEW           replaces a text, which must be there, in a file
 //
 // and $LISTEN, which makes an agent listen on loopback alone.
@@ -40,6 +41,7 @@ func TestScript(t *testing.T) {
 			"eventually": scriptEventually,
 			"json":       scriptJSON,
 			"replace":    scriptReplace,
+			"forge":      scriptForge,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

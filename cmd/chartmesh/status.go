@@ -130,6 +130,7 @@ func (p *printer) status(s api.Status, now time.Time) {
 		for _, h := range s.Held {
 			p.line("            %s", visible(fmt.Sprintf("%s %s from %s: %s", shorten(h.Chunk, 17), h.State, h.Device, h.Reason)))
 		}
+		p.line("            look at one: chartmesh quarantine show CHUNK")
 	}
 	p.store(s.Store)
 	p.line("peer ID     %s", visible(s.PeerID))

@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
 	"reflect"
 	"testing"
 
 	"chartmesh/crdt"
+	"chartmesh/internal/fuzzing"
 	"chartmesh/wire"
 )
 
@@ -169,24 +171,39 @@ func TestFieldsInAnotherOrderAreRefused(t *testing.T) {
 }
 
 func FuzzFields(f *testing.F) {
-	f.Add(encodeFields(sampleFields()))
-	f.Add(encodeFields(sampleFields()[1:]))
-	f.Add([]byte{})
+	read := func(b []byte) error {
+		_, err := parseFields(b)
+		return err
+	}
+	named := sampleFields()
+	named[0].Key = "Patient/" + fuzzing.Canary
+	fuzzing.Seeds(f, read, encodeFields(named), encodeFields(sampleFields()[1:]), []byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		fields, err := parseFields(b)
+		var fields []crdt.Field
+		var err error
+		// Containers inside one another may each begin a list before the input ends.
+		fuzzing.Allocates(t, len(b), 256, maxDepth*16<<10, func() { fields, err = parseFields(b) })
+		fuzzing.Quiet(t, err)
 		reencodes(t, "fields", b, err, func() []byte { return encodeFields(fields) })
 	})
 }
 
 func FuzzEdit(f *testing.F) {
+	var seeds [][]byte
 	for _, e := range sampleEdits() {
 		w := &wire.Writer{}
 		appendEdit(w, e)
-		f.Add(w.Bytes())
+		seeds = append(seeds, w.Bytes())
 	}
+	fuzzing.Seeds(f, func(b []byte) error {
+		r := wire.NewReader(b)
+		readEdit(r)
+		return r.Close()
+	}, seeds...)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := wire.NewReader(b)
-		e := readEdit(r)
+		var e crdt.Edit
+		fuzzing.Allocates(t, len(b), 64, 160<<10, func() { r = wire.NewReader(b); e = readEdit(r) })
 		reencodes(t, "edit", b, r.Close(), func() []byte {
 			w := &wire.Writer{}
 			appendEdit(w, e)
@@ -199,41 +216,105 @@ func FuzzEdit(f *testing.F) {
 func FuzzPayloads(f *testing.F) {
 	w := &wire.Writer{}
 	appendHashes(w, []crdt.ChangeHash{{1}, {2}})
-	f.Add(append([]byte{0}, w.Bytes()...))
+	hashes := w.Bytes()
 	w = &wire.Writer{}
 	appendChanges(w, [][]byte{{1, 2, 3}, {}, {4}})
-	f.Add(append([]byte{1}, w.Bytes()...))
+	changes := w.Bytes()
 	w = &wire.Writer{}
 	appendKeys(w, []string{"P/1", ""})
-	f.Add(append([]byte{2}, w.Bytes()...))
-	f.Add([]byte{2, 1})
-	f.Add([]byte{3, byte(reasonStep), 5})
+	keys := w.Bytes()
+	w = &wire.Writer{}
+	appendMoment(w, []crdt.ChangeHash{})
+	moment := w.Bytes()
+	fuzzing.Seeds(f, func(b []byte) error { _, err := payload(b); return err },
+		append([]byte{0}, hashes...), append([]byte{1}, changes...), append([]byte{2}, keys...), []byte{2, 1},
+		[]byte{3, byte(reasonStep), 5}, append([]byte{4}, moment...), []byte{4, 0})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 {
 			return
 		}
-		which, b := b[0], b[1:]
-		r, w := wire.NewReader(b), &wire.Writer{}
-		switch which {
-		case 0:
-			v := readHashes(r)
-			reencodes(t, "hashes", b, r.Close(), func() []byte { appendHashes(w, v); return w.Bytes() })
-		case 1:
-			v := readChanges(r)
-			reencodes(t, "changes", b, r.Close(), func() []byte { appendChanges(w, v); return w.Bytes() })
-		case 2:
-			v := readKeys(r)
-			reencodes(t, "keys", b, r.Close(), func() []byte { appendKeys(w, v); return w.Bytes() })
-		case 3:
-			_, err := outcome(statusFailed, b)
-			var failed *failure
-			if errors.As(err, &failed) {
-				if again := append([]byte{byte(failed.reason)}, binary.AppendUvarint(nil, failed.at)...); !bytes.Equal(again, b) {
-					t.Errorf("failure %x encodes again to %x", b, again)
-				}
-			} else if !errors.Is(err, errFrame) {
-				t.Errorf("failure %x: %v", b, err)
+		var again []byte
+		var err error
+		fuzzing.Allocates(t, len(b), 160, 16<<10, func() { again, err = payload(b) })
+		fuzzing.Quiet(t, err)
+		if errors.Is(err, errFrame) {
+			return
+		}
+		reencodes(t, "payload", b[1:], err, func() []byte { return again })
+	})
+}
+
+// payload reads what the first byte says, and writes it again.
+func payload(b []byte) ([]byte, error) {
+	which, b := b[0], b[1:]
+	r, w := wire.NewReader(b), &wire.Writer{}
+	switch which {
+	case 0:
+		appendHashes(w, readHashes(r))
+	case 1:
+		appendChanges(w, readChanges(r))
+	case 2:
+		appendKeys(w, readKeys(r))
+	case 3:
+		_, err := outcome(statusFailed, b)
+		if failed, ok := errors.AsType[*failure](err); ok {
+			return binary.AppendUvarint([]byte{byte(failed.reason)}, failed.at), nil
+		}
+		return nil, err
+	case 4:
+		appendMoment(w, readMoment(r))
+	default:
+		return nil, wire.ErrMalformed
+	}
+	return w.Bytes(), r.Close()
+}
+
+// FuzzPipe reads what a child that is out of its mind writes to the pipe: a hello, and frames with answers.
+func FuzzPipe(f *testing.F) {
+	frame := func(s status, payload ...byte) []byte {
+		w := newAnswer(s, 7)
+		w.Raw(payload)
+		b, err := seal(w, 0)
+		if err != nil {
+			f.Fatal(err)
+		}
+		return b
+	}
+	read := func(b []byte) (again []byte, err error) {
+		r := bytes.NewReader(b)
+		if err := readHello(r); err != nil {
+			return nil, err
+		}
+		again = hello()
+		var buf []byte
+		for {
+			if buf, err = readFrame(r, buf, answerHead); err != nil {
+				return again, err
 			}
+			again = append(binary.BigEndian.AppendUint32(again, uint32(len(buf))), buf...)
+			if _, err := outcome(status(buf[0]), buf[answerHead:]); errors.Is(err, errFrame) {
+				return again, err
+			}
+		}
+	}
+	seeds := [][]byte{hello(), append(hello(), frame(statusDone, 1, 2, 3)...),
+		append(append(hello(), frame(statusNotLoaded)...), frame(statusFailed, byte(reasonApply), 0)...)}
+	fuzzing.Seeds(f, func(b []byte) error {
+		again, err := read(b)
+		if err == io.EOF && bytes.Equal(again, b) {
+			return nil
+		}
+		return err
+	}, seeds...)
+	f.Add(append(hello(), 3, 0xff, 0xff, 0xff, 1)) // a frame of 64 MB is promised
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var again []byte
+		var err error
+		// The child is of the same binary: the pipe's reader takes a frame's memory at once, up to the cap.
+		fuzzing.Allocates(t, len(b), 16, maxFrame+1<<20, func() { again, err = read(b) })
+		fuzzing.Quiet(t, err)
+		if !bytes.HasPrefix(b, again) {
+			t.Errorf("%x was read as %x", b, again)
 		}
 	})
 }

@@ -165,7 +165,7 @@ func refused(f file, name, imported string) string {
 		if matches(inside, rules[name].module) {
 			return ""
 		}
-		if f.test && (matches(inside, testImports[name]) || inside == f.folder()) {
+		if f.test && (matches(inside, testImports[name]) || matches(inside, testModules) || inside == f.folder()) {
 			return ""
 		}
 		return "the rule of " + name + " does not name it"

@@ -64,19 +64,27 @@ var rules = map[string]rule{
 		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr"},
 	},
 	"bench": {
-		module: []string{"agent", "agent/api", "crdt/engine", "fhir", "fhir/synthetic"},
-		others: []string{"github.com/klauspost/compress/zstd"}, // a limit to measure against
+		module: []string{
+			"trust", "trust/keyring", "chunk", "storage", "agent", "agent/api", "agent/replica", "crdt/engine", "fhir", "fhir/synthetic",
+		},
+		others: []string{"github.com/klauspost/compress/zstd", "golang.org/x/crypto"}, // limits to measure against
 	},
+	"bench/figures": {},
 	"simulations/...": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "fhir/synthetic", "storage",
 		"p2p/session", "agent/api", "agent/replica",
 	}},
 	"internal/architecture": {},
+	"internal/fuzzing":      {},
+	"internal/fuzzall":      {},
 	"internal/dictionary":   {module: []string{"crdt", "crdt/engine", "fhir", "fhir/synthetic"}},
 }
 
 // testsToo is what tests may import beyond their package's rule: the suites and drivers that tests share.
 var testsToo = []string{"golang.org/x/sync", "github.com/rogpeppe/go-internal", "pgregory.net/rapid"}
+
+// testModules is the same of this module.
+var testModules = []string{"internal/fuzzing"}
 
 // testImports is what the tests of a package may import of this module beyond its rule. They go against no direction
 // that a linked program has.
@@ -90,7 +98,7 @@ var testImports = map[string][]string{
 	"agent/replica": {"crdt/engine"}, // the replica is given its engine
 	"agent/api":     {"agent/api/apitest"},
 	"agent/client":  {"agent/api/apitest"},
-	"cmd/chartmesh": {"agent/api/apitest"},
+	"cmd/chartmesh": {"agent/api/apitest", "chunk", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member
 }
 
 // testOthers is the same for other modules.

@@ -21,3 +21,39 @@ func EncodeAck(scope trust.ScopeID, v chunk.Vector) Frame {
 	m := ack{scope: scope, stored: v}
 	return m.encode()
 }
+
+// EncodeSigned is an ACK as the peer itself makes it.
+func EncodeSigned(r Replica, scope trust.ScopeID, seen uint64, v chunk.Vector, d Digest) Frame {
+	m := ack{scope: scope, seen: seen, stored: v, digest: d.wire()}
+	copy(m.signature[:], r.SignAck(m.message(r.Hello(trust.DeviceID{}).Practice)))
+	return m.encode()
+}
+
+// EncodeSeen is a VECTOR that says that frames up to seen were handled.
+func EncodeSeen(scope trust.ScopeID, seen uint64, v chunk.Vector) Frame {
+	m := vector{scope: scope, seen: seen, vector: v}
+	return m.encode()
+}
+
+// EncodeHello is a HELLO that claims the digests.
+func EncodeHello(l Local, first bool, scopes ...ScopeDigest) Frame {
+	m := hello{protocol: Protocol, schema: Range{1, 1}, practice: l.Practice}
+	m.heads, m.headsHash = sortedHeads(l.Heads)
+	if first {
+		m.flags = helloFirst
+	}
+	for _, d := range scopes {
+		m.scopes = append(m.scopes, wireDigest{scope: d.Scope, digest: d.wire()})
+	}
+	return m.encode()
+}
+
+// Remembered is how many logs a session keeps something of.
+func Remembered(s *Session) (n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sc := range s.mu.scopes {
+		n += len(sc.theirs) + len(sc.logs) + len(sc.ackLogs)
+	}
+	return n
+}

@@ -18,41 +18,47 @@ type Feed struct {
 }
 
 type turn struct {
-	of    *Session
-	until time.Time // unless there is progress
+	of       *Session
+	until    time.Time // unless there is progress
+	answered bool      // the peer has said once what it holds
 }
 
-// take gives s the turn of a scope, unless another has it.
+// take gives s the turn of a scope, unless another has it, or s had it just now and let it go by: then whoever waits comes
+// first. To ask again is no progress, else a peer that only claims to hold something could keep all others waiting.
 func (f *Feed) take(id trust.ScopeID, s *Session, now time.Time) bool {
 	if f == nil {
 		return true
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if t, ok := f.mu.turns[id]; ok && t.of != s && now.Before(t.until) {
+	switch t, ok := f.mu.turns[id]; {
+	case !ok:
+	case now.Before(t.until):
+		return t.of == s
+	case t.of == s && now.Before(t.until.Add(feedRest)):
 		return false
 	}
 	if f.mu.turns == nil {
 		f.mu.turns = map[trust.ScopeID]turn{}
 	}
-	f.mu.turns[id] = turn{s, now.Add(feedPatience)}
+	f.mu.turns[id] = turn{of: s, until: now.Add(feedPatience)}
 	return true
 }
 
-// report prolongs the turn of s if it brings what is lacked, and ends it when nothing is lacked that s could bring.
-func (f *Feed) report(id trust.ScopeID, s *Session, now time.Time, behind bool) {
+// report ends the turn of s when nothing is lacked that s could bring, and prolongs it if it brought some of it: chunks, or
+// its first word on what it holds.
+func (f *Feed) report(id trust.ScopeID, s *Session, now time.Time, behind, brought bool) {
 	if f == nil {
 		return
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.mu.turns[id].of != s {
-		return
-	}
-	if behind {
-		f.mu.turns[id] = turn{s, now.Add(feedPatience)}
-	} else {
+	switch t := f.mu.turns[id]; {
+	case t.of != s:
+	case !behind:
 		delete(f.mu.turns, id)
+	case brought || !t.answered:
+		f.mu.turns[id] = turn{of: s, until: now.Add(feedPatience), answered: true}
 	}
 }
 

@@ -250,7 +250,7 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 		}
 	}
 	sc.known, sc.paused = true, m.flags&vectorWait != 0
-	s.cfg.Feed.report(m.scope, s, now, sc.behind())
+	s.cfg.Feed.report(m.scope, s, now, sc.behind(), false)
 	for _, l := range sc.logs {
 		l.notBefore = time.Time{} // once more; what does not help is tried ever more seldom
 	}
@@ -277,11 +277,11 @@ func (s *Session) lookBelow(m *vector, logs []chunk.LogID) error {
 		if len(list) == 0 {
 			continue
 		}
-		place, err := s.cfg.Locate(list[0])
+		place, err := s.cfg.Locate(list[len(list)-1].Bytes) // before it there may be a loose one
 		if err != nil {
 			return fmt.Errorf("read own chunk: %w", err)
 		}
-		if place.Position == p {
+		if place.Position == p || place.Position.Counter != p.Counter { // a skip does not tell; the next chunk will
 			continue
 		}
 		s.mu.Lock()
@@ -294,17 +294,21 @@ func (s *Session) lookBelow(m *vector, logs []chunk.LogID) error {
 }
 
 func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (Result, error) {
-	places := make([]Place, len(m.chunks))
-	for i, c := range m.chunks {
+	places := make([]Place, 0, len(m.chunks))
+	list := m.chunks[:0]
+	for _, c := range m.chunks {
 		p, err := s.cfg.Locate(c)
-		if err != nil {
+		switch {
+		case errors.Is(err, chunk.ErrNewer):
+			continue // for a later version of this program, which will ask for it again; what comes with it is welcome
+		case err != nil:
 			return Result{}, fmt.Errorf("read chunk: %w: %w", wire.ErrMalformed, err)
-		}
-		if p.Scope != m.scope || p.Position.Counter == 0 {
+		case p.Scope != m.scope || p.Position.Counter == 0:
 			return Result{}, fmt.Errorf("%w: chunk of another scope", wire.ErrMalformed)
 		}
-		places[i] = p
+		places, list = append(places, p), append(list, c)
 	}
+	m.chunks = list
 	s.mu.Lock()
 	st := &s.mu.state
 	if st.scopes[m.scope] == nil {
@@ -334,6 +338,9 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 	}
 	sc.oweAck = true
 	for _, p := range places {
+		if m.flags&chunksLoose != 0 {
+			break
+		}
 		if _, ok := sc.mine[p.Log]; ok {
 			sc.ackLogs[p.Log] = struct{}{}
 		}
@@ -360,7 +367,7 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 	if len(grown) == 0 {
 		return Result{}, nil
 	}
-	s.cfg.Feed.report(m.scope, s, now, sc.behind())
+	s.cfg.Feed.report(m.scope, s, now, sc.behind(), true)
 	st.lastProgress = now
 	return Result{Arrived: []Progress{{Scope: m.scope, Logs: grown}}}, nil
 }

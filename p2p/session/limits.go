@@ -51,6 +51,7 @@ const (
 	entriesPatience = 2 * time.Second        // for the entries of a peer whose heads are unknown here
 	feedPatience    = 5 * time.Second        // with a peer whose turn it is to send, and who does not
 	feedRetry       = time.Second            // between looks whether it is another peer's turn
+	feedRest        = 2 * feedRetry          // in which a peer that let its turn go by gets no other
 	stallFirst      = time.Second            // before chunks are sent again that the peer received and did not keep
 	stallMost       = time.Minute
 	maxRelayDelay   = 500 * time.Millisecond

@@ -10,7 +10,9 @@ import (
 	"testing"
 
 	"chartmesh/chunk"
+	"chartmesh/internal/fuzzing"
 	"chartmesh/trust"
+	"chartmesh/wire"
 )
 
 func samples() []message {
@@ -84,22 +86,30 @@ func TestVectors(t *testing.T) {
 }
 
 func FuzzFrame(f *testing.F) {
-	n := 0
+	var seeds [][]byte
 	for _, m := range samples() {
-		f.Add([]byte(m.encode()))
-		n++
+		seeds = append(seeds, m.encode())
 	}
-	if n == 0 {
-		f.Fatal("no seeds")
-	}
+	fuzzing.Seeds(f, func(b []byte) error {
+		_, err := decode(b)
+		return err
+	}, seeds...)
 	f.Add([]byte{kindReservedFirst, 1})
+	f.Add(append([]byte{kindChunks, 0}, append(make([]byte, 16), 1, 0, 0x80, 0x20)...)) // 4,096 chunks are promised
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m, err := decode(b)
-		if errors.Is(err, errUnknownKind) || err != nil {
-			return
-		}
-		if again := m.encode(); !bytes.Equal(again, b) {
-			t.Fatalf("%x becomes %x", b, again)
+		var m message
+		var err error
+		fuzzing.Allocates(t, len(b), 32, 32<<10, func() { m, err = decode(b) })
+		fuzzing.Quiet(t, err)
+		switch {
+		case errors.Is(err, errUnknownKind):
+		case err != nil && !errors.Is(err, wire.ErrMalformed):
+			t.Fatalf("%x: %v", b, err)
+		case err != nil:
+		default:
+			if again := m.encode(); !bytes.Equal(again, b) {
+				t.Fatalf("%x becomes %x", b, again)
+			}
 		}
 	})
 }

@@ -181,6 +181,7 @@ func (s *Session) nextSmall(now time.Time) Frame {
 	}
 	for _, id := range st.order {
 		sc := st.scopes[id]
+		sc.waits = sc.waits && sc.shared // whoever does not share a scope any more has no turn in it
 		if sc.waits && s.cfg.Feed.take(id, s, now) {
 			sc.oweVector = true // our turn: the peer is to send what we still lack
 		}
@@ -190,7 +191,9 @@ func (s *Session) nextSmall(now time.Time) Frame {
 		if sc.oweVector && sc.shared {
 			sc.oweVector = false
 			sc.waits = !s.cfg.Feed.take(id, s, now)
-			s.cfg.Feed.report(id, s, now, !sc.known || sc.behind())
+			if sc.known && !sc.behind() {
+				s.cfg.Feed.report(id, s, now, false, false)
+			}
 			m := vector{hop: st.nextHop(), scope: id, seen: st.seenSeq, vector: sc.mine}
 			if sc.waits {
 				m.flags = vectorWait
@@ -227,8 +230,20 @@ func (s *Session) nextAck(now time.Time) Frame {
 
 func (s *Session) nextChunks(now time.Time) (Frame, error) {
 	id, runs, room := s.plan(now)
+	f, waits, err := s.pick(id, runs, room, now, false)
+	if f == nil && waits && err == nil {
+		// Each of the logs waits for a checkpoint in another.
+		f, _, err = s.pick(id, runs, room, now, true)
+	}
+	return f, err
+}
+
+// pick makes a frame of what the logs have next. A log that needs a checkpoint before its turn is left for later while
+// others go on, so that the checkpoint may come in its turn; loose says to send it all the same.
+func (s *Session) pick(id trust.ScopeID, runs []flight, room int, now time.Time, takeLoose bool) (frame Frame, waits bool, err error) {
 	var m chunks
 	var sent []flight
+	var loose []looseAt
 	payload := 0
 	for _, run := range runs {
 		most := min(s.cfg.FramePayload, room) - payload
@@ -237,21 +252,32 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		}
 		list, err := s.cfg.Replica.Chunks(id, run.log, run.last, max(most, 1))
 		if err != nil {
-			return nil, fmt.Errorf("read chunks to send: %w", err)
+			return nil, false, fmt.Errorf("read chunks to send: %w", err)
 		}
 		f := flight{scope: id, log: run.log, last: run.last, fork: run.fork}
-		if len(list) > 0 && len(m.chunks) == 0 && len(list[0]) > room && room < s.cfg.Window {
-			return nil, nil // larger than the room that is left; it gets the window for itself
+		if list, err = s.wanted(id, list); err != nil {
+			return nil, false, err
 		}
-		for _, c := range list {
-			full := payload+len(c) > s.cfg.FramePayload || len(m.chunks) == MaxChunksPerFrame
+		if len(list) > 0 && list[0].Loose && list[0].Log != run.log && !takeLoose {
+			waits = true
+			continue
+		}
+		if len(list) > 0 && len(m.chunks) == 0 && len(list[0].Bytes) > room && room < s.cfg.Window {
+			return nil, waits, nil // larger than the room that is left; it gets the window for itself
+		}
+		for _, it := range list {
+			full := payload+len(it.Bytes) > s.cfg.FramePayload || len(m.chunks) == MaxChunksPerFrame || it.Loose != (len(loose) > 0)
 			if len(m.chunks) > 0 && full {
 				break
 			}
-			m.chunks = append(m.chunks, c)
-			payload += len(c)
-			f.bytes += len(c)
-			f.last++
+			m.chunks = append(m.chunks, it.Bytes)
+			payload += len(it.Bytes)
+			f.bytes += len(it.Bytes)
+			if it.Loose {
+				loose = append(loose, looseAt{it.Log, it.Counter})
+			} else {
+				f.last = it.Counter
+			}
 		}
 		if f.bytes > 0 {
 			sent = append(sent, f)
@@ -260,14 +286,20 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		}
 	}
 	if len(sent) == 0 {
-		return nil, nil
+		return nil, waits, nil
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.mu.state
 	sc := st.scopes[id]
 	if sc == nil {
-		return nil, nil // no longer shared
+		return nil, false, nil // no longer shared
+	}
+	for _, at := range loose {
+		if sc.loose == nil {
+			sc.loose = map[looseAt]struct{}{}
+		}
+		sc.loose[at] = struct{}{}
 	}
 	st.sentSeq++
 	for _, f := range sent {
@@ -283,13 +315,43 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 		l.sent = max(l.sent, f.last)
 	}
 	m.hop, m.scope, m.seq = st.nextHop(), id, st.sentSeq
-	if len(sc.pending(now)) == 0 {
+	if len(loose) > 0 {
+		m.flags |= chunksLoose
+	} else if len(sc.pending(now)) == 0 {
 		m.flags |= chunksDigest
 		m.digest = sc.digest.wire()
 		sc.told = sc.digest
 	}
 	st.status.ChunksOut += uint64(len(m.chunks))
-	return m.encode(), nil
+	return m.encode(), waits, nil
+}
+
+// wanted leaves out what the peer has of what is loose, says of what was sent loose only that its turn has come, and leaves
+// out everything from the first skip on if the peer knows none.
+func (s *Session) wanted(id trust.ScopeID, list []Item) ([]Item, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sc := s.mu.scopes[id]
+	if sc == nil {
+		return nil, nil
+	}
+	out := list[:0]
+	for _, it := range list {
+		if _, sent := sc.loose[looseAt{it.Log, it.Counter}]; sent && !it.Loose && !it.Skip {
+			sealed, err := chunk.Parse(it.Bytes)
+			if err != nil {
+				return nil, fmt.Errorf("read own checkpoint: %w", err)
+			}
+			it.Bytes, _ = chunk.InPlace(sealed).AppendBinary(nil)
+		}
+		switch {
+		case (it.Skip || it.Loose) && s.mu.theirs.protocol.Max < protocolSkips:
+			return out, nil
+		case !it.Loose || sc.needs(it):
+			out = append(out, it)
+		}
+	}
+	return out, nil
 }
 
 // stall leaves a log alone for a while that the replica has no chunks of, though its vector says so.
@@ -306,6 +368,7 @@ func (s *Session) plan(now time.Time) (id trust.ScopeID, runs []flight, room int
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.mu.state
+	st.pass(now)
 	if room = s.cfg.Window - st.bytesOut; !st.greeted || room <= 0 || st.bytesOut > 0 && room < s.cfg.FramePayload {
 		return id, nil, 0
 	}
@@ -344,9 +407,13 @@ func (s *Session) Deadline() time.Time {
 			d = t
 		}
 	}
-	earlier(s.helloDue(st))
+	due, pause := s.helloDue(st), st.lastHello.Add(helloPause)
+	if st.saidHello && due.Before(pause) {
+		due = pause
+	}
+	earlier(due)
 	if st.oweHello {
-		earlier(st.lastHello.Add(helloPause))
+		earlier(pause)
 	}
 	if st.oweEntries && st.entriesHeld {
 		earlier(st.entriesBy)

@@ -73,10 +73,10 @@ type Replica interface {
 	// (the next HELLO asks again), one that is known already too; an error ends the session.
 	AddEntries(ctx context.Context, from trust.DeviceID, entries [][]byte) error
 
-	// Chunks returns durable chunks of a log, ascending from after+1 without a gap: at least one, if there is one, and
-	// no more than fit maxBytes.
-	Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([][]byte, error)
-	// Arrive judges each chunk on its own and returns once those that it takes are durable; the vector then says how
+	// Chunks returns what a log holds durably, ascending from after+1 without a gap: at least one item, if there is one,
+	// and no more than fit maxBytes, which does not count what is Loose.
+	Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([]Item, error)
+	// Arrive judges each item on its own and returns once those that it takes are durable; the vector then says how
 	// far. What lies beyond prefix + 1 may be kept or dropped. An error says that this device cannot store, or that the
 	// peer is hostile; it ends the session.
 	Arrive(ctx context.Context, from trust.DeviceID, chunks [][]byte) error
@@ -95,8 +95,26 @@ type Range struct{ Min, Max uint16 }
 // Overlaps reports whether v and o have a version in common.
 func (v Range) Overlaps(o Range) bool { return v.Min <= o.Max && o.Min <= v.Max }
 
-// Protocol is the range of this package's protocol that it speaks.
-var Protocol = Range{1, 1}
+// Item is what CHUNKS carries: a chunk, or a skip in the place of chunks that a checkpoint stands for.
+type Item struct {
+	Bytes []byte
+	// Log and Counter say where the log stands after it.
+	Log     chunk.LogID
+	Counter uint64
+	// Loose is a checkpoint that comes out of its turn, since a skip after it needs it. Who holds it already need not be
+	// sent it.
+	Loose bool
+	Skip  bool
+}
+
+// Protocol is the range of this package's protocol that it speaks. Versions, newest first:
+//
+//	2  2026-11-25  skips among chunks, and checkpoints out of their turn
+//	1  2026-11-22  the first
+var Protocol = Range{1, 2}
+
+// protocolSkips is the first version that knows skips.
+const protocolSkips = 2
 
 // Config says who talks to whom. Self, Peer and Replica are needed, all else has a useful zero.
 type Config struct {

@@ -426,7 +426,7 @@ func TestVersions(t *testing.T) {
 	}{
 		{"same", session.Config{}, true},
 		{"newer that still speaks ours", session.Config{Protocol: session.Range{Min: 1, Max: 4}, Schema: session.Range{Min: 1, Max: 9}}, true},
-		{"protocol too new", session.Config{Protocol: session.Range{Min: 2, Max: 4}}, false},
+		{"protocol too new", session.Config{Protocol: session.Range{Min: 3, Max: 4}}, false},
 		{"schema too new", session.Config{Schema: session.Range{Min: 2, Max: 2}}, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

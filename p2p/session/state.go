@@ -74,9 +74,17 @@ type scope struct {
 
 	logs map[chunk.LogID]*logState
 
+	loose map[looseAt]struct{} // checkpoints that were sent out of their turn
+
 	oweVector bool
 	oweAck    bool
 	ackLogs   map[chunk.LogID]struct{}
+}
+
+// looseAt is the place of a checkpoint.
+type looseAt struct {
+	log     chunk.LogID
+	counter uint64
 }
 
 // logState is how far the sending of one log has come.
@@ -297,6 +305,7 @@ func (st *state) resolve(now time.Time, seen uint64, only *trust.ScopeID) {
 			l.sent = have
 			l.stall = min(max(2*l.stall, stallFirst), stallMost)
 			l.notBefore = now.Add(l.stall)
+			sc.loose = nil // which may be what was lost
 		}
 	}
 	st.inflight = left
@@ -306,10 +315,13 @@ func (st *state) resolve(now time.Time, seen uint64, only *trust.ScopeID) {
 func (st *state) forget() {
 	st.inflight, st.bytesOut, st.seenSeq = nil, 0, 0
 	for _, sc := range st.scopes {
-		sc.logs = map[chunk.LogID]*logState{}
+		sc.logs, sc.loose = map[chunk.LogID]*logState{}, nil
 		sc.paused = false
 	}
 }
+
+// mostBehind ends the sum of what a peer claims to hold, before it and the bytes estimated from it go round.
+const mostBehind = 1 << 40
 
 // Status returns the session's state at now.
 func (s *Session) Status() Status {
@@ -332,7 +344,7 @@ func (s *Session) Status() Status {
 		}
 		for id, p := range sc.theirs {
 			if have := sc.mine[id].Counter; p.Counter > have {
-				r.BehindChunks += p.Counter - have
+				r.BehindChunks = min(r.BehindChunks+p.Counter-have, mostBehind)
 			}
 		}
 		if sc.shared {
@@ -377,6 +389,18 @@ func (sc *scope) pending(now time.Time) []chunk.LogID {
 	return ids
 }
 
+// pass forgets times to wait for that are over. One that stayed would be a deadline that is always past, and while the
+// window is full nothing else would end it.
+func (st *state) pass(now time.Time) {
+	for _, sc := range st.scopes {
+		for _, l := range sc.logs {
+			if !now.Before(l.notBefore) {
+				l.notBefore = time.Time{}
+			}
+		}
+	}
+}
+
 // takeAck returns where the logs stand of which the peer is owed word, and forgets the debt.
 func (sc *scope) takeAck() chunk.Vector {
 	v := chunk.Vector{}
@@ -389,7 +413,17 @@ func (sc *scope) takeAck() chunk.Vector {
 	return v
 }
 
+// needs reports whether the peer is to be sent a checkpoint out of its turn.
+func (sc *scope) needs(it Item) bool {
+	_, sent := sc.loose[looseAt{it.Log, it.Counter}]
+	return !sent && sc.log(it.Log).sent < it.Counter
+}
+
 func locate(b []byte) (Place, error) {
+	if chunk.IsSkip(b) {
+		skip, err := chunk.ParseSkip(b)
+		return Place{Scope: skip.Scope, Log: skip.Log, Position: skip.Position()}, err
+	}
 	sealed, err := chunk.Parse(b)
 	if err != nil {
 		return Place{}, err

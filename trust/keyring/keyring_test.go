@@ -493,34 +493,3 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 }
-
-func FuzzDecode(f *testing.F) {
-	k := create(f)
-	seed := k.mu.secrets.encode()
-	if len(seed) != fileSize {
-		f.Fatal("seed is empty")
-	}
-	f.Add(seed)
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if s, err := decode(b); err == nil && !bytes.Equal(s.encode(), b) {
-			t.Fatal("does not re-encode to the same bytes")
-		}
-	})
-}
-
-func FuzzParseRecoveryCode(f *testing.F) {
-	c, err := create(f).newRecoveryCode()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(c.Reveal())
-	f.Fuzz(func(t *testing.T, text string) {
-		c, err := ParseRecoveryCode(text)
-		if err != nil {
-			return
-		}
-		if again, err := ParseRecoveryCode(c.Reveal()); err != nil || again != c {
-			t.Fatal("does not survive being written down")
-		}
-	})
-}

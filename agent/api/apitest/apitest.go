@@ -28,6 +28,7 @@ type Agent struct {
 		resources map[api.Ref][]api.Revision
 		conflicts map[string]api.Conflict
 		decisions map[string]api.Decision
+		held      []api.HeldDetail
 		events    []api.Event
 		more      chan struct{} // closed and replaced with every event
 		fail      map[string]error
@@ -145,6 +146,11 @@ func (a *Agent) SetOnline(_ context.Context, online bool) error {
 		}
 	})
 	return a.failing("SetOnline")
+}
+
+// Compact implements api.Agent.
+func (a *Agent) Compact(context.Context) (api.Compaction, error) {
+	return api.Compaction{Checkpoints: 1, Deleted: 80, Chunks: 3, Skips: 2, Bytes: 6000}, a.failing("Compact")
 }
 
 // Get implements api.Agent.

@@ -325,7 +325,7 @@ func (r *Replica) AddEntries(_ context.Context, _ trust.DeviceID, entries [][]by
 }
 
 // Chunks implements session.Replica.
-func (r *Replica) Chunks(id trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([][]byte, error) {
+func (r *Replica) Chunks(id trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([]session.Item, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	s := r.scopes[id]
@@ -333,12 +333,12 @@ func (r *Replica) Chunks(id trust.ScopeID, log chunk.LogID, after uint64, maxByt
 		r.Fail("asked for chunks after %d of a log of %d", after, len(s.logs[log]))
 		return nil, nil
 	}
-	var out [][]byte
-	for _, c := range s.logs[log][after:] {
+	var out []session.Item
+	for i, c := range s.logs[log][after:] {
 		if maxBytes -= len(c); maxBytes < 0 && len(out) > 0 {
 			break
 		}
-		out = append(out, c)
+		out = append(out, session.Item{Bytes: c, Log: log, Counter: after + uint64(i) + 1})
 	}
 	return out, nil
 }

@@ -1,0 +1,106 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+
+	"chartmesh/chunk"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// maxLogsOfDevice is how many logs of a scope one device may begin. An honest one begins another after each restore; a
+// vector names chunk.MaxLogs, and beyond that nothing new of anybody would be asked for.
+const maxLogsOfDevice = 1024
+
+// beginners says which device began which log, for those logs that are held. It is guarded by Replica.arrive.
+type beginners map[trust.ScopeID]map[chunk.LogID]trust.DeviceID
+
+// mayBegin reports whether a device's chunk at the beginning of a log is taken. Which of too many logs a device holds
+// depends on which came first, so that devices will not agree about those; about all others they do.
+func (r *Replica) mayBegin(scope trust.ScopeID, log chunk.LogID, device trust.DeviceID) (bool, error) {
+	if r.begun[scope] == nil {
+		known, err := r.readBeginners(scope)
+		if err != nil {
+			return false, err
+		}
+		if r.begun == nil {
+			r.begun = beginners{}
+		}
+		r.begun[scope] = known
+	}
+	known := r.begun[scope]
+	if _, ok := known[log]; ok {
+		return true, nil
+	}
+	n := 0
+	for _, d := range known {
+		if d == device {
+			n++
+		}
+	}
+	if n >= maxLogsOfDevice || len(known) >= chunk.MaxLogs {
+		return false, nil
+	}
+	known[log] = device
+	return true, nil
+}
+
+// readBeginners finds out who began the logs that are held, by any chunk of each. Of a log whose chunks are all gone the
+// device does not matter any more, only that it counts.
+func (r *Replica) readBeginners(scope trust.ScopeID) (map[chunk.LogID]trust.DeviceID, error) {
+	r.mu.Lock()
+	logs := r.mu.vectors[scope].Clone()
+	r.mu.Unlock()
+	known := make(map[chunk.LogID]trust.DeviceID, len(logs))
+	err := r.store.View(func(v storage.Reader) error {
+		for log := range logs {
+			known[log] = trust.DeviceID{}
+			err := v.Scan(storage.Chunk.With2(scope, log), nil, func(_, value []byte) error {
+				sealed, err := chunk.Parse(value)
+				if err != nil {
+					return fmt.Errorf("%w: %w", storage.ErrDamaged, err)
+				}
+				known[log] = sealed.Header().Device
+				return storage.ErrStop
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read who began the logs: %w", err)
+	}
+	return known, nil
+}
+
+// refusals counts what is not accepted of one frame, so that a frame of very many makes one line of log.
+type refusals struct {
+	n     int
+	first chunk.ID // a chunk, or the checkpoint of a skip
+	err   error
+	skips int // that their checkpoints do not cover
+}
+
+// maxRefusedSkips is how many bad skips of a frame are looked at. A skip takes some two hundred bytes, and to judge one
+// its checkpoint is read, which may have some megabytes.
+const maxRefusedSkips = 16
+
+var (
+	errTooManyLogs = errors.New("its device has begun too many logs")
+	errNotCovered  = errors.New("the checkpoint of a skip does not cover it")
+)
+
+func (f *refusals) add(id chunk.ID, err error) {
+	if f.n++; f.n == 1 {
+		f.first, f.err = id, err
+	}
+}
+
+func (f *refusals) tell(r *Replica, from trust.DeviceID) {
+	if f.n > 0 {
+		r.log.Warn("chunks are not accepted", "from", from, "count", f.n, "first", f.first, "error", f.err)
+	}
+}

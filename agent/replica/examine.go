@@ -1,0 +1,216 @@
+package replica
+
+import (
+	"errors"
+
+	"chartmesh/chunk"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// finding is what a device finds of a checkpoint.
+type finding byte
+
+const (
+	verdictWait finding = 0 // what it covers is not all here, or this device has not applied it
+	verdictGood finding = 1 // it holds exactly what the chunks hold that it covers
+	verdictBad  finding = 2
+)
+
+// examine compares a checkpoint with what this device holds: the chunks that it covers, or where these are deleted, the
+// checkpoint that stands for them. Good it is only if each covered chunk is packed whole and as its author wrote it, so that
+// nothing is lost with it. The caller has applied the checkpoint.
+func (r *Replica) examine(v storage.Reader, c checkpoint) (finding, error) {
+	sealed, err := readChunk(v, c.scope, c.place.Log, c.place.Counter)
+	if err != nil {
+		return verdictWait, err
+	}
+	if waits, err := isHeld(v, c.scope, sealed); err != nil || waits {
+		return verdictWait, err
+	}
+	body, err := r.openPack(sealed)
+	if err != nil {
+		return verdictWait, err
+	}
+	e := examination{r: r, v: v, scope: c.scope, tag: sealed.Header().Tag, covers: body.Covers, packed: packedIn(body), others: othersIn(body),
+		packs: map[chunk.ID]contents{}}
+	for _, run := range body.Covers {
+		if !r.reached(c.scope, run.Log, run.To) {
+			return verdictWait, nil
+		}
+	}
+	for _, run := range body.Covers {
+		if f, err := e.run(run); f != verdictGood || err != nil {
+			return f, err
+		}
+	}
+	return verdictGood, nil
+}
+
+func (r *Replica) openPack(sealed chunk.Sealed) (*chunk.Checkpoint, error) {
+	opened, err := chunk.Open(r.keys, sealed)
+	if err != nil {
+		return nil, err
+	}
+	body, ok := opened.(*chunk.Checkpoint)
+	if !ok {
+		return nil, storage.ErrDamaged
+	}
+	return body, nil
+}
+
+// examination is one comparison.
+type examination struct {
+	r      *Replica
+	v      storage.Reader
+	scope  trust.ScopeID
+	tag    chunk.Tag
+	covers chunk.Runs
+	packed map[spot]chunk.Part
+	others map[spot]bool
+	packs  map[chunk.ID]contents // of other checkpoints
+}
+
+// contents is what a checkpoint holds, by place.
+type contents struct {
+	parts  map[spot]chunk.Part
+	others map[spot]bool
+}
+
+func packedIn(body *chunk.Checkpoint) map[spot]chunk.Part {
+	parts := make(map[spot]chunk.Part, len(body.Parts))
+	for _, p := range body.Parts {
+		parts[spot{body.Logs[p.Log].ID(), p.Counter}] = p
+	}
+	return parts
+}
+
+func othersIn(body *chunk.Checkpoint) map[spot]bool {
+	others := make(map[spot]bool, len(body.Others))
+	for _, s := range body.Others {
+		others[spot{body.Logs[s.Log].ID(), s.Counter}] = true
+	}
+	return others
+}
+
+// run compares one run, chunk by chunk.
+func (e *examination) run(run chunk.Run) (finding, error) {
+	for n := run.From; n <= run.To; {
+		found, err := readStored(e.v, chunkRef{e.scope, run.Log, n})
+		if err != nil {
+			return verdictWait, err
+		}
+		if found.skip == nil {
+			if n == run.To && found.chunk.ID() != run.Last {
+				return verdictBad, nil // another history of the log
+			}
+			if f, err := e.chunk(spot{run.Log, n}, found.chunk); f != verdictGood || err != nil {
+				return f, err
+			}
+			n++
+			continue
+		}
+		if found.skip.To > run.To {
+			return verdictWait, nil // another one, made at the same time, stands for more; the next covers both
+		}
+		if found.skip.To == run.To && found.skip.Last != run.Last {
+			return verdictBad, nil
+		}
+		ok, err := e.skipped(run.Log, n, found)
+		if err != nil {
+			return verdictWait, err
+		}
+		if !ok {
+			return verdictBad, nil
+		}
+		n = found.skip.To + 1
+	}
+	return verdictGood, nil
+}
+
+// chunk compares a chunk that is here.
+func (e *examination) chunk(at spot, sealed chunk.Sealed) (finding, error) {
+	if sealed.Header().Tag != e.tag {
+		return verdictBad, nil
+	}
+	held, err := isHeld(e.v, e.scope, sealed)
+	if err != nil || held {
+		return verdictWait, err // who made the checkpoint has applied it; this device may be behind
+	}
+	opened, err := chunk.Open(e.r.keys, sealed)
+	if err != nil {
+		return verdictWait, err
+	}
+	good := false
+	switch body := opened.(type) {
+	case *chunk.Changes:
+		part, ok := e.packed[at]
+		good = ok && part.Equal(chunk.PartOf(body, 0, at.counter))
+	case *chunk.Checkpoint:
+		// What names the earlier one as its checkpoint will name this one.
+		good = e.others[at] && e.holds(packedIn(body), othersIn(body)) && e.coversAll(body.Covers)
+	case *chunk.Cover:
+		place := body.Checkpoint
+		good = e.others[at] && e.others[spot{place.Log, place.Counter}]
+	}
+	if !good {
+		return verdictBad, nil
+	}
+	return verdictGood, nil
+}
+
+func (e *examination) coversAll(runs chunk.Runs) bool {
+	for _, run := range runs {
+		if mine, ok := e.covers.Find(run.Log, run.To); !ok || mine.From > run.From {
+			return false
+		}
+	}
+	return true
+}
+
+// holds reports whether everything that an earlier checkpoint packs is packed here too.
+func (e *examination) holds(parts map[spot]chunk.Part, others map[spot]bool) bool {
+	for at, p := range parts {
+		if mine, ok := e.packed[at]; !ok || !mine.Equal(p) {
+			return false
+		}
+	}
+	for at := range others {
+		if !e.others[at] {
+			return false
+		}
+	}
+	return true
+}
+
+// skipped compares what stands for chunks that were deleted here: an earlier checkpoint, one made at the same time, which
+// may hold more than this one, or this one itself.
+func (e *examination) skipped(log chunk.LogID, from uint64, found stored) (bool, error) {
+	pack, ok := e.packs[found.chunk.ID()]
+	if !ok {
+		body, err := e.r.openPack(found.chunk)
+		if err != nil {
+			return false, err
+		}
+		pack = contents{packedIn(body), othersIn(body)}
+		e.packs[found.chunk.ID()] = pack
+	}
+	for n := from; n <= found.skip.To; n++ {
+		at := spot{log, n}
+		part, ok := pack.parts[at]
+		if mine, packed := e.packed[at]; ok && packed && mine.Equal(part) || pack.others[at] && e.others[at] {
+			continue
+		}
+		return false, nil
+	}
+	return true, nil
+}
+
+// isHeld reports whether a chunk is stored and not applied.
+func isHeld(v storage.Reader, scope trust.ScopeID, sealed chunk.Sealed) (bool, error) {
+	_, err := v.Get(storage.Held.Key(storage.Ref{Scope: scope, Log: sealed.Log(), Counter: sealed.Header().Counter, ID: sealed.ID()}))
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}

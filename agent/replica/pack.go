@@ -1,0 +1,289 @@
+package replica
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// pack makes a checkpoint of a document, unless it has become too large for one.
+func (r *Replica) pack(ctx context.Context, id crdt.DocumentID) (made bool, err error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	x, ok := r.tails[id]
+	if !ok || !r.State().MayWrite(r.keys.Device(), x.scope) {
+		return false, nil
+	}
+	d, err := r.document(x.scope, id)
+	if err != nil {
+		return false, err
+	}
+	t := r.begin()
+	t.tails[id] = nil
+	t.batch.Delete(storage.Tail.Key(id))
+	if len(d.changes) <= maxPacked {
+		var body *chunk.Checkpoint
+		err := r.store.View(func(v storage.Reader) (err error) {
+			body, err = r.packed(v, d)
+			return err
+		})
+		if errors.Is(err, errNotYet) {
+			return false, nil // and the tail stays
+		}
+		if err != nil {
+			return false, err
+		}
+		at, sealed, err := t.seal(d.scope, body)
+		switch {
+		case err == nil:
+			made = true
+			if err := t.noteCheckpoint(at, sealed, d); err != nil {
+				return false, err
+			}
+		case !errors.Is(err, chunk.ErrTooLarge):
+			return false, err
+		}
+	}
+	if err := t.commit(ctx); err != nil {
+		return false, err
+	}
+	r.evict(ctx)
+	return made, nil
+}
+
+// errNotYet says that this device cannot vouch yet for all that a checkpoint would cover.
+var errNotYet = errors.New("not everything has been compared yet")
+
+// packing gathers a checkpoint.
+type packing struct {
+	r     *Replica
+	v     storage.Reader
+	scope trust.ScopeID
+	keys  map[chunk.LogID]chunk.LogKey
+	parts []placedPart
+	has   map[spot]bool     // parts that are in
+	runs  map[spot]chunk.ID // covered chunks, with the ID where it is known
+	other map[spot]bool     // covered chunks without changes
+	words map[actorAt]chunk.Authorship
+	done  map[chunk.ID]bool // earlier checkpoints that are in
+}
+
+type spot struct {
+	log     chunk.LogID
+	counter uint64
+}
+
+type actorAt struct {
+	log    chunk.LogID
+	branch byte
+}
+
+// placedPart is a Part whose log is named and not yet counted.
+type placedPart struct {
+	at spot
+	chunk.Part
+}
+
+// packed gathers the changes of a document, as its chunks or an earlier checkpoint have them, and what becomes superfluous.
+func (r *Replica) packed(v storage.Reader, d *document) (*chunk.Checkpoint, error) {
+	p := &packing{
+		r: r, v: v, scope: d.scope, keys: map[chunk.LogID]chunk.LogKey{}, has: map[spot]bool{}, runs: map[spot]chunk.ID{},
+		other: map[spot]bool{}, words: map[actorAt]chunk.Authorship{}, done: map[chunk.ID]bool{},
+	}
+	seen := map[chunkRef]bool{}
+	for _, m := range d.changes {
+		if seen[m.chunk] || p.has[spot{m.chunk.Log, m.chunk.Counter}] {
+			continue
+		}
+		seen[m.chunk] = true
+		found, err := readStored(v, m.chunk)
+		if err != nil {
+			return nil, fmt.Errorf("read chunk: %w", err)
+		}
+		if err := p.take(found.chunk); err != nil {
+			return nil, err
+		}
+	}
+	if err := p.takeEarlier(d.id); err != nil {
+		return nil, err
+	}
+	c := p.checkpoint(d.id)
+	for _, run := range c.Covers {
+		if !r.reached(d.scope, run.Log, run.To) {
+			return nil, errNotYet
+		}
+	}
+	return c, nil
+}
+
+// take adds what a chunk holds.
+func (p *packing) take(sealed chunk.Sealed) error {
+	at := spot{sealed.Log(), sealed.Header().Counter}
+	if p.has[at] || p.done[sealed.ID()] {
+		return nil
+	}
+	opened, err := chunk.Open(p.r.keys, sealed)
+	if err != nil {
+		return fmt.Errorf("open chunk: %w", err)
+	}
+	switch body := opened.(type) {
+	case *chunk.Changes:
+		p.keys[at.log] = sealed.LogKey()
+		p.add(at, chunk.PartOf(body, 0, at.counter))
+		p.runs[at] = sealed.ID()
+		for _, a := range body.Authorship {
+			p.say(at.log, a)
+		}
+	case *chunk.Checkpoint:
+		// What it claims to cover is claimed again only if this device has compared it.
+		said, err := words(p.v, checkpoint{place: sealed.Place(), device: sealed.Header().Device})
+		if err != nil {
+			return err
+		}
+		if !said[p.r.keys.Device()].ok {
+			return errNotYet
+		}
+		p.done[sealed.ID()] = true
+		for _, part := range body.Parts {
+			key := body.Logs[part.Log]
+			p.keys[key.ID()] = key
+			p.add(spot{key.ID(), part.Counter}, part)
+		}
+		for _, s := range body.Others {
+			key := body.Logs[s.Log]
+			p.keys[key.ID()] = key
+			p.other[spot{key.ID(), s.Counter}] = true
+		}
+		for _, run := range body.Covers {
+			for n := run.From; n <= run.To; n++ {
+				at := spot{run.Log, n}
+				p.runs[at] = p.runs[at] // known to be covered; the ID of the last one follows
+			}
+			p.runs[spot{run.Log, run.To}] = run.Last
+		}
+		for _, a := range body.Authorship {
+			p.say(body.Logs[a.Log].ID(), a.Authorship)
+		}
+	default:
+		return fmt.Errorf("%w: a change's record names a chunk of another kind", storage.ErrDamaged)
+	}
+	return nil
+}
+
+func (p *packing) add(at spot, part chunk.Part) {
+	if !p.has[at] {
+		p.has[at] = true
+		p.parts = append(p.parts, placedPart{at, part})
+	}
+}
+
+// say keeps the newest authorship of each actor.
+func (p *packing) say(log chunk.LogID, a chunk.Authorship) {
+	at := actorAt{log, a.Branch}
+	if a.Seq > p.words[at].Seq {
+		p.words[at] = a
+	}
+}
+
+// takeEarlier adds the earlier checkpoints of the document that are in their place and that this one holds whole, and the words on them.
+func (p *packing) takeEarlier(id crdt.DocumentID) error {
+	var list []checkpoint
+	if err := p.v.Scan(storage.Checkpoint.With(id), nil, func(_, value []byte) error {
+		c, err := parseCheckpointRecord(id, value)
+		list = append(list, c)
+		return err
+	}); err != nil {
+		return fmt.Errorf("read checkpoints: %w", err)
+	}
+	for _, c := range list {
+		if c.state == checkpointRefused || !p.r.reached(p.scope, c.place.Log, c.place.Counter) {
+			continue
+		}
+		sealed, err := readChunk(p.v, p.scope, c.place.Log, c.place.Counter)
+		if errors.Is(err, storage.ErrNotFound) || err == nil && sealed.ID() != c.place.ID {
+			continue // loose still
+		}
+		if err != nil {
+			return err
+		}
+		if err := p.take(sealed); errors.Is(err, errNotYet) {
+			continue // it stays beside the new one
+		} else if err != nil {
+			return err
+		}
+		p.cover(sealed)
+		said, err := words(p.v, c)
+		if err != nil {
+			return err
+		}
+		for _, w := range said {
+			if w.at == (chunk.Place{}) {
+				continue // its maker's, who says nothing
+			}
+			at, err := readChunk(p.v, p.scope, w.at.Log, w.at.Counter)
+			if err == nil && at.ID() == w.at.ID {
+				p.cover(at)
+			} else if err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// cover adds a chunk without changes of its own to what is covered.
+func (p *packing) cover(sealed chunk.Sealed) {
+	at := spot{sealed.Log(), sealed.Header().Counter}
+	p.keys[at.log] = sealed.LogKey()
+	p.other[at], p.runs[at] = true, sealed.ID()
+}
+
+// checkpoint puts together what was gathered.
+func (p *packing) checkpoint(id crdt.DocumentID) *chunk.Checkpoint {
+	c := &chunk.Checkpoint{Document: id, Covers: p.covers()}
+	keys := slices.SortedFunc(maps.Values(p.keys), func(a, b chunk.LogKey) int {
+		return cmp.Or(bytes.Compare(a.Device[:], b.Device[:]), bytes.Compare(a.Nonce[:], b.Nonce[:]))
+	})
+	number := map[chunk.LogID]int{}
+	for i, k := range keys {
+		number[k.ID()] = i
+	}
+	c.Logs = keys
+	for _, part := range p.parts {
+		part.Spot = chunk.Spot{Log: number[part.at.log], Counter: part.at.counter}
+		c.Parts = append(c.Parts, part.Part)
+	}
+	for at := range p.other {
+		c.Others = append(c.Others, chunk.Spot{Log: number[at.log], Counter: at.counter})
+	}
+	slices.SortFunc(c.Others, func(a, b chunk.Spot) int { return cmp.Or(cmp.Compare(a.Log, b.Log), cmp.Compare(a.Counter, b.Counter)) })
+	for at, a := range p.words {
+		c.Authorship = append(c.Authorship, chunk.Word{Log: number[at.log], Authorship: a})
+	}
+	slices.SortFunc(c.Authorship, func(a, b chunk.Word) int { return cmp.Or(cmp.Compare(a.Log, b.Log), cmp.Compare(a.Branch, b.Branch)) })
+	return c
+}
+
+// covers makes runs of what is covered, as long as they get.
+func (p *packing) covers() (runs chunk.Runs) {
+	spots := slices.SortedFunc(maps.Keys(p.runs), func(a, b spot) int {
+		return cmp.Or(a.log.Compare(b.log), cmp.Compare(a.counter, b.counter))
+	})
+	for _, at := range spots {
+		if n := len(runs); n > 0 && runs[n-1].Log == at.log && runs[n-1].To+1 == at.counter {
+			runs[n-1].To, runs[n-1].Last = at.counter, p.runs[at]
+			continue
+		}
+		runs = append(runs, chunk.Run{Log: at.log, From: at.counter, To: at.counter, Last: p.runs[at]})
+	}
+	return runs
+}

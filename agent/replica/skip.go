@@ -1,0 +1,355 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/p2p/session"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// A counter of a log is held if its chunk is durable, or a skip and the checkpoint that the skip names: in its own place,
+// loose (out of its turn), or itself skipped in favour of a later one. The skip is written in the commit that brings the
+// checkpoint or after it, and the checkpoint is deleted only in a commit that names its successor.
+
+// errNotHeld says that a log holds neither a chunk nor a skip at a counter.
+var errNotHeld = fmt.Errorf("a log has a gap: %w", storage.ErrDamaged)
+
+// readSkip returns the skip that stands for a counter of a log.
+func readSkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (skip chunk.Skip, found bool, err error) {
+	err = v.Scan(storage.Skip.With2(scope, log), storage.Skip.Key(scope, log, counter), func(_, value []byte) error {
+		if skip, err = chunk.ParseSkip(value); err != nil {
+			return fmt.Errorf("read skip: %w: %w", storage.ErrDamaged, err)
+		}
+		found = skip.From <= counter
+		return storage.ErrStop
+	})
+	return skip, found, err
+}
+
+// readChunk returns the chunk of a log at a counter; storage.ErrNotFound if it is not in its place.
+func readChunk(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (chunk.Sealed, error) {
+	b, err := v.Get(storage.Chunk.Key(scope, log, counter))
+	if err != nil {
+		return chunk.Sealed{}, err
+	}
+	sealed, err := chunk.Parse(b)
+	if err != nil {
+		return chunk.Sealed{}, fmt.Errorf("read chunk: %w: %w", storage.ErrDamaged, err)
+	}
+	return sealed, nil
+}
+
+// maxSuccessors bounds how many checkpoints are followed from one to the next. Deleting one rewrites the skips that name
+// it, so that there is one step at most.
+const maxSuccessors = 8
+
+// readCheckpoint returns the checkpoint at a place, or the one that stands for it by now.
+func readCheckpoint(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
+	for range maxSuccessors {
+		sealed, err := readChunk(v, scope, at.Log, at.Counter)
+		if err == nil && sealed.ID() == at.ID {
+			return sealed, nil
+		}
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return chunk.Sealed{}, err
+		}
+		b, err := v.Get(storage.Loose.Key(scope, at.Log, at.Counter, at.ID))
+		if err == nil {
+			return chunk.Parse(b)
+		}
+		if !errors.Is(err, storage.ErrNotFound) {
+			return chunk.Sealed{}, err
+		}
+		skip, found, err := readSkip(v, scope, at.Log, at.Counter)
+		if err != nil {
+			return chunk.Sealed{}, err
+		}
+		if !found {
+			break
+		}
+		at = skip.Checkpoint
+	}
+	return chunk.Sealed{}, storage.ErrNotFound
+}
+
+// stored is what stands in a log at a counter: a chunk, or a skip with its checkpoint.
+type stored struct {
+	chunk chunk.Sealed
+	skip  *chunk.Skip // the chunk is the checkpoint that it names
+}
+
+// readStored returns what stands in a log at a counter.
+func readStored(v storage.Reader, at chunkRef) (s stored, err error) {
+	s.chunk, err = readChunk(v, at.Scope, at.Log, at.Counter)
+	if !errors.Is(err, storage.ErrNotFound) {
+		return s, err
+	}
+	// A loose checkpoint that waited for something is looked for at its place, too.
+	found := false
+	err = v.Scan(storage.Loose.With3(at.Scope, at.Log, at.Counter), nil, func(_, value []byte) error {
+		s.chunk, err = chunk.Parse(append([]byte(nil), value...))
+		found = true
+		return errors.Join(err, storage.ErrStop)
+	})
+	if err != nil || found {
+		return s, err
+	}
+	skip, found, err := readSkip(v, at.Scope, at.Log, at.Counter)
+	if err != nil {
+		return s, err
+	}
+	if !found {
+		return s, errNotHeld
+	}
+	s.skip = &skip
+	if s.chunk, err = readCheckpoint(v, at.Scope, skip.Checkpoint); errors.Is(err, storage.ErrNotFound) {
+		err = errNotHeld
+	}
+	return s, err
+}
+
+// arriving is a batch of arrived chunks on its way to the store.
+type arriving struct {
+	batch       storage.Batch
+	heads       map[trust.ScopeID]map[chunk.LogID]tip
+	taken       map[chunkRef]chunk.ID     // chunks in batch, in their place
+	checkpoints map[chunk.ID]chunk.Sealed // that came with this call
+}
+
+func newArriving() *arriving {
+	return &arriving{heads: map[trust.ScopeID]map[chunk.LogID]tip{}, taken: map[chunkRef]chunk.ID{}, checkpoints: map[chunk.ID]chunk.Sealed{}}
+}
+
+// head returns where a log ends, with what is in the batch.
+func (a *arriving) head(r *Replica, scope trust.ScopeID, log chunk.LogID) tip {
+	if head, ok := a.heads[scope][log]; ok {
+		return head
+	}
+	return r.tip(scope, log)
+}
+
+func (a *arriving) advance(scope trust.ScopeID, log chunk.LogID, to tip) {
+	if a.heads[scope] == nil {
+		a.heads[scope] = map[chunk.LogID]tip{}
+	}
+	a.heads[scope][log] = to
+}
+
+// keepLoose stores a checkpoint that lies beyond the end of its log, for a skip that may need it.
+func (a *arriving) keepLoose(at chunkRef, sealed chunk.Sealed) {
+	if _, err := sealed.Covers(); err != nil {
+		return
+	}
+	id := sealed.ID()
+	a.checkpoints[id] = sealed
+	a.batch.Put(storage.Loose.Key(at.Scope, at.Log, at.Counter, id), sealed.Bytes())
+}
+
+// takeSkip lets a log go on over chunks that were deleted elsewhere, if the checkpoint that stands for them is here, signed
+// by a member, and says that it covers them. One that brings nothing, leaves a gap or names a checkpoint that is not here is
+// passed over; the vector tells the peer so.
+func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, refused *refusals, b []byte) error {
+	skip, err := chunk.ParseSkip(b)
+	if errors.Is(err, chunk.ErrNewer) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("skip from %v: %w", from, err)
+	}
+	if _, ok := r.State().Scope(skip.Scope); !ok || skip.Log == r.logID(skip.Scope) {
+		return nil
+	}
+	head := a.head(r, skip.Scope, skip.Log)
+	if skip.IsInPlace() && skip.To == head.Counter+1 {
+		sealed, found, err := r.looseAt(a, skip.Scope, skip.Checkpoint)
+		if err != nil || !found {
+			return err
+		}
+		return r.take(a, sealed)
+	}
+	if skip.To <= head.Counter || skip.From > head.Counter+1 || refused.skips == maxRefusedSkips {
+		return nil
+	}
+	sealed, ok := a.checkpoints[skip.Checkpoint.ID]
+	if !ok {
+		err := r.store.View(func(v storage.Reader) (err error) {
+			sealed, err = readCheckpoint(v, skip.Scope, skip.Checkpoint)
+			return err
+		})
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("read checkpoint of a skip: %w", err)
+		}
+	}
+	covers, err := sealed.Covers()
+	run, ok := covers.Find(skip.Log, skip.To)
+	if err != nil || !ok || run.From > skip.From || run.To != skip.To || run.Last != skip.Last || sealed.Header().Scope != skip.Scope {
+		refused.skips++
+		refused.add(skip.Checkpoint.ID, errNotCovered)
+		return nil
+	}
+	if head.Counter == 0 {
+		// Who began it does not show; who made the checkpoint answers for it.
+		if ok, err := r.mayBegin(skip.Scope, skip.Log, sealed.Header().Device); err != nil || !ok {
+			return err
+		}
+	}
+	skip.From, skip.Checkpoint = head.Counter+1, sealed.Place()
+	value, _ := skip.AppendBinary(nil)
+	a.batch.Put(storage.Skip.Key(skip.Scope, skip.Log, skip.To), value)
+	a.advance(skip.Scope, skip.Log, tip{skip.To, skip.Last})
+	return nil
+}
+
+// looseAt returns a checkpoint that came before its turn.
+func (r *Replica) looseAt(a *arriving, scope trust.ScopeID, at chunk.Place) (sealed chunk.Sealed, found bool, err error) {
+	if sealed, found = a.checkpoints[at.ID]; found {
+		return sealed, true, nil
+	}
+	err = r.store.View(func(v storage.Reader) error {
+		b, err := v.Get(storage.Loose.Key(scope, at.Log, at.Counter, at.ID))
+		if err != nil {
+			return ignoreNotFound(err)
+		}
+		sealed, err = chunk.Parse(b)
+		found = err == nil
+		return err
+	})
+	if err != nil {
+		return sealed, false, fmt.Errorf("read loose checkpoint: %w", err)
+	}
+	return sealed, found, nil
+}
+
+// items reads what a log holds from after+1 on up to end, a skip behind its checkpoint, within maxBytes.
+func items(v storage.Reader, scope trust.ScopeID, log chunk.LogID, after, end uint64, maxBytes int) ([]session.Item, error) {
+	var out []session.Item
+	size := 0
+	add := func(it session.Item) error {
+		if len(out) > 0 && size+len(it.Bytes) > maxBytes {
+			return storage.ErrStop
+		}
+		out = append(out, it)
+		size += len(it.Bytes)
+		after = it.Counter
+		return nil
+	}
+	loose := map[chunk.ID]bool{}
+	for after < end {
+		full, before := false, after
+		err := v.Scan(storage.Chunk.With2(scope, log), storage.Chunk.Key(scope, log, after+1), func(key, value []byte) error {
+			_, _, counter, err := storage.Chunk.Parse(key)
+			if err != nil {
+				return err
+			}
+			if counter > end || counter != after+1 {
+				return storage.ErrStop
+			}
+			err = add(session.Item{Bytes: append([]byte(nil), value...), Log: log, Counter: counter})
+			full = errors.Is(err, storage.ErrStop)
+			return err
+		})
+		if err != nil || full || after >= end {
+			return out, err
+		}
+		skip, found, err := readSkip(v, scope, log, after+1)
+		if err != nil {
+			return nil, err
+		}
+		if !found || skip.To > end {
+			if after == before && len(out) == 0 {
+				return nil, errNotHeld
+			}
+			return out, nil
+		}
+		sealed, err := readCheckpoint(v, scope, skip.Checkpoint)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil, errNotHeld
+		}
+		if err != nil {
+			return nil, err
+		}
+		skip.Checkpoint = sealed.Place()
+		value, _ := skip.AppendBinary(nil)
+		if len(out) > 0 && size+len(value) > maxBytes {
+			return out, nil
+		}
+		if !loose[sealed.ID()] {
+			loose[sealed.ID()] = true
+			out = append(out, session.Item{Bytes: sealed.Bytes(), Log: sealed.Log(), Counter: sealed.Header().Counter, Loose: true})
+		}
+		if err := add(session.Item{Bytes: value, Log: log, Counter: skip.To, Skip: true}); errors.Is(err, storage.ErrStop) {
+			return out, nil
+		}
+	}
+	return out, nil
+}
+
+// sources finds raw changes in stored chunks, and keeps open what it opened last, and every checkpoint.
+type sources struct {
+	r     *Replica
+	v     storage.Reader
+	last  chunkRef
+	open  map[crdt.ChangeHash][]byte
+	packs map[chunk.ID]map[crdt.ChangeHash][]byte
+}
+
+// raw returns the change with a hash out of the chunk at a place, or what stands for it.
+func (s *sources) raw(at chunkRef, hash crdt.ChangeHash) ([]byte, error) {
+	if s.open == nil || at != s.last {
+		if err := s.read(at); err != nil {
+			return nil, err
+		}
+	}
+	raw, ok := s.open[hash]
+	if !ok {
+		return nil, fmt.Errorf("%w: a chunk lacks the change that its record names", storage.ErrDamaged)
+	}
+	return raw, nil
+}
+
+func (s *sources) read(at chunkRef) error {
+	found, err := readStored(s.v, at)
+	if err != nil {
+		return fmt.Errorf("read chunk: %w", unreadableAs(at, err))
+	}
+	id := found.chunk.ID()
+	if known := s.packs[id]; known != nil {
+		s.last, s.open = at, known
+		return nil
+	}
+	body, err := chunk.Open(s.r.keys, found.chunk)
+	if err != nil {
+		return fmt.Errorf("open chunk: %w", err)
+	}
+	s.last, s.open = at, map[crdt.ChangeHash][]byte{}
+	switch body := body.(type) {
+	case *chunk.Changes:
+		s.take(body.Changes)
+	case *chunk.Checkpoint:
+		for _, p := range body.Parts {
+			s.take(p.Changes)
+		}
+		if s.packs == nil {
+			s.packs = map[chunk.ID]map[crdt.ChangeHash][]byte{}
+		}
+		s.packs[id] = s.open
+	default:
+		return fmt.Errorf("%w: a change's record names a chunk of another kind", storage.ErrDamaged)
+	}
+	return nil
+}
+
+func (s *sources) take(changes []chunk.Change) {
+	for _, c := range changes {
+		if hash, ok := hashOf(c.Raw); ok {
+			s.open[hash] = c.Raw
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package replica
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"testing"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/internal/fuzzing"
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// valueForms read a stored value and write it again, in the order of docs/spec/replica-values.md. The number of a form is
+// the first byte of FuzzValues' input.
+var valueForms = []struct {
+	name    string
+	sample  func(t testing.TB) []byte
+	reforms func(b []byte) ([]byte, error)
+}{
+	{"applied change", sampleApplied, func(b []byte) ([]byte, error) {
+		a, err := parseAppliedChange(b)
+		if err != nil {
+			return nil, err
+		}
+		return a.marshal(), nil
+	}},
+	{"view", func(testing.TB) []byte {
+		v := view{
+			Heads: []crdt.ChangeHash{{1}, {2}}, Imports: []crdt.ChangeHash{{1}}, UpdatedMillis: 1790000000000,
+			Last: lastEdit{Device: trust.DeviceID{3}, Author: fuzzing.Canary, TimeMillis: -1},
+			JSON: []byte(`{"resourceType":"Patient","id":"` + fuzzing.Canary + `"}`),
+			Conflicts: []openConflict{{ID: [16]byte{4}, Path: "name[0]", Shown: 1, Sides: []conflictSide{
+				{Removed: true}, {JSON: []byte(`"` + fuzzing.Canary + `"`), Author: "Dr. Adler", TimeMillis: 5},
+			}}, {ID: [16]byte{5}}},
+		}
+		return v.marshal()
+	}, func(b []byte) ([]byte, error) {
+		v, err := parseView(b)
+		if err != nil {
+			return nil, err
+		}
+		return v.marshal(), nil
+	}},
+	{"counts", func(testing.TB) []byte { return counts{1, 2, 300, 4, 5, 1 << 60}.marshal() }, func(b []byte) ([]byte, error) {
+		c, err := parseCounts(b)
+		return c.marshal(), err
+	}},
+	{"held", func(testing.TB) []byte {
+		h := held{State: Parked, Reason: "it builds on a change that has not arrived", Missing: missing{missingChange, [32]byte{1}}}
+		return h.marshal()
+	}, func(b []byte) ([]byte, error) {
+		h, err := parseHeld(b)
+		return h.marshal(), err
+	}},
+	{"tip", func(testing.TB) []byte { return marshalTip(tip{300, chunk.ID{1}}) }, func(b []byte) ([]byte, error) {
+		p, err := parseTip(b)
+		return marshalTip(p), err
+	}},
+	{"position", func(testing.TB) []byte { return marshalPosition(chunk.At(300, chunk.ID{1})) }, func(b []byte) ([]byte, error) {
+		p, err := parsePosition(b)
+		return marshalPosition(p), err
+	}},
+	{"sets", func(testing.TB) []byte {
+		var s chunk.SetHash
+		s.Add([32]byte{1})
+		return marshalSets(map[trust.ScopeID]chunk.SetHash{{1}: s, {2}: {}})
+	}, func(b []byte) ([]byte, error) {
+		s, err := parseSets(b)
+		return marshalSets(s), err
+	}},
+	{"conflict place", func(testing.TB) []byte { return marshalConflictPlace(crdt.DocumentID{1}, "Patient/"+fuzzing.Canary) },
+		func(b []byte) ([]byte, error) {
+			doc, key, err := parseConflictPlace(b)
+			return marshalConflictPlace(doc, key), err
+		}},
+	{"events", func(testing.TB) []byte {
+		return marshalEvents([]Event{
+			{Kind: "resource", Resource: "Patient/" + fuzzing.Canary, Version: "0a", Local: true, Time: time.UnixMilli(1790000000000)}, {Kind: "peer", Peer: "branch"},
+		})
+	}, func(b []byte) ([]byte, error) {
+		events, err := parseEvents(1<<20, b)
+		if err != nil {
+			return nil, err
+		}
+		if last := events[len(events)-1].Cursor; last != 1<<20 {
+			return nil, errors.New("the last event is not the record's")
+		}
+		return marshalEvents(events), nil
+	}},
+	{"saved form", func(testing.TB) []byte { return marshalSaved(7, []byte(fuzzing.Canary)) }, func(b []byte) ([]byte, error) {
+		n, form, err := parseSaved(b)
+		return marshalSaved(n, form), err
+	}},
+	{"checkpoint", func(testing.TB) []byte {
+		return checkpoint{scope: trust.ScopeID{1}, place: chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}},
+			device: trust.DeviceID{5}, state: checkpointOpen, changes: 600}.marshal()
+	}, func(b []byte) ([]byte, error) {
+		c, err := parseCheckpointRecord(crdt.DocumentID{}, b)
+		return c.marshal(), err
+	}},
+	{"word", func(testing.TB) []byte {
+		return word{ok: true, at: chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}}}.marshal()
+	}, func(b []byte) ([]byte, error) {
+		x, err := parseWord(b)
+		return x.marshal(), err
+	}},
+	{"tail", func(testing.TB) []byte { return tail{scope: trust.ScopeID{1}, changes: 300, lastMillis: -7}.marshal() }, func(b []byte) ([]byte, error) {
+		x, err := parseTail(b)
+		return x.marshal(), err
+	}},
+	{"counter", func(testing.TB) []byte { return marshalCounter(1 << 50) }, func(b []byte) ([]byte, error) {
+		r := open(b)
+		n := r.Uvarint(1<<64 - 1)
+		return marshalCounter(n), r.Close()
+	}},
+}
+
+func sampleApplied(t testing.TB) []byte {
+	// The record of a change whose one operation makes Patient/1.
+	var w wire.Writer
+	w.Byte(1)               // version
+	w.Raw(make([]byte, 32)) // hash
+	w.Uvarint(0)            // dependencies
+	w.Raw(make([]byte, 16)) // actor
+	w.Uvarint(1)            // its sequence number
+	w.Uvarint(1)            // first operation
+	w.Uvarint(1)            // operations
+	w.Uvarint(0)            // other actors
+	w.Uvarint(1)            // keys
+	w.Uvarint(uint64(len("Patient")) + 1)
+	w.Raw([]byte("Patient"))
+	w.Uvarint(2 * 1)
+	w.Raw([]byte("1"))
+	w.Uvarint(0) // names
+	w.Uvarint(1) // objects that were not made here
+	w.Uvarint(0) // the root
+	w.Varint(0)  // rows in the root
+	w.Uvarint(0) // one
+	w.Uvarint(1) // makes a map under the first key
+	rec, err := crdt.ParseRecord(w.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := appliedChange{
+		Record: rec, Chunk: chunkRef{trust.ScopeID{1}, chunk.LogID{2}, 300}, Device: trust.DeviceID{3}, Schema: 1,
+		TimeMillis: -5, Author: fuzzing.Canary, Origin: chunk.OriginImport, ArrivedMillis: 1790000000000,
+	}
+	return a.marshal()
+}
+
+// FuzzValues reads what a device keeps for itself. The store's tag says that a value is as it was written, so that these
+// decoders meet damage only where somebody has the store's key; they keep to the rules of the others all the same.
+func FuzzValues(f *testing.F) {
+	for i, form := range valueForms {
+		b := form.sample(f)
+		if again, err := form.reforms(b); err != nil || !bytes.Equal(again, b) {
+			f.Fatalf("sample of %s: %x is read as %x: %v", form.name, b, again, err)
+		}
+		f.Add(append([]byte{byte(i)}, b...))
+		// Lengths at their caps with nothing behind.
+		f.Add(binary.AppendUvarint([]byte{byte(i), recordVersion}, maxHashes))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) == 0 || int(b[0]) >= len(valueForms) {
+			return
+		}
+		form, b := valueForms[b[0]], b[1:]
+		var again []byte
+		var err error
+		fuzzing.Allocates(t, len(b), 300, 128<<10, func() { again, err = form.reforms(b) })
+		fuzzing.Quiet(t, err)
+		switch {
+		case err != nil && !errors.Is(err, wire.ErrMalformed):
+			t.Errorf("%s %x: %v", form.name, b, err)
+		case err == nil && !bytes.Equal(again, b):
+			t.Errorf("%s %x comes back as %x", form.name, b, again)
+		}
+	})
+}

@@ -1,0 +1,190 @@
+package chunk
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// Place names a chunk by where it stands, and by what it is.
+type Place struct {
+	Log     LogID
+	Counter uint64
+	ID      ID
+}
+
+func (p Place) append(w *wire.Writer) {
+	w.Raw(p.Log[:])
+	w.Uvarint(p.Counter)
+	w.Raw(p.ID[:])
+}
+
+func (p *Place) read(r *wire.Reader) {
+	r.Fixed(p.Log[:])
+	if p.Counter = r.Uvarint(1<<63 - 1); p.Counter == 0 {
+		r.Fail("counter")
+	}
+	r.Fixed(p.ID[:])
+}
+
+// AppendBinary appends the place's 65 to 73 bytes. It never fails.
+func (p Place) AppendBinary(b []byte) ([]byte, error) {
+	var w wire.Writer
+	p.append(&w)
+	return append(b, w.Bytes()...), nil
+}
+
+// ReadPlace takes off r what AppendBinary wrote.
+func ReadPlace(r *wire.Reader) (p Place) {
+	p.read(r)
+	return p
+}
+
+// Run is a stretch of a log: the chunks From to To. Last is the ID of the last one; since each chunk names the one before,
+// it names them all.
+type Run struct {
+	Log      LogID
+	From, To uint64
+	Last     ID
+}
+
+// Runs are stretches of logs, ascending, with at least one chunk between two of one log.
+type Runs []Run
+
+// Len returns how many chunks they name.
+func (s Runs) Len() (n uint64) {
+	for _, run := range s {
+		n += run.To - run.From + 1
+	}
+	return n
+}
+
+// Find returns the run that a chunk belongs to.
+func (s Runs) Find(log LogID, counter uint64) (Run, bool) {
+	i, _ := slices.BinarySearchFunc(s, Run{Log: log, To: counter}, func(a, b Run) int {
+		if c := a.Log.Compare(b.Log); c != 0 {
+			return c
+		}
+		return cmp.Compare(a.To, b.To)
+	})
+	if i == len(s) || s[i].Log != log || s[i].From > counter {
+		return Run{}, false
+	}
+	return s[i], true
+}
+
+// Holds reports whether a chunk belongs to one of the runs.
+func (s Runs) Holds(log LogID, counter uint64) bool {
+	_, ok := s.Find(log, counter)
+	return ok
+}
+
+func (s Runs) check() error {
+	if len(s) > MaxRuns {
+		return fmt.Errorf("%w: runs: too many", wire.ErrMalformed)
+	}
+	for i, run := range s {
+		ok := run.From > 0 && run.From <= run.To && run.To < 1<<63
+		if i > 0 {
+			c := s[i-1].Log.Compare(run.Log)
+			ok = ok && (c < 0 || c == 0 && s[i-1].To+1 < run.From)
+		}
+		if !ok {
+			return fmt.Errorf("%w: runs: order", wire.ErrMalformed)
+		}
+	}
+	return nil
+}
+
+func (s Runs) append(w *wire.Writer) {
+	w.Uvarint(uint64(len(s)))
+	for _, run := range s {
+		w.Raw(run.Log[:])
+		w.Uvarint(run.From)
+		w.Uvarint(run.To - run.From)
+		w.Raw(run.Last[:])
+	}
+}
+
+func parseRuns(b []byte) (Runs, error) {
+	r := wire.NewReader(b)
+	s := make(Runs, count(r, MaxRuns, 66))
+	for i := range s {
+		r.Fixed(s[i].Log[:])
+		s[i].From = r.Uvarint(1<<63 - 1)
+		s[i].To = s[i].From + r.Uvarint(1<<62)
+		r.Fixed(s[i].Last[:])
+	}
+	if err := r.Close(); err != nil {
+		return nil, fmt.Errorf("runs: %w", err)
+	}
+	return s, s.check()
+}
+
+// Skip stands in a log for chunks that were deleted since a checkpoint holds what they held. It is stored, and sent where
+// the chunks would be. It is not signed: whoever takes one looks into the checkpoint, which is, whether it covers them.
+type Skip struct {
+	Scope trust.ScopeID
+	Run
+	Checkpoint Place
+}
+
+var skipMagic = []byte{'c', 'm', 's', 1}
+
+// IsSkip tells a skip from a chunk by its first bytes.
+func IsSkip(b []byte) bool { return len(b) >= 3 && bytes.Equal(b[:3], skipMagic[:3]) }
+
+// AppendBinary appends the skip's some 160 bytes. It never fails.
+func (s Skip) AppendBinary(b []byte) ([]byte, error) {
+	var w wire.Writer
+	w.Raw(skipMagic)
+	w.Raw(s.Scope[:])
+	w.Raw(s.Log[:])
+	w.Uvarint(s.From)
+	w.Uvarint(s.To - s.From)
+	w.Raw(s.Last[:])
+	s.Checkpoint.append(&w)
+	return append(b, w.Bytes()...), nil
+}
+
+// ParseSkip reads what AppendBinary wrote, and nothing else.
+func ParseSkip(b []byte) (s Skip, err error) {
+	r := wire.NewReader(b)
+	if m := r.Raw(len(skipMagic)); len(m) == 4 && bytes.Equal(m[:3], skipMagic[:3]) && m[3] > skipMagic[3] {
+		return s, fmt.Errorf("parse skip: version %d: %w", m[3], ErrNewer)
+	} else if !bytes.Equal(m, skipMagic) {
+		r.Fail("magic")
+	}
+	r.Fixed(s.Scope[:])
+	r.Fixed(s.Log[:])
+	s.From = r.Uvarint(1<<63 - 1)
+	s.To = s.From + r.Uvarint(1<<62)
+	r.Fixed(s.Last[:])
+	s.Checkpoint.read(r)
+	if err := r.Close(); err != nil {
+		return Skip{}, fmt.Errorf("parse skip: %w", err)
+	}
+	if err := (Runs{s.Run}).check(); err != nil {
+		return Skip{}, fmt.Errorf("parse skip: %w", err)
+	}
+	return s, nil
+}
+
+// InPlace returns what is sent in the place of a checkpoint to who holds it loose already: a skip of the checkpoint alone.
+func InPlace(s Sealed) Skip {
+	c := s.header.Counter
+	return Skip{Scope: s.header.Scope, Run: Run{Log: s.log, From: c, To: c, Last: s.id}, Checkpoint: s.Place()}
+}
+
+// IsInPlace reports whether the skip stands for its own checkpoint.
+func (s Skip) IsInPlace() bool {
+	c := s.Checkpoint
+	return s.Run == Run{Log: c.Log, From: c.Counter, To: c.Counter, Last: c.ID}
+}
+
+// Position returns where the log stands after it.
+func (s Skip) Position() Position { return At(s.To, s.Last) }
