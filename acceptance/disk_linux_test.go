@@ -74,7 +74,7 @@ func (i *image) unmount() {
 			i.mounted = false
 			return
 		}
-		time.Sleep(50 * time.Millisecond) // a process that was killed lets go of its files a little later
+		<-time.After(50 * time.Millisecond) // a process that was killed lets go of its files a little later
 	}
 	i.t.Errorf("%s stays mounted", i.on)
 }
