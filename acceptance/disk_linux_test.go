@@ -42,7 +42,6 @@ type image struct {
 	t          *testing.T
 	file, on   string
 	mounted    bool
-	mountAlso  []string
 	copyTarget string
 }
 
@@ -197,7 +196,7 @@ func fill(t *testing.T, dir string, leave uint64) string {
 	for size := 1 << 20; size >= 4096; {
 		var st syscall.Statfs_t
 		must(t, syscall.Statfs(dir, &st))
-		free := uint64(st.Bavail) * uint64(st.Bsize)
+		free := st.Bavail * uint64(st.Bsize)
 		if free <= leave || free-leave < uint64(size) {
 			size /= 2
 			continue

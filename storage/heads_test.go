@@ -63,7 +63,9 @@ func TestHeads(t *testing.T) {
 		}
 		s, err := open(dir, key, Options{})
 		if err == nil {
-			err = s.Close()
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
 			if what != "the heads, as were" && what != "an earlier head" {
 				t.Errorf("HEADS names %s, and the store opens", what)
 			}
