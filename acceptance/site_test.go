@@ -78,6 +78,8 @@ type site struct {
 	netns  string // the network namespace that they run in; empty: this one
 	listen string // empty: loopback
 	noMDNS bool
+
+	cleaned bool // its end is registered
 }
 
 // program returns the program that the site runs.
@@ -129,6 +131,14 @@ func (s *site) mustRun(args ...string) string {
 // start runs the agent and waits until it says that it is ready.
 func (s *site) start() {
 	s.t.Helper()
+	if err := s.tryStart(); err != nil {
+		s.t.Fatalf("agent of %s does not start: %v: %s", s.name, err, s.log)
+	}
+}
+
+// tryStart is start for an agent that may end instead.
+func (s *site) tryStart() error {
+	s.t.Helper()
 	listen := "/ip4/127.0.0.1/udp/0/quic-v1"
 	if s.tcp {
 		listen = "/ip4/127.0.0.1/tcp/0"
@@ -157,16 +167,46 @@ func (s *site) start() {
 	}()
 	if err := <-ready; err != nil {
 		<-s.gone
-		s.t.Fatalf("agent of %s does not start: %s", s.name, s.log)
+		s.cmd = nil
+		return err
 	}
 	s.client, err = client.Dial(s.dir)
 	must(s.t, err)
-	s.t.Cleanup(func() {
-		s.stop()
-		if s.t.Failed() {
-			s.t.Logf("log of %s:\n%s", s.name, s.log)
+	if !s.cleaned {
+		s.cleaned = true
+		s.t.Cleanup(func() {
+			s.stop()
+			if s.t.Failed() {
+				s.t.Logf("log of %s:\n%s", s.name, s.log)
+			}
+		})
+	}
+	return nil
+}
+
+// verify checks everything that the site stores.
+func (s *site) verify() {
+	s.t.Helper()
+	r, err := s.client.Verify(s.t.Context(), api.VerifyOptions{}, func(api.VerifyProgress) {})
+	must(s.t, err)
+	if !r.Clean {
+		s.t.Errorf("verify on %s finds %d things: %+v", s.name, r.Found, r.Findings)
+	}
+}
+
+// repaired waits until a repair is over and the site in sync.
+func (s *site) repaired() api.Status {
+	s.t.Helper()
+	for end := time.Now().Add(90 * time.Second); ; {
+		st := s.inSync()
+		if st.Store.Repair == nil || st.Store.Repair.Done != nil {
+			return st
 		}
-	})
+		if time.Now().After(end) {
+			s.t.Fatalf("the repair of %s does not end: %+v", s.name, st.Store)
+		}
+		wait(s.t, 100*time.Millisecond)
+	}
 }
 
 // stop ends the agent in order.

@@ -42,6 +42,11 @@ type Config struct {
 	NoMDNS  bool         // the local network is not searched for members, nor told of this device
 	// RecentLog returns the end of the log, for a diagnosis; nil: none is kept.
 	RecentLog func() []byte
+	// Repair sets a damaged store aside and begins a new one; without it, opening a damaged store fails. It is for who
+	// calls Run, since the other devices fill the new one.
+	Repair bool
+	// LeastFree is how much room is left free on the disk: with less, nothing is written. 0: storage.DefaultLeastFree.
+	LeastFree uint64
 }
 
 // Agent is an open folder. Its methods are safe for concurrent use.
@@ -62,7 +67,17 @@ type Agent struct {
 	closed  error
 	metrics *metrics
 
-	peers peerBook
+	peers    peerBook
+	contacts struct {
+		sync.Mutex
+		written []byte
+	}
+	wasFull   atomic.Bool
+	savedLost bool // housekeeping's
+	aside     struct {
+		sync.Mutex
+		sizes map[string]uint64
+	}
 }
 
 var _ api.Agent = (*Agent)(nil)
@@ -82,7 +97,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 			_ = a.Close()
 		}
 	}()
-	if a.store, err = storage.Open(storeIn(cfg.Dir), keys.StoreKey(), storage.Options{Logger: cfg.Logger}); err != nil {
+	if err = a.openStore(context.Background()); err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
 	before, err := a.checkWritten()
@@ -100,10 +115,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 		return nil, fmt.Errorf("start engine: %w", err)
 	}
 	a.metrics = newMetrics(a)
-	a.records, err = replica.Open(replica.Config{
-		Store: timed{a.store, a.metrics}, Keyring: keys, Engine: a.engine, Logger: cfg.Logger, Build: cfg.Version,
-	})
-	if err != nil {
+	if err = a.openRecords(context.Background()); err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
 	if err = a.openWitness(context.Background()); err != nil {
@@ -115,6 +127,9 @@ func Open(cfg Config) (_ *Agent, err error) {
 	}
 	if err = a.peers.load(a.records); err != nil {
 		return nil, err
+	}
+	if err := a.keepContacts(); err != nil {
+		a.log.Warn("contacts were not kept", "error", err)
 	}
 	return a, nil
 }
@@ -156,7 +171,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open network: %w", err)
 	}
-	if err := a.rememberPorts(ctx, host.Addresses()); err != nil {
+	if err := a.rememberPorts(ctx, host.Addresses()); err != nil && !errors.Is(err, storage.ErrNoRoom) {
 		return errors.Join(err, host.Close())
 	}
 	a.host.Store(host)
@@ -167,13 +182,14 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.apply(ctx, host) })
 	wg.Go(func() { a.housekeeping(ctx, host) })
 	wg.Go(func() { a.tellOfPeers(ctx) })
+	wg.Go(func() { a.scrub(ctx) })
 	wg.Go(func() { a.compact(ctx) })
 	err = host.Run(ctx)
 	cancel()
 	wg.Wait()
 	a.host.Store(nil)
 	err = errors.Join(err, host.Close())
-	if flush := a.records.FlushAcks(context.WithoutCancel(ctx)); flush != nil {
+	if flush := a.records.FlushAcks(context.WithoutCancel(ctx)); flush != nil && !errors.Is(flush, storage.ErrNoRoom) {
 		err = errors.Join(err, fmt.Errorf("store acknowledgements: %w", flush))
 	}
 	return err
@@ -194,7 +210,11 @@ func (a *Agent) apply(ctx context.Context, host *p2p.Host) {
 		case err != nil:
 			// The store or the engine is in trouble; what arrived stays and is tried again.
 			pause = min(max(2*pause, 100*time.Millisecond), 10*time.Second)
-			a.log.Error("applying arrived chunks failed", "error", err, "again_in", pause)
+			if errors.Is(err, storage.ErrNoRoom) {
+				pause = 10 * time.Second // housekeeping says when there is room again, which wakes nobody
+			} else {
+				a.log.Error("applying arrived chunks failed", "error", err, "again_in", pause)
+			}
 			select {
 			case <-ctx.Done():
 				return
@@ -226,6 +246,9 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 			return
 		case <-tick.C:
 		}
+		if a.full() {
+			continue
+		}
 		if err := a.records.FlushAcks(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("acknowledgements were not stored", "error", err)
 		}
@@ -238,6 +261,13 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 		if err := a.peers.store(ctx, a.records); err != nil && ctx.Err() == nil {
 			a.log.Warn("addresses of peers were not stored", "error", err)
 		}
+		if err := a.keepContacts(); err != nil {
+			a.log.Warn("contacts were not kept", "error", err)
+		}
+		if a.records.TakenBack() {
+			host.Renew()
+		}
+		a.watchRepair(ctx)
 		host.SetPeers(a.peers.addresses(a.records))
 	}
 }
@@ -285,7 +315,9 @@ func (a *Agent) tellOfPeers(ctx context.Context) {
 func (a *Agent) Close() error {
 	a.closing.Do(func() {
 		if a.records != nil {
-			a.closed = errors.Join(a.closed, a.peers.store(context.Background(), a.records))
+			if err := a.peers.store(context.Background(), a.records); !errors.Is(err, storage.ErrNoRoom) {
+				a.closed = errors.Join(a.closed, err)
+			}
 			if err := a.keepWitness(); err != nil {
 				a.log.Warn("what is kept outside the folder was not brought up to date", "error", err)
 			}
@@ -331,8 +363,14 @@ func openError(dir string, err error) error {
 	case errors.Is(err, storage.ErrNewer), errors.Is(err, keyring.ErrProtected):
 		e.Code, e.Message = api.CodeIncompat, dir+" was written by a newer version of chartmesh: "+err.Error()
 		e.Hint = newerHint
-	case errors.Is(err, storage.ErrDamaged), errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
+	case errors.Is(err, storage.ErrDamaged):
+		e.Code, e.Message = api.CodeDamaged, "this device's copy of the records is damaged: "+err.Error()
+		e.Hint = "start the agent: it sets the copy aside, keeps what can be read, and gets the rest from the other devices"
+	case errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
 		e.Code = api.CodeDamaged
+	case errors.Is(err, storage.ErrNoRoom):
+		e.Code, e.Message = api.CodeFull, "the records cannot be opened: "+noRoom(err)
+		e.Hint = "make room on the disk of " + dir + ", then start again"
 	}
 	return e
 }

@@ -15,13 +15,12 @@ import (
 
 	"chartmesh/agent"
 	"chartmesh/agent/api"
-	"chartmesh/crdt/engine"
 	"chartmesh/fhir"
 	"chartmesh/fhir/synthetic"
 )
 
 func TestMain(m *testing.M) {
-	engine.ChildMain()
+	agent.ChildMain()
 	os.Exit(withState(m))
 }
 

@@ -192,7 +192,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 			put(figStore, float64(n))
 		}
 	}
-	if free, err := freeBytes(a.cfg.Dir); err == nil {
+	if free, err := storage.Free(a.cfg.Dir); err == nil {
 		put(figFree, float64(free))
 	}
 }

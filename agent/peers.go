@@ -131,6 +131,19 @@ func (p *peerBook) addresses(r *replica.Replica) []p2p.PeerAddr {
 	return out
 }
 
+// known returns where every device was last seen.
+func (p *peerBook) known() map[trust.DeviceID][]string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := map[trust.DeviceID][]string{}
+	for d, rec := range p.mu.records {
+		if len(rec.Addrs) > 0 {
+			out[d] = rec.Addrs
+		}
+	}
+	return out
+}
+
 // store writes what has changed.
 func (p *peerBook) store(ctx context.Context, r *replica.Replica) error {
 	p.mu.Lock()

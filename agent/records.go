@@ -25,11 +25,13 @@ func explain(err error) error {
 		e.Code, e.Message = api.CodeTimeout, "it took too long"
 	case errors.Is(err, context.Canceled):
 		e.Code, e.Message = api.CodeUnavailable, "it was cancelled"
+	case errors.Is(err, storage.ErrNoRoom):
+		e.Code, e.Message, e.Hint = api.CodeFull, "nothing was written: "+noRoom(err), hintNoRoom
 	case errors.Is(err, syscall.ENOSPC):
-		e.Code, e.Message, e.Hint = api.CodeUnavailable, "the disk is full: nothing was written", "make room, then try again"
+		e.Code, e.Message, e.Hint = api.CodeFull, "nothing was written: the disk is full", hintNoRoom
 	case errors.Is(err, storage.ErrDamaged):
-		e.Code, e.Message = api.CodeDamaged, "this device's copy is damaged"
-		e.Hint = "the other devices have theirs: put this folder aside and join the practice again with a new one"
+		e.Code, e.Message = api.CodeDamaged, "this device's copy of it is damaged"
+		e.Hint = "run `chartmesh verify --repair`; the other devices have theirs"
 	case errors.Is(err, storage.ErrFailed), errors.Is(err, storage.ErrClosed):
 		e.Code, e.Message, e.Hint = api.CodeUnavailable, "the store is closed", "start the agent again"
 	case errors.Is(err, engine.ErrUnsupported):
@@ -40,6 +42,17 @@ func explain(err error) error {
 		return err
 	}
 	return e
+}
+
+const hintNoRoom = "make room on this device's disk; until then reading, searching and exporting go on, and so does what is sent to the other devices"
+
+// noRoom says how much room there is and how much there must be.
+func noRoom(err error) string {
+	room, ok := errors.AsType[*storage.NoRoom](err)
+	if !ok {
+		return storage.ErrNoRoom.Error()
+	}
+	return room.Error()
 }
 
 // The records' part of api.Agent is the replica's; what it writes is pushed by the applier's loop, which every commit
@@ -131,6 +144,12 @@ func (a *Agent) RetryHeld(ctx context.Context, id string) (api.HeldRetry, error)
 // Events tells what happened.
 func (a *Agent) Events(ctx context.Context, since uint64, follow bool, fn func(api.Event) error) error {
 	return explain(a.records.Events(ctx, since, follow, fn))
+}
+
+// Verify checks everything that is stored.
+func (a *Agent) Verify(ctx context.Context, opts api.VerifyOptions, progress func(api.VerifyProgress)) (api.VerifyReport, error) {
+	v, err := a.records.Verify(ctx, opts, progress)
+	return v, explain(err)
 }
 
 // Compact packs what can be packed, and says what is stored then.

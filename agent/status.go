@@ -92,6 +92,10 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 	default:
 		s.State = "online"
 	}
+	if s.Store, err = a.storeStatus(s); err != nil {
+		return api.Status{}, err
+	}
+	s.Reason = storeReason(s)
 	held, err := a.records.Held(heldShown)
 	if err != nil {
 		return api.Status{}, err

@@ -4,20 +4,23 @@ package agent
 
 import (
 	"bytes"
-	"fmt"
+	"errors"
 	"os"
 	"strconv"
 
 	"golang.org/x/sys/unix"
 )
 
-// freeBytes returns how much this user may still write where dir is.
-func freeBytes(dir string) (uint64, error) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(dir, &s); err != nil {
-		return 0, fmt.Errorf("look at the file system: %w", err)
+// noCores forbids core dumps, which would hold what was decrypted.
+func noCores() { _ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{}) }
+
+// syncFolder makes the names in a folder durable.
+func syncFolder(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
 	}
-	return s.Bavail * uint64(s.Bsize), nil
+	return errors.Join(f.Sync(), f.Close())
 }
 
 // resident returns the memory that this process holds, 0 where the system does not tell.

@@ -16,7 +16,6 @@ import (
 
 	"chartmesh/agent"
 	"chartmesh/agent/api"
-	"chartmesh/crdt/engine"
 	"chartmesh/fhir"
 	"chartmesh/fhir/synthetic"
 )
@@ -28,7 +27,7 @@ const (
 )
 
 func TestMain(m *testing.M) {
-	engine.ChildMain() // the engine is this binary, run again
+	agent.ChildMain() // the engine is this binary, run again
 	state, err := os.MkdirTemp("", "chartmesh-state-")
 	if err != nil {
 		panic(err)

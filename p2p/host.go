@@ -340,6 +340,14 @@ func (h *Host) SetOnline(online bool) {
 	h.wakeDialler()
 }
 
+// Renew ends every session, so that they begin anew: within one, what this device was said to hold is never taken back.
+func (h *Host) Renew() {
+	for _, l := range h.links() {
+		l.end(errClosing)
+	}
+	h.wakeDialler()
+}
+
 func (h *Host) links() []*link {
 	h.mu.Lock()
 	defer h.mu.Unlock()

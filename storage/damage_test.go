@@ -203,14 +203,14 @@ func TestLost(t *testing.T) {
 		"manifest":     remove("store/MANIFEST"),
 		"key registry": remove("store/KEYREGISTRY"),
 		"format":       remove("FORMAT"),
-		"mark":         remove("MARK"),
+		"heads":        remove("HEADS"),
 		"older engine": func(dir string) error {
 			from := os.DirFS(filepath.Join(older, "store"))
 			return errors.Join(remove("store")(dir), os.CopyFS(filepath.Join(dir, "store"), from))
 		},
 		"empty format":   func(dir string) error { return os.Truncate(filepath.Join(dir, "FORMAT"), 0) },
 		"shorter format": func(dir string) error { return os.Truncate(filepath.Join(dir, "FORMAT"), 30) },
-		"empty mark":     func(dir string) error { return os.Truncate(filepath.Join(dir, "MARK"), 0) },
+		"empty heads":    func(dir string) error { return os.Truncate(filepath.Join(dir, "HEADS"), 0) },
 	} {
 		image := filepath.Join(t.TempDir(), "image")
 		if err := os.CopyFS(image, os.DirFS(dir)); err != nil {
@@ -271,7 +271,7 @@ func TestFolder(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = storage.Open(dir, testKey, storage.Options{})
-	if !errors.Is(err, storage.ErrNewer) || !strings.Contains(err.Error(), "27") || !strings.Contains(err.Error(), " 1") {
+	if !errors.Is(err, storage.ErrNewer) || !strings.Contains(err.Error(), "27") || !strings.Contains(err.Error(), " 2") {
 		t.Errorf("a newer folder: %v, want ErrNewer with both versions", err)
 	}
 

@@ -1,11 +1,11 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 
@@ -19,16 +19,17 @@ import (
 // next: the engine itself syncs once for each transaction.
 type disk struct {
 	dir  string
-	lock *os.File
+	lock *folderLock
 	db   *badger.DB
 	log  *slog.Logger
 	tags *tagger
 
 	serial atomic.Uint64 // of the last durable commit
+	guard  guard
+	heads  *headKeeper
 
 	turn      chan struct{}        // holds one token; its owner commits and may use what follows
 	large     map[[32]byte]uint64  // how many segments each large value has, by the hash of its key
-	marked    uint64               // the serial in MARK
 	afterPart func(part int) error // for tests: called between the parts of a commit
 
 	queue struct {
@@ -48,9 +49,6 @@ type disk struct {
 // maxGroup is how large a commit of several batches may become, so that it is one transaction of the engine.
 const maxGroup = 128 << 10
 
-// markEvery is how many commits may pass before MARK is written again.
-const markEvery = 4096
-
 // request is a batch that waits for its commit.
 type request struct {
 	batch *Batch
@@ -61,6 +59,9 @@ type request struct {
 // Commit implements Store.
 func (d *disk) Commit(ctx context.Context, b *Batch) error {
 	if err := b.check(); err != nil {
+		return err
+	}
+	if err := d.guard.check(); err != nil {
 		return err
 	}
 	return d.commit(ctx, b)
@@ -170,12 +171,7 @@ func (d *disk) commitGroup(group []*request) error {
 	p.done()
 	d.serial.Store(serial)
 	d.discard()
-	if serial-d.marked >= markEvery {
-		if err := d.writeMark(); err != nil {
-			// The commit stands. The mark only makes damage easier to notice, and Close tries again.
-			d.log.Warn("mark was not written", "err", err)
-		}
-	}
+	d.heads.note(serial, group)
 	return nil
 }
 
@@ -243,11 +239,12 @@ func (d *disk) Close() error {
 		<-d.views.idle
 	}
 
-	var err error
-	if d.queue.failed == nil {
-		err = d.writeMark()
+	// What is durable is noted first; that the engine may have no log any more, before it has none.
+	err := errors.Join(d.heads.end(), d.lock.say(stateClosing))
+	if err = errors.Join(err, d.closeEngine()); err == nil {
+		err = d.lock.say(stateClosed)
 	}
-	if err = errors.Join(err, d.closeEngine(), d.lock.Close()); err != nil {
+	if err = errors.Join(err, d.lock.release()); err != nil {
 		return fmt.Errorf("close store: %w", err)
 	}
 	return nil
@@ -257,6 +254,24 @@ func (d *disk) closeEngine() error {
 	var err error
 	gerr := guarded(func() { err = d.db.Close() })
 	return errors.Join(gerr, reasonOf(err))
+}
+
+// eachVersion calls fn for every pair of a kind of small values, with the serial of the commit that put it.
+func (r *diskReader) eachVersion(prefix []byte, fn func(key, value []byte, serial uint64)) error {
+	return r.each(prefix, nil, badger.IteratorOptions{}, func(key []byte, item *badger.Item) error {
+		record, err := r.record(key)
+		if err != nil {
+			return err
+		}
+		form, body, err := r.disk.tags.open(key, record)
+		if err == nil {
+			body, err = r.whole(key, form, body)
+		}
+		if err == nil {
+			fn(bytes.Clone(key), bytes.Clone(body), item.Version())
+		}
+		return err
+	})
 }
 
 // diskReader reads one version.
@@ -336,6 +351,17 @@ func (r *diskReader) Scan(prefix, from []byte, fn func(key, value []byte) error)
 		}
 		return fn(key, body)
 	})
+}
+
+// Keys implements Reader.
+func (r *diskReader) Keys(prefix, from []byte, fn func(key []byte) error) error {
+	if len(prefix) > 0 && reserved(prefix[0]) {
+		return nil
+	}
+	if len(prefix) == 0 {
+		from = later([]byte{firstKind}, from)
+	}
+	return r.each(prefix, from, badger.IteratorOptions{}, func(key []byte, _ *badger.Item) error { return fn(key) })
 }
 
 // each calls fn for every key of the engine's, the store's own included.

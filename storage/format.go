@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"context"
 	"crypto/hkdf"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,21 +18,25 @@ import (
 // The folder of a store:
 //
 //	FORMAT   what this is: name, version, and a check of the key (below)
-//	LOCK     locked by the process that has the store open; holds its process number
-//	MARK     the serial of a commit that is known to be durable, so that an emptied or older engine is noticed
+//	LOCK     locked by the process that has the store open; says which, and how far it came (lock.go)
+//	HEADS    what is known to be durable, so that an emptied or older engine is noticed (heads.go)
+//	KEYS     a copy of the engine's registry of keys, without which nothing in store/ can be read
 //	store/   the engine's files
 //
-// FORMAT and MARK are lines of text that end in a sum over the lines before. They are replaced, never changed.
+// FORMAT is lines of text that end in a sum over the lines before. All but LOCK are replaced, never changed.
 const (
 	fileFormat = "FORMAT"
 	fileLock   = "LOCK"
-	fileMark   = "MARK"
+	fileHeads  = "HEADS"
+	fileKeys   = "KEYS"
+	fileMark   = "MARK" // of version 1, in the place of HEADS
 	dirStore   = "store"
 
 	// Version is the version of the folder and of the records in it. Versions, newest first:
 	//
+	//	2  2026-11-25  HEADS and KEYS; MARK goes
 	//	1  2026-11-22  the first
-	Version = 1
+	Version = 2
 )
 
 // secrets are what a store derives from its key, each for one use.
@@ -39,13 +44,14 @@ type secrets struct {
 	engine [32]byte // the engine's encryption
 	tags   [32]byte // tags of records and of MARK
 	check  [16]byte // stands in FORMAT, to tell a wrong key from a damaged store
+	heads  [32]byte // encrypts HEADS
 }
 
 func deriveSecrets(key [32]byte) (s secrets, err error) {
 	for _, d := range []struct {
 		to  []byte
 		use string
-	}{{s.engine[:], "engine"}, {s.tags[:], "tags"}, {s.check[:], "check"}} {
+	}{{s.engine[:], "engine"}, {s.tags[:], "tags"}, {s.check[:], "check"}, {s.heads[:], "heads"}} {
 		b, err := hkdf.Key(sha256.New, key[:], nil, "chartmesh store 1 "+d.use, len(d.to))
 		if err != nil {
 			return secrets{}, fmt.Errorf("derive store keys: %w", err)
@@ -91,22 +97,20 @@ func parseFormat(b []byte) (f format, err error) {
 	return f, nil
 }
 
-// mark is what MARK holds. Its sum is keyed.
-type mark struct{ serial uint64 }
-
-func (m mark) append(t *tagger) []byte {
-	return withSum(fmt.Appendf(nil, "chartmesh mark\nserial %d\n", m.serial), t.fileSum)
+// appendMark is MARK as version 1 wrote it: a serial and a keyed sum.
+func appendMark(serial uint64, t *tagger) []byte {
+	return withSum(fmt.Appendf(nil, "chartmesh mark\nserial %d\n", serial), t.fileSum)
 }
 
-func parseMark(b []byte, t *tagger) (m mark, err error) {
+func parseMark(b []byte, t *tagger) (serial uint64, err error) {
 	body, ok := cutSum(b, t.fileSum)
 	if ok {
-		_, err = fmt.Sscanf(string(body), "chartmesh mark\nserial %d\n", &m.serial)
+		_, err = fmt.Sscanf(string(body), "chartmesh mark\nserial %d\n", &serial)
 	}
-	if !ok || err != nil || !bytes.Equal(m.append(t), b) {
-		return mark{}, fmt.Errorf("%s: %w", fileMark, ErrDamaged)
+	if !ok || err != nil || !bytes.Equal(appendMark(serial, t), b) {
+		return 0, fmt.Errorf("%s: %w", fileMark, ErrDamaged)
 	}
-	return m, nil
+	return serial, nil
 }
 
 func plainSum(b []byte) []byte {
@@ -149,39 +153,60 @@ func (h *hexScanner) Scan(state fmt.ScanState, _ rune) error {
 	return nil
 }
 
-// prepareFolder makes dir a store's folder or makes sure that it is one, and reads its FORMAT. The caller holds its lock.
-func prepareFolder(dir string, check [16]byte) error {
+// prepareFolder makes dir a store's folder or makes sure that it is one, and returns its version. The caller holds its
+// lock.
+func prepareFolder(dir string, check [16]byte) (version uint64, err error) {
 	name := filepath.Join(dir, fileFormat)
 	b, err := os.ReadFile(name)
 	switch {
 	case err == nil:
 		f, err := parseFormat(b)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		if f.check != check {
-			return ErrWrongKey
+			return 0, ErrWrongKey
 		}
-		return nil
+		return f.version, nil
 	case !errors.Is(err, fs.ErrNotExist):
-		return err
+		return 0, err
 	}
 	// FORMAT is written before anything else, so that without it there is nothing of a store here. An empty store folder
 	// is no harm; one with files in it was a store.
 	entries, err := os.ReadDir(dir)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	for _, e := range entries {
 		switch e.Name() {
 		case fileLock, fileFormat + suffixNew:
-		case fileMark, dirStore:
-			return fmt.Errorf("%s is missing: %w", fileFormat, ErrDamaged)
+		case fileMark, fileHeads, fileKeys, dirStore:
+			return 0, fmt.Errorf("%s is missing: %w", fileFormat, ErrDamaged)
 		default:
-			return ErrForeign
+			return 0, ErrForeign
 		}
 	}
-	return replaceFile(name, format{version: Version, check: check}.append())
+	return Version, replaceFile(name, format{version: Version, check: check}.append())
+}
+
+// upgrade makes a folder of an older version one of this: what the older version lacks comes first, and FORMAT last, so
+// that a crash leaves a folder that either version reads.
+func (d *disk) upgrade(check [16]byte) error {
+	if err := d.heads.write(); err != nil {
+		return err
+	}
+	var b Batch
+	b.Put(keyFormat.Key(0), []byte(strconv.Itoa(Version)))
+	if err := d.commit(context.Background(), &b); err != nil {
+		return err
+	}
+	if err := replaceFile(filepath.Join(d.dir, fileFormat), format{version: Version, check: check}.append()); err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(d.dir, fileMark)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return syncFolder(d.dir)
 }
 
 const suffixNew = ".new"

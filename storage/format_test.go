@@ -22,7 +22,7 @@ func TestFormatVectors(t *testing.T) {
 	}
 	tags := newTagger(s.tags)
 	const wantMark = "chartmesh mark\nserial 7\nsum 8fa431314c8fbda4597b537032a88113\n"
-	if got := string(mark{7}.append(tags)); got != wantMark {
+	if got := string(appendMark(7, tags)); got != wantMark {
 		t.Errorf("MARK is %q, want %q", got, wantMark)
 	}
 	record := tags.seal(Resource.Key("Patient", "1"), formWhole, []byte("value"))
@@ -66,11 +66,13 @@ func TestRecordBound(t *testing.T) {
 func FuzzFormat(f *testing.F) {
 	tags := newTagger([32]byte{1})
 	sums := []func([]byte) []byte{nil, plainSum, tags.fileSum}
-	for _, seed := range [][]byte{format{version: 1, check: [16]byte{1}}.append(), mark{}.append(tags), mark{1 << 60}.append(tags),
+	for _, seed := range [][]byte{format{version: 1, check: [16]byte{1}}.append(), appendMark(0, tags), appendMark(1<<60, tags),
+		heads{serial: 7, mirrored: map[string]headValue{"a": {3, []byte("b")}, "b": {4, nil}}}.append(),
 		description{segments: 2, length: segmentLen + 1}.append()} {
 		_, errFormat := parseFormat(seed)
 		_, errMark := parseMark(seed, tags)
-		if _, ok := parseDescription(seed); !ok && errFormat != nil && errMark != nil {
+		_, errHeads := parseHeadsBody(seed)
+		if _, ok := parseDescription(seed); !ok && errFormat != nil && errMark != nil && errHeads != nil {
 			f.Fatalf("seed %q is refused", seed)
 		}
 		f.Add(seed, byte(0))
@@ -94,8 +96,11 @@ func FuzzFormat(f *testing.F) {
 		} else if !errors.Is(err, ErrForeign) && !errors.Is(err, ErrNewer) && !errors.Is(err, ErrDamaged) {
 			t.Errorf("%q: %v", b, err)
 		}
-		if got, err := parseMark(b, tags); err == nil && !bytes.Equal(got.append(tags), b) {
-			t.Errorf("%q came back as %q", b, got.append(tags))
+		if got, err := parseMark(b, tags); err == nil && !bytes.Equal(appendMark(got, tags), b) {
+			t.Errorf("%q came back as %q", b, appendMark(got, tags))
+		}
+		if got, err := parseHeadsBody(b); err == nil && !bytes.Equal(got.append(), b) {
+			t.Errorf("%x came back as %x", b, got.append())
 		}
 		if got, ok := parseDescription(b); ok && !bytes.Equal(got.append(), b) {
 			t.Errorf("%x came back as %x", b, got.append())

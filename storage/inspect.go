@@ -21,9 +21,11 @@ import (
 // panics in goroutines of its own (printing what it had decrypted), deletes tables that its manifest does not list,
 // answers a damaged block with silence, and makes that silence lasting when it next merges tables.
 //
-// What it cannot see is damage in the engine's logs (.mem): there the engine keeps what comes before. After an orderly
-// Close there are none, and the mark tells what was in the tables then.
-func inspect(dir string, key []byte, m mark) error {
+// Of the engine's logs (.mem) it sees what damage leaves readable behind itself; see inspectLog. After an orderly close
+// there are none; after another end of a process that had the store open, there must be one.
+//
+// Durable is the serial of a commit that is known to be durable.
+func inspect(dir string, key []byte, durable uint64, wasOpen bool) error {
 	tables, err := filepath.Glob(filepath.Join(dir, "*.sst"))
 	if err != nil {
 		return err
@@ -34,7 +36,7 @@ func inspect(dir string, key []byte, m mark) error {
 	}
 	f, err := os.Open(filepath.Join(dir, badger.ManifestFilename))
 	if errors.Is(err, fs.ErrNotExist) {
-		if len(tables) > 0 || m.serial > 0 {
+		if len(tables) > 0 || durable > 0 {
 			return fmt.Errorf("%w: the engine's manifest is missing", ErrDamaged)
 		}
 		return nil // a new store
@@ -52,30 +54,54 @@ func inspect(dir string, key []byte, m mark) error {
 	if err != nil {
 		return fmt.Errorf("read the engine's manifest: %w", damageBy(err))
 	}
-	versions, err := inspectTables(dir, key, manifest.Tables)
+	if len(manifest.Tables) == 0 && len(logs) == 0 {
+		if durable > 0 {
+			return fmt.Errorf("%w: it is empty, but commits up to %d were durable", ErrDamaged, durable)
+		}
+		return nil
+	}
+	registry, err := openRegistry(dir, key)
 	if err != nil {
 		return err
 	}
-	if len(logs) == 0 && versions < m.serial {
-		return fmt.Errorf("%w: it holds commits up to %d, but %d was durable", ErrDamaged, versions, m.serial)
+	highest, err := inspectTables(dir, manifest.Tables, registry)
+	if err != nil {
+		return err
+	}
+	for _, name := range logs {
+		var last uint64
+		if gerr := guarded(func() { last, err = inspectLog(name, registry) }); gerr != nil {
+			err = gerr
+		}
+		if err != nil {
+			return fmt.Errorf("read log %s: %w", filepath.Base(name), err)
+		}
+		highest = max(highest, last)
+	}
+	switch {
+	case len(logs) == 0 && wasOpen:
+		return fmt.Errorf("%w: the engine's log is missing", ErrDamaged)
+	case highest < durable:
+		return fmt.Errorf("%w: it holds commits up to %d, but %d was durable", ErrDamaged, highest, durable)
 	}
 	return nil
 }
 
-// inspectTables checks every block of every table and returns the highest version in them.
-func inspectTables(dir string, key []byte, tables map[uint64]badger.TableManifest) (highest uint64, err error) {
-	if len(tables) == 0 {
-		return 0, nil
-	}
-	var registry *badger.KeyRegistry
+// openRegistry reads the engine's keys, each of which is encrypted with the store's.
+func openRegistry(dir string, key []byte) (registry *badger.KeyRegistry, err error) {
 	if gerr := guarded(func() {
 		registry, err = badger.OpenKeyRegistry(badger.KeyRegistryOptions{ReadOnly: true, Dir: dir, EncryptionKey: key})
 	}); gerr != nil {
 		err = gerr
 	}
 	if err != nil {
-		return 0, fmt.Errorf("read the engine's keys: %w", damageBy(err))
+		return nil, fmt.Errorf("read the engine's keys: %w", damageBy(err))
 	}
+	return registry, nil
+}
+
+// inspectTables checks every block of every table and returns the highest version in them.
+func inspectTables(dir string, tables map[uint64]badger.TableManifest, registry *badger.KeyRegistry) (highest uint64, err error) {
 	// A table asks for its index once for each block, from this cache or else by decrypting it again.
 	cache, err := ristretto.NewCache(&ristretto.Config[uint64, *fb.TableIndex]{
 		NumCounters: 1000, MaxCost: 8 << 20, BufferItems: 1,

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/options"
@@ -22,6 +22,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Cache is how many bytes of blocks and indexes to keep decrypted in memory; 0 is 32 MiB.
 	Cache int64
+	// LeastFree is how much room is left free on the disk: with less, nothing is committed (ErrNoRoom). 0 guards nothing.
+	LeastFree uint64
 
 	afterPart func(part int) error // for tests: called between the parts of a commit
 }
@@ -61,39 +63,70 @@ func open(dir string, key [32]byte, opts Options) (d *disk, err error) {
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, lock.Close())
+			err = errors.Join(err, lock.release())
 		}
 	}()
-	if err := prepareFolder(dir, secrets.check); err != nil {
+	version, err := prepareFolder(dir, secrets.check)
+	if err != nil {
+		return nil, err
+	}
+	aead, err := secrets.headsCipher()
+	if err != nil {
 		return nil, err
 	}
 
 	d = &disk{
-		dir:  dir,
-		lock: lock,
-		log:  opts.Logger,
-		tags: newTagger(secrets.tags),
-		turn: make(chan struct{}, 1),
+		dir:   dir,
+		lock:  lock,
+		log:   opts.Logger,
+		tags:  newTagger(secrets.tags),
+		turn:  make(chan struct{}, 1),
+		guard: guard{dir: dir, least: opts.LeastFree},
+		heads: &headKeeper{name: filepath.Join(dir, fileHeads), aead: aead},
 
 		afterPart: opts.afterPart,
 	}
+	d.heads.warn = func(err error) { d.log.Warn("heads were not written", "err", err) }
 	d.views.reading = make(map[uint64]int)
 	d.views.idle = make(chan struct{}, 1)
-	m, err := d.readMark()
+	h, err := d.readHeads()
 	if err != nil {
 		return nil, err
 	}
-	d.marked = m.serial
-	if err := inspect(filepath.Join(dir, dirStore), secrets.engine[:], m); err != nil {
+	if err := inspect(filepath.Join(dir, dirStore), secrets.engine[:], h.serial, lock.before == stateOpen); err != nil {
 		return nil, err
 	}
 	if err := d.openEngine(engineOptions(filepath.Join(dir, dirStore), secrets.engine[:], opts)); err != nil {
 		return nil, err
 	}
-	if err := d.begin(); err != nil {
+	if err = d.begin(h); err == nil && version < Version {
+		err = d.upgrade(secrets.check)
+	}
+	if err == nil {
+		err = d.keepKeys()
+	}
+	if err == nil {
+		err = lock.say(stateOpen)
+	}
+	if err != nil {
+		d.heads.stop()
 		return nil, errors.Join(err, d.closeEngine())
 	}
 	return d, nil
+}
+
+// keepKeys keeps a copy of the engine's registry of keys: it is small, rarely changes, and everything hangs on it. It is
+// encrypted with the store's key.
+func (d *disk) keepKeys() error {
+	b, err := os.ReadFile(filepath.Join(d.dir, dirStore, badger.KeyRegistryFileName))
+	if err != nil {
+		return fmt.Errorf("copy the engine's keys: %w", err)
+	}
+	name := filepath.Join(d.dir, fileKeys)
+	if have, err := os.ReadFile(name); err == nil && bytes.Equal(have, b) {
+		return nil
+	}
+	return replaceFile(name, b)
 }
 
 func (d *disk) openEngine(o badger.Options) (err error) {
@@ -110,16 +143,13 @@ func (d *disk) openEngine(o badger.Options) (err error) {
 }
 
 // begin compares what the engine holds with what is known to have been durable, and with the version of this build.
-func (d *disk) begin() error {
+func (d *disk) begin(h heads) error {
 	if err := d.recover(); err != nil {
 		return err
 	}
 	d.discard()
-	switch have := d.serial.Load(); {
-	case have < d.marked:
-		return fmt.Errorf("%w: it holds commits up to %d, but %d was durable", ErrDamaged, have, d.marked)
-	case have > 1 && d.marked == 0: // the mark is written right after the first commit
-		return fmt.Errorf("%s is missing: %w", fileMark, ErrDamaged)
+	if err := d.compareHeads(h); err != nil {
+		return err
 	}
 	if err := d.readLarge(); err != nil {
 		return err
@@ -136,8 +166,8 @@ func (d *disk) begin() error {
 		if err := d.commit(context.Background(), &b); err != nil {
 			return err
 		}
-		// The mark follows at once, so that an engine that lost everything is never taken for a new one.
-		return d.writeMark()
+		// It follows at once, so that an engine that lost everything is never taken for a new one.
+		return d.heads.write()
 	case errors.Is(err, ErrNotFound):
 		return fmt.Errorf("%w: its version record is missing", ErrDamaged)
 	case err != nil:
@@ -149,11 +179,16 @@ func (d *disk) begin() error {
 		return fmt.Errorf("%w: its version record is malformed", ErrDamaged)
 	case version > Version:
 		return fmt.Errorf("%w: its version is %d, this build reads up to %d", ErrNewer, version, Version)
-	case d.marked == 0: // the process ended right after the first commit
-		return d.writeMark()
+	case h.serial == 0: // the process ended right after the first commit
+		return d.heads.write()
 	}
 	return nil
 }
+
+// memTableSize is how large the engine's tables in memory are: small, since it keeps eight builders for tables, each many
+// times a table's size; see plan for what that means for large batches. (One of 28 MiB took 1.4 GB while 91,000 resources
+// were written.)
+const memTableSize = 2 << 20
 
 func engineOptions(dir string, key []byte, opts Options) badger.Options {
 	o := badger.DefaultOptions(dir)
@@ -164,9 +199,7 @@ func engineOptions(dir string, key []byte, opts Options) badger.Options {
 	o.DetectConflicts = false // batches are blind writes
 	o.NumVersionsToKeep = 1
 
-	// Small tables, since the engine keeps eight builders for them, each many times a table's size; see plan for what
-	// that means for large batches. (A memtable of 28 MiB took 1.4 GB while 91,000 resources were written.)
-	o.MemTableSize = 2 << 20
+	o.MemTableSize = memTableSize
 	o.BaseTableSize = tableSize(dir)
 	o.TableSizeMultiplier = 1
 	o.NumMemtables = 2
@@ -201,51 +234,6 @@ func tableSize(dir string) int64 {
 		}
 	}
 	return min(max(total/tables, least), most)
-}
-
-// acquireLock takes the folder's lock and leaves the process's number in it.
-func acquireLock(name string) (*os.File, error) {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if err := lockFile(f); err != nil {
-		if errors.Is(err, ErrInUse) {
-			if pid, perr := os.ReadFile(name); perr == nil && len(pid) > 0 && len(pid) < 20 {
-				err = fmt.Errorf("%w (process %s)", ErrInUse, strings.TrimSpace(string(pid)))
-			}
-		}
-		_ = f.Close()
-		return nil, err
-	}
-	// Who holds it is for people; the lock itself does not depend on it.
-	if err := f.Truncate(0); err == nil {
-		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
-	}
-	return f, nil
-}
-
-func (d *disk) readMark() (mark, error) {
-	b, err := os.ReadFile(filepath.Join(d.dir, fileMark))
-	if errors.Is(err, fs.ErrNotExist) {
-		return mark{}, nil
-	}
-	if err != nil {
-		return mark{}, err
-	}
-	return parseMark(b, d.tags)
-}
-
-func (d *disk) writeMark() error {
-	serial := d.serial.Load()
-	if serial == d.marked {
-		return nil
-	}
-	if err := replaceFile(filepath.Join(d.dir, fileMark), mark{serial}.append(d.tags)); err != nil {
-		return fmt.Errorf("write %s: %w", fileMark, err)
-	}
-	d.marked = serial
-	return nil
 }
 
 // Size returns the bytes that the store in dir takes on disk. Files that the engine extends in advance count what they

@@ -35,6 +35,8 @@ func TestMain(m *testing.M) {
 		roleHold(os.Getenv(folderVar))
 	case "read":
 		roleRead(os.Getenv(folderVar))
+	case "crash":
+		roleCrash(os.Getenv(folderVar))
 	}
 }
 

@@ -48,6 +48,8 @@ type Reader interface {
 	// Scan calls fn for every pair whose key begins with prefix, ascending, starting at the first key >= from (nil: at
 	// the first). fn may keep neither slice. An error of fn ends the scan and is returned; ErrStop ends it without.
 	Scan(prefix, from []byte, fn func(key, value []byte) error) error
+	// Keys is Scan without the values, which are neither read nor checked.
+	Keys(prefix, from []byte, fn func(key []byte) error) error
 }
 
 // ErrStop ends a Scan early without an error.
@@ -110,6 +112,8 @@ func (b *Batch) check() error {
 			return fmt.Errorf("commit an empty key: %w", ErrKey)
 		case reserved(op.key[0]):
 			return fmt.Errorf("commit a key of the store's own: %w", ErrKey)
+		case op.delete && mirrored(op.key[0]):
+			return fmt.Errorf("remove a %s, which is only ever replaced: %w", kindOf(op.key), ErrKey)
 		case len(op.key) > MaxKey:
 			return fmt.Errorf("commit a %s key of %d bytes: %w", kindOf(op.key), len(op.key), ErrTooLarge)
 		case len(op.value) > MaxValue:

@@ -35,3 +35,12 @@ func allocated(info os.FileInfo) int64 {
 	}
 	return info.Size()
 }
+
+// freeBytes returns how much this user may still write on a folder's disk.
+func freeBytes(dir string) (uint64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, err
+	}
+	return st.Bavail * uint64(st.Bsize), nil
+}

@@ -24,3 +24,13 @@ func syncFolder(string) error { return nil }
 
 // allocated returns a file's length.
 func allocated(info os.FileInfo) int64 { return info.Size() }
+
+// freeBytes returns how much this user may still write on a folder's disk.
+func freeBytes(dir string) (free uint64, err error) {
+	name, err := windows.UTF16PtrFromString(dir)
+	if err != nil {
+		return 0, err
+	}
+	err = windows.GetDiskFreeSpaceEx(name, &free, nil, nil)
+	return free, err
+}

@@ -265,6 +265,20 @@ func (r twinReader) Get(key []byte) ([]byte, error) {
 }
 
 func (r twinReader) Scan(prefix, from []byte, fn func(key, value []byte) error) error {
+	return r.each(prefix, from, func(key, record []byte) error {
+		_, body, err := r.twin.tags.open(key, record)
+		if err != nil {
+			return err
+		}
+		return fn(slices.Clip(key), slices.Clip(body))
+	})
+}
+
+func (r twinReader) Keys(prefix, from []byte, fn func(key []byte) error) error {
+	return r.each(prefix, from, func(key, _ []byte) error { return fn(slices.Clip(key)) })
+}
+
+func (r twinReader) each(prefix, from []byte, fn func(key, record []byte) error) error {
 	if err := r.err(); err != nil {
 		return err
 	}
@@ -273,12 +287,8 @@ func (r twinReader) Scan(prefix, from []byte, fn func(key, value []byte) error) 
 		if !bytes.HasPrefix(key, prefix) {
 			return false
 		}
-		_, body, err := r.twin.tags.open(key, record)
-		if err == nil {
-			err = fn(slices.Clip(key), slices.Clip(body))
-		}
-		end = err
-		return err == nil
+		end = fn(key, record)
+		return end == nil
 	})
 	if errors.Is(end, ErrStop) {
 		return nil

@@ -36,6 +36,7 @@ var classes = []Class{
 	{CodeDamaged, http.StatusInternalServerError, 10, "stored data does not check out"},
 	{CodeIncompat, http.StatusNotImplemented, 11, "written by a newer version of chartmesh"},
 	{CodeGone, http.StatusGone, 12, "the event cursor is no longer held: read everything again"},
+	{CodeFull, http.StatusInsufficientStorage, 13, "the disk is nearly full: reading goes on, nothing is written"},
 }
 
 // Classes returns the table of errors, ascending by exit code.

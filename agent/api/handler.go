@@ -57,6 +57,7 @@ var routes = []route{
 	{"DELETE", "/v1/resources/{type}/{id}", (*handler).delete},
 	{"GET", "/v1/resources/{type}/{id}/history", (*handler).history},
 	{"POST", "/v1/find", (*handler).find},
+	{"POST", "/v1/verify", (*handler).verify},
 	{"POST", "/v1/import", (*handler).importBatch},
 	{"GET", "/v1/export", (*handler).export},
 	{"GET", "/v1/conflicts", (*handler).conflicts},

@@ -44,6 +44,9 @@ type Agent interface {
 	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
 	// ctx ends. A cursor that is no longer held is CodeGone.
 	Events(ctx context.Context, since uint64, follow bool, fn func(Event) error) error
+
+	// Verify checks everything that is stored, and tells progress now and then. It can take minutes; reads and writes go on.
+	Verify(ctx context.Context, opts VerifyOptions, progress func(VerifyProgress)) (VerifyReport, error)
 }
 
 // Ref names a resource, "Type/id".
@@ -76,6 +79,7 @@ type Status struct {
 	NewLog       *NewLog    `json:"new_log,omitempty"`  // this device began a new log
 	Branches     int        `json:"branches,omitempty"` // histories of this device's logs beside the first
 	Held         []Held     `json:"held,omitempty"`     // what is parked, quarantined or unapplied; at most 100
+	Store        Store      `json:"store,omitzero"`
 }
 
 // NewLog says that a device goes on under a new log, since the old one may have another history elsewhere.
@@ -83,6 +87,44 @@ type NewLog struct {
 	Began  time.Time `json:"began"`
 	Reason string    `json:"reason"`
 	Logs   int       `json:"logs"` // of this device, with the present one
+}
+
+// Store is the state of what is on this device's disk.
+type Store struct {
+	State      string     `json:"state"` // ok, read-only (the disk is nearly full), repairing (what was damaged is being filled again)
+	FreeBytes  uint64     `json:"free_bytes"`
+	LeastBytes uint64     `json:"least_bytes"` // with less free, nothing is written
+	Repair     *Repair    `json:"repair,omitempty"`
+	SetAside   []SetAside `json:"set_aside,omitempty"`
+}
+
+// States of a Store.
+const (
+	StoreOK        = "ok"
+	StoreReadOnly  = "read-only"
+	StoreRepairing = "repairing"
+)
+
+// Repair is the last time that damage was found, and what became of it.
+type Repair struct {
+	Since    time.Time  `json:"since"`
+	Done     *time.Time `json:"done,omitempty"`
+	Reason   string     `json:"reason"`
+	Have     uint64     `json:"have"` // chunks, of those that were held before the damage
+	Of       uint64     `json:"of"`
+	Salvaged uint64     `json:"salvaged"` // read from the damaged store; the rest comes from the other devices
+	From     []string   `json:"from"`     // the devices that are connected now
+	// Unsure counts own chunks that could not be read and that no other device was known to hold; LostOwn and LostOthers
+	// what has not come so far: when it is done, what no device that was reached had.
+	Unsure     uint64 `json:"unsure"`
+	LostOwn    uint64 `json:"lost_own"`
+	LostOthers uint64 `json:"lost_others"`
+}
+
+// SetAside is a damaged store that lies beside the one in use.
+type SetAside struct {
+	Path  string `json:"path"`
+	Bytes uint64 `json:"bytes"`
 }
 
 // Compaction is what a call of Compact did, and what is stored after it.
@@ -232,7 +274,7 @@ type Decision struct {
 type Event struct {
 	Cursor   uint64    `json:"cursor"`
 	Time     time.Time `json:"time"`
-	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, chunk-discarded, chunk-decided, chunk-settled, log-begun, log-branched, change-written-anew
+	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, chunk-discarded, chunk-decided, chunk-settled, log-begun, log-branched, change-written-anew, records-damaged, records-repaired
 	Resource string    `json:"resource,omitempty"`
 	Version  string    `json:"version,omitempty"`
 	Conflict string    `json:"conflict,omitempty"`
@@ -255,6 +297,7 @@ const (
 	CodeDamaged     Code = "damaged"      // stored data does not check out
 	CodeGone        Code = "gone"         // the event cursor is no longer held
 	CodeIncompat    Code = "incompatible" // written by a newer version
+	CodeFull        Code = "full"         // the disk has too little room left
 	CodeInternal    Code = "internal"
 )
 

@@ -28,6 +28,11 @@ const maxChunkOps = 4 * crdt.MaxChangeOps
 func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 	r.write.Lock()
 	defer r.write.Unlock()
+	if r.refilled.Swap(false) {
+		if err := r.retryUnapplied(); err != nil {
+			return false, err
+		}
+	}
 	most, err := r.beginApplying(ctx)
 	if err != nil {
 		return false, err
@@ -50,7 +55,14 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 // none of the others: it is remembered, and the chunk held as unapplied when its turn comes again.
 func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	t := r.begin(ctx)
+	var current chunkRef
 	fail := func(err error) (int, error) {
+		if bad, ok := errors.AsType[*unreadable](err); ok {
+			if bad.at != current { // one that came before in its document
+				r.failing[t.judging] = reasonEarlier
+			}
+			return n, r.takeBack(ctx, bad.at, bad.err)
+		}
 		if !blames(err) || ctx.Err() != nil {
 			return n, err
 		}
@@ -66,6 +78,7 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 			break
 		}
 		n++
+		current = chunkRef{at.Scope, at.Log, at.Counter}
 		if err := t.step(ctx, at); err != nil {
 			t.abort(ctx)
 			return fail(err)
@@ -127,7 +140,7 @@ func (t *transaction) next() (storage.Ref, bool) {
 func (t *transaction) step(ctx context.Context, at storage.Ref) error {
 	found, main, err := t.r.storedAt(at)
 	if err != nil {
-		return fmt.Errorf("read chunk to apply: %w", err)
+		return fmt.Errorf("read chunk to apply: %w", unreadableAs(chunkRef{at.Scope, at.Log, at.Counter}, err))
 	}
 	sealed, passed := found.chunk, found.chunk.Position()
 	if found.skip != nil {

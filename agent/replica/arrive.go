@@ -108,19 +108,28 @@ func (r *Replica) commitArrived(ctx context.Context, a *arriving) error {
 	if a.batch.Len() == 0 {
 		return nil
 	}
-	for scope, logs := range a.heads {
-		for log, p := range logs {
-			a.batch.Put(storage.LogHead.Key(scope, log), marshalTip(p))
+	ends := map[logRef]tip{}
+	if err := r.store.View(func(v storage.Reader) error {
+		for scope, logs := range a.heads {
+			for log, p := range logs {
+				ends[logRef{scope, log}] = onwards(v, scope, log, p)
+				a.batch.Put(storage.LogHead.Key(scope, log), marshalTip(ends[logRef{scope, log}]))
+			}
 		}
+		return nil
+	}); err != nil {
+		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
-	if err := r.store.Commit(ctx, &a.batch); err != nil {
+	if err := r.store.Commit(ctx, &a.batch); errors.Is(err, storage.ErrNoRoom) {
+		*a = *newArriving()
+		return nil // not kept: the vector tells the peer so, which sends again ever more seldom
+	} else if err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
 	r.mu.Lock()
-	for scope, logs := range a.heads {
-		for log, p := range logs {
-			r.advanceLocked(scope, log, p)
-		}
+	for ref, end := range ends {
+		r.behindCursorLocked(ref.scope, ref.log, r.mu.tips[ref.scope][ref.log].Counter, a.heads[ref.scope][ref.log].Counter)
+		r.advanceLocked(ref.scope, ref.log, end)
 	}
 	for at, nodes := range a.branches {
 		for id, n := range nodes {

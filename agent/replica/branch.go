@@ -398,3 +398,16 @@ func partsOf(sealed chunk.Sealed, body chunk.Body) []part {
 	}
 	return nil
 }
+
+// readTurns returns the chunks of other histories that have not been looked at.
+func readTurns(v storage.Reader) (turns []storage.Ref, err error) {
+	err = v.Scan(storage.Parked.With(missingTurn), nil, func(key, _ []byte) error {
+		_, _, at, err := storage.Parked.Parse(key)
+		turns = append(turns, at)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read chunks beside others: %w", err)
+	}
+	return turns, nil
+}

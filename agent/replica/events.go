@@ -83,7 +83,7 @@ func (r *Replica) Events(ctx context.Context, since uint64, follow bool, fn func
 		changed := r.Changed()
 		var batch []Event
 		err := r.store.View(func(v storage.Reader) error {
-			if oldest, err := oldestEvent(v); err != nil || since+1 < oldest {
+			if oldest, err := oldestEvent(v); err != nil || since > 0 && since+1 < oldest {
 				return errors.Join(err, &api.Error{Code: api.CodeGone, Message: "events so far back are not kept",
 					Hint: "read the records anew, then go on from the last cursor"})
 			}

@@ -26,6 +26,7 @@ const (
 	LogMoved    LogReason = 2 // the folder was copied, moved or restored
 	LogRestored LogReason = 3 // the folder is older than what is known of it outside
 	LogPeer     LogReason = 4 // another device holds of the log before what this one does not
+	LogDamaged  LogReason = 5 // a chunk of the log before cannot be read any more
 )
 
 func (r LogReason) String() string {
@@ -38,6 +39,8 @@ func (r LogReason) String() string {
 		return "the folder is older than it was; what others hold of it comes back, what it alone held is gone"
 	case LogPeer:
 		return "another device holds changes of this one that are not here"
+	case LogDamaged:
+		return "part of the log before is damaged"
 	}
 	return "unknown"
 }

@@ -74,6 +74,9 @@ type Replica struct {
 	lost   map[crdt.DocumentID]trust.ScopeID
 	starts starts // guarded by write
 
+	takenBack atomic.Bool // vectors claim less than before; see TakenBack
+	refilled  atomic.Bool // a chunk came back that had been damaged; what failed without it is tried again
+
 	// arrive is held while chunks of other devices are judged and committed, per batch.
 	arrive sync.Mutex
 	begun  beginners // guarded by arrive
@@ -121,6 +124,9 @@ func Open(cfg Config) (*Replica, error) {
 	r.failing, r.lost = map[storage.Ref]string{}, map[crdt.DocumentID]trust.ScopeID{}
 	r.packs = map[chunk.ID]bool{}
 	r.mu.changed = make(chan struct{})
+	if err := goOnRebuilding(cfg.Store); err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
 	if err := r.load(); err != nil {
 		return nil, err
 	}
@@ -193,7 +199,9 @@ func (r *Replica) load() error {
 			if err != nil {
 				return err
 			}
-			r.advanceLocked(scope, log, at)
+			if at.Counter > 0 { // taken back to its beginning
+				r.advanceLocked(scope, log, at)
+			}
 			return nil
 		}); err != nil {
 			return fmt.Errorf("read log heads: %w", err)
@@ -270,12 +278,8 @@ func (r *Replica) loadRest(v storage.Reader) error {
 	if err := r.wakeHeld(v); err != nil {
 		return fmt.Errorf("read held chunks: %w", err)
 	}
-	if err := v.Scan(storage.Parked.With(missingTurn), nil, func(key, _ []byte) error {
-		_, _, at, err := storage.Parked.Parse(key)
-		r.mu.turns = append(r.mu.turns, at)
+	if r.mu.turns, err = readTurns(v); err != nil {
 		return err
-	}); err != nil {
-		return fmt.Errorf("read chunks beside others: %w", err)
 	}
 	if err := r.loadLost(v); err != nil {
 		return fmt.Errorf("read changes that lost their place: %w", err)

@@ -327,7 +327,7 @@ func (s *sources) read(at chunkRef) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read chunk: %w", err)
+		return fmt.Errorf("read chunk: %w", unreadableAs(at, err))
 	}
 	id := found.chunk.ID()
 	if known := s.packs[id]; known != nil {

@@ -95,7 +95,10 @@ func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [
 	if added == 0 {
 		return nil
 	}
-	return r.adoptState(ctx, &batch, st)
+	if err := r.adoptState(ctx, &batch, st); !errors.Is(err, storage.ErrNoRoom) {
+		return err
+	}
+	return nil // left out: the next HELLO asks again
 }
 
 // adoptState makes membership entries durable and lets the state follow. The caller holds Replica.membership.
@@ -158,17 +161,24 @@ func (r *Replica) Admit(ctx context.Context, sign func(*trust.State) (trust.Entr
 	return r.EntriesSince(nil), nil
 }
 
-// Chunks returns what a log holds durably from after+1 on, at least one item if there is one.
+// Chunks returns what a log holds durably from after+1 on, at least one item if there is one. What does not read, or what
+// the store says nothing of, ends the list; the vector claims it no longer.
 func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) (out []session.Item, err error) {
 	end := r.position(scope, log).Counter
 	err = r.store.View(func(v storage.Reader) error {
 		out, err = items(v, scope, log, after, end, maxBytes)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("read chunks: %w", err)
+	if len(out) > 0 || err == nil && after >= end {
+		return out, nil
 	}
-	return out, nil
+	if err == nil {
+		err = errNotHeld
+	}
+	at := chunkRef{scope, log, after + 1}
+	r.write.Lock()
+	defer r.write.Unlock()
+	return nil, errors.Join(fmt.Errorf("read chunks: %w", err), r.takeBackBy(context.Background(), unreadableAs(at, err)))
 }
 
 // Acked remembers what a peer holds. It is stored with the next FlushAcks: to forget an acknowledgement in a crash only

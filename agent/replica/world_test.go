@@ -9,6 +9,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/replica"
+	"chartmesh/chunk"
 	"chartmesh/crdt/engine"
 	"chartmesh/p2p/session"
 	"chartmesh/storage"
@@ -181,4 +182,42 @@ func (d *device) edit(ref string, change func(map[string]any)) api.Written {
 	b, err := json.Marshal(obj)
 	must(d.t, err)
 	return d.put(string(b), false)
+}
+
+// refill puts a new store in the place of the device's, filled with those pairs of the old one that keep lets through.
+func (d *device) refill(keep func(key []byte) bool) replica.Repair {
+	d.t.Helper()
+	last := chunk.CurrentLog(d.keys)
+	must(d.t, d.keys.MintLog())
+	fresh := storage.NewTwin()
+	f := replica.NewRefill(fresh)
+	var heads []storage.Head
+	must(d.t, d.twin.View(func(v storage.Reader) error {
+		if err := v.Scan(storage.LogHead.All(), nil, func(key, value []byte) error {
+			heads = append(heads, storage.Head{Key: bytes.Clone(key), Value: bytes.Clone(value)})
+			return nil
+		}); err != nil {
+			return err
+		}
+		for _, k := range replica.SalvagedKinds() {
+			if err := v.Scan(k.All(), nil, func(key, value []byte) error {
+				if !keep(key) {
+					return nil
+				}
+				return f.Take(d.t.Context(), key, value)
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	rep, err := f.Finish(d.t.Context(), time.Now(), replica.Damaged{Folder: "aside", Reason: "test", Heads: heads, Device: d.Device(), Log: last})
+	must(d.t, err)
+	d.twin = fresh
+	d.open()
+	for more := true; more; {
+		more, err = d.Apply(d.t.Context())
+		must(d.t, err)
+	}
+	return rep
 }

@@ -266,7 +266,7 @@ func (r *Replica) transact(ctx context.Context, fn func(*transaction) error) err
 	t := r.begin(ctx)
 	if err := fn(t); err != nil {
 		t.abort(ctx)
-		return err
+		return errors.Join(err, r.takeBackBy(ctx, err))
 	}
 	if err := t.commit(ctx); err != nil {
 		return fmt.Errorf("commit: %w", err)

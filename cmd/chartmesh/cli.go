@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
@@ -124,7 +125,7 @@ they open the folder themselves.`,
 	add(groupPractice, c.initCommand(), c.inviteCommand(), c.joinCommand(), c.peerCommand())
 	add(groupRecords, c.importCommand(), c.exportCommand(), c.findCommand(), c.getCommand(), c.putCommand(), c.deleteCommand(),
 		c.historyCommand(), c.conflictCommand(), c.quarantineCommand())
-	add(groupRunning, c.agentCommand(), c.statusCommand(), c.eventsCommand(), c.metricsCommand(), c.diagnoseCommand(),
+	add(groupRunning, c.agentCommand(), c.statusCommand(), c.verifyCommand(), c.eventsCommand(), c.metricsCommand(), c.diagnoseCommand(),
 		c.offlineCommand(), c.onlineCommand(), c.serviceCommand(), c.compactCommand(), c.demoCommand())
 	root.AddCommand(c.versionCommand(), exitCodesTopic())
 	return root
@@ -248,6 +249,15 @@ func (c *cli) author() (string, error) {
 	return name, api.CheckUser(name)
 }
 
+// leastFree is how much room is to be left free on the disk, in bytes; 0: what the store keeps by itself.
+func (c *cli) leastFree() uint64 {
+	mega, err := strconv.ParseUint(c.env("CHARTMESH_LEAST_FREE_MB"), 10, 32)
+	if err != nil {
+		return 0
+	}
+	return mega * 1_000_000
+}
+
 // with calls fn with the agent of the data folder: the one that runs, or one opened here without a network.
 func (c *cli) with(ctx context.Context, fn func(agent api.Agent, running bool) error) error {
 	dir, err := c.folder()
@@ -289,7 +299,7 @@ func (c *cli) connect(ctx context.Context, dir string) (agent api.Agent, running
 		if err := c.guarded(); err != nil {
 			return nil, false, nil, err
 		}
-		local, err := c.joins.open(openOptions{dir: dir, offline: true, logger: c.logger(slog.LevelWarn)})
+		local, err := c.joins.open(openOptions{dir: dir, offline: true, logger: c.logger(slog.LevelWarn), leastFree: c.leastFree()})
 		if err == nil {
 			within := client.InProcess(local)
 			return within, false, func() error { return errors.Join(within.Close(), local.Close()) }, nil

@@ -8,7 +8,6 @@ import (
 	"chartmesh/agent"
 	"chartmesh/agent/api"
 	"chartmesh/cmd/chartmesh/crash"
-	"chartmesh/crdt/engine"
 	"chartmesh/fhir"
 )
 
@@ -43,6 +42,8 @@ type openOptions struct {
 	noMDNS  bool
 	logger  *slog.Logger
 	recent  func() []byte // the end of the log; nil: none is kept
+
+	leastFree uint64 // bytes; 0: what the store keeps by itself
 }
 
 // item is one resource of a file, or the reason why there is none. Its fields are those of fhir.Item.
@@ -55,7 +56,7 @@ type item struct {
 
 func childMain() {
 	crash.Main()
-	engine.ChildMain()
+	agent.ChildMain()
 }
 
 var agentJoins = joins{
@@ -68,7 +69,7 @@ var agentJoins = joins{
 	},
 	open: func(opts openOptions) (localAgent, error) {
 		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline,
-			NoMDNS: opts.noMDNS, RecentLog: opts.recent})
+			NoMDNS: opts.noMDNS, RecentLog: opts.recent, Repair: !opts.offline, LeastFree: opts.leastFree})
 		if err != nil {
 			return nil, err
 		}

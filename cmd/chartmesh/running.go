@@ -40,7 +40,11 @@ practice's other devices. One line on stdout says when it is ready; the log goes
 does what is printed should the agent crash.
 
 With --log-file the log goes to that file and to older parts beside it (FILE.1 is the newest), each of --log-size bytes at
-most. Devices of the practice find each other on the local network by multicast DNS, unless --no-mdns is given.`,
+most. Devices of the practice find each other on the local network by multicast DNS, unless --no-mdns is given.
+
+When the records are damaged it sets them aside, keeps what can be read and gets the rest from the other devices; "chartmesh
+status" says how far it is. With less than 500 MB free on the disk (CHARTMESH_LEAST_FREE_MB) nothing is written until there
+is more; reading goes on.`,
 		Example: `  chartmesh agent
   chartmesh agent --listen /ip4/0.0.0.0/udp/4801/quic-v1 --log-level debug
   chartmesh agent --log-file /var/log/chartmesh/agent.log --log-format json`,

@@ -150,6 +150,7 @@ func (p *printer) status(s api.Status, now time.Time) {
 	if s.Branches > 0 {
 		p.line("histories   %s of this device's logs; all of it is kept", histories(s.Branches))
 	}
+	p.store(s.Store)
 	p.line("peer ID     %s", visible(s.PeerID))
 	for i, a := range s.Addresses {
 		label := ""
@@ -172,6 +173,36 @@ func histories(n int) string {
 		return "1 more history"
 	}
 	return count(n) + " more histories"
+}
+
+// store prints what is out of the ordinary on the disk.
+func (p *printer) store(s api.Store) {
+	if s.State == api.StoreReadOnly {
+		p.line("disk        nearly full: %s free, nothing is written below %s; make room, and writing goes on by itself",
+			size(s.FreeBytes), size(s.LeastBytes))
+	}
+	if r := s.Repair; r != nil {
+		switch {
+		case r.Done == nil:
+			p.line("damage      found %s: %s", when(r.Since), visible(r.Reason))
+			p.line("            %s of %s held again, %s read from the damaged store", count(r.Have), plural(r.Of, "chunk"), count(r.Salvaged))
+			if r.Unsure > 0 {
+				p.line("            %s of this device could not be read, and no other device was known to have them", plural(r.Unsure, "chunk"))
+			}
+		case r.LostOwn+r.LostOthers > 0:
+			p.line("damage      found %s and repaired, except %s of this device and %s of others that no device had that was reached",
+				when(r.Since), plural(r.LostOwn, "chunk"), count(r.LostOthers))
+		default:
+			p.line("damage      found %s and repaired whole", when(r.Since))
+		}
+	}
+	for i, a := range s.SetAside {
+		label := ""
+		if i == 0 {
+			label = "set aside"
+		}
+		p.line("%-11s %s, %s: damaged; remove it when all is repaired", label, visible(a.Path), size(a.Bytes))
+	}
 }
 
 // headline is the one sentence that says how things are.

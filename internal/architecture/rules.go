@@ -29,7 +29,7 @@ var rules = map[string]rule{
 	// The disk and the network. Neither knows documents; the disk does not know chunks either.
 	"storage": {
 		module: []string{"wire"},
-		others: []string{"github.com/dgraph-io/badger/v4", "github.com/dgraph-io/ristretto/v2", "golang.org/x/sync", "golang.org/x/sys"},
+		others: []string{"github.com/dgraph-io/badger/v4", "github.com/dgraph-io/ristretto/v2", "github.com/klauspost/compress/snappy", "golang.org/x/sync", "golang.org/x/sys"},
 	},
 	"storage/storagetest":     {module: []string{"storage"}},
 	"p2p/session":             {module: []string{"wire", "trust", "chunk"}},

@@ -100,13 +100,20 @@ func view(t testing.TB, s storage.Store, fn func(r storage.Reader) error) {
 // content returns everything under prefix from from on as "key=value".
 func content(t testing.TB, r storage.Reader, prefix, from string) []string {
 	t.Helper()
-	var got []string
+	var got, scanned, keys []string
 	err := r.Scan([]byte(prefix), []byte(from), func(k, v []byte) error {
-		got = append(got, fmt.Sprintf("%s=%s", k, v))
+		got, scanned = append(got, fmt.Sprintf("%s=%s", k, v)), append(scanned, string(k))
 		return nil
 	})
 	if err != nil {
 		t.Fatalf("scan: %v", err)
+	}
+	err = r.Keys([]byte(prefix), []byte(from), func(k []byte) error {
+		keys = append(keys, string(k))
+		return nil
+	})
+	if err != nil || !slices.Equal(keys, scanned) {
+		t.Errorf("Keys(%q, %q) = %q, %v, and Scan gives %q", prefix, from, keys, err, scanned)
 	}
 	return got
 }

@@ -384,6 +384,20 @@ func (a *Agent) Resolve(_ context.Context, _, id string, decision api.Decision) 
 	return api.Written{Ref: c.Resource, Version: fmt.Sprintf("%016x", a.mu.writes), Outcome: "resolved"}, nil
 }
 
+// Verify implements api.Agent: one damaged view, which a repair mends.
+func (a *Agent) Verify(_ context.Context, opts api.VerifyOptions, progress func(api.VerifyProgress)) (api.VerifyReport, error) {
+	if err := a.failing("Verify"); err != nil {
+		return api.VerifyReport{}, err
+	}
+	progress(api.VerifyProgress{Stage: "logs", Done: 3, Of: 4})
+	r := api.VerifyReport{Logs: 2, Chunks: 1042, Documents: 17, Resources: 55, Values: 812, Took: 1200 * time.Millisecond, Found: 1,
+		Findings: []api.Finding{{Kind: "view", ID: "9f86d081884c7d65", What: "it differs from its document"}}}
+	if opts.Repair {
+		r.Repaired, r.Clean = true, true
+	}
+	return r, nil
+}
+
 // Events implements api.Agent.
 func (a *Agent) Events(ctx context.Context, since uint64, follow bool, fn func(api.Event) error) error {
 	if err := a.failing("Events"); err != nil {

@@ -1,0 +1,332 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// Numbers of the meta values of repairs.
+const (
+	metaRepair  byte = 16
+	metaRebuild byte = 17
+)
+
+// Kinds of events of repairs.
+const (
+	EventDamaged  = "records-damaged"  // damage was found, and a repair began
+	EventRepaired = "records-repaired" // it is over
+)
+
+// Repair is the refilling of what a damaged store has lost.
+type Repair struct {
+	Since  time.Time
+	Done   time.Time // zero: it goes on
+	Folder string    // the damaged store, set aside; empty if only single chunks were damaged
+	Reason string
+	Logs   []RepairLog
+}
+
+// RepairLog is how far a log was held before the damage, and what became of it.
+type RepairLog struct {
+	Scope    trust.ScopeID
+	Log      chunk.LogID
+	Own      bool   // this device wrote it
+	Target   uint64 // the last counter that was durable
+	Salvaged uint64 // chunks that were read from the damaged store
+	Unsure   uint64 // own chunks that were not, and that no other device was known to hold
+	Lost     uint64 // what has not come so far; not stored
+}
+
+// Unsure counts own chunks of which it is not known that another device holds them.
+func (p Repair) Unsure() (n uint64) {
+	for _, l := range p.Logs {
+		n += l.Unsure
+	}
+	return n
+}
+
+// Lost counts what has not come so far, own chunks and others'. When the repair is over, no device that was reached had them.
+func (p Repair) Lost() (own, others uint64) {
+	for _, l := range p.Logs {
+		if l.Own {
+			own += l.Lost
+		} else {
+			others += l.Lost
+		}
+	}
+	return own, others
+}
+
+// Salvaged counts the chunks that were read from the damaged store.
+func (p Repair) Salvaged() (n uint64) {
+	for _, l := range p.Logs {
+		n += l.Salvaged
+	}
+	return n
+}
+
+func (p *Repair) sort() {
+	slices.SortFunc(p.Logs, func(a, b RepairLog) int {
+		if c := bytes.Compare(a.Scope[:], b.Scope[:]); c != 0 {
+			return c
+		}
+		return a.Log.Compare(b.Log)
+	})
+}
+
+const maxRepairLogs = 1 << 16
+
+func (p *Repair) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Varint(p.Since.UnixMilli())
+	w.Varint(millisOf(p.Done))
+	w.String(p.Folder)
+	w.String(p.Reason)
+	w.Uvarint(uint64(len(p.Logs)))
+	for _, l := range p.Logs {
+		w.Raw(l.Scope[:])
+		w.Raw(l.Log[:])
+		putBool(&w, l.Own)
+		for _, n := range []uint64{l.Target, l.Salvaged, l.Unsure} {
+			w.Uvarint(n)
+		}
+	}
+	return w.Bytes()
+}
+
+func millisOf(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+func parseRepair(b []byte) (p Repair, err error) {
+	r := open(b)
+	p.Since = time.UnixMilli(r.Varint())
+	if ms := r.Varint(); ms != 0 {
+		p.Done = time.UnixMilli(ms)
+	}
+	p.Folder, p.Reason = r.String(maxText), r.String(maxText)
+	for range r.Uvarint(maxRepairLogs) {
+		var l RepairLog
+		r.Fixed(l.Scope[:])
+		r.Fixed(l.Log[:])
+		l.Own = r.Byte() == 1
+		for _, n := range []*uint64{&l.Target, &l.Salvaged, &l.Unsure} {
+			*n = r.Uvarint(1<<64 - 1)
+		}
+		if r.Err() != nil {
+			break
+		}
+		p.Logs = append(p.Logs, l)
+	}
+	return p, r.Close()
+}
+
+func parseCounter(b []byte) (n uint64, err error) {
+	r := open(b)
+	n = r.Uvarint(1<<64 - 1)
+	return n, r.Close()
+}
+
+// Repair returns the last repair, and how many chunks of those that it misses are held.
+func (r *Replica) Repair() (p Repair, have, of uint64, err error) {
+	b, err := r.Small(storage.Meta.Key(metaRepair))
+	if err != nil || b == nil {
+		return Repair{}, 0, 0, err
+	}
+	if p, err = parseRepair(b); err != nil {
+		return p, 0, 0, fmt.Errorf("read repair: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for i := range p.Logs {
+		l := &p.Logs[i]
+		held := min(r.mu.vectors[l.Scope][l.Log].Counter, l.Target)
+		l.Lost = l.Target - held
+		have, of = have+held, of+l.Target
+	}
+	return p, have, of, nil
+}
+
+// EndRepair notes that a repair is over. It is for whoever knows that all that can come for now has.
+func (r *Replica) EndRepair(ctx context.Context) (Repair, error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	p, _, _, err := r.Repair()
+	if err != nil || p.Since.IsZero() || !p.Done.IsZero() {
+		return p, err
+	}
+	p.Done = r.now()
+	t := r.begin(ctx)
+	t.batch.Put(storage.Meta.Key(metaRepair), p.marshal())
+	t.events = []Event{{Kind: EventRepaired}}
+	return p, t.commit(ctx)
+}
+
+// unreadable says that a stored chunk does not read.
+type unreadable struct {
+	at  chunkRef
+	err error
+}
+
+func (u *unreadable) Error() string {
+	return fmt.Sprintf("chunk %d of log %v: %v", u.at.Counter, u.at.Log, u.err)
+}
+
+func (u *unreadable) Unwrap() error { return u.err }
+
+// unreadableAs returns err as what it says about a chunk, if that is that the chunk is damaged or gone.
+func unreadableAs(at chunkRef, err error) error {
+	if errors.Is(err, storage.ErrDamaged) || errors.Is(err, errNotHeld) || errors.Is(err, storage.ErrNotFound) {
+		return &unreadable{at, err}
+	}
+	return err
+}
+
+// takeBack has the vector claim nothing from a chunk on that does not read, so that the peers send it again, by the
+// ordinary session: what lies behind it is kept and counted again when it is there. This device's own log ends there; it
+// goes on under a new one, since a counter must never be used twice. The caller holds Replica.write.
+func (r *Replica) takeBack(ctx context.Context, at chunkRef, why error) error {
+	r.arrive.Lock()
+	defer r.arrive.Unlock()
+	was := r.tip(at.Scope, at.Log)
+	if was.Counter < at.Counter {
+		return nil // nothing is claimed of it
+	}
+	r.log.Error("a chunk is damaged; it is asked for again", "log", at.Log, "counter", at.Counter, "error", why)
+	own := at.Log == r.logID(at.Scope)
+	if own {
+		if err := r.beginLog(ctx, LogDamaged); err != nil {
+			return fmt.Errorf("take back a damaged chunk: %w", err)
+		}
+	}
+	var batch storage.Batch
+	batch.Delete(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
+	var head tip
+	err := r.store.View(func(v storage.Reader) error {
+		for c := at.Counter - 1; c > 0; c-- {
+			h, err := heldBy(v, at.Scope, at.Log, c)
+			if err == nil {
+				head = h.tip
+				return nil
+			}
+			if unreadableAs(at, err) == err { //nolint:errorlint // whether it was wrapped is the question
+				return err
+			}
+			batch.Delete(storage.Chunk.Key(at.Scope, at.Log, c))
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("take back a damaged chunk: %w", err)
+	}
+	p, _, _, err := r.Repair()
+	if err != nil {
+		return err
+	}
+	if p.Since.IsZero() || !p.Done.IsZero() {
+		p = Repair{Since: r.now(), Reason: "single chunks are damaged"}
+	}
+	p.add(at, own, was.Counter, r.ackedElsewhere(at))
+	batch.Put(storage.Meta.Key(metaRepair), p.marshal())
+	batch.Put(storage.LogHead.Key(at.Scope, at.Log), marshalTip(head))
+	if err := r.store.Commit(ctx, &batch); err != nil {
+		return fmt.Errorf("take back a damaged chunk: %w", err)
+	}
+	r.mu.Lock()
+	if head.Counter == 0 {
+		delete(r.mu.tips[at.Scope], at.Log)
+		delete(r.mu.vectors[at.Scope], at.Log)
+	} else {
+		r.advanceLocked(at.Scope, at.Log, head)
+	}
+	// A held chunk that was woken has its turn when it is here again.
+	r.mu.woken = slices.DeleteFunc(r.mu.woken, func(w storage.Ref) bool { return w.Scope == at.Scope && w.Log == at.Log && w.Counter == at.Counter })
+	r.mu.Unlock()
+	r.takenBack.Store(true)
+	r.notify()
+	return nil
+}
+
+// takeBackBy takes back what an error says about a chunk, if it says that. The caller holds Replica.write.
+func (r *Replica) takeBackBy(ctx context.Context, err error) error {
+	if bad, ok := errors.AsType[*unreadable](err); ok {
+		return r.takeBack(ctx, bad.at, bad.err)
+	}
+	return nil
+}
+
+// TakenBack reports, once, that vectors claim less than before: sessions must begin anew, since within one a peer does not
+// take back what it was told.
+func (r *Replica) TakenBack() bool { return r.takenBack.Swap(false) }
+
+// ackedElsewhere reports whether another device said that it holds a chunk.
+func (r *Replica) ackedElsewhere(at chunkRef) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, scopes := range r.mu.acked {
+		if scopes[at.Scope][at.Log].Counter >= at.Counter {
+			return true
+		}
+	}
+	return false
+}
+
+// add notes a chunk that is missing from a log that was held up to target.
+func (p *Repair) add(at chunkRef, own bool, target uint64, elsewhere bool) {
+	i := slices.IndexFunc(p.Logs, func(l RepairLog) bool { return l.Scope == at.Scope && l.Log == at.Log })
+	if i < 0 {
+		i = len(p.Logs)
+		p.Logs = append(p.Logs, RepairLog{Scope: at.Scope, Log: at.Log, Own: own})
+	}
+	l := &p.Logs[i]
+	l.Target = max(l.Target, target)
+	if l.Own && !elsewhere {
+		l.Unsure++
+	}
+	p.sort()
+}
+
+// behindCursorLocked queues chunks that came once more, after their turn, for another look: one of them may be held.
+func (r *Replica) behindCursorLocked(scope trust.ScopeID, log chunk.LogID, from, to uint64) {
+	for c := from + 1; c <= min(to, r.mu.applied[scope][log].Counter); c++ {
+		r.mu.woken = append(r.mu.woken, storage.Ref{Scope: scope, Log: log, Counter: c})
+		r.refilled.Store(true)
+	}
+}
+
+// reasonEarlier is why a chunk is unapplied whose document needs a damaged one.
+const reasonEarlier = "an earlier chunk of its document is damaged"
+
+// retryUnapplied gives every unapplied chunk another turn. The caller holds Replica.write.
+func (r *Replica) retryUnapplied() error {
+	maps.DeleteFunc(r.failing, func(_ storage.Ref, why string) bool { return why == reasonEarlier })
+	return r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Held.All(), nil, func(key, value []byte) error {
+			at, err := storage.Held.Parse(key)
+			if err != nil {
+				return err
+			}
+			h, err := parseHeld(value)
+			if err == nil && h.State == Unapplied {
+				r.mu.Lock()
+				r.mu.woken = append(r.mu.woken, at)
+				r.mu.Unlock()
+			}
+			return err
+		})
+	})
+}

@@ -1,0 +1,283 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"chartmesh/chunk"
+	"chartmesh/storage"
+)
+
+// logs checks every chunk of every log: that it reads, that its hash and links fit, that its author signed it and might,
+// and that it opens; and that the log ends where its head says.
+func (c *verification) logs(ctx context.Context) error {
+	type logAt struct {
+		ref  logRef
+		head tip
+	}
+	var logs []logAt
+	var of uint64
+	err := c.v.Scan(storage.LogHead.All(), nil, func(key, value []byte) error {
+		scope, log, err := storage.LogHead.Parse(key)
+		if err != nil {
+			return err
+		}
+		head, err := parseTip(value)
+		if err != nil {
+			c.find("log", short(log[:]), "its head is malformed")
+			return nil
+		}
+		logs = append(logs, logAt{logRef{scope, log}, head})
+		c.heads[logRef{scope, log}] = head.Counter
+		of += head.Counter
+		return nil
+	})
+	if err != nil && !errors.Is(err, storage.ErrDamaged) {
+		return err // one that does not read is found among the rest
+	}
+	for _, l := range logs {
+		c.report.Logs++
+		applied, err := c.cursor(l.ref)
+		if err != nil {
+			return err
+		}
+		c.cursors[l.ref] = applied
+		head := tip{}
+		for n := uint64(1); n <= l.head.Counter; n++ {
+			c.report.Chunks++
+			if err := c.tell(ctx, "logs", c.report.Chunks, of); err != nil {
+				return err
+			}
+			if head, err = c.chunk(l.ref, n, head, n <= applied); err != nil {
+				return err
+			}
+			n = max(n, head.Counter) // a skip is many
+		}
+		if head.Counter == l.head.Counter && head != l.head {
+			c.damaged = append(c.damaged, chunkRef{l.ref.scope, l.ref.log, l.head.Counter})
+			c.find("log", short(l.ref.log[:]), "its head names another chunk")
+		}
+	}
+	return nil
+}
+
+func (c *verification) cursor(l logRef) (uint64, error) {
+	b, err := c.v.Get(storage.Cursor.Key(l.scope, l.log))
+	if errors.Is(err, storage.ErrNotFound) {
+		return 0, nil
+	}
+	if err == nil {
+		p, perr := parsePosition(b)
+		if perr == nil {
+			return p.Counter, nil
+		}
+		err = fmt.Errorf("%w: %w", storage.ErrDamaged, perr)
+	}
+	if errors.Is(err, storage.ErrDamaged) {
+		c.findDerived("log", short(l.log[:]), "how far it is applied does not read")
+		return 0, nil
+	}
+	return 0, err
+}
+
+// chunk checks one chunk that shall follow head, and returns the head after it.
+func (c *verification) chunk(l logRef, counter uint64, head tip, applied bool) (tip, error) {
+	at := chunkRef{l.scope, l.log, counter}
+	id := fmt.Sprintf("%s/%d", short(l.log[:]), counter)
+	bad := func(what string) {
+		c.damaged = append(c.damaged, at)
+		c.find("chunk", id, what)
+	}
+	h, err := heldBy(c.v, l.scope, l.log, counter)
+	if err != nil {
+		if unreadableAs(at, err) == err { //nolint:errorlint // whether it was wrapped is the question
+			return head, err
+		}
+		bad(whatIs(err))
+		return head, nil
+	}
+	// Behind a damaged chunk the link is not known; the next one that reads begins anew.
+	if head.Counter+1 == counter && !h.follows(head) {
+		bad("it does not follow the one before")
+		return h.tip, nil
+	}
+	if h.skip != nil {
+		return h.tip, nil // its checkpoint is checked in its own log
+	}
+	if err := h.sealed.Verify(c.st); err != nil {
+		bad(whatIs(err))
+		return h.tip, nil
+	}
+	body, err := chunk.Open(c.r.keys, h.sealed)
+	held := err != nil || applied && c.isHeld(at, h.tip.ID)
+	if errors.Is(err, chunk.ErrDamaged) && !c.isHeld(at, h.tip.ID) && applied {
+		c.findDerived("chunk", id, "it does not open and counts as applied")
+	}
+	if changes, ok := body.(*chunk.Changes); ok && applied && !held {
+		for _, ch := range changes.Changes {
+			if hash, ok := hashOf(ch.Raw); ok {
+				c.carried[changes.Document] = append(c.carried[changes.Document], changeMark(hash[:8]))
+			}
+		}
+	}
+	return h.tip, nil
+}
+
+func (c *verification) isHeld(at chunkRef, id chunk.ID) bool {
+	_, err := c.v.Get(storage.Held.Key(storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: id}))
+	return err == nil
+}
+
+// held checks that every held chunk is there, and found by what it waits for.
+func (c *verification) held(context.Context) error {
+	err := c.v.Scan(storage.Held.All(), nil, func(key, value []byte) error {
+		at, err := storage.Held.Parse(key)
+		if err != nil {
+			return err
+		}
+		id := fmt.Sprintf("%s/%d", short(at.Log[:]), at.Counter)
+		h, err := parseHeld(value)
+		if err != nil {
+			c.findDerived("held", id, "why it is held is malformed")
+			return nil
+		}
+		if n := c.counts.of(h.State); n != nil {
+			*n++
+		}
+		if h.Missing.Kind != missingNothing {
+			c.expect[storage.Parked.Number()].add(storage.Parked.Key(h.Missing.Kind, h.Missing.What, at))
+		}
+		return nil
+	})
+	if errors.Is(err, storage.ErrDamaged) {
+		c.findDerived("held", "", whatIs(err))
+		return nil
+	}
+	return err
+}
+
+// indexes compares what is stored of the kinds that follow from the views, the counts and the applied sets with what
+// follows.
+func (c *verification) indexes(ctx context.Context) error {
+	if err := c.duplicates(ctx); err != nil {
+		return err
+	}
+	for _, k := range tallied() {
+		var have tally
+		err := c.v.Scan(k.All(), nil, func(key, _ []byte) error {
+			have.add(key)
+			c.report.Values++
+			return c.tell(ctx, "indexes", c.report.Values, 0)
+		})
+		if errors.Is(err, storage.ErrDamaged) {
+			c.findDerived("index", k.String(), whatIs(err))
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if want := c.expect[k.Number()]; have != *want {
+			c.findDerived("index", k.String(), fmt.Sprintf("%d entries follow from the documents, %d are stored", want.n, have.n))
+		}
+	}
+	b, err := c.v.Get(storage.Meta.Key(metaCounts))
+	if err == nil {
+		var have counts
+		if have, err = parseCounts(b); err == nil && have != c.counts {
+			err = storage.ErrDamaged
+		}
+	}
+	if err != nil && (!errors.Is(err, storage.ErrNotFound) || c.counts != (counts{})) {
+		c.findDerived("count", "", "the counts are not those of what is stored")
+	}
+	b, err = c.v.Get(storage.Meta.Key(metaApplied))
+	if errors.Is(err, storage.ErrNotFound) && len(c.sets) == 0 {
+		return nil
+	}
+	if err != nil || !bytes.Equal(b, marshalSets(c.sets)) {
+		c.findDerived("count", "", "the sums of what is applied are not those of the documents")
+	}
+	return nil
+}
+
+// findApart finds the resources that stand in several documents; there are few.
+func (c *verification) findApart(ctx context.Context) error {
+	var last fhirRef
+	return c.v.Keys(storage.DocumentsOf.All(), nil, func(key []byte) error {
+		typ, id, _, err := storage.DocumentsOf.Parse(key)
+		if err != nil {
+			return err
+		}
+		ref := fhirRef{typ, id}
+		if ref == last {
+			c.apart[ref] = true
+		}
+		last = ref
+		return ctx.Err()
+	})
+}
+
+// duplicates notes what follows from the views of resources that stand in several documents.
+func (c *verification) duplicates(context.Context) error {
+	for ref := range c.apart {
+		docs, err := readDocumentsOf(c.v, ref)
+		if errors.Is(err, storage.ErrDamaged) {
+			continue // found with its kind
+		}
+		if err != nil {
+			return err
+		}
+		var views []located
+		for _, doc := range docs {
+			v, err := readView(c.v, doc, ref.key())
+			if err != nil || v == nil {
+				continue // found with its document
+			}
+			views = append(views, located{doc, v})
+		}
+		if len(views) > 0 { // it is found by what is shown
+			c.expectFound(ref, found(views[shownOf(views)].view))
+		}
+		if apart := live(views); apart != nil {
+			id := duplicateID(ref, apart)
+			c.counts.Conflicts++
+			c.expect[storage.Conflict.Number()].add(storage.Conflict.Key(id))
+			c.expect[storage.ConflictOf.Number()].add(storage.ConflictOf.Key(ref.typ, ref.id, id))
+		}
+	}
+	return nil
+}
+
+// rest reads everything that no other step has read, so that its tags are checked, and compares the membership log.
+func (c *verification) rest(ctx context.Context) error {
+	read := map[byte]bool{storage.Chunk.Number(): true}
+	for _, k := range append(derivedKinds(), tallied()...) {
+		read[k.Number()] = true
+	}
+	read[storage.Snapshot.Number()] = false // of documents that are not there any more
+	for _, k := range storage.Kinds() {
+		if read[k.Number()] {
+			continue
+		}
+		err := c.v.Scan(k.All(), nil, func(_, _ []byte) error {
+			c.report.Values++
+			return c.tell(ctx, "rest", c.report.Values, 0)
+		})
+		if errors.Is(err, storage.ErrDamaged) {
+			c.unread = append(c.unread, k.Number())
+			c.find(k.String(), "", whatIs(err))
+		} else if err != nil {
+			return err
+		}
+	}
+	for _, e := range c.st.Entries() {
+		id := e.ID()
+		if b, err := c.v.Get(storage.Member.Key(id)); err != nil || !bytes.Equal(b, e.Bytes()) {
+			c.members = true
+			c.find("member", short(id[:]), "an entry of the membership log is not what this device knows")
+		}
+	}
+	return nil
+}

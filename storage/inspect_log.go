@@ -1,0 +1,192 @@
+package storage
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"hash/crc32"
+	"os"
+	"strconv"
+
+	"github.com/dgraph-io/badger/v4"
+	"github.com/dgraph-io/badger/v4/y"
+)
+
+// The engine's logs (.mem) hold what is not in tables yet:
+//
+//	key ID 8 | IV 12 | entries, each: meta 1 | user meta 1 | uvarint length of key, of value, expiry | key and value, encrypted | CRC-32C 4
+//
+// A file is made at its whole length, of zeros, and cut to its content when it is replayed. A transaction is entries of
+// one version and, last, a mark with that version. Each is synced before the next begins, so that what a crash leaves
+// torn is one transaction at the end; the engine drops it. It drops everything from the first damage on in the same way,
+// which is how inspectLog tells them apart: after damage, the log goes on.
+const (
+	logHead      = 20
+	logFileBytes = 2 * memTableSize
+
+	metaDelete = 1 << 0
+	metaTxn    = 1 << 6
+	metaFin    = 1 << 7
+	maxLogKey  = MaxKey + 64
+	maxLogVal  = segmentLen + MaxKey
+)
+
+// logEntry is an entry as it stands in the file; data is key and value, encrypted.
+type logEntry struct {
+	at   int
+	meta byte
+	klen int
+	data []byte
+	next int
+}
+
+// parseLogEntry reads the entry at an offset. An entry whose sum is wrong is none.
+func parseLogEntry(b []byte, at int) (e logEntry, ok bool) {
+	rest := b[at:]
+	if len(rest) < 2+3+4 || rest[1] != 0 || rest[0]&^(metaDelete|metaTxn|metaFin) != 0 {
+		return e, false
+	}
+	n := 2
+	var sizes [3]uint64
+	for i := range sizes {
+		v, used := binary.Uvarint(rest[n:])
+		if used <= 0 {
+			return e, false
+		}
+		sizes[i], n = v, n+used
+	}
+	if sizes[0] == 0 || sizes[0] > maxLogKey || sizes[1] > maxLogVal || sizes[2] != 0 {
+		return e, false
+	}
+	end := n + int(sizes[0]+sizes[1])
+	if end+4 > len(rest) || crc32.Checksum(rest[:end], y.CastagnoliCrcTable) != binary.BigEndian.Uint32(rest[end:]) {
+		return e, false
+	}
+	return logEntry{at: at, meta: rest[0], klen: int(sizes[0]), data: rest[n:end], next: at + end + 4}, true
+}
+
+// logFile is a log's content, and what opens it.
+type logContent struct {
+	b   []byte
+	key []byte
+	iv  []byte
+}
+
+func openLog(name string, registry *badger.KeyRegistry) (l logContent, err error) {
+	if l.b, err = os.ReadFile(name); err != nil || len(l.b) < logHead {
+		return l, err
+	}
+	if id := binary.BigEndian.Uint64(l.b); id != 0 || !empty(l.b) {
+		dataKey, err := registry.DataKey(id)
+		if err != nil {
+			return l, damageBy(err)
+		}
+		if dataKey == nil {
+			return l, fmt.Errorf("%w: it names no key", ErrDamaged)
+		}
+		l.key, l.iv = dataKey.Data, l.b[8:logHead]
+	}
+	return l, nil
+}
+
+func empty(b []byte) bool { return len(bytes.Trim(b, "\x00")) == 0 }
+
+// open decrypts an entry. The key has the engine's version at its end.
+func (l logContent) open(e logEntry) (key, value []byte, version uint64, err error) {
+	iv := make([]byte, 16)
+	copy(iv, l.iv)
+	binary.BigEndian.PutUint32(iv[12:], uint32(e.at))
+	plain, err := y.XORBlockAllocate(e.data, l.key, iv)
+	if err != nil {
+		return nil, nil, 0, damageBy(err)
+	}
+	key, value = plain[:e.klen], plain[e.klen:]
+	if e.meta&metaFin != 0 {
+		if version, err = strconv.ParseUint(string(value), 10, 64); err != nil {
+			return nil, nil, 0, fmt.Errorf("%w: a transaction's end is malformed", ErrDamaged)
+		}
+		return key, value, version, nil
+	}
+	if len(key) <= 8 {
+		return nil, nil, 0, fmt.Errorf("%w: a key is too short", ErrDamaged)
+	}
+	return y.ParseKey(key), value, y.ParseTs(key), nil
+}
+
+// walk calls fn for the entries of every whole transaction up to the first that is torn or damaged, and returns where
+// that begins and the last version before it.
+func (l logContent) walk(fn func(e logEntry, key, value []byte, version uint64)) (end int, last uint64, err error) {
+	if len(l.b) < logHead || l.key == nil {
+		return len(l.b), 0, nil
+	}
+	type opened struct {
+		e          logEntry
+		key, value []byte
+	}
+	var txn []opened
+	var version uint64
+	end = logHead
+	for at := logHead; at < len(l.b); {
+		e, ok := parseLogEntry(l.b, at)
+		if !ok {
+			break
+		}
+		key, value, v, err := l.open(e)
+		switch {
+		case err != nil:
+			return end, last, err
+		case version != 0 && v != version:
+			return end, last, fmt.Errorf("%w: a transaction has two versions", ErrDamaged)
+		}
+		version, at = v, e.next
+		if e.meta&metaFin == 0 {
+			if fn != nil {
+				txn = append(txn, opened{e, key, value})
+			}
+			continue
+		}
+		for _, o := range txn {
+			fn(o.e, o.key, o.value, v)
+		}
+		txn, version, last, end = txn[:0], 0, v, at
+	}
+	return end, last, nil
+}
+
+// goesOn reports whether a log holds a whole transaction and something after it behind an offset at which it cannot be
+// read: that is damage, and not what a crash tore.
+func (l logContent) goesOn(from int) bool {
+	content := len(bytes.TrimRight(l.b, "\x00"))
+	over := false
+	for at := from; at < content; {
+		e, ok := parseLogEntry(l.b, at)
+		if !ok {
+			at++
+			continue
+		}
+		if over {
+			return true
+		}
+		over = e.meta&metaFin != 0
+		at = e.next
+	}
+	return false
+}
+
+// inspectLog reads a log and returns the last version of a whole transaction in it.
+func inspectLog(name string, registry *badger.KeyRegistry) (last uint64, err error) {
+	l, err := openLog(name, registry)
+	if err != nil {
+		return 0, err
+	}
+	end, last, err := l.walk(nil)
+	switch {
+	case err != nil:
+		return last, err
+	case len(l.b) < logFileBytes && end < len(l.b) && len(l.b) >= logHead:
+		return last, fmt.Errorf("%w: it was cut short", ErrDamaged)
+	case l.goesOn(end):
+		return last, fmt.Errorf("%w: it goes on behind what cannot be read", ErrDamaged)
+	}
+	return last, nil
+}
