@@ -18,6 +18,15 @@ type subject struct {
 
 // record draws a whole record: the person, what stays, and visits with what came of them.
 func (g *generator) record(i int) {
+	s := g.lasting(i)
+	for n := range 2 + g.IntN(3) {
+		at := today.AddDate(-n, -g.IntN(11), -g.IntN(28)).Add(time.Duration(7*60+g.IntN(540)) * time.Minute)
+		g.visit(s, at, n == 0)
+	}
+}
+
+// lasting draws the person and what stays from visit to visit.
+func (g *generator) lasting(i int) subject {
 	s := g.person(i)
 	var lasting []fhir.Object
 	for _, d := range some(g, chronic, 1+g.IntN(3)) {
@@ -37,10 +46,7 @@ func (g *generator) record(i int) {
 			"status": "active", "subject": s.patient, "code": fhir.Object{"text": "Braucht Dolmetscher (" + g.of.language + ")"},
 		})
 	}
-	for n := range 2 + g.IntN(3) {
-		at := today.AddDate(-n, -g.IntN(11), -g.IntN(28)).Add(time.Duration(7*60+g.IntN(540)) * time.Minute)
-		g.visit(s, at, n == 0)
-	}
+	return s
 }
 
 func (g *generator) person(i int) subject {

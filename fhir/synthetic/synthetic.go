@@ -1,8 +1,9 @@
 // Package synthetic makes patients who never lived, for the demonstration and for tests.
 //
 // Nouns: a practice with its practitioners and insurers, which is the same for one seed; a patient's record, one
-// transaction Bundle of about thirty FHIR R4 resources over some years. The practice's resources stand in every Bundle
-// in which they are referred to, as in exports of real systems, and are equal there.
+// transaction Bundle of about thirty FHIR R4 resources over some years ([Patients]). The practice's resources stand in every
+// Bundle in which they are referred to, as in exports of real systems, and are equal there. [Practice] and [Lifelong] make
+// records of the sizes that a store has to bear.
 //
 // Guarantees: the same seed and number make the same Bundle, byte for byte, in every build; the ith patient does not
 // depend on how many are made. Names, addresses and numbers come from this package's own small lists; telephone numbers
@@ -25,19 +26,24 @@ import (
 var today = time.Date(2026, 10, 30, 0, 0, 0, 0, time.UTC)
 
 // Patients returns the first n patients of a seed.
-func Patients(seed uint64, n int) iter.Seq[fhir.Object] {
+func Patients(seed uint64, n int) iter.Seq[fhir.Object] { return records(seed, n, (*generator).record) }
+
+// Patient returns the ith patient of a seed, from 0.
+func Patient(seed uint64, i int) fhir.Object {
+	return newPractice(seed).patient(i, (*generator).record)
+}
+
+// records returns the first n patients of a seed, each with the record that draw makes.
+func records(seed uint64, n int, draw func(*generator, int)) iter.Seq[fhir.Object] {
 	return func(yield func(fhir.Object) bool) {
 		p := newPractice(seed)
 		for i := range n {
-			if !yield(p.patient(i)) {
+			if !yield(p.patient(i, draw)) {
 				return
 			}
 		}
 	}
 }
-
-// Patient returns the ith patient of a seed, from 0.
-func Patient(seed uint64, i int) fhir.Object { return newPractice(seed).patient(i) }
 
 // practice is what the patients of one seed share.
 type practice struct {
@@ -87,12 +93,12 @@ type generator struct {
 	shared   map[string]bool // ids of the practice's resources that are in the Bundle already
 }
 
-func (p *practice) patient(i int) fhir.Object {
+func (p *practice) patient(i int, draw func(*generator, int)) fhir.Object {
 	g := &generator{Rand: p.patientRand(i), practice: p, of: peoples[0], shared: map[string]bool{}}
 	if g.IntN(2) == 0 {
 		g.of = pick(g, peoples)
 	}
-	g.record(i)
+	draw(g, i)
 	// A clone, since one reference stands in many resources.
 	return fhir.Clone(fhir.Object{"resourceType": "Bundle", "type": "transaction", "entry": g.entries})
 }
