@@ -27,7 +27,7 @@ func (t *transaction) putView(d *document, key string, old, next *view, local bo
 	case was && !is:
 		t.counts.Resources--
 	}
-	if err := t.reindex(ref, old, next); err != nil {
+	if err := t.reindex(d, ref, old, next); err != nil {
 		return 0, err
 	}
 	next.object = nil // it is many times its JSON, and the view stays for the transaction
@@ -61,24 +61,22 @@ func (t *transaction) place(d *document, ref fhirRef) error {
 	return nil
 }
 
-// reindex keeps the search terms and the patient's list in step with what the view shows.
-func (t *transaction) reindex(ref fhirRef, old, next *view) error {
-	was, err := found(old)
+// reindex keeps the search terms and the patient's list in step with what is shown of a resource. The view is in the
+// transaction already.
+func (t *transaction) reindex(d *document, ref fhirRef, old, next *view) error {
+	old, next, err := t.shownViews(d, ref, old, next)
 	if err != nil {
 		return err
 	}
-	is, err := found(next)
-	if err != nil {
-		return err
-	}
+	was, is := found(old), found(next)
 	for term := range was.terms {
 		if !is.terms[term] {
 			t.batch.Delete(storage.Term.Key(term, ref.typ, ref.id))
 		}
 	}
 	for term := range is.terms {
-		if !was.terms[term] {
-			t.batch.Put(storage.Term.Key(term, ref.typ, ref.id), nil)
+		if !was.terms[term] || was.name != is.name {
+			t.batch.Put(storage.Term.Key(term, ref.typ, ref.id), marshalTerm(is.name))
 		}
 	}
 	for p := range was.patients {
@@ -94,31 +92,61 @@ func (t *transaction) reindex(ref fhirRef, old, next *view) error {
 	return nil
 }
 
-type indexed struct{ terms, patients map[string]bool }
+// shownViews returns what was shown of a resource before one document's view changed, and what is shown now; nil: nothing.
+// Mostly there is one document.
+func (t *transaction) shownViews(d *document, ref fhirRef, old, next *view) (was, is *view, err error) {
+	if len(t.where[ref]) < 2 {
+		return old, next, nil
+	}
+	views, err := t.viewsOf(ref)
+	if err != nil {
+		return nil, nil, err
+	}
+	is = views[shownOf(views)].view
+	before := make([]located, 0, len(views))
+	for _, l := range views {
+		if l.doc == d.id {
+			l.view = old
+		}
+		if l.view != nil {
+			before = append(before, l)
+		}
+	}
+	if len(before) > 0 {
+		was = before[shownOf(before)].view
+	}
+	return was, is, nil
+}
+
+type indexed struct {
+	name            string
+	terms, patients map[string]bool
+}
 
 // found returns what a view is found by.
-func found(v *view) (indexed, error) {
+func found(v *view) indexed {
 	x := indexed{terms: map[string]bool{}, patients: map[string]bool{}}
 	if v == nil || v.Removed {
-		return x, nil
+		return x
 	}
 	if len(v.JSON) > fhir.MaxResource {
-		return x, nil // merged beyond what one resource may be: shown, and not found by its words
+		return x // merged beyond what one resource may be: shown, and not found by its words
 	}
 	obj := v.object
 	if obj == nil {
 		var err error
 		if obj, err = fhir.Parse(v.JSON); err != nil {
-			return x, nil // nested deeper than one resource may be: likewise
+			return x // nested deeper than one resource may be: likewise
 		}
 	}
 	for _, term := range fhir.Terms(obj) {
 		x.terms[term] = true
 	}
+	x.name, _, _ = fhir.Summary(obj)
 	if p := fhir.Place(obj).Patient; p != "" {
 		x.patients[p] = true
 	}
-	return x, nil
+	return x
 }
 
 func (t *transaction) putConflicts(d *document, key string, old, next *view) (opened int) {

@@ -217,63 +217,6 @@ func originName(o chunk.Origin) string {
 	return "edit"
 }
 
-// Find returns the resources that every word of text finds, by name, birth date or identifier.
-func (r *Replica) Find(_ context.Context, text string, limit int) ([]api.Match, error) {
-	terms := fhir.Query(text)
-	if len(terms) == 0 {
-		return nil, &api.Error{Code: api.CodeInvalid, Message: "there is nothing to search for"}
-	}
-	if limit <= 0 {
-		limit = 100
-	}
-	var matches []api.Match
-	err := r.store.View(func(v storage.Reader) error {
-		// The longest word is likely the rarest: its hits are narrowed down by the others.
-		longest := slices.MaxFunc(terms, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
-		hits := map[fhirRef]bool{}
-		if err := v.Scan(storage.Term.Beginning(longest), nil, func(key, _ []byte) error {
-			_, typ, id, err := storage.Term.Parse(key)
-			hits[fhirRef{typ, id}] = true
-			return err
-		}); err != nil {
-			return err
-		}
-		for ref := range hits {
-			w, err := locateView(v, ref)
-			if err != nil {
-				return err
-			}
-			if w.Removed {
-				continue
-			}
-			obj, err := fhir.Parse(w.JSON)
-			if err != nil {
-				return err
-			}
-			if !matchesAll(fhir.Terms(obj), terms) {
-				continue
-			}
-			name, born, ids := fhir.Summary(obj)
-			matches = append(matches, api.Match{Ref: ref.key(), Name: name, BirthDate: born, Identifier: ids})
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("find: %w", err)
-	}
-	slices.SortFunc(matches, func(a, b api.Match) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Ref, b.Ref)) })
-	return matches[:min(limit, len(matches))], nil
-}
-
-func matchesAll(have, want []string) bool {
-	for _, w := range want {
-		if !slices.ContainsFunc(have, func(h string) bool { return len(h) >= len(w) && h[:len(w)] == w }) {
-			return false
-		}
-	}
-	return true
-}
-
 // Export writes resources as canonical JSON, sorted by type and id.
 func (r *Replica) Export(ctx context.Context, out io.Writer, opts api.ExportOptions) error {
 	w := bufio.NewWriterSize(out, 1<<16)

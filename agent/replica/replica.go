@@ -123,6 +123,9 @@ func Open(cfg Config) (*Replica, error) {
 	if err := r.load(); err != nil {
 		return nil, err
 	}
+	if err := r.nameTerms(context.Background()); err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
+	}
 	why := LogMoved
 	if !cfg.Keyring.Moved() {
 		why = LogRestored
