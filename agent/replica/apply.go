@@ -60,7 +60,7 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	}
 	// The documents of a batch stay open until its end: they, too, may not outgrow the budget by more than as much again.
 	opened := r.docs.ops
-	for n < most && t.batch.Size() < applyBytes && r.docs.ops-opened <= r.docs.limit {
+	for n < most && t.batch.Size() < applyBytes && r.docs.ops-opened <= r.docs.limit && (n == 0 || !r.write.wanted()) {
 		at, ok := t.next()
 		if !ok {
 			break

@@ -14,11 +14,11 @@ import (
 	"chartmesh/fhir"
 )
 
-// Caps of one change of an import; what is larger is split. They keep a change far below the validator's caps, and a
-// commit small.
+// Caps of one change of an import; what is larger is split. They keep a change far below the validator's caps, a commit small,
+// and the turn so short that an edit waits for some tens of milliseconds.
 const (
-	importChangeBytes = 1 << 20 // of canonical JSON
-	importCommitBytes = 4 << 20
+	importChangeBytes = 64 << 10 // of canonical JSON
+	importCommitBytes = 1 << 20
 )
 
 // incoming is one resource of an import batch.
@@ -28,19 +28,50 @@ type incoming struct {
 	obj   fhir.Object
 	json  []byte
 	base  []crdt.ChangeHash // nil: nobody edited it since its last import
+	fresh bool              // there is no such resource, or it was removed
 }
 
-// Import writes a batch of resources, one change per document. Each is set against what was last imported of it, so that
-// an old file reverts nothing: equal to that changes nothing, else the difference is applied there, concurrent with what
-// people edited since.
+// Import writes a batch of resources, one change per document or, where that would be large, several. Each is set against
+// what was last imported of it, so that an old file reverts nothing: equal to that changes nothing, else the difference is
+// applied there, concurrent with what people edited since.
+//
+// Others get their turn between two changes.
 func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch) (api.ImportResult, error) {
-	var result api.ImportResult
+	run := importing{r: r, user: user}
+	items := run.parse(batch)
+	r.write.lockPatiently()
+	defer r.write.Unlock()
+	err := run.do(ctx, items)
+	return run.result, err
+}
+
+// maxRead is how many views stay in memory while an import is sorted.
+const maxRead = 256
+
+// importing is one import. Its turn ends and begins anew while it goes on.
+type importing struct {
+	r      *Replica
+	user   string
+	t      *transaction
+	turn   int // counts them
+	result api.ImportResult
+}
+
+// importJob is one change to make, found in some turn: by the next, what it is set against may have been edited.
+type importJob struct {
+	job
+	items []*incoming
+	bytes int
+	turn  int
+}
+
+func (run *importing) parse(batch api.ImportBatch) []*incoming {
 	last := map[fhirRef]int{}
 	items := make([]*incoming, 0, len(batch.Resources))
 	for i, raw := range batch.Resources {
 		obj, ref, err := parseResource(raw)
 		if err != nil {
-			result.Refused = append(result.Refused, api.ImportError{Index: i, Reason: err.Error()})
+			run.refuse(i, err.Error())
 			continue
 		}
 		item := &incoming{index: i, ref: ref, obj: obj, json: fhir.AppendCanonical(nil, obj)}
@@ -51,79 +82,119 @@ func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch
 		last[ref] = len(items)
 		items = append(items, item)
 	}
-	r.write.Lock()
-	defer r.write.Unlock()
-	jobs, err := r.importJobs(ctx, items, &result)
-	if err != nil {
-		return result, err
-	}
-	t := r.begin(ctx)
-	for len(jobs) > 0 {
-		j := jobs[0]
-		jobs = jobs[1:]
-		changed, opened, err := t.edit(ctx, j.job, r.by(user), chunk.OriginImport)
-		if errors.Is(err, errTooLarge) {
-			if len(j.want) > 1 {
-				jobs = append(j.halves(), jobs...)
+	return items
+}
+
+func (run *importing) refuse(index int, reason string) {
+	run.result.Refused = append(run.result.Refused, api.ImportError{Index: index, Reason: reason})
+}
+
+func (run *importing) do(ctx context.Context, items []*incoming) error {
+	run.t = run.r.begin(ctx)
+	jobs, err := run.sort(ctx, items, true)
+	for err == nil && len(jobs) > 0 {
+		if err = run.pause(ctx); err != nil {
+			break
+		}
+		if jobs[0].turn != run.turn {
+			// Without a pause, so that every turn makes at least one change.
+			var again []*importJob
+			if again, err = run.sort(ctx, jobs[0].items, false); err != nil {
+				break
+			}
+			if jobs = append(again, jobs[1:]...); len(again) == 0 {
 				continue
 			}
-			result.Refused = append(result.Refused, api.ImportError{Index: j.index[j.keys()[0]], Reason: "too large or too deep for one record"})
+		}
+		j := jobs[0]
+		jobs = jobs[1:]
+		var halves []*importJob
+		if halves, err = run.write(ctx, j); err == nil {
+			jobs = append(halves, jobs...)
+		}
+		if err == nil && run.t.batch.Size() > importCommitBytes {
+			err = run.commit(ctx)
+		}
+	}
+	if err != nil {
+		run.t.abort(ctx)
+		return err
+	}
+	return run.commit(ctx)
+}
+
+// pause lets others have their turn if they wait.
+func (run *importing) pause(ctx context.Context) error {
+	if !run.r.write.wanted() {
+		return nil
+	}
+	if err := run.commit(ctx); err != nil {
+		return err
+	}
+	run.r.write.Unlock()
+	run.r.write.lockPatiently()
+	run.turn++
+	run.t = run.r.begin(ctx)
+	return ctx.Err()
+}
+
+// commit makes what was written durable, and begins anew.
+func (run *importing) commit(ctx context.Context) error {
+	if err := run.t.commit(ctx); err != nil {
+		return fmt.Errorf("commit: %w", err)
+	}
+	run.r.evict(ctx)
+	run.t = run.r.begin(ctx)
+	return nil
+}
+
+// write makes one change, or returns halves of a job that does not fit one.
+func (run *importing) write(ctx context.Context, j *importJob) ([]*importJob, error) {
+	j.want, j.json = map[string]crdt.Value{}, map[string][]byte{}
+	created := 0
+	for _, in := range j.items {
+		value, err := fhir.ToValue(in.obj)
+		if err != nil {
+			run.refuse(in.index, err.Error())
 			continue
 		}
-		if err != nil {
-			t.abort(ctx)
-			return result, err
-		}
-		result.Conflicts += opened
-		if changed {
-			result.Created += len(j.created)
-			result.Changed += len(j.want) - len(j.created)
-		} else {
-			result.Unchanged += len(j.want)
-		}
-		if t.batch.Size() > importCommitBytes {
-			if err := t.commit(ctx); err != nil {
-				return result, fmt.Errorf("commit: %w", err)
-			}
-			r.evict(ctx)
-			t = r.begin(ctx)
+		j.want[in.ref.key()], j.json[in.ref.key()] = value, in.json
+		if in.fresh {
+			created++
 		}
 	}
-	if err := t.commit(ctx); err != nil {
-		return result, fmt.Errorf("commit: %w", err)
+	if len(j.want) == 0 {
+		return nil, nil
 	}
-	r.evict(ctx)
-	return result, nil
-}
-
-type importJob struct {
-	job
-	created map[string]bool // root keys that are new
-	index   map[string]int  // root key to its place in the batch
-	bytes   int
-}
-
-// halves splits a job that does not fit one change.
-func (j *importJob) halves() []*importJob {
-	keys := j.keys()
-	var out []*importJob
-	for _, part := range [][]string{keys[:len(keys)/2], keys[len(keys)/2:]} {
-		h := &importJob{job: j.job, created: map[string]bool{}, index: j.index}
-		h.want, h.json = map[string]crdt.Value{}, map[string][]byte{}
-		for _, k := range part {
-			h.want[k], h.json[k] = j.want[k], j.json[k]
-			if j.created[k] {
-				h.created[k] = true
-			}
-		}
-		out = append(out, h)
+	changed, opened, err := run.t.edit(ctx, j.job, run.r.by(run.user), chunk.OriginImport)
+	switch {
+	case errors.Is(err, errTooLarge) && len(j.items) > 1:
+		return []*importJob{j.part(0, len(j.items)/2), j.part(len(j.items)/2, len(j.items))}, nil
+	case errors.Is(err, errTooLarge):
+		run.refuse(j.items[0].index, "too large or too deep for one record")
+		return nil, nil
+	case err != nil:
+		return nil, err
 	}
-	return out
+	run.result.Conflicts += opened
+	if changed {
+		run.result.Created += created
+		run.result.Changed += len(j.want) - created
+	} else {
+		run.result.Unchanged += len(j.want)
+	}
+	return nil, nil
 }
 
-// importJobs sorts out what there is to do, by document and base, in a stable order.
-func (r *Replica) importJobs(ctx context.Context, items []*incoming, result *api.ImportResult) ([]*importJob, error) {
-	t := r.begin(ctx)
+// part is a job for some of its items.
+func (j *importJob) part(from, to int) *importJob {
+	p := *j
+	p.items = j.items[from:to:to]
+	return &p
+}
+
+// sort finds out what there is to do, by document and base, in a stable order.
+func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) ([]*importJob, error) {
 	type place struct {
 		doc   crdt.DocumentID
 		based bool
@@ -132,37 +203,40 @@ func (r *Replica) importJobs(ctx context.Context, items []*incoming, result *api
 	open := map[place]*importJob{}
 	var jobs []*importJob
 	for _, in := range items {
-		j, v, err := t.locate(in.obj, in.ref)
+		if pause {
+			if err := run.pause(ctx); err != nil {
+				return nil, err
+			}
+		}
+		j, v, err := run.t.locate(in.obj, in.ref)
 		if err != nil {
 			return nil, err
 		}
-		known, err := r.sinceImport(ctx, j, v, in)
+		in.base, in.fresh = nil, v == nil || v.Removed
+		known, err := run.r.sinceImport(ctx, j, v, in)
 		if err != nil {
 			return nil, err
+		}
+		if len(run.t.docs) == 0 { // else what was just written may not leave memory before it is committed
+			run.r.evict(ctx)
+			if len(run.t.views) > maxRead {
+				run.t = run.r.begin(ctx)
+			}
 		}
 		if known {
-			result.Unchanged++
-			continue
-		}
-		value, err := fhir.ToValue(in.obj)
-		if err != nil {
-			result.Refused = append(result.Refused, api.ImportError{Index: in.index, Reason: err.Error()})
+			run.result.Unchanged++
 			continue
 		}
 		at := place{j.doc, in.base != nil, joinHashes(in.base)}
 		job := open[at]
 		if job == nil || job.bytes+len(in.json) > importChangeBytes {
-			j.base, j.want, j.json = in.base, map[string]crdt.Value{}, map[string][]byte{}
-			job = &importJob{job: j, created: map[string]bool{}, index: map[string]int{}}
+			j.base = in.base
+			job = &importJob{job: j, turn: run.turn}
 			open[at] = job
 			jobs = append(jobs, job)
 		}
-		job.want[in.ref.key()], job.json[in.ref.key()] = value, in.json
-		job.index[in.ref.key()] = in.index
+		job.items = append(job.items, in)
 		job.bytes += len(in.json)
-		if v == nil || v.Removed {
-			job.created[in.ref.key()] = true
-		}
 	}
 	slices.SortStableFunc(jobs, func(a, b *importJob) int {
 		return cmp.Or(bytes.Compare(a.doc[:], b.doc[:]), cmp.Compare(len(a.base), len(b.base)))
@@ -203,7 +277,6 @@ func (r *Replica) sinceImport(ctx context.Context, j job, v *view, in *incoming)
 	if err != nil {
 		return false, err
 	}
-	defer r.evict(ctx)
 	for _, h := range v.Imports {
 		was, err := r.contentAt(ctx, d, in.ref.key(), []crdt.ChangeHash{h})
 		if err != nil {

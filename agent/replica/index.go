@@ -95,27 +95,35 @@ func (t *transaction) reindex(d *document, ref fhirRef, old, next *view) error {
 // shownViews returns what was shown of a resource before one document's view changed, and what is shown now; nil: nothing.
 // Mostly there is one document.
 func (t *transaction) shownViews(d *document, ref fhirRef, old, next *view) (was, is *view, err error) {
-	if len(t.where[ref]) < 2 {
-		return old, next, nil
-	}
-	views, err := t.viewsOf(ref)
+	docs, err := t.documentsOf(ref)
 	if err != nil {
 		return nil, nil, err
 	}
-	is = views[shownOf(views)].view
-	before := make([]located, 0, len(views))
-	for _, l := range views {
-		if l.doc == d.id {
-			l.view = old
+	var others []located
+	for _, doc := range docs {
+		if doc == d.id {
+			continue
 		}
-		if l.view != nil {
-			before = append(before, l)
+		v, err := t.view(doc, ref.key())
+		if err != nil {
+			return nil, nil, err
+		}
+		if v != nil {
+			others = append(others, located{doc, v})
 		}
 	}
-	if len(before) > 0 {
-		was = before[shownOf(before)].view
+	with := func(v *view) *view {
+		views := slices.Clone(others)
+		if v != nil {
+			views = append(views, located{d.id, v})
+		}
+		if len(views) == 0 {
+			return nil
+		}
+		slices.SortFunc(views, func(a, b located) int { return bytes.Compare(a.doc[:], b.doc[:]) })
+		return views[shownOf(views)].view
 	}
-	return was, is, nil
+	return with(old), with(next), nil
 }
 
 type indexed struct {

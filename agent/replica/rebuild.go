@@ -279,7 +279,7 @@ func (t *transaction) dropView(d *document, key string, old *view) error {
 	if !old.Removed {
 		t.counts.Resources--
 	}
-	if err := t.reindex(ref, old, nil); err != nil {
+	if err := t.reindex(d, ref, old, nil); err != nil {
 		return err
 	}
 	t.putConflicts(d, key, old, &view{})

@@ -60,7 +60,7 @@ type Replica struct {
 	membership sync.Mutex
 
 	// write is held by whoever changes documents or this device's own logs: edits, imports and the applier.
-	write sync.Mutex
+	write turns
 	docs  openDocuments // guarded by write
 	// checkpoints holds, guarded by write, those that are not settled; tails the documents that a checkpoint would help.
 	checkpoints map[chunk.Place]checkpoint
@@ -116,6 +116,7 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now,
 		build: cfg.Build, compaction: cfg.Compaction.orDefault()}
+	r.write = newTurns()
 	r.docs = newOpenDocuments(cfg.OpenOps)
 	r.failing, r.lost = map[storage.Ref]string{}, map[crdt.DocumentID]trust.ScopeID{}
 	r.packs = map[chunk.ID]bool{}
