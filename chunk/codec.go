@@ -22,7 +22,8 @@ type codec struct {
 	decoder func() *zstd.Decoder
 }
 
-// concurrency bounds how many bodies one codec works on at a time; more wait.
+// concurrency bounds how many bodies one codec works on at a time; more wait. Of large ones it is one: that encoder's tables
+// take 8 MiB, which are copied for each body.
 const concurrency = 2
 
 var registry struct {
@@ -80,12 +81,12 @@ func codecOf(id uint32) (*codec, error) {
 
 func newCodec(id uint32, dict []byte) *codec {
 	c := &codec{id: id, dict: dict}
-	encoder := func(level zstd.EncoderLevel) func() *zstd.Encoder {
+	encoder := func(level zstd.EncoderLevel, concurrency, window int) func() *zstd.Encoder {
 		return sync.OnceValue(func() *zstd.Encoder {
 			opts := []zstd.EOption{
 				zstd.WithEncoderLevel(level), zstd.WithEncoderConcurrency(concurrency),
 				zstd.WithEncoderCRC(false), // the seal is the check
-				zstd.WithWindowSize(MaxBody / 4), zstd.WithLowerEncoderMem(true),
+				zstd.WithWindowSize(window), zstd.WithLowerEncoderMem(true),
 			}
 			switch {
 			case dict == nil:
@@ -101,7 +102,8 @@ func newCodec(id uint32, dict []byte) *codec {
 			return e
 		})
 	}
-	c.small, c.large = encoder(zstd.SpeedDefault), encoder(zstd.SpeedBetterCompression)
+	c.small = encoder(zstd.SpeedDefault, concurrency, 2*largeBody)
+	c.large = encoder(zstd.SpeedBetterCompression, 1, MaxBody/4)
 	c.decoder = sync.OnceValue(func() *zstd.Decoder {
 		d, err := zstd.NewReader(nil, c.decoderOptions()...)
 		if err != nil {
