@@ -11,8 +11,9 @@ const (
 	// MaxKey is the longest key.
 	MaxKey = 4096
 
-	// MaxValue is the longest value. A chunk may be that long.
-	MaxValue = 8 << 20
+	// MaxValue is the longest value. A chunk has at most 8 MiB; what is shown of a resource of 4 MiB that several sites
+	// changed apart holds all its versions.
+	MaxValue = 24 << 20
 
 	// perOp is what each put or delete counts beside its bytes.
 	perOp = 64
