@@ -185,6 +185,14 @@ func (t *transaction) abort(ctx context.Context) {
 
 // seal appends one chunk to this device's own log of the scope.
 func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (chunkRef, chunk.Sealed, error) {
+	at, done := t.sealing(scope, body)
+	sealed, err := done()
+	return at, sealed, err
+}
+
+// sealing begins what seal does, since compressing takes as long as reading back what was written. The chunk is part of the
+// log when done has returned it: call it in any case, before the next chunk is begun, and do not change the body until then.
+func (t *transaction) sealing(scope trust.ScopeID, body chunk.Body) (at chunkRef, done func() (chunk.Sealed, error)) {
 	r := t.r
 	if t.noLog != nil {
 		return chunkRef{}, chunk.Sealed{}, t.noLog
@@ -195,18 +203,27 @@ func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (chunkRef, chun
 		head = r.mu.tips[scope][r.logID(scope)]
 		r.mu.Unlock()
 	}
-	sealed, err := chunk.Seal(r.keys, chunk.Params{
-		Membership: r.State(), Scope: scope, Log: r.logID(scope), Counter: head.Counter + 1, Previous: head.ID,
-		Dictionary: chunk.Dictionary1,
-	}, body)
-	if err != nil {
-		return chunkRef{}, chunk.Sealed{}, err
+	at = chunkRef{scope, r.logID(scope), head.Counter + 1}
+	params := chunk.Params{
+		Membership: r.State(), Scope: scope, Log: at.Log, Counter: at.Counter, Previous: head.ID, Dictionary: chunk.Dictionary1,
 	}
-	at := chunkRef{scope, r.logID(scope), head.Counter + 1}
-	t.own[scope] = tip{at.Counter, sealed.ID()}
-	t.sealed[scope] = true
-	t.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
-	return at, sealed, nil
+	var sealed chunk.Sealed
+	var err error
+	ready := make(chan struct{})
+	go func() {
+		defer close(ready)
+		sealed, err = chunk.Seal(r.keys, params, body)
+	}()
+	return at, func() (chunk.Sealed, error) {
+		<-ready
+		if err != nil {
+			return chunk.Sealed{}, err
+		}
+		t.own[scope] = tip{at.Counter, sealed.ID()}
+		t.sealed[scope] = true
+		t.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
+		return sealed, nil
+	}
 }
 
 // logID is this device's own log. A device has one log nonce; the scope keeps its logs apart in the store and on the wire.

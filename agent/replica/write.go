@@ -94,26 +94,26 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	if err != nil {
 		return false, 0, fmt.Errorf("own change is not acceptable: %w", err)
 	}
-	at, _, err := t.seal(j.scope, &chunk.Changes{
+	at, sealed := t.sealing(j.scope, &chunk.Changes{
 		Document: d.id, Schema: fhir.Schema, TimeMillis: by.timeMillis, Author: by.name, Origin: origin,
 		Replaces:   j.replaces,
 		Changes:    []chunk.Change{{Branch: branch, Raw: raw}},
 		Authorship: []chunk.Authorship{{Branch: branch, Seq: c.Seq, Newest: c.Hash}},
 	})
-	if err != nil {
-		return false, 0, err
-	}
 	err = t.record(d, appliedChange{
 		Record: rec, Chunk: at, Device: r.keys.Device(), Schema: fhir.Schema, TimeMillis: by.timeMillis, Author: by.name,
 		Origin: origin, ArrivedMillis: t.now.UnixMilli(), Replaces: j.replaces,
 	}, raw)
+	if err == nil {
+		err = d.agrees(st)
+	}
+	if err == nil {
+		opened, err = t.refresh(ctx, d, []crdt.Record{rec}, true)
+	}
+	if _, notSealed := sealed(); err == nil {
+		err = notSealed
+	}
 	if err != nil {
-		return false, 0, err
-	}
-	if err := d.agrees(st); err != nil {
-		return false, 0, err
-	}
-	if opened, err = t.refresh(ctx, d, []crdt.Record{rec}, true); err != nil {
 		return false, 0, err
 	}
 	if j.base == nil {
