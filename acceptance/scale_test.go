@@ -152,19 +152,18 @@ func perByte(bytes int64, rate float64) time.Duration {
 	return time.Duration(float64(bytes) / rate * float64(time.Second)).Round(time.Millisecond)
 }
 
-// editWhile edits one record, one edit after the other, until the returned function is called; that gives how long each
-// took.
+// editWhile edits a hundred records, one edit after the other, until the returned function is called; that gives how long
+// each took.
 func editWhile(t *testing.T, s *site) func() []time.Duration {
 	t.Helper()
 	put := func(i int) time.Duration {
 		began := time.Now()
-		_, err := s.put(fmt.Appendf(nil, `{"resourceType":"Basic","id":"edited","code":{"text":"%d"}}`, i), true)
+		_, err := s.put(fmt.Appendf(nil, `{"resourceType":"Basic","id":"edited-%d","code":{"text":"%d"}}`, i%100, i), true)
 		if err != nil {
 			t.Errorf("edit during an import: %v", err)
 		}
 		return time.Since(began)
 	}
-	put(0)
 	end := make(chan struct{})
 	var all sync.WaitGroup
 	var took []time.Duration

@@ -18,8 +18,12 @@ import (
 	"chartmesh/cmd/chartmesh/demo"
 )
 
-// garbage is how much the agent's heap may grow before it is collected, in percent of what is in use.
-const garbage = 40
+// garbage is how much the agent's heap may grow before it is collected, in percent of what is in use. Beyond memory, which it
+// reaches when records are imported or merged, it is collected more often rather than let grow.
+const (
+	garbage = 40
+	memory  = 208 << 20
+)
 
 // readyTimeout is how long an agent may take to find its addresses before it says that it is ready all the same.
 const readyTimeout = 10 * time.Second
@@ -70,6 +74,9 @@ most. Devices of the practice find each other on the local network by multicast 
 func (c *cli) serve(ctx context.Context, opts openOptions) (err error) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(garbage) // a workstation has other work to do with its memory
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(memory)
 	}
 	agent, err := c.joins.open(opts)
 	if err != nil {
