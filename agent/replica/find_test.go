@@ -57,7 +57,7 @@ var (
 		"anna", "p1", "qq", "a o", "peter meyer"}
 )
 
-func person(random *rand.Rand, typ, id, of string) string {
+func madePerson(random *rand.Rand, typ, id, of string) string {
 	patient := ""
 	if of != "" {
 		patient = fmt.Sprintf(`,"patient":{"reference":"Patient/%s"}`, of)
@@ -74,7 +74,7 @@ func TestFindIsItsTwin(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	var batch api.ImportBatch
 	for i := range 600 {
-		batch.Resources = append(batch.Resources, []byte(person(random, "Patient", fmt.Sprintf("p%d", i), "")))
+		batch.Resources = append(batch.Resources, []byte(madePerson(random, "Patient", fmt.Sprintf("p%d", i), "")))
 	}
 	_, err := a.Import(t.Context(), "importer", batch)
 	must(t, err)
@@ -89,9 +89,9 @@ func TestFindIsItsTwin(t *testing.T) {
 				case 0:
 					_, _ = d.Delete(t.Context(), "user", api.Ref{Type: "Patient", ID: id}) // perhaps deleted already
 				case 1: // one relative, made apart as two patients': two documents, and a conflict
-					d.put(person(random, "RelatedPerson", fmt.Sprintf("r%d", random.IntN(5)), fmt.Sprintf("p%d", random.IntN(3))), true)
+					d.put(madePerson(random, "RelatedPerson", fmt.Sprintf("r%d", random.IntN(5)), fmt.Sprintf("p%d", random.IntN(3))), true)
 				default:
-					d.put(person(random, "Patient", id, ""), true)
+					d.put(madePerson(random, "Patient", id, ""), true)
 				}
 			}
 			d.sameFinds(queries[random.IntN(len(queries))])
@@ -122,7 +122,7 @@ func TestFindInAnOldFolder(t *testing.T) {
 	a := practice(t, "surgery")[0]
 	random := rand.New(rand.NewPCG(3, 4))
 	for i := range 40 {
-		a.put(person(random, "Patient", fmt.Sprintf("p%d", i), ""), false)
+		a.put(madePerson(random, "Patient", fmt.Sprintf("p%d", i), ""), false)
 	}
 	terms := func() (named, empty int) {
 		must(t, a.twin.View(func(v storage.Reader) error {

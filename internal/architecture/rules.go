@@ -74,7 +74,7 @@ var rules = map[string]rule{
 		},
 		others: []string{"github.com/klauspost/compress/zstd", "golang.org/x/crypto"}, // limits to measure against
 	},
-	"bench/figures": {},
+	"bench/figures":  {},
 	"bench/practice": {module: []string{"fhir", "fhir/synthetic"}},
 	"simulations/...": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "fhir/synthetic", "storage",
