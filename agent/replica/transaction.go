@@ -195,7 +195,7 @@ func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (chunkRef, chun
 func (t *transaction) sealing(scope trust.ScopeID, body chunk.Body) (at chunkRef, done func() (chunk.Sealed, error)) {
 	r := t.r
 	if t.noLog != nil {
-		return chunkRef{}, chunk.Sealed{}, t.noLog
+		return chunkRef{}, func() (chunk.Sealed, error) { return chunk.Sealed{}, t.noLog }
 	}
 	head, ok := t.own[scope]
 	if !ok {
