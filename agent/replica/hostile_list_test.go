@@ -71,7 +71,16 @@ var hostile = []bad{
 		first := f.change(doc, resource("Basic/again")...)
 		second := f.editsOn(doc, [][]byte{first}, resource("Basic/again2"))[0]
 		f.pending = append(f.pending, f.sealRaw(doc, first), f.sealRaw(doc, second))
-		return f.sealRaw(doc, f.editsOn(doc, [][]byte{first}, resource("Basic/again3"))[0])
+		for i := 3; ; i++ { // the one with the smaller hash stands
+			third := f.editsOn(doc, [][]byte{first}, resource(fmt.Sprintf("Basic/again%d", i)))[0]
+			x, err := crdt.Decode(second)
+			must(f.t, err)
+			y, err := crdt.Decode(third)
+			must(f.t, err)
+			if bytes.Compare(x.Hash[:], y.Hash[:]) < 0 {
+				return f.sealRaw(doc, third)
+			}
+		}
 	}, "quarantined", "its author wrote two changes in one place"},
 	{"a sequence number left out", func(f *forger) []byte {
 		doc := f.document("a sequence number left out")
