@@ -31,8 +31,8 @@ func TestDowngradeIsRefused(t *testing.T) {
 			path := filepath.Join(dir, "records", "FORMAT")
 			b, err := os.ReadFile(path)
 			must(t, err)
-			must(t, os.WriteFile(path, bytes.Replace(b, []byte("version 1\n"), []byte("version 5\n"), 1), 0o600))
-		}, []string{"version is 5", "up to 1"}},
+			must(t, os.WriteFile(path, bytes.Replace(b, []byte("version 2\n"), []byte("version 5\n"), 1), 0o600))
+		}, []string{"version is 5", "up to 2"}},
 		"keyring": {func(t *testing.T, dir string) {
 			path := filepath.Join(dir, "keyring")
 			b, err := os.ReadFile(path)

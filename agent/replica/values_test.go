@@ -149,6 +149,13 @@ var valueForms = []struct {
 		logs, err := parseOwnLogs(b)
 		return marshalOwnLogs(logs), err
 	}},
+	{"term", func(testing.TB) []byte { return marshalTerm("berg anna") }, func(b []byte) ([]byte, error) {
+		name, err := parseTerm(b)
+		if len(b) == 0 { // as older versions wrote it
+			return nil, err
+		}
+		return marshalTerm(name), err
+	}},
 	{"counter", func(testing.TB) []byte { return marshalCounter(1 << 50) }, func(b []byte) ([]byte, error) {
 		r := open(b)
 		n := r.Uvarint(1<<64 - 1)

@@ -63,7 +63,8 @@ is more; reading goes on.`,
 			if err := c.guarded(); err != nil {
 				return err
 			}
-			return c.serve(ctx, openOptions{dir: dir, listen: listen, logger: opened.logger, recent: opened.recent, noMDNS: noMDNS})
+			return c.serve(ctx, openOptions{dir: dir, listen: listen, logger: opened.logger, recent: opened.recent, noMDNS: noMDNS,
+				leastFree: c.leastFree()})
 		}),
 	}
 	flags := cmd.Flags()
