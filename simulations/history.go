@@ -3,6 +3,7 @@ package simulations
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"slices"
 
 	"chartmesh/chunk"
@@ -145,10 +146,12 @@ func (d *device) at(scope trust.ScopeID, log chunk.LogID, p chunk.Position) (fou
 	err := d.twin.View(func(v storage.Reader) error {
 		b, err := v.Get(storage.Chunk.Key(scope, log, p.Counter))
 		if err == nil {
-			err = look(b)
+			if err = look(b); errors.Is(err, storage.ErrStop) {
+				return nil
+			}
 		}
-		if ok {
-			return nil
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
 		}
 		from := storage.Branch.Key(scope, log, p.Counter, chunk.ID{})
 		return v.Scan(storage.Branch.With2(scope, log), from, func(key, value []byte) error {

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"chartmesh/agent/replica"
-	"chartmesh/chunk"
 	"chartmesh/p2p/session"
 	"chartmesh/trust"
 )
@@ -327,16 +326,6 @@ func (w *World) scheduleFaults() {
 		w.fault()
 		w.scheduleFaults()
 	})
-}
-
-// covers reports whether v holds all that u names, on the same branch where it can be told.
-func covers(v, u chunk.Vector) (chunk.LogID, bool) {
-	for _, log := range u.Logs() {
-		if v[log].Counter < u[log].Counter || v[log].Counter == u[log].Counter && v[log] != u[log] {
-			return log, false
-		}
-	}
-	return chunk.LogID{}, true
 }
 
 func (w *World) deviceOf(id trust.DeviceID) string {

@@ -14,7 +14,6 @@ import (
 type copied struct {
 	twin    *storage.Twin
 	secrets [144]byte
-	nonce   [16]byte
 	read    map[place]uint64 // how far the ledger had read its logs then
 }
 

@@ -228,7 +228,8 @@ func (s *scratch) load(ctx context.Context, c *contender) ([]string, error) {
 				}
 				continue
 			}
-			rec, raw, err := o.Record, o.raw, error(nil)
+			rec, raw := o.Record, o.raw
+			var err error
 			if o.change != nil {
 				if rec, err = s.index.Judge(o.change); err != nil {
 					return err

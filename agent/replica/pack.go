@@ -174,8 +174,9 @@ func (p *packing) take(sealed chunk.Sealed) error {
 		}
 		for _, run := range body.Covers {
 			for n := run.From; n <= run.To; n++ {
-				at := spot{run.Log, n}
-				p.runs[at] = p.runs[at] // known to be covered; the ID of the last one follows
+				if at := (spot{run.Log, n}); p.runs[at] == (chunk.ID{}) {
+					p.runs[at] = chunk.ID{} // covered; the ID of the last one follows
+				}
 			}
 			p.runs[spot{run.Log, run.To}] = run.Last
 		}
