@@ -38,7 +38,7 @@ const (
 
 	chunksBranch = 1 << 0 // of a branch: the sender's vector and the receiver's differ below these
 	chunksDigest = 1 << 1 // the sender's digest follows: these were the last of the scope
-	chunksLoose  = 1 << 2 // checkpoints out of their turn: they say nothing of how far the sender holds their logs
+	chunksLoose  = 1 << 2 // checkpoints and words out of their turn: they say nothing of how far the sender holds their logs
 
 	vectorWait = 1 << 0 // do not send chunks of this scope until the next VECTOR: another peer does
 

@@ -262,8 +262,8 @@ func (s *Session) nextChunks(now time.Time) (Frame, error) {
 	return f, err
 }
 
-// pick makes a frame of what the logs have next. A log that needs a checkpoint before its turn is left for later while
-// others go on, so that the checkpoint may come in its turn; loose says to send it all the same.
+// pick makes a frame of what the logs have next. A log that needs a checkpoint or word of another log is left for later while
+// others go on, so that it may come in its turn; takeLoose says to send it all the same.
 func (s *Session) pick(id trust.ScopeID, runs []flight, room int, now time.Time, takeLoose bool) (frame Frame, waits bool, err error) {
 	var m chunks
 	var sent []flight
@@ -282,9 +282,11 @@ func (s *Session) pick(id trust.ScopeID, runs []flight, room int, now time.Time,
 		if list, err = s.wanted(id, list); err != nil {
 			return nil, false, err
 		}
-		if len(list) > 0 && list[0].Loose && list[0].Log != run.log && !takeLoose {
-			waits = true
-			continue
+		if len(list) > 0 && list[0].Loose {
+			if list = looseOf(list, run.log, takeLoose); list == nil {
+				waits = true
+				continue
+			}
 		}
 		if len(list) > 0 && len(m.chunks) == 0 && len(list[0].Bytes) > room && room < s.cfg.Window {
 			return nil, waits, nil // larger than the room that is left; it gets the window for itself
@@ -345,6 +347,21 @@ func (s *Session) pick(id trust.ScopeID, runs []flight, room int, now time.Time,
 	return m.encode(), waits, nil
 }
 
+// looseOf returns all that is loose in a list that begins so, since it goes in frames of its own: many skips take few frames
+// then. What stands in other logs is taken only with others; what comes after is for later, and nil says that nothing is taken.
+func looseOf(list []Item, log chunk.LogID, others bool) (out []Item) {
+	for _, it := range list {
+		switch {
+		case !it.Loose:
+		case it.Log != log && !others:
+			return out
+		default:
+			out = append(out, it)
+		}
+	}
+	return out
+}
+
 // wanted leaves out what the peer has of what is loose, says of what was sent loose only that its turn has come, and leaves
 // out everything from the first skip on if the peer knows none.
 func (s *Session) wanted(id trust.ScopeID, list []Item) ([]Item, error) {
@@ -359,7 +376,7 @@ func (s *Session) wanted(id trust.ScopeID, list []Item) ([]Item, error) {
 		if _, sent := sc.loose[looseAt{it.Log, it.Counter}]; sent && !it.Loose && !it.Skip {
 			sealed, err := chunk.Parse(it.Bytes)
 			if err != nil {
-				return nil, fmt.Errorf("read own checkpoint: %w", err)
+				return nil, fmt.Errorf("read what was sent loose: %w", err)
 			}
 			it.Bytes, _ = chunk.InPlace(sealed).AppendBinary(nil)
 		}

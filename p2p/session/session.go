@@ -109,8 +109,8 @@ type Item struct {
 	// Log and Counter say where the log stands after it.
 	Log     chunk.LogID
 	Counter uint64
-	// Loose is a checkpoint that comes out of its turn, since a skip after it needs it. Who holds it already need not be
-	// sent it.
+	// Loose is a checkpoint, or a word on one, that comes out of its turn, since a skip after it needs it. Who holds it
+	// already need not be sent it.
 	Loose bool
 	Skip  bool
 }

@@ -74,7 +74,7 @@ type scope struct {
 
 	logs map[chunk.LogID]*logState
 
-	loose map[looseAt]struct{} // checkpoints that were sent out of their turn
+	loose map[looseAt]struct{} // checkpoints and words that were sent out of their turn
 
 	forks       map[chunk.LogID][32]byte // logs of which we hold several histories
 	oweBranches map[chunk.LogID]struct{}
@@ -84,7 +84,7 @@ type scope struct {
 	ackLogs     map[chunk.LogID]struct{}
 }
 
-// looseAt is the place of a checkpoint.
+// looseAt is the place of a checkpoint, or of a word on one.
 type looseAt struct {
 	log     chunk.LogID
 	counter uint64
@@ -426,7 +426,7 @@ func (sc *scope) takeAck() chunk.Vector {
 	return v
 }
 
-// needs reports whether the peer is to be sent a checkpoint out of its turn.
+// needs reports whether the peer is to be sent a checkpoint or word out of its turn.
 func (sc *scope) needs(it Item) bool {
 	_, sent := sc.loose[looseAt{it.Log, it.Counter}]
 	return !sent && sc.log(it.Log).sent < it.Counter
