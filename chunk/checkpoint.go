@@ -342,7 +342,17 @@ func (c *Cover) clear() []byte {
 }
 
 func parseCover(b, clear []byte) (*Cover, error) {
-	c := &Cover{}
+	c, err := parseVerdict(clear)
+	if err != nil {
+		return nil, err
+	}
+	r := wire.NewReader(b)
+	r.Fixed(c.Document[:])
+	return &c, r.Close()
+}
+
+// parseVerdict reads what a word says in clear.
+func parseVerdict(clear []byte) (c Cover, err error) {
 	r := wire.NewReader(clear)
 	c.Checkpoint.read(r)
 	switch r.Byte() {
@@ -353,11 +363,9 @@ func parseCover(b, clear []byte) (*Cover, error) {
 		r.Fail("verdict")
 	}
 	if err := r.Close(); err != nil {
-		return nil, err
+		return Cover{}, fmt.Errorf("verdict: %w", err)
 	}
-	r = wire.NewReader(b)
-	r.Fixed(c.Document[:])
-	return c, r.Close()
+	return c, nil
 }
 
 // String names the checkpoint alone.

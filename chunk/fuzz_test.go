@@ -9,6 +9,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"chartmesh/internal/fuzzing"
+	"chartmesh/trust"
 	"chartmesh/wire"
 )
 
@@ -183,15 +184,15 @@ func FuzzParseCheckpoint(f *testing.F) {
 }
 
 func FuzzParseSkip(f *testing.F) {
-	s := Skip{Scope: [16]byte{1}, Run: Run{LogID{2}, 3, 300, ID{4}}, Checkpoint: Place{LogID{5}, 6, ID{7}}}
-	b, err := s.AppendBinary(nil)
-	if err != nil {
-		f.Fatal(err)
-	}
+	s := Skip{Scope: [16]byte{1}, Key: LogKey{trust.DeviceID{2}, [16]byte{3}}, Run: Run{From: 3, To: 300, Last: ID{4}},
+		Checkpoint: Place{LogID{5}, 6, ID{7}}}
+	made, _ := s.AppendBinary(nil)
+	s.Word = Place{LogID{8}, 9, ID{10}}
+	found, _ := s.AppendBinary(nil)
 	fuzzing.Seeds(f, func(b []byte) error {
 		_, err := ParseSkip(b)
 		return err
-	}, b)
+	}, made, found)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var s Skip
 		var err error
@@ -202,6 +203,9 @@ func FuzzParseSkip(f *testing.F) {
 		}
 		if !IsSkip(b) {
 			t.Error("a skip record does not look like one")
+		}
+		if s.Log != s.Key.ID() {
+			t.Error("it names another log than its key")
 		}
 		if again, _ := s.AppendBinary(nil); !bytes.Equal(again, b) {
 			t.Fatal("does not re-encode to the same bytes")

@@ -126,11 +126,14 @@ func parseRuns(b []byte) (Runs, error) {
 }
 
 // Skip stands in a log for chunks that were deleted since a checkpoint holds what they held. It is stored, and sent where
-// the chunks would be. It is not signed: whoever takes one looks into the checkpoint, which is, whether it covers them.
+// the chunks would be. It is not signed: whoever takes one looks into the checkpoint, which is, whether it covers them, and
+// into the word of the device whose log it is, which is too: nobody else can say what that device has written.
 type Skip struct {
-	Scope trust.ScopeID
-	Run
+	Scope      trust.ScopeID
+	Key        LogKey // whose log it is
+	Run               // its Log is Key's
 	Checkpoint Place
+	Word       Place // of that device's COVER that finds the checkpoint good; zero if it made the checkpoint
 }
 
 var skipMagic = []byte{'c', 'm', 's', 1}
@@ -138,16 +141,18 @@ var skipMagic = []byte{'c', 'm', 's', 1}
 // IsSkip tells a skip from a chunk by its first bytes.
 func IsSkip(b []byte) bool { return len(b) >= 3 && bytes.Equal(b[:3], skipMagic[:3]) }
 
-// AppendBinary appends the skip's some 160 bytes. It never fails.
+// AppendBinary appends the skip's some 260 bytes, or some 190 without a word. It never fails.
 func (s Skip) AppendBinary(b []byte) ([]byte, error) {
 	var w wire.Writer
 	w.Raw(skipMagic)
 	w.Raw(s.Scope[:])
-	w.Raw(s.Log[:])
+	w.Raw(s.Key.Device[:])
+	w.Raw(s.Key.Nonce[:])
 	w.Uvarint(s.From)
 	w.Uvarint(s.To - s.From)
 	w.Raw(s.Last[:])
 	s.Checkpoint.append(&w)
+	s.Word.append(&w)
 	return append(b, w.Bytes()...), nil
 }
 
@@ -160,11 +165,19 @@ func ParseSkip(b []byte) (s Skip, err error) {
 		r.Fail("magic")
 	}
 	r.Fixed(s.Scope[:])
-	r.Fixed(s.Log[:])
+	r.Fixed(s.Key.Device[:])
+	r.Fixed(s.Key.Nonce[:])
+	s.Log = s.Key.ID()
 	s.From = r.Uvarint(1<<63 - 1)
 	s.To = s.From + r.Uvarint(1<<62)
 	r.Fixed(s.Last[:])
 	s.Checkpoint.read(r)
+	r.Fixed(s.Word.Log[:])
+	s.Word.Counter = r.Uvarint(1<<63 - 1)
+	r.Fixed(s.Word.ID[:])
+	if s.Word.Counter == 0 && s.Word != (Place{}) {
+		r.Fail("word")
+	}
 	if err := r.Close(); err != nil {
 		return Skip{}, fmt.Errorf("parse skip: %w", err)
 	}
@@ -174,13 +187,14 @@ func ParseSkip(b []byte) (s Skip, err error) {
 	return s, nil
 }
 
-// InPlace returns what is sent in the place of a checkpoint to who holds it loose already: a skip of the checkpoint alone.
+// InPlace returns what is sent in the place of a checkpoint or word to who holds it loose already: a skip of that alone,
+// which it names as its checkpoint.
 func InPlace(s Sealed) Skip {
 	c := s.header.Counter
-	return Skip{Scope: s.header.Scope, Run: Run{Log: s.log, From: c, To: c, Last: s.id}, Checkpoint: s.Place()}
+	return Skip{Scope: s.header.Scope, Key: s.LogKey(), Run: Run{Log: s.log, From: c, To: c, Last: s.id}, Checkpoint: s.Place()}
 }
 
-// IsInPlace reports whether the skip stands for its own checkpoint.
+// IsInPlace reports whether the skip stands for what it names as its checkpoint.
 func (s Skip) IsInPlace() bool {
 	c := s.Checkpoint
 	return s.Run == Run{Log: c.Log, From: c.Counter, To: c.Counter, Last: c.ID}

@@ -210,6 +210,15 @@ func (s Sealed) Covers() (Runs, error) {
 	return parseRuns(s.clear)
 }
 
+// Verdict returns which checkpoint a COVER is about and whether it finds it good, for which no key is needed.
+func (s Sealed) Verdict() (on Place, good bool, err error) {
+	if s.header.Kind != KindCover || s.header.Algorithm != Algorithm2 {
+		return Place{}, false, fmt.Errorf("%v is no word that this version knows: %w", s, ErrNewer)
+	}
+	c, err := parseVerdict(s.clear)
+	return c.Checkpoint, c.OK, err
+}
+
 // Place returns where the chunk stands.
 func (s Sealed) Place() Place { return Place{s.log, s.header.Counter, s.id} }
 

@@ -76,7 +76,7 @@ func (r *Replica) take(a *arriving, sealed chunk.Sealed) error {
 	at := chunkRef{h.Scope, sealed.Log(), h.Counter}
 	if head := a.head(r, at.Scope, at.Log); !sealed.Follows(head.ID, head.Counter) {
 		// Known, or of another history of its log, or out of order.
-		if h.Kind == chunk.KindCheckpoint && h.Counter > head.Counter {
+		if h.Counter > head.Counter {
 			a.keepLoose(at, sealed)
 		}
 		return r.branch(a, head, at, sealed)
@@ -84,8 +84,8 @@ func (r *Replica) take(a *arriving, sealed chunk.Sealed) error {
 	a.advance(at.Scope, at.Log, tip{h.Counter, sealed.ID()})
 	a.taken[at] = sealed.ID()
 	a.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
-	if h.Kind == chunk.KindCheckpoint {
-		a.checkpoints[sealed.ID()] = sealed
+	if h.Kind == chunk.KindCheckpoint || h.Kind == chunk.KindCover {
+		a.proofs[sealed.ID()] = sealed
 		a.batch.Delete(storage.Loose.Key(at.Scope, at.Log, at.Counter, sealed.ID()))
 	}
 	return nil

@@ -126,7 +126,8 @@ func TestManyBadSkips(t *testing.T) {
 	must(t, a.Arrive(t.Context(), f.Device(), [][]byte{raw}))
 	var skips [][]byte
 	for i := range 4000 {
-		s := chunk.Skip{Scope: f.scope, Run: chunk.Run{Log: chunk.LogID{9, byte(i >> 8), byte(i)}, From: 1, To: 5}, Checkpoint: sealed.Place()}
+		s := chunk.Skip{Scope: f.scope, Key: chunk.LogKey{Device: f.Device(), Nonce: [16]byte{9, byte(i >> 8), byte(i)}},
+			Run: chunk.Run{From: 1, To: 5}, Checkpoint: sealed.Place()}
 		b, err := s.AppendBinary(nil)
 		must(t, err)
 		skips = append(skips, b)

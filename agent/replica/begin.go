@@ -81,16 +81,17 @@ type refusals struct {
 	n     int
 	first chunk.ID // a chunk, or the checkpoint of a skip
 	err   error
-	skips int // that their checkpoints do not cover
+	skips int // that nothing here bears out
 }
 
-// maxRefusedSkips is how many bad skips of a frame are looked at. A skip takes some two hundred bytes, and to judge one
+// maxRefusedSkips is how many bad skips of a frame are looked at. A skip takes some 200 bytes, and to judge one
 // its checkpoint is read, which may have some megabytes.
 const maxRefusedSkips = 16
 
 var (
 	errTooManyLogs = errors.New("its device has begun too many logs")
 	errNotCovered  = errors.New("the checkpoint of a skip does not cover it")
+	errNoWord      = errors.New("the device whose log it is has not found the checkpoint of a skip good")
 )
 
 func (f *refusals) add(id chunk.ID, err error) {

@@ -297,8 +297,16 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 				return nil
 			}
 		}
-		for _, run := range covers {
-			k, err := t.deleteRun(v, c, covers, run)
+		skips, err := r.skipsFor(v, c, sealed, covers)
+		if errors.Is(err, storage.ErrNotFound) {
+			*t = *r.begin(ctx) // of a device that wrote no word since it may not write any more: nobody could take the skip
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		for _, skip := range skips {
+			k, err := t.deleteRun(v, c, covers, skip)
 			if err != nil {
 				return err
 			}
@@ -312,8 +320,37 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 	return n, t.commit(ctx)
 }
 
-// deleteRun deletes the chunks of a run and puts one skip in their place, and in the place of earlier skips.
-func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Runs, run chunk.Run) (n int, err error) {
+// skipsFor makes the skips over what a checkpoint covers, each with the word of the device whose log it is, which is held
+// here; storage.ErrNotFound if one is not.
+func (r *Replica) skipsFor(v storage.Reader, c checkpoint, sealed chunk.Sealed, covers chunk.Runs) ([]chunk.Skip, error) {
+	body, err := r.openPack(sealed)
+	if err != nil {
+		return nil, err
+	}
+	keys := make(map[chunk.LogID]chunk.LogKey, len(body.Logs))
+	for _, k := range body.Logs {
+		keys[k.ID()] = k
+	}
+	said, err := words(v, c)
+	if err != nil {
+		return nil, err
+	}
+	skips := make([]chunk.Skip, len(covers))
+	for i, run := range covers {
+		key := keys[run.Log] // each covered place is one of a log that the body names
+		skips[i] = chunk.Skip{Scope: c.scope, Key: key, Run: run, Checkpoint: c.place, Word: said[key.Device].at}
+		if _, err := readProof(v, skips[i], map[chunk.ID]chunk.Sealed{c.place.ID: sealed}); errors.Is(err, errNoWord) {
+			return nil, storage.ErrNotFound
+		} else if err != nil {
+			return nil, err
+		}
+	}
+	return skips, nil
+}
+
+// deleteRun deletes the chunks that a skip stands for and puts it in their place, and in the place of earlier skips.
+func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Runs, by chunk.Skip) (n int, err error) {
+	run := by.Run
 	skip, found, err := readSkip(v, c.scope, run.Log, run.From)
 	if err != nil || found && skip.To >= run.To && !covers.Holds(skip.Checkpoint.Log, skip.Checkpoint.Counter) {
 		return 0, err // a checkpoint that was made at the same time, and stays, stands for them already
@@ -358,8 +395,7 @@ func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Run
 	}); err != nil {
 		return 0, err
 	}
-	skip = chunk.Skip{Scope: c.scope, Run: run, Checkpoint: c.place}
-	value, _ := skip.AppendBinary(nil)
+	value, _ := by.AppendBinary(nil)
 	t.batch.Put(storage.Skip.Key(c.scope, run.Log, run.To), value)
 	return n, nil
 }

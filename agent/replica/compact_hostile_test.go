@@ -1,6 +1,7 @@
 package replica_test
 
 import (
+	"strings"
 	"testing"
 
 	"chartmesh/chunk"
@@ -108,7 +109,21 @@ func TestBadCheckpoints(t *testing.T) {
 	}
 }
 
-// TestBadSkips sends skips that no checkpoint bears out: no log goes on over them.
+// word seals a device's word on a checkpoint of a document.
+func (f *forger) word(doc crdt.DocumentID, on chunk.Place, good bool) chunk.Sealed {
+	f.t.Helper()
+	sealed, err := chunk.Parse(f.seal(&chunk.Cover{Document: doc, Checkpoint: on, OK: good}))
+	must(f.t, err)
+	return sealed
+}
+
+func skipBytes(s chunk.Skip) []byte {
+	b, _ := s.AppendBinary(nil)
+	return b
+}
+
+// TestBadSkips sends skips that no checkpoint bears out, or no word of the device whose log they leave out: no log goes on
+// over them.
 func TestBadSkips(t *testing.T) {
 	p := practice(t, "A", "forger", "B")
 	a, b := p[0], p[2]
@@ -118,11 +133,15 @@ func TestBadSkips(t *testing.T) {
 	sync(t, a, b) // before it holds anything of the forger's
 	fresh := admit(t, a, "fresh")
 	f := forge(p[1])
-	body := checkpointOf(t, a, f.scope, f.document("section", "p1", "core"))
+	doc := f.document("section", "p1", "core")
+	body := checkpointOf(t, a, f.scope, doc)
 	body.Covers[0].To, body.Parts = 4, body.Parts[:4]
-	var fourth []byte
+	var fourth, head []byte
 	must(t, a.twin.View(func(v storage.Reader) (err error) {
-		fourth, err = v.Get(storage.Chunk.Key(f.scope, body.Covers[0].Log, 4))
+		log := body.Covers[0].Log
+		if fourth, err = v.Get(storage.Chunk.Key(f.scope, log, 4)); err == nil {
+			head, err = v.Get(storage.Chunk.Key(f.scope, log, 6))
+		}
 		return err
 	}))
 	last, err := chunk.Parse(fourth)
@@ -131,43 +150,131 @@ func TestBadSkips(t *testing.T) {
 	opened, err := chunk.Open(a.keys, last)
 	must(t, err)
 	body.Authorship[0].Authorship = opened.(*chunk.Changes).Authorship[0]
-	raw := f.seal(body)
+	raw, other := f.seal(body), f.seal(body)
 	checkpoint, err := chunk.Parse(raw)
 	must(t, err)
-	good := chunk.Skip{Scope: f.scope, Run: body.Covers[0], Checkpoint: checkpoint.Place()}
-	bytes := func(s chunk.Skip) []byte { b, _ := s.AppendBinary(nil); return b }
+	twin, err := chunk.Parse(other)
+	must(t, err)
+	// A's words, after what it has written, and words of others.
+	end, err := chunk.Parse(head)
+	must(t, err)
+	af, bf := &forger{device: a, scope: f.scope, counter: 6, last: end.ID()}, forge(b)
+	word := af.word(doc, checkpoint.Place(), true)
+	bad, elsewhere := af.word(doc, checkpoint.Place(), false), af.word(doc, twin.Place(), true)
+	foreign, own := bf.word(doc, checkpoint.Place(), true), f.word(doc, checkpoint.Place(), true)
+	good := chunk.Skip{Scope: f.scope, Key: body.Logs[0], Run: body.Covers[0], Checkpoint: checkpoint.Place(), Word: word.Place()}
 	at := func() uint64 { return fresh.Vector(f.scope)[good.Log].Counter }
 
-	fresh.take(f.device, bytes(good)) // its checkpoint is not here
+	fresh.take(f.device, skipBytes(good)) // its checkpoint is not here
 	if at() != 0 {
 		t.Fatal("a log goes on over a skip without a checkpoint")
 	}
+	fresh.take(f.device, raw, other, skipBytes(good)) // its word is not here
+	if at() != 0 {
+		t.Fatal("a log goes on over a skip without a word")
+	}
+	proofs := [][]byte{raw, word.Bytes(), bad.Bytes(), elsewhere.Bytes(), foreign.Bytes(), own.Bytes()}
 	for name, bend := range map[string]func(*chunk.Skip){
-		"too far":            func(s *chunk.Skip) { s.To = 5 },
-		"another last":       func(s *chunk.Skip) { s.Last[0] ^= 1 },
-		"another log":        func(s *chunk.Skip) { s.Log[0] ^= 1 },
-		"a gap":              func(s *chunk.Skip) { s.From = 2 },
-		"part of a run":      func(s *chunk.Skip) { s.To = 3 },
-		"an unknown scope":   func(s *chunk.Skip) { s.Scope[0] ^= 1 },
-		"another checkpoint": func(s *chunk.Skip) { s.Checkpoint.ID[0] ^= 1 },
+		"too far":                     func(s *chunk.Skip) { s.To = 5 },
+		"another last":                func(s *chunk.Skip) { s.Last[0] ^= 1 },
+		"another log":                 func(s *chunk.Skip) { s.Key.Nonce[0] ^= 1 },
+		"another device's log":        func(s *chunk.Skip) { s.Key.Device[0] ^= 1 },
+		"the forger's log":            func(s *chunk.Skip) { s.Key.Device, s.Word = f.Device(), chunk.Place{} },
+		"a gap":                       func(s *chunk.Skip) { s.From = 2 },
+		"part of a run":               func(s *chunk.Skip) { s.To = 3 },
+		"an unknown scope":            func(s *chunk.Skip) { s.Scope[0] ^= 1 },
+		"another checkpoint":          func(s *chunk.Skip) { s.Checkpoint.ID[0] ^= 1 },
+		"no word":                     func(s *chunk.Skip) { s.Word = chunk.Place{} },
+		"a bad word":                  func(s *chunk.Skip) { s.Word = bad.Place() },
+		"a word on another":           func(s *chunk.Skip) { s.Word = elsewhere.Place() },
+		"another's word":              func(s *chunk.Skip) { s.Word = foreign.Place() },
+		"its maker's word":            func(s *chunk.Skip) { s.Word = own.Place() },
+		"the checkpoint as a word":    func(s *chunk.Skip) { s.Word = s.Checkpoint },
+		"a forged place of the word":  func(s *chunk.Skip) { s.Word.Counter++ },
+		"a forged log of the word":    func(s *chunk.Skip) { s.Word.Log = foreign.Log() },
+		"a forged checkpoint's place": func(s *chunk.Skip) { s.Checkpoint.Counter++ },
+		"another word's ID":           func(s *chunk.Skip) { s.Word.ID = bad.ID() },
 	} {
 		s := good
 		bend(&s)
-		fresh.take(f.device, raw, bytes(s))
-		if at() != 0 {
+		fresh.take(f.device, append(proofs, skipBytes(s))...)
+		fresh.take(f.device, skipBytes(s)) // and with what it names stored already
+		if v := fresh.Vector(f.scope); v[good.Log].Counter != 0 {
 			t.Fatalf("%s: the log goes on to %d", name, at())
 		}
 	}
-	fresh.take(f.device, bytes(good)) // its checkpoint has come loose by now, or in its turn
+	fresh.crash()                         // what came loose is durable
+	fresh.take(f.device, skipBytes(good)) // its checkpoint and word have come loose by now, or in their turn
 	if at() != 4 || fresh.Status().Resources != 1 {
 		t.Fatalf("a good skip is not taken: %d, %+v", at(), fresh.Status())
 	}
 	fresh.crash()
-	// What the checkpoint left out comes as a chunk, and nobody has a reason to delete anything.
-	if status, _ := sync(t, a, fresh); !status.InSync || fresh.export() != a.export() {
-		t.Error("they do not agree")
+	if at() != 4 {
+		t.Fatal("it is not durable")
 	}
-	if err := fresh.Arrive(t.Context(), f.Device(), [][]byte{append(bytes(good), 0)}); err == nil {
+	// Whoever took it can pass it on, with what it rests on.
+	items, err := fresh.Chunks(f.scope, good.Log, 0, 1<<20)
+	must(t, err)
+	if len(items) != 3 || !items[0].Loose || !items[1].Loose || !items[2].Skip || string(items[1].Bytes) != string(word.Bytes()) ||
+		string(items[2].Bytes) != string(skipBytes(good)) {
+		t.Fatalf("it passes on %d items", len(items))
+	}
+	if err := fresh.Arrive(t.Context(), f.Device(), [][]byte{append(skipBytes(good), 0)}); err == nil {
 		t.Error("a malformed skip is taken")
+	}
+}
+
+// TestSkipOfOnesOwn has a device make a checkpoint of its own log: that is its word.
+func TestSkipOfOnesOwn(t *testing.T) {
+	p := practice(t, "A", "B")
+	a, b := p[0], p[1]
+	a.put(compactPatient, false)
+	a.editMany(0, 5)
+	af := forge(a)
+	body := checkpointOf(t, a, af.scope, af.document("section", "p1", "core"))
+	af.counter, af.last = body.Covers[0].To, body.Covers[0].Last
+	raw := af.seal(body)
+	checkpoint, err := chunk.Parse(raw)
+	must(t, err)
+	skip := chunk.Skip{Scope: af.scope, Key: body.Logs[0], Run: body.Covers[0], Checkpoint: checkpoint.Place()}
+	b.take(a, raw, skipBytes(skip))
+	if got := b.Vector(af.scope)[skip.Log].Counter; got != skip.To || b.Status().Resources != 1 {
+		t.Errorf("the skip is not taken: %d, %+v", got, b.Status())
+	}
+}
+
+// TestSkipBeyondALog has a member make a checkpoint that covers what another device has not written yet, and send the skip.
+// Nobody says that it is held, and what that device writes later arrives.
+func TestSkipBeyondALog(t *testing.T) {
+	p := practice(t, "A", "B", "forger")
+	a, b, f := p[0], p[1], forge(p[2])
+	a.put(compactPatient, false)
+	a.editMany(0, 5)
+	sync(t, a, b)
+	sync(t, a, p[2])
+	doc := f.document("section", "p1", "core")
+	body := checkpointOf(t, a, f.scope, doc)
+	// One chunk after the last, packed as if it were a copy of the last.
+	last := body.Covers[0].To
+	more := body.Parts[len(body.Parts)-1]
+	more.Counter = last + 1
+	body.Parts = append(body.Parts, more)
+	body.Covers[0].To, body.Covers[0].Last = last+1, chunk.ID{1, 2, 3}
+	raw := f.seal(body)
+	checkpoint, err := chunk.Parse(raw)
+	must(t, err)
+	word := f.word(doc, checkpoint.Place(), true)
+	skip := chunk.Skip{Scope: f.scope, Key: body.Logs[0], Run: chunk.Run{From: last + 1, To: last + 1, Last: chunk.ID{1, 2, 3}},
+		Checkpoint: checkpoint.Place()}
+	for _, skip.Word = range []chunk.Place{{}, word.Place()} {
+		b.take(f.device, raw, word.Bytes(), skipBytes(skip))
+		if got := b.Vector(f.scope)[skip.Key.ID()].Counter; got != last {
+			t.Errorf("B says that it holds A's log up to %d; A has written %d", got, last)
+		}
+	}
+	a.put(bernd, false)
+	sync(t, a, b)
+	if got := b.get("Patient/bernd"); !strings.Contains(got, "Kraus") {
+		t.Errorf("what A wrote after does not arrive: %s", got)
 	}
 }

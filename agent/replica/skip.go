@@ -11,9 +11,10 @@ import (
 	"chartmesh/trust"
 )
 
-// A counter of a log is held if its chunk is durable, or a skip and the checkpoint that the skip names: in its own place,
-// loose (out of its turn), or itself skipped in favour of a later one. The skip is written in the commit that brings the
-// checkpoint or after it, and the checkpoint is deleted only in a commit that names its successor.
+// A counter of a log is held if its chunk is durable, or a skip and the proof that the skip names: the checkpoint, and the
+// good word on it of the device whose log it is, unless that device made it. Each of the two stands in its own place or
+// loose (out of its turn). The skip is written in the commit that brings them or after it; they are deleted only in a commit
+// that gives the skip a later checkpoint with the word on that.
 
 // errNotHeld says that a log holds neither a chunk nor a skip at a counter.
 var errNotHeld = fmt.Errorf("a log has a gap: %w", storage.ErrDamaged)
@@ -88,12 +89,15 @@ func readStored(v storage.Reader, at chunkRef) (s stored, err error) {
 	if !errors.Is(err, storage.ErrNotFound) {
 		return s, err
 	}
-	// A loose checkpoint that waited for something is looked for at its place, too.
+	// A loose checkpoint that waited for something is looked for at its place, too. A loose word waits for nothing.
 	found := false
 	err = v.Scan(storage.Loose.With3(at.Scope, at.Log, at.Counter), nil, func(_, value []byte) error {
-		s.chunk, err = chunk.Parse(append([]byte(nil), value...))
-		found = true
-		return errors.Join(err, storage.ErrStop)
+		loose, err := chunk.Parse(append([]byte(nil), value...))
+		if err != nil || loose.Header().Kind != chunk.KindCheckpoint {
+			return err
+		}
+		s.chunk, found = loose, true
+		return storage.ErrStop
 	})
 	if err != nil || found {
 		return s, err
@@ -114,17 +118,17 @@ func readStored(v storage.Reader, at chunkRef) (s stored, err error) {
 
 // arriving is a batch of arrived chunks on its way to the store.
 type arriving struct {
-	batch       storage.Batch
-	heads       map[trust.ScopeID]map[chunk.LogID]tip
-	taken       map[chunkRef]chunk.ID          // chunks in batch, in their place
-	checkpoints map[chunk.ID]chunk.Sealed      // that came with this call
-	branches    map[chunkRef]map[chunk.ID]node // chunks in batch, beside those
-	turns       []storage.Ref                  // the same, in the order in which they came
+	batch    storage.Batch
+	heads    map[trust.ScopeID]map[chunk.LogID]tip
+	taken    map[chunkRef]chunk.ID          // chunks in batch, in their place
+	proofs   map[chunk.ID]chunk.Sealed      // checkpoints and words in batch
+	branches map[chunkRef]map[chunk.ID]node // chunks in batch, beside those
+	turns    []storage.Ref                  // the same, in the order in which they came
 }
 
 func newArriving() *arriving {
 	return &arriving{heads: map[trust.ScopeID]map[chunk.LogID]tip{}, taken: map[chunkRef]chunk.ID{},
-		branches: map[chunkRef]map[chunk.ID]node{}, checkpoints: map[chunk.ID]chunk.Sealed{}}
+		branches: map[chunkRef]map[chunk.ID]node{}, proofs: map[chunk.ID]chunk.Sealed{}}
 }
 
 // head returns where a log ends, with what is in the batch.
@@ -142,19 +146,21 @@ func (a *arriving) advance(scope trust.ScopeID, log chunk.LogID, to tip) {
 	a.heads[scope][log] = to
 }
 
-// keepLoose stores a checkpoint that lies beyond the end of its log, for a skip that may need it.
+// keepLoose stores a checkpoint or word that lies beyond the end of its log, for a skip that may need it.
 func (a *arriving) keepLoose(at chunkRef, sealed chunk.Sealed) {
-	if _, err := sealed.Covers(); err != nil {
+	_, notCheckpoint := sealed.Covers()
+	_, _, notWord := sealed.Verdict()
+	if notCheckpoint != nil && notWord != nil {
 		return
 	}
 	id := sealed.ID()
-	a.checkpoints[id] = sealed
+	a.proofs[id] = sealed
 	a.batch.Put(storage.Loose.Key(at.Scope, at.Log, at.Counter, id), sealed.Bytes())
 }
 
 // takeSkip lets a log go on over chunks that were deleted elsewhere, if the checkpoint that stands for them is here, signed
-// by a member, and says that it covers them. One that brings nothing, leaves a gap or names a checkpoint that is not here is
-// passed over; the vector tells the peer so.
+// by a member, and says that it covers them, and the device whose log it is says so too. One that brings nothing, leaves a
+// gap or names what is not here is passed over; the vector tells the peer so.
 func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, refused *refusals, b []byte) error {
 	skip, err := chunk.ParseSkip(b)
 	if errors.Is(err, chunk.ErrNewer) {
@@ -177,42 +183,120 @@ func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, refused *refusals, 
 	if skip.To <= head.Counter || skip.From > head.Counter+1 || refused.skips == maxRefusedSkips {
 		return nil
 	}
-	sealed, ok := a.checkpoints[skip.Checkpoint.ID]
-	if !ok {
-		err := r.store.View(func(v storage.Reader) (err error) {
-			sealed, err = readCheckpoint(v, skip.Scope, skip.Checkpoint)
-			return err
-		})
-		if errors.Is(err, storage.ErrNotFound) {
-			return nil
-		}
-		if err != nil {
-			return fmt.Errorf("read checkpoint of a skip: %w", err)
-		}
+	var p proof
+	err = r.store.View(func(v storage.Reader) (err error) {
+		p, err = readProof(v, skip, a.proofs)
+		return err
+	})
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		refused.skips++ // to look took as long
+		return nil
+	case errors.Is(err, errNoWord):
+	case err != nil:
+		return fmt.Errorf("read checkpoint of a skip: %w", err)
+	case !p.covers(skip):
+		err = errNotCovered
 	}
-	covers, err := sealed.Covers()
-	run, ok := covers.Find(skip.Log, skip.To)
-	if err != nil || !ok || run.From > skip.From || run.To != skip.To || run.Last != skip.Last || sealed.Header().Scope != skip.Scope {
+	if err != nil {
 		refused.skips++
-		refused.add(skip.Checkpoint.ID, errNotCovered)
+		refused.add(skip.Checkpoint.ID, err)
 		return nil
 	}
 	if head.Counter == 0 {
-		// Who began it does not show; who made the checkpoint answers for it.
-		if ok, err := r.mayBegin(skip.Scope, skip.Log, sealed.Header().Device); err != nil || !ok {
+		if ok, err := r.mayBegin(skip.Scope, skip.Log, skip.Key.Device); err != nil || !ok {
 			return err
 		}
 	}
-	skip.From, skip.Checkpoint = head.Counter+1, sealed.Place()
+	skip.From, skip.Checkpoint, skip.Word = head.Counter+1, p.checkpoint.Place(), p.word.Place()
 	value, _ := skip.AppendBinary(nil)
 	a.batch.Put(storage.Skip.Key(skip.Scope, skip.Log, skip.To), value)
 	a.advance(skip.Scope, skip.Log, tip{skip.To, skip.Last})
 	return nil
 }
 
-// looseAt returns a checkpoint that came before its turn.
+// proof is what a skip rests on.
+type proof struct {
+	checkpoint chunk.Sealed
+	word       chunk.Sealed // none if the device whose log it is made the checkpoint
+}
+
+// readProof returns the checkpoint of a skip, or what stands for it by now, with the word of the device whose log it is:
+// out of what has just come, or as stored. errNoWord if the word is another one; storage.ErrNotFound if not all is here.
+func readProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed) (p proof, err error) {
+	var ok bool
+	if p.checkpoint, ok = came[skip.Checkpoint.ID]; !ok || p.checkpoint.Place() != skip.Checkpoint {
+		if p.checkpoint, err = readCheckpoint(v, skip.Scope, skip.Checkpoint); err != nil {
+			return p, err
+		}
+	}
+	on := p.checkpoint.Place()
+	if p.checkpoint.Header().Device == skip.Key.Device {
+		return p, nil
+	}
+	at := skip.Word
+	if on != skip.Checkpoint { // the word was on another
+		b, err := v.Get(storage.Word.Key(on.ID, skip.Key.Device))
+		if err != nil {
+			return p, err
+		}
+		said, err := parseWord(b)
+		if err != nil {
+			return p, err
+		}
+		at = said.at
+	}
+	if at == (chunk.Place{}) {
+		return p, errNoWord
+	}
+	if p.word, ok = came[at.ID]; !ok || p.word.Place() != at {
+		if p.word, err = readWord(v, skip.Scope, at); err != nil {
+			return p, err
+		}
+	}
+	about, good, err := p.word.Verdict()
+	if h := p.word.Header(); err != nil || !good || about != on || h.Device != skip.Key.Device || h.Scope != skip.Scope {
+		return p, errNoWord
+	}
+	return p, nil
+}
+
+// covers reports whether the checkpoint says that it stands for what the skip leaves out.
+func (p proof) covers(skip chunk.Skip) bool {
+	covers, err := p.checkpoint.Covers()
+	run, ok := covers.Find(skip.Log, skip.To)
+	return err == nil && ok && run.From <= skip.From && run.To == skip.To && run.Last == skip.Last &&
+		p.checkpoint.Header().Scope == skip.Scope
+}
+
+// readWord returns a word on a checkpoint, in its place, in another history of its log or loose; storage.ErrNotFound if it
+// is not here.
+func readWord(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
+	for _, key := range [][]byte{
+		storage.Chunk.Key(scope, at.Log, at.Counter), storage.Branch.Key(scope, at.Log, at.Counter, at.ID),
+		storage.Loose.Key(scope, at.Log, at.Counter, at.ID),
+	} {
+		b, err := v.Get(key)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return chunk.Sealed{}, err
+		}
+		sealed, err := chunk.Parse(b)
+		if err != nil {
+			return chunk.Sealed{}, fmt.Errorf("read word: %w: %w", storage.ErrDamaged, err)
+		}
+		if sealed.ID() == at.ID {
+			return sealed, nil
+		}
+	}
+	return chunk.Sealed{}, storage.ErrNotFound
+}
+
+// looseAt returns a checkpoint or word that came before its turn.
 func (r *Replica) looseAt(a *arriving, scope trust.ScopeID, at chunk.Place) (sealed chunk.Sealed, found bool, err error) {
-	if sealed, found = a.checkpoints[at.ID]; found {
+	if sealed, found = a.proofs[at.ID]; found {
 		return sealed, true, nil
 	}
 	err = r.store.View(func(v storage.Reader) error {
@@ -225,12 +309,12 @@ func (r *Replica) looseAt(a *arriving, scope trust.ScopeID, at chunk.Place) (sea
 		return err
 	})
 	if err != nil {
-		return sealed, false, fmt.Errorf("read loose checkpoint: %w", err)
+		return sealed, false, fmt.Errorf("read what is loose: %w", err)
 	}
 	return sealed, found, nil
 }
 
-// items reads what a log holds from after+1 on up to end, a skip behind its checkpoint, within maxBytes.
+// items reads what a log holds from after+1 on up to end, a skip behind its checkpoint and word, within maxBytes.
 func items(v storage.Reader, scope trust.ScopeID, log chunk.LogID, after, end uint64, maxBytes int) ([]session.Item, error) {
 	var out []session.Item
 	size := 0
@@ -271,21 +355,23 @@ func items(v storage.Reader, scope trust.ScopeID, log chunk.LogID, after, end ui
 			}
 			return out, nil
 		}
-		sealed, err := readCheckpoint(v, scope, skip.Checkpoint)
-		if errors.Is(err, storage.ErrNotFound) {
+		p, err := readProof(v, skip, nil)
+		if errors.Is(err, storage.ErrNotFound) || errors.Is(err, errNoWord) {
 			return nil, errNotHeld
 		}
 		if err != nil {
 			return nil, err
 		}
-		skip.Checkpoint = sealed.Place()
+		skip.Checkpoint, skip.Word = p.checkpoint.Place(), p.word.Place()
 		value, _ := skip.AppendBinary(nil)
 		if len(out) > 0 && size+len(value) > maxBytes {
 			return out, nil
 		}
-		if !loose[sealed.ID()] {
-			loose[sealed.ID()] = true
-			out = append(out, session.Item{Bytes: sealed.Bytes(), Log: sealed.Log(), Counter: sealed.Header().Counter, Loose: true})
+		for _, sealed := range []chunk.Sealed{p.checkpoint, p.word} {
+			if id := sealed.ID(); id != (chunk.ID{}) && !loose[id] {
+				loose[id] = true
+				out = append(out, session.Item{Bytes: sealed.Bytes(), Log: sealed.Log(), Counter: sealed.Header().Counter, Loose: true})
+			}
 		}
 		if err := add(session.Item{Bytes: value, Log: log, Counter: skip.To, Skip: true}); errors.Is(err, storage.ErrStop) {
 			return out, nil
