@@ -112,7 +112,8 @@ func positionOf(it session.Item) (chunk.Position, error) {
 	return sealed.Position(), nil
 }
 
-// heldBySkip returns the skip that stands for a chunk, if its checkpoint, which says that it covers it, is durable too.
+// heldBySkip returns the skip that stands for a chunk, if its checkpoint, which says that it covers it, is durable too, and the
+// word of the device whose log it is.
 func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (skip chunk.Skip, err error) {
 	err = storage.ErrNotFound
 	scan := v.Scan(storage.Skip.With2(scope, log), storage.Skip.Key(scope, log, counter), func(_, value []byte) error {
@@ -143,7 +144,40 @@ func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter 
 	if err == nil && !covers.Holds(log, counter) {
 		err = errors.New("a skip's checkpoint does not cover it")
 	}
+	if err == nil && sealed.Header().Device != skip.Key.Device {
+		err = heldWord(v, skip)
+	}
 	return skip, err
+}
+
+// heldWord reports whether a skip's word is durable, good, and by the device whose log it is.
+func heldWord(v storage.Reader, skip chunk.Skip) error {
+	at := skip.Word
+	for _, key := range [][]byte{
+		storage.Chunk.Key(skip.Scope, at.Log, at.Counter), storage.Branch.Key(skip.Scope, at.Log, at.Counter, at.ID),
+		storage.Loose.Key(skip.Scope, at.Log, at.Counter, at.ID),
+	} {
+		b, err := v.Get(key)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("word of a skip: %w", err)
+		}
+		sealed, err := chunk.Parse(b)
+		if err != nil {
+			return err
+		}
+		if sealed.ID() != at.ID {
+			continue
+		}
+		on, good, err := sealed.Verdict()
+		if err == nil && (!good || on != skip.Checkpoint || sealed.Header().Device != skip.Key.Device) {
+			err = errors.New("a skip's word is not its author's good word on its checkpoint")
+		}
+		return err
+	}
+	return errors.New("a skip's word is not there")
 }
 
 // checkTold is I-durable over a crash: a device that comes back holds what it told its peers before.
