@@ -94,8 +94,8 @@ func (w *World) saidWord(at checkpointAt, by *device) (said bool) {
 // that deletes knows, has durably found it good, or has it covered by a later one already.
 func (d *device) checkWords(at checkpointAt) {
 	for _, o := range d.w.devices {
-		if _, member := d.replica.State().Member(o.keys.Device()); !member {
-			continue
+		if _, member := d.replica.State().Member(o.keys.Device()); !member || o.wentBack {
+			continue // one that went back gave its word before, on another disk
 		}
 		said := d.w.saidWord(at, o) // a disk that went back may have lost it
 		err := o.twin.View(func(v storage.Reader) error {

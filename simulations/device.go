@@ -36,6 +36,7 @@ type device struct {
 	after    *storage.Twin // set by a crash within a commit: what was durable
 	busy     string        // what is under way, for the trace
 	copy     *copied       // of its disk; nil: none was made
+	wentBack bool          // it went on from a copy of its disk, or another one does
 	pending  *intent       // the write that is under way, or was when the device crashed
 
 	generation uint64                         // counts what may change what is shown

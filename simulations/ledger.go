@@ -263,13 +263,21 @@ func (l *ledger) replaced(e, o *entry, token string) bool {
 	}
 	shown := strings.Contains(e.base[e.ref], token)
 	if strings.Contains(e.content[e.ref], token) {
-		// The same file, imported twice apart, may be two sides of a conflict: who settles it keeps the token of one.
-		return o.kind == kindImport && shown && e.settles(token)
+		// The same file, imported twice apart, or a copy of what was deleted, may be two sides of a conflict: who settles it
+		// keeps the token of one.
+		return (o.kind == kindImport || l.copied(e, o, token)) && shown && e.settles(token)
 	}
 	if e.kind == kindImport { // what people wrote stands against any file
 		return o.kind == kindImport
 	}
 	return shown || e.settles(token)
+}
+
+// copied reports whether e saw the token that o had written in another write, too.
+func (l *ledger) copied(e, o *entry, token string) bool {
+	return slices.ContainsFunc(l.byRef[o.ref], func(p *entry) bool {
+		return p != o && p != e && l.saw(e, p) && !l.saw(p, o) && strings.Contains(p.content[p.ref], token)
+	})
 }
 
 // settles reports whether e settled a conflict that listed a token.

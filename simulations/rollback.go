@@ -52,6 +52,7 @@ func (w *World) goBack(d *device, noticed bool) {
 	w.note("%s goes back to the copy of its disk, noticed: %v", d.name, noticed)
 	d.stop()
 	w.net.breakOff(w, d)
+	d.wentBack = true
 	d.twin, d.secrets, d.after, d.armed, d.pending = c.twin.Copy(), c.secrets, nil, nil, nil
 	for _, e := range w.ledger.entries {
 		if e.device == d && e.counter > c.read[e.at] && !w.elsewhere(d, e) {
@@ -109,6 +110,7 @@ func (w *World) double(d *device, noticed bool) {
 	stream := rand.NewChaCha8([32]byte{byte(w.cfg.Seed), byte(w.cfg.Seed >> 8), byte(w.cfg.Seed >> 16), byte(w.cfg.Seed >> 24), byte(i), 2})
 	c := &device{w: w, index: i, name: d.name + "'", random: stream, twin: d.twin.Copy(), secrets: d.secrets,
 		checked: map[trust.ScopeID]chunk.Vector{}, told: map[trust.ScopeID]chunk.Vector{}}
+	c.wentBack, d.wentBack = true, true
 	c.slow, c.skew = w.pace(), d.skew+w.between(-time.Hour, time.Hour)
 	for at, n := range maps.Clone(w.ledger.logs) {
 		if at.device == d {

@@ -284,6 +284,13 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 			return nil
 		}
 		sealed, err := readChunk(v, c.scope, c.place.Log, c.place.Counter)
+		if errors.Is(err, storage.ErrNotFound) || err == nil && sealed.ID() != c.place.ID {
+			*t = *r.begin(ctx) // a later one stands for it, or it is of another history of its log
+			if _, skipped, err := readSkip(v, c.scope, c.place.Log, c.place.Counter); err != nil || !skipped {
+				return err
+			}
+			return t.dropCheckpoint(v, c)
+		}
 		if err != nil {
 			return err
 		}

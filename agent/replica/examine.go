@@ -23,7 +23,10 @@ const (
 func (r *Replica) examine(v storage.Reader, c checkpoint) (finding, error) {
 	sealed, err := readChunk(v, c.scope, c.place.Log, c.place.Counter)
 	if err != nil {
-		return verdictWait, err
+		return verdictWait, ignoreNotFound(err)
+	}
+	if sealed.ID() != c.place.ID {
+		return verdictWait, nil // it is of another history of its log
 	}
 	if waits, err := isHeld(v, c.scope, sealed); err != nil || waits {
 		return verdictWait, err
@@ -97,6 +100,9 @@ func othersIn(body *chunk.Checkpoint) map[spot]bool {
 func (e *examination) run(run chunk.Run) (finding, error) {
 	for n := run.From; n <= run.To; {
 		found, err := readStored(e.v, chunkRef{e.scope, run.Log, n})
+		if errors.Is(err, errNotHeld) {
+			return verdictWait, nil // it may be of another history that ends before
+		}
 		if err != nil {
 			return verdictWait, err
 		}
