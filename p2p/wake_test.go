@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -47,15 +48,24 @@ func TestWatchWakes(t *testing.T) {
 			now := time.Now()
 			return now.Add(asleep), now.Sub(begun)
 		}
-		var woke []time.Duration
+		var woke []time.Duration // guarded by mu
+		heard := func() []time.Duration {
+			mu.Lock()
+			defer mu.Unlock()
+			return slices.Clone(woke)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() {
-			watchWakes(ctx, clock, func(d time.Duration) { woke = append(woke, d) })
+			watchWakes(ctx, clock, func(d time.Duration) {
+				mu.Lock()
+				defer mu.Unlock()
+				woke = append(woke, d)
+			})
 			close(done)
 		}()
 		time.Sleep(time.Minute) // virtual
-		if len(woke) > 0 {
+		if woke := heard(); len(woke) > 0 {
 			t.Errorf("awake: %v", woke)
 		}
 		mu.Lock()
@@ -63,7 +73,7 @@ func TestWatchWakes(t *testing.T) {
 		mu.Unlock()
 		time.Sleep(3 * time.Second)
 		time.Sleep(time.Minute)
-		if len(woke) != 1 || woke[0] != 8*time.Hour {
+		if woke := heard(); len(woke) != 1 || woke[0] != 8*time.Hour {
 			t.Errorf("after a night: %v", woke)
 		}
 		cancel()
