@@ -121,6 +121,18 @@ func anonymous(s api.Status, names *strings.Replacer) api.Status {
 	for i := range s.Sync {
 		s.Sync[i].Peer = devices[s.Sync[i].Peer]
 	}
+	if s.Store.Repair != nil {
+		repair := *s.Store.Repair
+		repair.Reason, repair.From = names.Replace(repair.Reason), slices.Clone(repair.From)
+		for i, name := range repair.From {
+			repair.From[i] = devices[name]
+		}
+		s.Store.Repair = &repair
+	}
+	s.Store.SetAside = slices.Clone(s.Store.SetAside)
+	for i := range s.Store.SetAside {
+		s.Store.SetAside[i].Path = filepath.Base(s.Store.SetAside[i].Path)
+	}
 	for i := range s.Held {
 		s.Held[i].Device, s.Held[i].Reason = devices[s.Held[i].Device], names.Replace(s.Held[i].Reason)
 	}

@@ -277,14 +277,17 @@ func (a *Agent) watchRepair(ctx context.Context) {
 	a.log.Info("the records are repaired", "own_chunks_lost", own, "other_chunks_lost", others)
 	if own+others > 0 {
 		a.saveLost(ctx)
+	} else if err := a.records.ForgetSaved(ctx); err != nil {
+		a.log.Warn("what was kept of damaged chunks was not forgotten", "error", err)
 	}
 }
 
 // saveLost writes once more what is still shown of lost chunks.
 func (a *Agent) saveLost(ctx context.Context) {
-	a.savedLost = true
-	if n, err := a.records.SaveLost(ctx); err != nil {
-		a.log.Error("what was shown of lost chunks was not written once more", "error", err)
+	n, err := a.records.SaveLost(ctx)
+	a.savedLost = err == nil
+	if err != nil {
+		a.log.Error("what was shown of lost chunks is kept and not all written once more; it is tried again", "error", err)
 	} else if n > 0 {
 		a.log.Warn("what was shown of lost chunks was written once more", "resources", n)
 	}

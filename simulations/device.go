@@ -139,7 +139,7 @@ func (d *device) open() {
 	d.engine = engine.NewLocal()
 	d.twin.OnCommit(d.onCommit)
 	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: d.engine, OpenOps: 2000,
-		Compaction: replica.Compaction{Changes: 5, Idle: 10 * time.Second},
+		Compaction: replica.Compaction{Changes: 5, Idle: 10 * time.Second, Grace: time.Millisecond},
 		Now:        func() time.Time { return d.w.now.Add(d.skew) }})
 	if err != nil {
 		d.w.fail("I-sound", "%s does not open: %v", d.name, err)

@@ -75,6 +75,8 @@ var (
 	OfPatient = define3[string, string, string](0x43, "resource of patient", "patient id", "type", "id")
 	// Term finds resources by a search term.
 	Term = define3[string, string, string](0x44, "term", "term", "type", "id")
+	// Saving holds what a repair is about to write once more of a resource, until it has.
+	Saving = define2[string, string](0x47, "saving", "type", "id")
 	// Imported remembers what was last imported of a resource.
 	Imported = define2[string, string](0x45, "imported", "type", "id")
 

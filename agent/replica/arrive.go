@@ -17,6 +17,9 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 	if len(chunks) == 0 {
 		return nil
 	}
+	if err := r.judgeOwn(ctx, from, chunks); err != nil {
+		return err
+	}
 	r.arrive.Lock()
 	defer r.arrive.Unlock()
 	st := r.State()
@@ -54,9 +57,6 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 				refused.add(sealed.ID(), errTooManyLogs)
 				continue
 			}
-		}
-		if err := r.ownArrived(ctx, from, sealed); err != nil {
-			return err
 		}
 		if err := r.take(a, sealed); err != nil {
 			return err

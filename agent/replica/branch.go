@@ -176,14 +176,21 @@ func (r *Replica) Locators(scope trust.ScopeID, log chunk.LogID) ([]chunk.Positi
 	from := map[uint64]bool{head.Counter: true} // where to go down the main history
 	for _, at := range f.leaves(head) {
 		next, step := at.Counter, uint64(1)
+		var branch []chunk.Position
 		for {
 			n, ok := f.nodes[at.ID]
 			if !ok {
-				from[at.Counter] = true
+				// What lies beyond the head is kept and not counted: the peer must not take what is below it for known.
+				if at.Counter <= head.Counter {
+					from[at.Counter] = true
+					for _, p := range branch {
+						add(p)
+					}
+				}
 				break
 			}
 			if at.Counter == next {
-				add(at.position())
+				branch = append(branch, at.position())
 				next -= min(next, step)
 				step *= 2
 			}

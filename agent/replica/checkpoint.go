@@ -32,7 +32,9 @@ type checkpoint struct {
 	document crdt.DocumentID
 	device   trust.DeviceID // who made it
 	state    checkpointState
-	changes  uint64 // how many the document had here when it was applied
+	// notedMillis is when it was applied here, by this device's clock.
+	notedMillis int64
+	changes     uint64 // how many the document had here when it was applied
 }
 
 // applyCheckpoint judges and applies the changes of a checkpoint, all or none, each as if it had come alone. Most are known.
@@ -140,7 +142,7 @@ func (t *transaction) noteCheckpoint(at chunkRef, sealed chunk.Sealed, d *docume
 		return nil
 	}
 	c := checkpoint{place: sealed.Place(), scope: at.Scope, document: d.id, device: sealed.Header().Device, state: checkpointOpen,
-		changes: uint64(len(d.changes))}
+		notedMillis: t.now.UnixMilli(), changes: uint64(len(d.changes))}
 	t.putCheckpoint(c)
 	t.docs[d.id] = d
 	d.packed = len(d.changes)

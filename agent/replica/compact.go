@@ -23,6 +23,10 @@ type Compaction struct {
 	// Idle is how long nobody changed the document, by this device's clock; each device waits up to as long again, by chance,
 	// so that usually one of them makes the checkpoint. 0: 10 minutes.
 	Idle time.Duration
+	// Grace is how long what a checkpoint covers is kept after it was applied here, though every device has found it good: a
+	// machine that goes back unnoticed to an image from before the deletion, and writes before it meets anybody, writes
+	// another history of chunks that nobody can compare any more. 0: 30 days.
+	Grace time.Duration
 }
 
 func (c Compaction) orDefault() Compaction {
@@ -31,6 +35,9 @@ func (c Compaction) orDefault() Compaction {
 	}
 	if c.Idle == 0 {
 		c.Idle = 10 * time.Minute
+	}
+	if c.Grace == 0 {
+		c.Grace = 30 * 24 * time.Hour
 	}
 	return c
 }
@@ -93,17 +100,22 @@ type Compacted struct {
 }
 
 // Compact does what compaction waits for, a commit each: it gives this device's word on checkpoints of others, deletes what
-// is covered by one that every device that writes has found good, and packs documents that have been left alone for a while; now packs
-// them at once, down to the shortest tails. A crash between two commits is harmless: what was not done is done next time.
+// is covered by one that every device that writes has found good, after a grace, and packs documents that have been left alone
+// for a while; now does both at once. A crash between two commits is harmless: what was not done is done next time.
 func (r *Replica) Compact(ctx context.Context, now bool) (c Compacted, err error) {
 	if c.Words, err = r.giveWords(ctx); err != nil {
 		return c, err
 	}
-	if c.Deleted, err = r.deleteCovered(ctx); err != nil {
+	if c.Deleted, err = r.deleteCovered(ctx, now); err != nil {
 		return c, err
 	}
 	for _, id := range r.tailsDue(now) {
 		made, err := r.pack(ctx, id)
+		if errors.Is(err, storage.ErrDamaged) {
+			// It waits until what it lacks is here again; the others do not wait with it.
+			r.log.Warn("a document is not packed, since a chunk of it does not read", "document", id, "error", err)
+			continue
+		}
 		if err != nil {
 			return c, fmt.Errorf("compact document %v: %w", id, err)
 		}
@@ -112,7 +124,7 @@ func (r *Replica) Compact(ctx context.Context, now bool) (c Compacted, err error
 		}
 	}
 	if c.Checkpoints > 0 { // of a practice of one device they are settled already
-		n, err := r.deleteCovered(ctx)
+		n, err := r.deleteCovered(ctx, now)
 		c.Deleted += n
 		if err != nil {
 			return c, err
@@ -254,8 +266,11 @@ func (r *Replica) settled(v storage.Reader, c checkpoint) (checkpointState, erro
 }
 
 // deleteCovered deletes what checkpoints stand for on which every device that writes has given a good word.
-func (r *Replica) deleteCovered(ctx context.Context) (n int, err error) {
+func (r *Replica) deleteCovered(ctx context.Context, now bool) (n int, err error) {
 	for _, c := range r.openCheckpoints() {
+		if age := r.now().UnixMilli() - c.notedMillis; !now && age >= 0 && age < r.compaction.Grace.Milliseconds() {
+			continue
+		}
 		deleted, err := r.deleteFor(ctx, c)
 		n += deleted
 		if err != nil {

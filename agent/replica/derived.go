@@ -43,6 +43,10 @@ func (r *Replica) mend(ctx context.Context, found *verification, progress func(a
 	if !found.derived {
 		return nil
 	}
+	// What documents still show of chunks that are missing stands nowhere else, should no device have them.
+	if _, err := r.keepShown(ctx); err != nil {
+		return err
+	}
 	if err := r.rebuild(ctx); err != nil {
 		return err
 	}

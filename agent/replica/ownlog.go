@@ -180,6 +180,24 @@ func (r *Replica) renewLog(ctx context.Context) error {
 	return r.beginLog(ctx, LogPeer)
 }
 
+// judgeOwn looks at what arrives of the log that this device writes, before any of it is taken: a new log is begun under
+// Replica.write, which is never waited for under Replica.arrive.
+func (r *Replica) judgeOwn(ctx context.Context, from trust.DeviceID, chunks [][]byte) error {
+	for _, b := range chunks {
+		if chunk.IsSkip(b) {
+			continue
+		}
+		sealed, err := chunk.Parse(b)
+		if err != nil || sealed.Log() != r.logID(sealed.Header().Scope) || sealed.Verify(r.State()) != nil {
+			continue // Arrive says what is wrong with it
+		}
+		if err := r.ownArrived(ctx, from, sealed); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ownArrived looks at a chunk of the log that this device writes: one that it does not hold proves another history.
 func (r *Replica) ownArrived(ctx context.Context, from trust.DeviceID, sealed chunk.Sealed) error {
 	at := storage.Ref{Scope: sealed.Header().Scope, Log: sealed.Log(), Counter: sealed.Header().Counter}

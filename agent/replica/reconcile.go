@@ -14,59 +14,75 @@ import (
 // repairAuthor is who writes what a repair saves.
 const repairAuthor = "chartmesh repair"
 
-// SaveLost is for when a repair is over and chunks are lost whose changes are still in documents here: the documents are
-// made anew from what is held, since nobody could edit them otherwise, and what they showed of the lost changes is written
-// once more, as an edit of this device. It returns how many resources that were.
-func (r *Replica) SaveLost(ctx context.Context) (saved int, err error) {
-	type shownOnce struct {
-		ref  fhirRef
-		json []byte
-	}
-	var shown []shownOnce
-	err = r.store.View(func(v storage.Reader) error {
-		lost := map[crdt.DocumentID]bool{}
-		if err := v.Scan(storage.Change.All(), nil, func(key, value []byte) error {
-			doc, _, err := storage.Change.Parse(key)
-			if err != nil || lost[doc] {
-				return err
-			}
-			a, err := parseAppliedChange(value)
-			if err != nil {
-				return fmt.Errorf("%w: %w", storage.ErrDamaged, err)
-			}
-			lost[doc] = a.Chunk.Counter > r.position(a.Chunk.Scope, a.Chunk.Log).Counter
-			return nil
-		}); err != nil {
-			return err
-		}
-		for doc, is := range lost {
-			if !is {
-				continue
-			}
-			if err := v.Scan(storage.ResourceIn.With(doc), nil, func(key, value []byte) error {
-				_, root, err := storage.ResourceIn.Parse(key)
-				if err != nil {
-					return err
-				}
-				w, err := parseView(bytes.Clone(value))
-				if ref, ok := parseRef(root); err == nil && ok && !w.Removed {
-					shown = append(shown, shownOnce{ref, w.JSON})
-				}
-				return err
-			}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+// shownOnce is what a document showed of a resource.
+type shownOnce struct {
+	ref  fhirRef
+	json []byte
+}
+
+// keepShown stores what is shown of documents that lack a chunk, before they are made anew, and returns how many resources
+// that are. It is kept until SaveLost has written it, or ForgetSaved.
+func (r *Replica) keepShown(ctx context.Context) (int, error) {
+	shown, err := r.shownOfLost()
 	if err != nil {
 		return 0, fmt.Errorf("look for what is lost: %w", err)
 	}
+	var batch storage.Batch
+	for _, s := range shown {
+		batch.Put(storage.Saving.Key(s.ref.typ, s.ref.id), s.json)
+		if batch.Size() > importCommitBytes {
+			if err := r.store.Commit(ctx, &batch); err != nil {
+				return 0, fmt.Errorf("keep what is shown of lost chunks: %w", err)
+			}
+			batch = storage.Batch{}
+		}
+	}
+	if err := r.store.Commit(ctx, &batch); err != nil {
+		return 0, fmt.Errorf("keep what is shown of lost chunks: %w", err)
+	}
+	return len(shown), nil
+}
+
+// ForgetSaved is for when a repair is over and every chunk has come back: what was kept is in them.
+func (r *Replica) ForgetSaved(ctx context.Context) error {
+	var batch storage.Batch
+	if err := r.store.View(func(v storage.Reader) error {
+		return v.Keys(storage.Saving.All(), nil, func(key []byte) error {
+			batch.Delete(bytes.Clone(key))
+			return nil
+		})
+	}); err != nil {
+		return fmt.Errorf("forget what was kept: %w", err)
+	}
+	return r.store.Commit(ctx, &batch)
+}
+
+// SaveLost is for when a repair is over and chunks are lost whose changes are still in documents here: the documents are
+// made anew from what is held, since nobody could edit them otherwise, and what they showed of the lost changes is written
+// once more, as an edit of this device. It returns how many resources that were. Cut short, it is to be called again: what
+// is to be written is kept until it is.
+func (r *Replica) SaveLost(ctx context.Context) (saved int, err error) {
+	n, err := r.keepShown(ctx)
+	if err != nil {
+		return 0, err
+	}
+	if n > 0 {
+		if err := r.rebuild(ctx); err != nil {
+			return 0, err
+		}
+	}
+	var shown []shownOnce
+	if err := r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Saving.All(), nil, func(key, value []byte) error {
+			typ, id, err := storage.Saving.Parse(key)
+			shown = append(shown, shownOnce{fhirRef{typ, id}, bytes.Clone(value)})
+			return err
+		})
+	}); err != nil {
+		return 0, fmt.Errorf("read what is to be written once more: %w", err)
+	}
 	if len(shown) == 0 {
 		return 0, nil
-	}
-	if err := r.rebuild(ctx); err != nil {
-		return 0, err
 	}
 	for more := true; more; {
 		if more, err = r.Apply(ctx); err != nil {
@@ -78,15 +94,70 @@ func (r *Replica) SaveLost(ctx context.Context) (saved int, err error) {
 		if err != nil {
 			return saved, err
 		}
-		if bytes.Equal(now, s.json) {
-			continue
+		if !bytes.Equal(now, s.json) {
+			if _, err := r.Put(ctx, repairAuthor, json.RawMessage(s.json), true); err != nil {
+				return saved, fmt.Errorf("write a lost resource once more: %w", err)
+			}
+			saved++
 		}
-		if _, err := r.Put(ctx, repairAuthor, json.RawMessage(s.json), true); err != nil {
-			return saved, fmt.Errorf("write a lost resource once more: %w", err)
+		var done storage.Batch
+		done.Delete(storage.Saving.Key(s.ref.typ, s.ref.id))
+		if err := r.store.Commit(ctx, &done); err != nil {
+			return saved, fmt.Errorf("note that a lost resource is written: %w", err)
 		}
-		saved++
 	}
 	return saved, nil
+}
+
+// shownOfLost reads what is shown of documents that lack a chunk, or that do not say what they consist of. What does not
+// read is left out.
+func (r *Replica) shownOfLost() (shown []shownOnce, err error) {
+	readable := func(v storage.Reader, prefix []byte, fn func(key, value []byte) error) error {
+		return v.Keys(prefix, nil, func(key []byte) error {
+			value, err := v.Get(key)
+			if errors.Is(err, storage.ErrDamaged) {
+				return fn(key, nil)
+			}
+			if err != nil {
+				return err
+			}
+			return fn(key, value)
+		})
+	}
+	err = r.store.View(func(v storage.Reader) error {
+		lost := map[crdt.DocumentID]bool{}
+		if err := readable(v, storage.Change.All(), func(key, value []byte) error {
+			doc, _, err := storage.Change.Parse(key)
+			if err != nil || lost[doc] {
+				return err
+			}
+			a, err := parseAppliedChange(value)
+			lost[doc] = err != nil || a.Chunk.Counter > r.position(a.Chunk.Scope, a.Chunk.Log).Counter
+			return nil
+		}); err != nil {
+			return err
+		}
+		for doc, is := range lost {
+			if !is {
+				continue
+			}
+			if err := readable(v, storage.ResourceIn.With(doc), func(key, value []byte) error {
+				_, root, err := storage.ResourceIn.Parse(key)
+				if err != nil {
+					return err
+				}
+				w, err := parseView(value)
+				if ref, ok := parseRef(root); err == nil && ok && !w.Removed {
+					shown = append(shown, shownOnce{ref, w.JSON})
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return shown, err
 }
 
 // shownNow returns a resource's canonical JSON as reads show it; nil if there is none.

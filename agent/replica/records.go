@@ -353,6 +353,7 @@ func (c checkpoint) marshal() []byte {
 	w.Raw(place)
 	w.Raw(c.device[:])
 	w.Byte(byte(c.state))
+	w.Varint(c.notedMillis)
 	w.Uvarint(c.changes)
 	return w.Bytes()
 }
@@ -366,6 +367,7 @@ func parseCheckpointRecord(document crdt.DocumentID, b []byte) (checkpoint, erro
 	if c.state = checkpointState(r.Byte()); c.state < checkpointOpen || c.state > checkpointRefused {
 		r.Fail("state of a checkpoint")
 	}
+	c.notedMillis = r.Varint()
 	c.changes = r.Uvarint(1 << 40)
 	return c, r.Close()
 }

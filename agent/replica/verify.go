@@ -187,7 +187,7 @@ func (c *verification) documents(ctx context.Context) error {
 			if err := flush(); err != nil {
 				return err
 			}
-			d = &document{id: id, scope: a.Chunk.Scope, index: crdt.NewIndex(id), byHash: map[crdt.ChangeHash]int{}}
+			d = newDocument(a.Chunk.Scope, id)
 			next, broken = 0, false
 		}
 		if n != next || broken {

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -112,7 +113,8 @@ func (o Options) record(w io.Writer, r Report) {
 // Caught returns what may be said of a panic that was recovered: its kind and the stack.
 func Caught(value any, stack []byte) string {
 	var f Filter
-	f.Write(fmt.Appendf(nil, "panic: %v\n", value))
+	// The runtime indents the further lines of a value, by which the filter knows them.
+	f.Write([]byte("panic: " + strings.ReplaceAll(fmt.Sprint(value), "\n", "\n\t") + "\n"))
 	f.Write(stack)
 	r, _ := f.End()
 	return r.Cause + "\n" + r.Stack

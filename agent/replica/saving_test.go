@@ -1,0 +1,97 @@
+package replica_test
+
+import (
+	"context"
+	"testing"
+
+	"chartmesh/agent/replica"
+	"chartmesh/crdt/engine"
+	"chartmesh/storage"
+)
+
+// cutShort is a store whose disk fills up after some commits.
+type cutShort struct {
+	storage.Store
+	left int
+}
+
+func (c *cutShort) Commit(ctx context.Context, b *storage.Batch) error {
+	if c.left == 0 {
+		return &storage.NoRoom{}
+	}
+	c.left--
+	return c.Store.Commit(ctx, b)
+}
+
+// damaged returns a device of a practice of its own with two patients, of which a chunk is damaged, and what it shows.
+func damaged(t *testing.T) (*device, string) {
+	a := practice(t, "only")[0]
+	a.put(`{"resourceType":"Patient","id":"p1","gender":"female"}`, false)
+	a.put(`{"resourceType":"Patient","id":"p2","gender":"male"}`, false)
+	want := a.export()
+	a.corrupt(storage.Chunk.Number())
+	return a, want
+}
+
+// corrupt damages the first value of a kind.
+func (d *device) corrupt(kind byte) {
+	d.t.Helper()
+	for _, k := range keysOf(d.t, d.twin) {
+		if k[0] == kind {
+			d.twin.Corrupt(k)
+			return
+		}
+	}
+	d.t.Fatal("nothing of this kind")
+}
+
+// TestSaveLostCutShort cuts the writing of what is shown of lost chunks short at every commit: nothing of it is lost.
+func TestSaveLostCutShort(t *testing.T) {
+	for cut := range 100 {
+		a, want := damaged(t)
+		_, err := a.Scrub(t.Context(), 0)
+		must(t, err)
+		_, err = a.EndRepair(t.Context())
+		must(t, err)
+		full := &cutShort{a.twin, 1 << 30}
+		e := engine.NewLocal()
+		t.Cleanup(func() { _ = e.Close() })
+		r, err := replica.Open(replica.Config{Store: full, Keyring: a.keys, Engine: e})
+		must(t, err)
+		full.left = cut
+		_, err = r.SaveLost(t.Context())
+		done := err == nil
+		a.crash()
+		a.applyAll()
+		_, err = a.SaveLost(t.Context())
+		must(t, err)
+		if got := a.export(); got != want {
+			t.Fatalf("cut at commit %d: %s instead of %s", cut, got, want)
+		}
+		if done {
+			if cut < 5 {
+				t.Errorf("it took %d commits", cut)
+			}
+			return
+		}
+	}
+	t.Fatal("it never came to its end")
+}
+
+// TestRepairKeepsWhatIsShown repairs an index and a chunk at once that no other device has: what the documents show of the
+// chunk stays.
+func TestRepairKeepsWhatIsShown(t *testing.T) {
+	a, want := damaged(t)
+	a.corrupt(storage.DocumentsOf.Number())
+	a.verify(true)
+	_, err := a.EndRepair(t.Context())
+	must(t, err)
+	_, err = a.SaveLost(t.Context())
+	must(t, err)
+	if got := a.export(); got != want {
+		t.Errorf("%s instead of %s", got, want)
+	}
+	if r := a.verify(false); !r.Clean {
+		t.Errorf("%+v", r)
+	}
+}
