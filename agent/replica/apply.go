@@ -139,6 +139,12 @@ func (t *transaction) next() (storage.Ref, bool) {
 // step applies or holds what stands at one place of a log, and moves the cursor past it.
 func (t *transaction) step(ctx context.Context, at storage.Ref) error {
 	found, main, err := t.r.storedAt(at)
+	if err != nil && !main {
+		// It has its turn again after a restart. The chunk that came first at its counter has nothing to do with it.
+		t.r.log.Error("a chunk of another history of a log does not read; what it holds comes from who holds it", "log", at.Log,
+			"counter", at.Counter, "error", err)
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("read chunk to apply: %w", unreadableAs(chunkRef{at.Scope, at.Log, at.Counter}, err))
 	}

@@ -2,6 +2,8 @@ package replica_test
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 
 	"chartmesh/agent/replica"
@@ -93,5 +95,47 @@ func TestRepairKeepsWhatIsShown(t *testing.T) {
 	}
 	if r := a.verify(false); !r.Clean {
 		t.Errorf("%+v", r)
+	}
+}
+
+// TestBranchThatDoesNotRead damages a chunk of another history of a log before its turn: the chunk that came first at its
+// counter stays, and the applier comes to its end.
+func TestBranchThatDoesNotRead(t *testing.T) {
+	p := practice(t, "surgery", "branch", "home")
+	a, b, c := p[0], p[1], p[2]
+	a.put(`{"resourceType":"Patient","id":"p1","gender":"female"}`, false)
+	a.put(`{"resourceType":"Patient","id":"p2","gender":"male"}`, false)
+	settleAll(t, a, b, c)
+	was := a.twin.Copy()
+	for i := range 3 {
+		a.edit("Patient/p1", func(m map[string]any) { m["maritalStatus"] = map[string]any{"text": fmt.Sprint("before ", i)} })
+	}
+	sync(t, a, b)
+	a = a.rollBack(was, a.keys)
+	log := a.OwnLogs()[0].ID
+	for i := range 2 {
+		a.edit("Patient/p1", func(m map[string]any) { m["telecom"] = []any{map[string]any{"value": fmt.Sprint("after ", i)}} })
+	}
+	sync(t, a, c) // which holds the history after as the first
+	items, err := b.Chunks(clinical(t, b), log, 0, 1<<20)
+	must(t, err)
+	var raw [][]byte
+	for _, it := range items {
+		raw = append(raw, it.Bytes)
+	}
+	must(t, c.Arrive(t.Context(), b.Device(), raw))
+	chunks := func() (n int) {
+		for _, k := range keysOf(t, c.twin) {
+			if k[0] == storage.Chunk.Number() {
+				n++
+			}
+		}
+		return n
+	}
+	before := chunks()
+	c.corrupt(storage.Branch.Number())
+	c.applyAll()
+	if n := chunks(); n != before || !strings.Contains(c.get("Patient/p1"), "after 1") {
+		t.Errorf("%d chunks of %d are left, and %s", n, before, c.get("Patient/p1"))
 	}
 }
