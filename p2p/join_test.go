@@ -70,10 +70,16 @@ func (o *office) Redeem(_ context.Context, q p2p.Request) (p2p.Response, error) 
 	return i.answer, nil
 }
 
+func (o *office) founding() []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.log[0]
+}
+
 // invite opens an invite at s.
 func (o *office) invite(t *testing.T, s *site, expires time.Duration) p2p.Code {
 	t.Helper()
-	id := sha256.Sum256(o.log[0])
+	id := sha256.Sum256(o.founding())
 	c, err := p2p.NewCode(rand.Reader, p2p.Code{Role: trust.RoleMember, Inviter: s.id.Device(), Founding: [16]byte(id[:16]),
 		Expires: time.Now().Add(expires), Addrs: s.Addresses()})
 	if err != nil {
@@ -114,7 +120,7 @@ func TestJoin(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Entries) != 2 || !bytes.Equal(r.Entries[0], o.log[0]) || r.Inviter.Device != s.id.Device() ||
+	if len(r.Entries) != 2 || !bytes.Equal(r.Entries[0], o.founding()) || r.Inviter.Device != s.id.Device() ||
 		len(r.Inviter.Addrs) == 0 {
 		t.Errorf("result: %+v", r)
 	}
