@@ -76,6 +76,12 @@ func (o *office) founding() []byte {
 	return o.log[0]
 }
 
+func (o *office) counted() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.tries
+}
+
 // invite opens an invite at s.
 func (o *office) invite(t *testing.T, s *site, expires time.Duration) p2p.Code {
 	t.Helper()
@@ -164,8 +170,8 @@ func TestJoin(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if o.tries != 7 {
-		t.Errorf("%d tries counted", o.tries)
+	if n := o.counted(); n != 7 {
+		t.Errorf("%d tries counted", n)
 	}
 
 	// The newcomer is a member now and syncs.
@@ -182,7 +188,7 @@ func TestNoInviteOpen(t *testing.T) {
 	if _, err := join(t, 2, c); err == nil || errors.Is(err, p2p.ErrRefused) {
 		t.Errorf("%v: a stranger was let in though no invite is open", err)
 	}
-	if o.tries != 0 {
+	if o.counted() != 0 {
 		t.Error("the request was judged")
 	}
 }
