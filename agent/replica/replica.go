@@ -103,9 +103,6 @@ type Replica struct {
 	}
 }
 
-// ErrNewerSchema says that the folder was written by a newer version of chartmesh.
-var ErrNewerSchema = errors.New("written by a newer version of chartmesh")
-
 // Open reads the replica's state from its store. The founding entry must be there already (see Found and Adopt).
 func Open(cfg Config) (*Replica, error) {
 	if cfg.Logger == nil {
