@@ -14,7 +14,7 @@ import (
 // the newest of each actor carries its author's signature, and all older ones are among its ancestors.
 type Checkpoint struct {
 	Document [32]byte
-	Covers   Runs     // in clear, so that who holds no key knows what it stands for
+	Covers   Covers   // in clear, so that who holds no key knows what it stands for
 	Logs     []LogKey // whose chunks these are, ascending, each used
 	Parts    []Part   // the chunks with changes, dependencies first
 	Others   []Spot   // what else is covered: earlier checkpoints of the document and the votes on them
@@ -130,7 +130,7 @@ func (c *Checkpoint) append(w *wire.Writer) {
 }
 
 func parseCheckpoint(b, clear []byte) (*Checkpoint, error) {
-	covers, err := parseRuns(clear)
+	covers, err := parseCovers(clear)
 	if err != nil {
 		return nil, err
 	}

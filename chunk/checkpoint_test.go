@@ -20,7 +20,7 @@ func TestSealCheckpoint(t *testing.T) {
 	}
 	want := &chunk.Checkpoint{
 		Document: c.Document, Logs: []chunk.LogKey{one.LogKey()},
-		Covers:     chunk.Runs{{Log: one.Log(), From: 1, To: 1, Last: one.ID()}},
+		Covers:     chunk.Covers{{Run: chunk.Run{Log: one.Log(), From: 1, To: 1, Last: one.ID()}, Tips: []chunk.Tip{{}}}},
 		Parts:      []chunk.Part{chunk.PartOf(c, 0, 1)},
 		Others:     []chunk.Spot{},
 		Authorship: []chunk.Word{{Log: 0, Authorship: c.Authorship[0]}},

@@ -138,21 +138,41 @@ func sampleCheckpoint() *Checkpoint {
 	}
 }
 
-func runsOf(runs ...Run) Runs {
+func runsOf(runs ...Run) (covers Covers) {
 	slices.SortFunc(runs, func(a, b Run) int { return cmp.Or(a.Log.Compare(b.Log), cmp.Compare(a.From, b.From)) })
-	return runs
+	for _, r := range runs {
+		c := Covered{Run: r}
+		for n := r.From - 1; n < r.To; n++ {
+			c.Tips = append(c.Tips, Tip{byte(n)})
+		}
+		covers = append(covers, c)
+	}
+	return covers
 }
 
 // TestCheckpointRefuses bends each thing that a checkpoint must be.
 func TestCheckpointRefuses(t *testing.T) {
 	for name, bend := range map[string]func(*Checkpoint){
-		"nothing in it":                func(c *Checkpoint) { c.Parts = nil },
-		"logs out of order":            func(c *Checkpoint) { slices.Reverse(c.Logs) },
-		"a log that is not used":       func(c *Checkpoint) { c.Logs = append(c.Logs, LogKey{Device: [32]byte{9}}) },
-		"a part of no log":             func(c *Checkpoint) { c.Parts[0].Log = 2 },
-		"a part twice":                 func(c *Checkpoint) { c.Parts[2].Counter = 3 },
-		"a part at no counter":         func(c *Checkpoint) { c.Parts[0].Counter = 0 },
-		"a run without its parts":      func(c *Checkpoint) { c.Covers[0].To++ },
+		"nothing in it":          func(c *Checkpoint) { c.Parts = nil },
+		"logs out of order":      func(c *Checkpoint) { slices.Reverse(c.Logs) },
+		"a log that is not used": func(c *Checkpoint) { c.Logs = append(c.Logs, LogKey{Device: [32]byte{9}}) },
+		"a part of no log":       func(c *Checkpoint) { c.Parts[0].Log = 2 },
+		"a part twice":           func(c *Checkpoint) { c.Parts[2].Counter = 3 },
+		"a part at no counter":   func(c *Checkpoint) { c.Parts[0].Counter = 0 },
+		"a run without its tips": func(c *Checkpoint) { c.Covers[0].Tips = nil },
+		"a tip too many":         func(c *Checkpoint) { c.Covers[0].Tips = append(c.Covers[0].Tips, Tip{1}) },
+		"a tip before the first chunk": func(c *Checkpoint) {
+			i := slices.IndexFunc(c.Covers, func(c Covered) bool { return c.From == 1 })
+			c.Covers[i].Tips[0] = Tip{1}
+		},
+		"no tip before a later chunk": func(c *Checkpoint) {
+			i := slices.IndexFunc(c.Covers, func(c Covered) bool { return c.From == 3 })
+			c.Covers[i].Tips[0] = Tip{}
+		},
+		"a run without its parts": func(c *Checkpoint) {
+			c.Covers[0].To++
+			c.Covers[0].Tips = append(c.Covers[0].Tips, Tip{9})
+		},
 		"a run out of order":           func(c *Checkpoint) { slices.Reverse(c.Covers) },
 		"a run at no counter":          func(c *Checkpoint) { c.Covers[0].From = 0 },
 		"a part without changes":       func(c *Checkpoint) { c.Parts[1].Changes = nil },
@@ -165,9 +185,9 @@ func TestCheckpointRefuses(t *testing.T) {
 		"a signature of nobody":        func(c *Checkpoint) { c.Authorship[2].Branch = 4 },
 		"signatures out of order":      func(c *Checkpoint) { slices.Reverse(c.Authorship) },
 		"two runs that touch": func(c *Checkpoint) {
-			i := slices.IndexFunc(c.Covers, func(r Run) bool { return r.From == 3 })
-			c.Covers = slices.Insert(c.Covers, i+1, Run{c.Covers[i].Log, 4, 4, ID{}})
-			c.Covers[i].To = 3
+			i := slices.IndexFunc(c.Covers, func(c Covered) bool { return c.From == 3 })
+			c.Covers = slices.Insert(c.Covers, i+1, Covered{Run{c.Covers[i].Log, 4, 4, ID{}}, []Tip{{3}}})
+			c.Covers[i].To, c.Covers[i].Tips = 3, []Tip{{2}}
 		},
 	} {
 		c := sampleCheckpoint()
@@ -182,7 +202,7 @@ func TestCheckpointRefuses(t *testing.T) {
 
 func TestRunsFind(t *testing.T) {
 	a, b := LogID{1}, LogID{2}
-	runs := Runs{{a, 2, 3, ID{}}, {a, 7, 7, ID{}}, {b, 1, 9, ID{}}}
+	runs := runsOf(Run{a, 2, 3, ID{30}}, Run{a, 7, 7, ID{}}, Run{b, 1, 9, ID{}})
 	for _, c := range []struct {
 		log     LogID
 		counter uint64
@@ -195,6 +215,23 @@ func TestRunsFind(t *testing.T) {
 	}
 	if runs.Len() != 12 {
 		t.Errorf("%d chunks", runs.Len())
+	}
+	run, _ := runs.Find(a, 3)
+	for counter, want := range map[uint64]Tip{1: {1}, 2: {2}, 3: {30}} {
+		if tip, ok := run.TipAt(counter); !ok || tip != want {
+			t.Errorf("the tip at %d is %x, %v", counter, tip, ok)
+		}
+		if at := (Position{counter, want}); run.Joins(at) != (counter < 3) {
+			t.Errorf("a log at %d joins: %v", counter, run.Joins(at))
+		}
+		if run.Joins(Position{counter, Tip{77}}) {
+			t.Errorf("another history joins at %d", counter)
+		}
+	}
+	for _, counter := range []uint64{0, 4} {
+		if _, ok := run.TipAt(counter); ok {
+			t.Errorf("there is a tip at %d", counter)
+		}
 	}
 }
 

@@ -44,54 +44,80 @@ func ReadPlace(r *wire.Reader) (p Place) {
 	return p
 }
 
-// Run is a stretch of a log: the chunks From to To. Last is the ID of the last one; since each chunk names the one before,
-// it names them all.
+// Run is a stretch of a log: the chunks From to To. Last is the ID of the last one.
 type Run struct {
 	Log      LogID
 	From, To uint64
 	Last     ID
 }
 
-// Runs are stretches of logs, ascending, with at least one chunk between two of one log.
-type Runs []Run
+func (r Run) ok() bool { return r.From > 0 && r.From <= r.To && r.To < 1<<63 }
+
+// Covered is a run with the tips of its chunks, so that a chunk that comes when they are gone, or a log that shall go on
+// over them, is told from another history of the log by whoever holds no more than this.
+type Covered struct {
+	Run
+	// Tips are where the log stands before From (zero if From is 1) and after each chunk but the last: To−From+1 in all.
+	Tips []Tip
+}
+
+// TipAt returns where the log stands at a counter from From−1 to To.
+func (c Covered) TipAt(counter uint64) (tip Tip, ok bool) {
+	switch {
+	case counter == c.To:
+		return At(c.To, c.Last).Tip, true
+	case counter+1 < c.From || counter > c.To:
+		return tip, false
+	}
+	return c.Tips[counter+1-c.From], true
+}
+
+// Joins reports whether a log that stands at p goes on with what is left of the run.
+func (c Covered) Joins(p Position) bool {
+	tip, ok := c.TipAt(p.Counter)
+	return ok && p.Counter < c.To && tip == p.Tip
+}
+
+// Covers are stretches of logs, ascending, with at least one chunk between two of one log.
+type Covers []Covered
 
 // Len returns how many chunks they name.
-func (s Runs) Len() (n uint64) {
-	for _, run := range s {
-		n += run.To - run.From + 1
+func (s Covers) Len() (n uint64) {
+	for _, c := range s {
+		n += c.To - c.From + 1
 	}
 	return n
 }
 
 // Find returns the run that a chunk belongs to.
-func (s Runs) Find(log LogID, counter uint64) (Run, bool) {
-	i, _ := slices.BinarySearchFunc(s, Run{Log: log, To: counter}, func(a, b Run) int {
+func (s Covers) Find(log LogID, counter uint64) (Covered, bool) {
+	i, _ := slices.BinarySearchFunc(s, Run{Log: log, To: counter}, func(a Covered, b Run) int {
 		if c := a.Log.Compare(b.Log); c != 0 {
 			return c
 		}
 		return cmp.Compare(a.To, b.To)
 	})
 	if i == len(s) || s[i].Log != log || s[i].From > counter {
-		return Run{}, false
+		return Covered{}, false
 	}
 	return s[i], true
 }
 
 // Holds reports whether a chunk belongs to one of the runs.
-func (s Runs) Holds(log LogID, counter uint64) bool {
+func (s Covers) Holds(log LogID, counter uint64) bool {
 	_, ok := s.Find(log, counter)
 	return ok
 }
 
-func (s Runs) check() error {
+func (s Covers) check() error {
 	if len(s) > MaxRuns {
 		return fmt.Errorf("%w: runs: too many", wire.ErrMalformed)
 	}
-	for i, run := range s {
-		ok := run.From > 0 && run.From <= run.To && run.To < 1<<63
+	for i, c := range s {
+		ok := c.ok() && uint64(len(c.Tips)) == c.To-c.From+1 && (c.From == 1) == (c.Tips[0] == Tip{})
 		if i > 0 {
-			c := s[i-1].Log.Compare(run.Log)
-			ok = ok && (c < 0 || c == 0 && s[i-1].To+1 < run.From)
+			order := s[i-1].Log.Compare(c.Log)
+			ok = ok && (order < 0 || order == 0 && s[i-1].To+1 < c.From)
 		}
 		if !ok {
 			return fmt.Errorf("%w: runs: order", wire.ErrMalformed)
@@ -100,24 +126,36 @@ func (s Runs) check() error {
 	return nil
 }
 
-func (s Runs) append(w *wire.Writer) {
+func (s Covers) append(w *wire.Writer) {
 	w.Uvarint(uint64(len(s)))
-	for _, run := range s {
-		w.Raw(run.Log[:])
-		w.Uvarint(run.From)
-		w.Uvarint(run.To - run.From)
-		w.Raw(run.Last[:])
+	for _, c := range s {
+		w.Raw(c.Log[:])
+		w.Uvarint(c.From)
+		w.Uvarint(c.To - c.From)
+		for _, tip := range c.Tips {
+			w.Raw(tip[:])
+		}
+		w.Raw(c.Last[:])
 	}
 }
 
-func parseRuns(b []byte) (Runs, error) {
+func parseCovers(b []byte) (Covers, error) {
 	r := wire.NewReader(b)
-	s := make(Runs, count(r, MaxRuns, 66))
+	s := make(Covers, count(r, MaxRuns, 82))
 	for i := range s {
-		r.Fixed(s[i].Log[:])
-		s[i].From = r.Uvarint(1<<63 - 1)
-		s[i].To = s[i].From + r.Uvarint(1<<62)
-		r.Fixed(s[i].Last[:])
+		c := &s[i]
+		r.Fixed(c.Log[:])
+		c.From = r.Uvarint(1<<63 - 1)
+		more := count(r, MaxParts-1, len(Tip{}))
+		c.To = c.From + uint64(more)
+		c.Tips = make([]Tip, more+1)
+		for j := range c.Tips {
+			r.Fixed(c.Tips[j][:])
+		}
+		r.Fixed(c.Last[:])
+		if r.Err() != nil {
+			break
+		}
 	}
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("runs: %w", err)
@@ -181,8 +219,8 @@ func ParseSkip(b []byte) (s Skip, err error) {
 	if err := r.Close(); err != nil {
 		return Skip{}, fmt.Errorf("parse skip: %w", err)
 	}
-	if err := (Runs{s.Run}).check(); err != nil {
-		return Skip{}, fmt.Errorf("parse skip: %w", err)
+	if !s.ok() {
+		return Skip{}, fmt.Errorf("parse skip: %w: run", wire.ErrMalformed)
 	}
 	return s, nil
 }

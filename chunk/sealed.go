@@ -203,11 +203,11 @@ func (s Sealed) Log() LogID { return s.log }
 func (s Sealed) Header() Header { return s.header }
 
 // Covers returns what a CHECKPOINT covers, for which no key is needed.
-func (s Sealed) Covers() (Runs, error) {
+func (s Sealed) Covers() (Covers, error) {
 	if s.header.Kind != KindCheckpoint || s.header.Algorithm != Algorithm2 {
 		return nil, fmt.Errorf("%v is no checkpoint that this version knows: %w", s, ErrNewer)
 	}
-	return parseRuns(s.clear)
+	return parseCovers(s.clear)
 }
 
 // Verdict returns which checkpoint a COVER is about and whether it finds it good, for which no key is needed.

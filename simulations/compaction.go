@@ -104,8 +104,7 @@ func (d *device) checkWords(at checkpointAt) {
 			}
 			b, err := v.Get(storage.Chunk.Key(at.scope, at.Log, at.Counter))
 			if errors.Is(err, storage.ErrNotFound) {
-				_, err = heldBySkip(v, at.scope, at.Log, at.Counter)
-				said = err == nil
+				said = standsFor(v, at.scope, at.Log, chunk.At(at.Counter, at.ID)) == nil
 				return nil
 			}
 			if err != nil {

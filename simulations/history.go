@@ -112,8 +112,7 @@ func (d *device) has(scope trust.ScopeID, log chunk.LogID, counter uint64, id ch
 		if _, err := v.Get(storage.Chunk.Key(scope, log, counter)); err == nil {
 			return storage.ErrNotFound // another one
 		}
-		_, err := heldBySkip(v, scope, log, counter)
-		return err
+		return standsFor(v, scope, log, chunk.At(counter, id))
 	})
 	return err == nil
 }
@@ -123,14 +122,7 @@ func (d *device) stands(scope trust.ScopeID, log chunk.LogID, p chunk.Position) 
 	if _, ok := d.at(scope, log, p); ok {
 		return true
 	}
-	err := d.twin.View(func(v storage.Reader) error {
-		skip, err := heldBySkip(v, scope, log, p.Counter)
-		if err == nil && skip.To == p.Counter && skip.Position() != p {
-			err = storage.ErrNotFound
-		}
-		return err
-	})
-	return err == nil
+	return d.twin.View(func(v storage.Reader) error { return standsFor(v, scope, log, p) }) == nil
 }
 
 // at finds the chunk at a position of a log, in whatever history.

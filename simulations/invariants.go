@@ -60,43 +60,27 @@ func (d *device) holds(scope trust.ScopeID, log chunk.LogID, after uint64, to ch
 			continue
 		}
 		var skip chunk.Skip
+		var run chunk.Covered
 		err := d.twin.View(func(v storage.Reader) (err error) {
-			skip, err = heldBySkip(v, scope, log, p.Counter)
+			skip, run, err = heldBySkip(v, scope, log, p.Counter)
 			return err
 		})
-		switch {
-		case err != nil:
+		if err != nil {
 			return fmt.Errorf("chunk %d: %w", p.Counter, err)
-		case skip.To == p.Counter && skip.Position() != p:
+		}
+		if tip, ok := run.TipAt(p.Counter); !ok || tip != p.Tip {
 			return errors.New("a skip stands for another chunk")
-		case skip.From-1 <= after:
+		}
+		if skip.From-1 <= after {
 			return nil
 		}
-		// The one before a run is not named by the skip; the log's first history tells.
-		before, ok := d.before(scope, log, skip.From)
+		before, ok := run.TipAt(skip.From - 1)
 		if !ok {
 			return fmt.Errorf("chunk %d is not there", skip.From-1)
 		}
-		p = before
+		p = chunk.Position{Counter: skip.From - 1, Tip: before}
 	}
 	return nil
-}
-
-// before returns where a log's first history stands before a counter.
-func (d *device) before(scope trust.ScopeID, log chunk.LogID, counter uint64) (p chunk.Position, ok bool) {
-	err := d.twin.View(func(v storage.Reader) error {
-		b, err := v.Get(storage.Chunk.Key(scope, log, counter-1))
-		if err == nil {
-			var sealed chunk.Sealed
-			sealed, err = chunk.Parse(b)
-			p, ok = sealed.Position(), err == nil
-			return err
-		}
-		skip, err := heldBySkip(v, scope, log, counter-1)
-		p, ok = skip.Position(), err == nil
-		return err
-	})
-	return p, ok && err == nil
 }
 
 // positionOf returns where a log stands after an item.
@@ -112,9 +96,18 @@ func positionOf(it session.Item) (chunk.Position, error) {
 	return sealed.Position(), nil
 }
 
-// heldBySkip returns the skip that stands for a chunk, if its checkpoint, which says that it covers it, is durable too, and the
-// word of the device whose log it is.
-func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (skip chunk.Skip, err error) {
+// standsFor returns nil if a skip stands for the very chunk at a position.
+func standsFor(v storage.Reader, scope trust.ScopeID, log chunk.LogID, p chunk.Position) error {
+	_, run, err := heldBySkip(v, scope, log, p.Counter)
+	if tip, ok := run.TipAt(p.Counter); err == nil && (!ok || tip != p.Tip) {
+		err = storage.ErrNotFound
+	}
+	return err
+}
+
+// heldBySkip returns the skip that stands for a chunk at a counter and the run that it stands for, if its checkpoint, which
+// says that it covers it, is durable too, and the word of the device whose log it is.
+func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (skip chunk.Skip, run chunk.Covered, err error) {
 	err = storage.ErrNotFound
 	scan := v.Scan(storage.Skip.With2(scope, log), storage.Skip.Key(scope, log, counter), func(_, value []byte) error {
 		if skip, err = chunk.ParseSkip(value); err == nil && skip.From > counter {
@@ -123,7 +116,7 @@ func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter 
 		return storage.ErrStop
 	})
 	if err = errors.Join(err, scan); err != nil {
-		return skip, err
+		return skip, run, err
 	}
 	at := skip.Checkpoint
 	b, err := v.Get(storage.Chunk.Key(scope, at.Log, at.Counter))
@@ -131,23 +124,24 @@ func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter 
 		b, err = v.Get(storage.Loose.Key(scope, at.Log, at.Counter, at.ID))
 	}
 	if err != nil {
-		return skip, fmt.Errorf("checkpoint of a skip: %w", err)
+		return skip, run, fmt.Errorf("checkpoint of a skip: %w", err)
 	}
 	sealed, err := chunk.Parse(b)
 	if err != nil {
-		return skip, err
+		return skip, run, err
 	}
 	if sealed.ID() != at.ID {
-		return skip, errors.New("another chunk stands in the place of a skip's checkpoint")
+		return skip, run, errors.New("another chunk stands in the place of a skip's checkpoint")
 	}
 	covers, err := sealed.Covers()
-	if err == nil && !covers.Holds(log, counter) {
+	run, ok := covers.Find(log, counter)
+	if err == nil && !ok {
 		err = errors.New("a skip's checkpoint does not cover it")
 	}
 	if err == nil && sealed.Header().Device != skip.Key.Device {
 		err = heldWord(v, skip)
 	}
-	return skip, err
+	return skip, run, err
 }
 
 // heldWord reports whether a skip's word is durable, good, and by the device whose log it is.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +18,7 @@ type network struct {
 	links []*link
 	group map[*device]int // partitions; devices of one group reach each other
 	messy bool            // frames are lost, doubled and reordered, as no stream does
+	tree  bool            // each device but the first reaches one of those before it, so that what is lost on a link comes by no other
 }
 
 // link is a pair of devices that talk when they can.
@@ -59,16 +61,23 @@ func (n *network) ends(d *device) []end {
 	return list
 }
 
-// connectAll lays links between all devices that lack one, and dials where it can.
+// connectAll lays the links that devices lack, and dials where it can.
 func (w *World) connectAll() {
 	n := &w.net
 	if n.group == nil {
 		n.group = map[*device]int{}
-		n.messy = w.chance(2)
+		n.messy, n.tree = w.chance(2), w.chance(3)
 	}
 	for i, a := range w.devices {
-		for _, b := range w.devices[:i] {
-			if !n.linked(a, b) && a.keys.Device() != b.keys.Device() {
+		before := slices.DeleteFunc(slices.Clone(w.devices[:i]), func(b *device) bool { return a.keys.Device() == b.keys.Device() })
+		if n.tree && len(before) > 0 {
+			if slices.ContainsFunc(before, func(b *device) bool { return n.linked(a, b) }) {
+				continue
+			}
+			before = []*device{before[w.rng.IntN(len(before))]}
+		}
+		for _, b := range before {
+			if !n.linked(a, b) {
 				n.links = append(n.links, &link{ends: [2]*device{b, a}})
 			}
 		}

@@ -69,6 +69,18 @@ func (w *World) goBack(d *device, noticed bool) {
 	}
 	clear(d.told)
 	w.startOn(d, noticed)
+	if !noticed {
+		w.goOn(d)
+	}
+}
+
+// goOn has the users of a device write before it meets anybody: twice what was written already, in its log and its documents.
+func (w *World) goOn(d *device) {
+	for range w.rng.IntN(5) {
+		if d.replica != nil {
+			w.edit(d)
+		}
+	}
 }
 
 // startOn starts a device on a disk that it may not be the only one to have.
@@ -120,6 +132,10 @@ func (w *World) double(d *device, noticed bool) {
 	w.note("%s is started twice, noticed: %v", d.name, noticed)
 	w.devices = append(w.devices, c)
 	w.startOn(c, noticed)
+	if !noticed {
+		w.goOn(c)
+		w.goOn(d)
+	}
 }
 
 // maxDevices bounds how many devices there are with their copies.

@@ -20,15 +20,27 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 	if err := r.judgeOwn(ctx, from, chunks); err != nil {
 		return err
 	}
+	var refused refusals
+	if err := r.arriveAll(ctx, from, chunks, &refused); err != nil {
+		return err
+	}
+	for _, skip := range refused.apart {
+		if err := r.rejoin(ctx, skip); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *Replica) arriveAll(ctx context.Context, from trust.DeviceID, chunks [][]byte, refused *refusals) error {
 	r.arrive.Lock()
 	defer r.arrive.Unlock()
 	st := r.State()
 	a := newArriving()
-	var refused refusals
 	defer func() { refused.tell(r, from) }()
 	for _, b := range chunks {
 		if chunk.IsSkip(b) {
-			if err := r.takeSkip(a, from, &refused, b); err != nil {
+			if err := r.takeSkip(ctx, a, refused, from, b); err != nil {
 				return err
 			}
 			continue
@@ -58,7 +70,7 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 				continue
 			}
 		}
-		if err := r.take(a, sealed); err != nil {
+		if err := r.take(ctx, a, sealed); err != nil {
 			return err
 		}
 		if a.batch.Size() > importCommitBytes {
@@ -71,15 +83,21 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 }
 
 // take puts a verified chunk where it belongs: at the end of its log, beside it, or nowhere.
-func (r *Replica) take(a *arriving, sealed chunk.Sealed) error {
+func (r *Replica) take(ctx context.Context, a *arriving, sealed chunk.Sealed) error {
 	h := sealed.Header()
 	at := chunkRef{h.Scope, sealed.Log(), h.Counter}
 	if head := a.head(r, at.Scope, at.Log); !sealed.Follows(head.ID, head.Counter) {
 		// Known, or of another history of its log, or out of order.
-		if h.Counter > head.Counter {
+		if a.skips[logRef{at.Scope, at.Log}] { // what it is compared with is in the batch
+			if err := r.commitArrived(ctx, a); err != nil {
+				return err
+			}
+		}
+		placed, err := r.branch(a, at, sealed)
+		if err == nil && !placed {
 			a.keepLoose(at, sealed)
 		}
-		return r.branch(a, head, at, sealed)
+		return err
 	}
 	a.advance(at.Scope, at.Log, tip{h.Counter, sealed.ID()})
 	a.taken[at] = sealed.ID()
@@ -144,44 +162,40 @@ func (r *Replica) commitArrived(ctx context.Context, a *arriving) error {
 }
 
 // branch keeps a chunk that does not continue what is held of its log, if it is new and the one before it is held: it is
-// stored beside the others, passed on, and applied as they are.
-func (r *Replica) branch(a *arriving, head tip, at chunkRef, sealed chunk.Sealed) error {
+// stored beside the others, passed on, and applied as they are. It reports whether the chunk is here now, or was.
+func (r *Replica) branch(a *arriving, at chunkRef, sealed chunk.Sealed) (placed bool, err error) {
 	id, previous := sealed.ID(), sealed.Header().Previous
+	stored := r.tip(at.Scope, at.Log)
 	held := func(v storage.Reader, at chunkRef, id chunk.ID) (bool, error) {
 		if _, ok := a.branches[at][id]; ok || a.taken[at] == id {
 			return true, nil
 		}
-		if at.Counter == head.Counter {
-			if head.ID == id {
-				return true, nil
-			}
-		} else if at.Counter < head.Counter {
-			have, err := readChunk(v, at.Scope, at.Log, at.Counter)
-			if err == nil && have.ID() == id {
-				return true, nil
-			}
-			if err := ignoreNotFound(err); err != nil {
-				return false, err
-			}
-			if _, taken := a.taken[at]; err != nil && !taken { // a checkpoint stands for it, here or in this very batch
-				return true, nil
+		if at.Counter <= stored.Counter {
+			have, err := (&history{v: v, scope: at.Scope, log: at.Log}).at(at.Counter)
+			if err != nil || have == chunk.At(at.Counter, id) {
+				return err == nil, err
 			}
 		}
 		_, err := v.Get(storage.Branch.Key(at.Scope, at.Log, at.Counter, id))
 		return err == nil, ignoreNotFound(err)
 	}
-	return r.store.View(func(v storage.Reader) error {
+	err = r.store.View(func(v storage.Reader) error {
 		known, err := held(v, at, id)
+		if errors.Is(err, errNotHeld) {
+			return nil // what it is compared with is being repaired; until then the peer is asked for both
+		}
 		if err != nil {
 			return fmt.Errorf("compare chunk: %w", err)
 		}
 		follows := at.Counter == 1
 		if !known && !follows {
-			if follows, err = held(v, chunkRef{at.Scope, at.Log, at.Counter - 1}, previous); err != nil {
+			if follows, err = held(v, chunkRef{at.Scope, at.Log, at.Counter - 1}, previous); errors.Is(err, errNotHeld) {
+				return nil
+			} else if err != nil {
 				return fmt.Errorf("compare chunk: %w", err)
 			}
 		}
-		if known || !follows {
+		if placed = known || follows; known || !follows {
 			return nil
 		}
 		place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: id}
@@ -192,6 +206,11 @@ func (r *Replica) branch(a *arriving, head tip, at chunkRef, sealed chunk.Sealed
 		}
 		a.branches[at][id] = node{at.Counter, previous}
 		a.turns = append(a.turns, place)
+		if kind := sealed.Header().Kind; kind == chunk.KindCheckpoint || kind == chunk.KindCover {
+			a.proofs[id] = sealed
+			a.batch.Delete(storage.Loose.Key(at.Scope, at.Log, at.Counter, id))
+		}
 		return nil
 	})
+	return placed, err
 }

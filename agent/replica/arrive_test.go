@@ -109,7 +109,10 @@ func TestManyBadSkips(t *testing.T) {
 	c.Logs = []chunk.LogKey{key}
 	for i := range uint64(20_000) {
 		at := 1 + 2*i
-		c.Covers = append(c.Covers, chunk.Run{Log: key.ID(), From: at, To: at, Last: chunk.ID{1}})
+		c.Covers = append(c.Covers, chunk.Covered{Run: chunk.Run{Log: key.ID(), From: at, To: at, Last: chunk.ID{1}}, Tips: make([]chunk.Tip, 1)})
+		if at > 1 {
+			c.Covers[i].Tips[0] = chunk.Tip{1}
+		}
 		c.Parts = append(c.Parts, chunk.Part{Spot: chunk.Spot{Counter: at}, Schema: fhir.Schema, Origin: chunk.OriginEdit,
 			Changes: []chunk.Change{{Raw: []byte{1}}}})
 	}

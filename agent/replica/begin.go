@@ -81,7 +81,8 @@ type refusals struct {
 	n     int
 	first chunk.ID // a chunk, or the checkpoint of a skip
 	err   error
-	skips int // that nothing here bears out
+	skips int          // that nothing here bears out, or that took as long to look at
+	apart []chunk.Skip // good ones that do not go on with what is held first of their log
 }
 
 // maxRefusedSkips is how many bad skips of a frame are looked at. A skip takes some 200 bytes, and to judge one

@@ -222,20 +222,70 @@ func comparePositions(a, b chunk.Position) int {
 	return cmp.Or(cmp.Compare(a.Counter, b.Counter), bytes.Compare(a.Tip[:], b.Tip[:]))
 }
 
-// mainPosition returns where the main history stands at a counter; zero if only a checkpoint stands for it.
+// mainPosition returns where the main history stands at a counter; zero if that is not held.
 func mainPosition(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (chunk.Position, error) {
-	sealed, err := readChunk(v, scope, log, counter)
+	p, err := (&history{v: v, scope: scope, log: log}).at(counter)
+	if errors.Is(err, errNotHeld) {
+		return chunk.Position{}, nil
+	}
+	return p, err
+}
+
+// history reads where a log's main history stands, at one counter after another.
+type history struct {
+	v     storage.Reader
+	scope trust.ScopeID
+	log   chunk.LogID
+	run   chunk.Covered // what a checkpoint stands for, as read last
+}
+
+// at returns where the main history stands at a counter; errNotHeld if there is neither a chunk nor what stands for it.
+func (h *history) at(counter uint64) (chunk.Position, error) {
+	if counter == 0 {
+		return chunk.Position{}, nil
+	}
+	sealed, err := readChunk(h.v, h.scope, h.log, counter)
 	if err == nil {
 		return sealed.Position(), nil
 	}
 	if !errors.Is(err, storage.ErrNotFound) {
 		return chunk.Position{}, err
 	}
-	skip, found, err := readSkip(v, scope, log, counter)
-	if err != nil || !found || skip.To != counter {
-		return chunk.Position{}, err
+	if counter < h.run.From || counter > h.run.To {
+		if err := h.readRun(counter); err != nil {
+			return chunk.Position{}, err
+		}
 	}
-	return skip.Position(), nil
+	tip, _ := h.run.TipAt(counter)
+	return chunk.Position{Counter: counter, Tip: tip}, nil
+}
+
+// readRun reads what a skip over a counter stands for.
+func (h *history) readRun(counter uint64) error {
+	skip, found, err := readSkip(h.v, h.scope, h.log, counter)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return errNotHeld
+	}
+	sealed, err := readCheckpoint(h.v, h.scope, skip.Checkpoint)
+	if errors.Is(err, storage.ErrNotFound) {
+		return errNotHeld
+	}
+	if err != nil {
+		return err
+	}
+	covers, err := sealed.Covers()
+	if err != nil {
+		return fmt.Errorf("read checkpoint: %w: %w", storage.ErrDamaged, err)
+	}
+	run, ok := covers.Find(h.log, counter)
+	if !ok {
+		return fmt.Errorf("read checkpoint: %w: a skip names it, and it does not cover that", storage.ErrDamaged)
+	}
+	h.run = run
+	return nil
 }
 
 // Beyond returns what is held of a log, of all its histories, that is neither at the given positions nor below one of them:

@@ -23,9 +23,8 @@ type Compaction struct {
 	// Idle is how long nobody changed the document, by this device's clock; each device waits up to as long again, by chance,
 	// so that usually one of them makes the checkpoint. 0: 10 minutes.
 	Idle time.Duration
-	// Grace is how long what a checkpoint covers is kept after it was applied here, though every device has found it good: a
-	// machine that goes back unnoticed to an image from before the deletion, and writes before it meets anybody, writes
-	// another history of chunks that nobody can compare any more. 0: 30 days.
+	// Grace is how long what a checkpoint covers is kept after it was applied here, though every device has found it good: time
+	// to notice a mistake while the originals are there. 0: 7 days.
 	Grace time.Duration
 }
 
@@ -37,7 +36,7 @@ func (c Compaction) orDefault() Compaction {
 		c.Idle = 10 * time.Minute
 	}
 	if c.Grace == 0 {
-		c.Grace = 30 * 24 * time.Hour
+		c.Grace = 7 * 24 * time.Hour
 	}
 	return c
 }
@@ -329,6 +328,10 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 		}
 		for _, skip := range skips {
 			k, err := t.deleteRun(v, c, covers, skip)
+			if errors.Is(err, errOtherHistory) {
+				*t, n = *r.begin(ctx), 0
+				return nil
+			}
 			if err != nil {
 				return err
 			}
@@ -344,7 +347,7 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 
 // skipsFor makes the skips over what a checkpoint covers, each with the word of the device whose log it is, which is held
 // here; storage.ErrNotFound if one is not.
-func (r *Replica) skipsFor(v storage.Reader, c checkpoint, sealed chunk.Sealed, covers chunk.Runs) ([]chunk.Skip, error) {
+func (r *Replica) skipsFor(v storage.Reader, c checkpoint, sealed chunk.Sealed, covers chunk.Covers) ([]chunk.Skip, error) {
 	body, err := r.openPack(sealed)
 	if err != nil {
 		return nil, err
@@ -360,7 +363,7 @@ func (r *Replica) skipsFor(v storage.Reader, c checkpoint, sealed chunk.Sealed, 
 	skips := make([]chunk.Skip, len(covers))
 	for i, run := range covers {
 		key := keys[run.Log] // each covered place is one of a log that the body names
-		skips[i] = chunk.Skip{Scope: c.scope, Key: key, Run: run, Checkpoint: c.place, Word: said[key.Device].at}
+		skips[i] = chunk.Skip{Scope: c.scope, Key: key, Run: run.Run, Checkpoint: c.place, Word: said[key.Device].at}
 		if _, err := readProof(v, skips[i], map[chunk.ID]chunk.Sealed{c.place.ID: sealed}); errors.Is(err, errNoWord) {
 			return nil, storage.ErrNotFound
 		} else if err != nil {
@@ -370,9 +373,13 @@ func (r *Replica) skipsFor(v storage.Reader, c checkpoint, sealed chunk.Sealed, 
 	return skips, nil
 }
 
+// errOtherHistory says that what stands in a log first is not what a checkpoint covers.
+var errOtherHistory = errors.New("a checkpoint covers another history of a log")
+
 // deleteRun deletes the chunks that a skip stands for and puts it in their place, and in the place of earlier skips.
-func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Runs, by chunk.Skip) (n int, err error) {
+func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Covers, by chunk.Skip) (n int, err error) {
 	run := by.Run
+	covered, _ := covers.Find(run.Log, run.To)
 	skip, found, err := readSkip(v, c.scope, run.Log, run.From)
 	if err != nil || found && skip.To >= run.To && !covers.Holds(skip.Checkpoint.Log, skip.Checkpoint.Counter) {
 		return 0, err // a checkpoint that was made at the same time, and stays, stands for them already
@@ -392,6 +399,9 @@ func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Run
 		sealed, err := chunk.Parse(value)
 		if err != nil {
 			return err
+		}
+		if tip, ok := covered.TipAt(counter); !ok || tip != sealed.Position().Tip {
+			return errOtherHistory
 		}
 		if sealed.Header().Kind == chunk.KindCheckpoint {
 			earlier = append(earlier, checkpoint{place: sealed.Place(), scope: c.scope, document: c.document})

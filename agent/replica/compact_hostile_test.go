@@ -24,6 +24,7 @@ func checkpointOf(t *testing.T, d *device, scope trust.ScopeID, doc crdt.Documen
 	t.Helper()
 	log := chunk.CurrentLog(d.keys)
 	c := &chunk.Checkpoint{Document: doc, Others: []chunk.Spot{}}
+	var tips []chunk.Tip
 	must(t, d.twin.View(func(v storage.Reader) error {
 		return v.Scan(storage.Chunk.With2(scope, log), nil, func(_, value []byte) error {
 			sealed, err := chunk.Parse(append([]byte(nil), value...))
@@ -33,7 +34,8 @@ func checkpointOf(t *testing.T, d *device, scope trust.ScopeID, doc crdt.Documen
 			body := opened.(*chunk.Changes)
 			c.Logs = []chunk.LogKey{sealed.LogKey()}
 			c.Parts = append(c.Parts, chunk.PartOf(body, 0, sealed.Header().Counter))
-			c.Covers = chunk.Runs{{Log: log, From: 1, To: sealed.Header().Counter, Last: sealed.ID()}}
+			tips = append(tips, chunk.At(sealed.Header().Counter-1, sealed.Header().Previous).Tip)
+			c.Covers = chunk.Covers{{Run: chunk.Run{Log: log, From: 1, To: sealed.Header().Counter, Last: sealed.ID()}, Tips: tips}}
 			c.Authorship = []chunk.Word{{Log: 0, Authorship: body.Authorship[0]}}
 			return nil
 		})
@@ -44,29 +46,35 @@ func checkpointOf(t *testing.T, d *device, scope trust.ScopeID, doc crdt.Documen
 // TestBadCheckpoints has a member make checkpoints that are not what they claim. Nothing is deleted for them, everybody
 // shows the same, and everybody who can tell says so.
 func TestBadCheckpoints(t *testing.T) {
+	const (
+		refused = 'r' // by bad words
+		held    = 'h' // quarantined, or for a later version
+		waits   = 'w' // for a word that nobody gives
+	)
 	for name, c := range map[string]struct {
 		bend    func(*chunk.Checkpoint)
-		refused bool // by a bad word; else the chunk is quarantined, or nobody gives a word
+		outcome byte
 	}{
-		"another time":   {func(c *chunk.Checkpoint) { c.Parts[2].TimeMillis++ }, true},
-		"another author": {func(c *chunk.Checkpoint) { c.Parts[2].Author = "somebody" }, true},
+		"another time":   {func(c *chunk.Checkpoint) { c.Parts[2].TimeMillis++ }, refused},
+		"another author": {func(c *chunk.Checkpoint) { c.Parts[2].Author = "somebody" }, refused},
 		"another place": {func(c *chunk.Checkpoint) {
 			c.Parts[1].Counter, c.Parts[2].Counter = c.Parts[2].Counter, c.Parts[1].Counter
-		}, true},
-		"another history": {func(c *chunk.Checkpoint) { c.Covers[0].Last[0] ^= 1 }, true},
+		}, refused},
+		"another history":      {func(c *chunk.Checkpoint) { c.Covers[0].Last[0] ^= 1 }, waits},
+		"another chunk within": {func(c *chunk.Checkpoint) { c.Covers[0].Tips[2][0] ^= 1 }, waits},
 		"the last change left out": {func(c *chunk.Checkpoint) {
 			c.Parts[len(c.Parts)-1].Changes = c.Parts[0].Changes
 			c.Authorship[0].Seq--
-		}, false},
-		"a change left out": {func(c *chunk.Checkpoint) { c.Parts[1].Changes = c.Parts[0].Changes }, true},
-		"a change bent":     {func(c *chunk.Checkpoint) { c.Parts[1].Changes[0].Raw[20] ^= 1 }, false},
+		}, held},
+		"a change left out": {func(c *chunk.Checkpoint) { c.Parts[1].Changes = c.Parts[0].Changes }, refused},
+		"a change bent":     {func(c *chunk.Checkpoint) { c.Parts[1].Changes[0].Raw[20] ^= 1 }, held},
 		"an actor that is not its author's": {func(c *chunk.Checkpoint) {
 			for i := range c.Parts {
 				c.Parts[i].Changes[0].Branch = 1
 			}
 			c.Authorship[0].Branch = 1
-		}, false},
-		"a newer version": {func(c *chunk.Checkpoint) { c.Parts[0].Schema = fhir.Schema + 1 }, false},
+		}, held},
+		"a newer version": {func(c *chunk.Checkpoint) { c.Parts[0].Schema = fhir.Schema + 1 }, held},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := practice(t, "A", "B", "forger")
@@ -90,11 +98,14 @@ func TestBadCheckpoints(t *testing.T) {
 			if deleted != 0 {
 				t.Fatalf("%d chunks were deleted", deleted)
 			}
-			if c.refused && (words != 2 || a.waiting()+b.waiting() != 0) {
+			if c.outcome == refused && (words != 2 || a.waiting()+b.waiting() != 0) {
 				t.Errorf("%d words, %d and %d wait", words, a.waiting(), b.waiting())
 			}
-			if held, _ := a.Held(10); !c.refused && (len(held) != 1 || words != 0) {
-				t.Errorf("held %+v, %d words", held, words)
+			if list, _ := a.Held(10); c.outcome == held && (len(list) != 1 || words != 0) {
+				t.Errorf("held %+v, %d words", list, words)
+			}
+			if c.outcome == waits && (words != 0 || a.waiting() != 1 || b.waiting() != 1) {
+				t.Errorf("%d words, %d and %d wait", words, a.waiting(), b.waiting())
 			}
 			sync(t, a, b)
 			alike(t, a, b)
@@ -135,7 +146,7 @@ func TestBadSkips(t *testing.T) {
 	f := forge(p[1])
 	doc := f.document("section", "p1", "core")
 	body := checkpointOf(t, a, f.scope, doc)
-	body.Covers[0].To, body.Parts = 4, body.Parts[:4]
+	body.Covers[0].To, body.Covers[0].Tips, body.Parts = 4, body.Covers[0].Tips[:4], body.Parts[:4]
 	var fourth, head []byte
 	must(t, a.twin.View(func(v storage.Reader) (err error) {
 		log := body.Covers[0].Log
@@ -162,7 +173,7 @@ func TestBadSkips(t *testing.T) {
 	word := af.word(doc, checkpoint.Place(), true)
 	bad, elsewhere := af.word(doc, checkpoint.Place(), false), af.word(doc, twin.Place(), true)
 	foreign, own := bf.word(doc, checkpoint.Place(), true), f.word(doc, checkpoint.Place(), true)
-	good := chunk.Skip{Scope: f.scope, Key: body.Logs[0], Run: body.Covers[0], Checkpoint: checkpoint.Place(), Word: word.Place()}
+	good := chunk.Skip{Scope: f.scope, Key: body.Logs[0], Run: body.Covers[0].Run, Checkpoint: checkpoint.Place(), Word: word.Place()}
 	at := func() uint64 { return fresh.Vector(f.scope)[good.Log].Counter }
 
 	fresh.take(f.device, skipBytes(good)) // its checkpoint is not here
@@ -236,7 +247,7 @@ func TestSkipOfOnesOwn(t *testing.T) {
 	raw := af.seal(body)
 	checkpoint, err := chunk.Parse(raw)
 	must(t, err)
-	skip := chunk.Skip{Scope: af.scope, Key: body.Logs[0], Run: body.Covers[0], Checkpoint: checkpoint.Place()}
+	skip := chunk.Skip{Scope: af.scope, Key: body.Logs[0], Run: body.Covers[0].Run, Checkpoint: checkpoint.Place()}
 	b.take(a, raw, skipBytes(skip))
 	if got := b.Vector(af.scope)[skip.Log].Counter; got != skip.To || b.Status().Resources != 1 {
 		t.Errorf("the skip is not taken: %d, %+v", got, b.Status())
@@ -259,7 +270,9 @@ func TestSkipBeyondALog(t *testing.T) {
 	more := body.Parts[len(body.Parts)-1]
 	more.Counter = last + 1
 	body.Parts = append(body.Parts, more)
-	body.Covers[0].To, body.Covers[0].Last = last+1, chunk.ID{1, 2, 3}
+	covers := &body.Covers[0]
+	covers.Tips = append(covers.Tips, chunk.At(last, covers.Last).Tip)
+	covers.To, covers.Last = last+1, chunk.ID{1, 2, 3}
 	raw := f.seal(body)
 	checkpoint, err := chunk.Parse(raw)
 	must(t, err)

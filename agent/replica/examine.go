@@ -68,7 +68,7 @@ type examination struct {
 	v      storage.Reader
 	scope  trust.ScopeID
 	tag    chunk.Tag
-	covers chunk.Runs
+	covers chunk.Covers
 	packed map[spot]chunk.Part
 	others map[spot]bool
 	packs  map[chunk.ID]contents // of other checkpoints
@@ -78,6 +78,7 @@ type examination struct {
 type contents struct {
 	parts  map[spot]chunk.Part
 	others map[spot]bool
+	covers chunk.Covers
 }
 
 func packedIn(body *chunk.Checkpoint) map[spot]chunk.Part {
@@ -97,7 +98,7 @@ func othersIn(body *chunk.Checkpoint) map[spot]bool {
 }
 
 // run compares one run, chunk by chunk.
-func (e *examination) run(run chunk.Run) (finding, error) {
+func (e *examination) run(run chunk.Covered) (finding, error) {
 	for n := run.From; n <= run.To; {
 		found, err := readStored(e.v, chunkRef{e.scope, run.Log, n})
 		if errors.Is(err, errNotHeld) {
@@ -107,8 +108,8 @@ func (e *examination) run(run chunk.Run) (finding, error) {
 			return verdictWait, err
 		}
 		if found.skip == nil {
-			if n == run.To && found.chunk.ID() != run.Last {
-				return verdictBad, nil // another history of the log
+			if h := found.chunk.Header(); !run.Joins(chunk.At(h.Counter-1, h.Previous)) || n == run.To && found.chunk.ID() != run.Last {
+				return verdictWait, nil // another history of the log, which who packed it knows and this device does not, or not first
 			}
 			if f, err := e.chunk(spot{run.Log, n}, found.chunk); f != verdictGood || err != nil {
 				return f, err
@@ -119,15 +120,8 @@ func (e *examination) run(run chunk.Run) (finding, error) {
 		if found.skip.To > run.To {
 			return verdictWait, nil // another one, made at the same time, stands for more; the next covers both
 		}
-		if found.skip.To == run.To && found.skip.Last != run.Last {
-			return verdictBad, nil
-		}
-		ok, err := e.skipped(run.Log, n, found)
-		if err != nil {
-			return verdictWait, err
-		}
-		if !ok {
-			return verdictBad, nil
+		if f, err := e.skipped(run, n, found); f != verdictGood || err != nil {
+			return f, err
 		}
 		n = found.skip.To + 1
 	}
@@ -165,7 +159,7 @@ func (e *examination) chunk(at spot, sealed chunk.Sealed) (finding, error) {
 	return verdictGood, nil
 }
 
-func (e *examination) coversAll(runs chunk.Runs) bool {
+func (e *examination) coversAll(runs chunk.Covers) bool {
 	for _, run := range runs {
 		if mine, ok := e.covers.Find(run.Log, run.To); !ok || mine.From > run.From {
 			return false
@@ -191,25 +185,32 @@ func (e *examination) holds(parts map[spot]chunk.Part, others map[spot]bool) boo
 
 // skipped compares what stands for chunks that were deleted here: an earlier checkpoint, one made at the same time, which
 // may hold more than this one, or this one itself.
-func (e *examination) skipped(log chunk.LogID, from uint64, found stored) (bool, error) {
+func (e *examination) skipped(run chunk.Covered, from uint64, found stored) (finding, error) {
 	pack, ok := e.packs[found.chunk.ID()]
 	if !ok {
 		body, err := e.r.openPack(found.chunk)
 		if err != nil {
-			return false, err
+			return verdictWait, err
 		}
-		pack = contents{packedIn(body), othersIn(body)}
+		pack = contents{packedIn(body), othersIn(body), body.Covers}
 		e.packs[found.chunk.ID()] = pack
 	}
+	was, ok := pack.covers.Find(run.Log, found.skip.To)
+	for n := from - 1; n <= found.skip.To; n++ {
+		tip, _ := run.TipAt(n)
+		if had, here := was.TipAt(n); !ok || !here || had != tip {
+			return verdictWait, nil // another history of the log
+		}
+	}
 	for n := from; n <= found.skip.To; n++ {
-		at := spot{log, n}
+		at := spot{run.Log, n}
 		part, ok := pack.parts[at]
 		if mine, packed := e.packed[at]; ok && packed && mine.Equal(part) || pack.others[at] && e.others[at] {
 			continue
 		}
-		return false, nil
+		return verdictBad, nil
 	}
-	return true, nil
+	return verdictGood, nil
 }
 
 // isHeld reports whether a chunk is stored and not applied.

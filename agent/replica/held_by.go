@@ -49,7 +49,9 @@ func heldBy(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint
 // follows reports whether h comes right after a log that ends at head.
 func (h holding) follows(head tip) bool {
 	if h.skip != nil {
-		return h.skip.From <= head.Counter+1
+		covers, err := h.sealed.Covers()
+		run, ok := covers.Find(h.skip.Log, h.skip.To)
+		return err == nil && ok && run.Joins(head.position())
 	}
 	return h.sealed.Follows(head.ID, head.Counter)
 }

@@ -219,20 +219,14 @@ func (r *Replica) ownArrived(ctx context.Context, from trust.DeviceID, sealed ch
 	return r.beginLog(ctx, LogPeer)
 }
 
-// wrote reports whether a chunk of this device's log is here, or was and a checkpoint stands for it.
+// wrote reports whether a chunk of this device's log is here, or was and a checkpoint stands for it. What cannot be told is
+// not known: a log more costs little.
 func (r *Replica) wrote(at storage.Ref, id chunk.ID) (known bool, err error) {
 	if at.Counter > r.tip(at.Scope, at.Log).Counter {
 		return false, nil
 	}
-	err = r.store.View(func(v storage.Reader) error {
-		have, err := readChunk(v, at.Scope, at.Log, at.Counter)
-		known = errors.Is(err, storage.ErrNotFound) || err == nil && have.ID() == id
-		return ignoreNotFound(err)
-	})
-	if err != nil {
-		return false, fmt.Errorf("compare own log: %w", err)
-	}
-	return known, nil
+	have, err := r.Stood(at.Scope, at.Log, at.Counter)
+	return err == nil && have == chunk.At(at.Counter, id), err
 }
 
 // claimEvery is how often one peer's word alone, without a chunk that proves it, makes this device begin a new log.
@@ -252,13 +246,9 @@ func (r *Replica) heed(from trust.DeviceID, ack session.Ack) error {
 		return nil // an ACK that lags; what it names was compared when its sender told its vector
 	}
 	if p.Counter < have.Counter {
-		var at chunk.Position
-		err := r.store.View(func(v storage.Reader) (err error) {
-			at, err = mainPosition(v, ack.Scope, log, p.Counter)
-			return err
-		})
+		at, err := r.Stood(ack.Scope, log, p.Counter)
 		if err != nil {
-			return fmt.Errorf("compare own log: %w", err)
+			return err
 		}
 		if at == p || at == (chunk.Position{}) {
 			return nil

@@ -79,9 +79,9 @@ type packing struct {
 	scope trust.ScopeID
 	keys  map[chunk.LogID]chunk.LogKey
 	parts []placedPart
-	has   map[spot]bool     // parts that are in
-	runs  map[spot]chunk.ID // covered chunks, with the ID where it is known
-	other map[spot]bool     // covered chunks without changes
+	has   map[spot]bool // parts that are in
+	runs  map[spot]link // covered chunks
+	other map[spot]bool // covered chunks without changes
 	words map[actorAt]chunk.Authorship
 	done  map[chunk.ID]bool // earlier checkpoints that are in
 }
@@ -89,6 +89,17 @@ type packing struct {
 type spot struct {
 	log     chunk.LogID
 	counter uint64
+}
+
+// link is a covered chunk in its log.
+type link struct {
+	before, tip chunk.Tip
+	id          chunk.ID // zero within a run of an earlier checkpoint
+}
+
+func linkOf(sealed chunk.Sealed) link {
+	h := sealed.Header()
+	return link{chunk.At(h.Counter-1, h.Previous).Tip, sealed.Position().Tip, sealed.ID()}
 }
 
 type actorAt struct {
@@ -105,7 +116,7 @@ type placedPart struct {
 // packed gathers the changes of a document, as its chunks or an earlier checkpoint have them, and what becomes superfluous.
 func (r *Replica) packed(v storage.Reader, d *document) (*chunk.Checkpoint, error) {
 	p := &packing{
-		r: r, v: v, scope: d.scope, keys: map[chunk.LogID]chunk.LogKey{}, has: map[spot]bool{}, runs: map[spot]chunk.ID{},
+		r: r, v: v, scope: d.scope, keys: map[chunk.LogID]chunk.LogKey{}, has: map[spot]bool{}, runs: map[spot]link{},
 		other: map[spot]bool{}, words: map[actorAt]chunk.Authorship{}, done: map[chunk.ID]bool{},
 	}
 	seen := map[chunkRef]bool{}
@@ -148,7 +159,7 @@ func (p *packing) take(sealed chunk.Sealed) error {
 	case *chunk.Changes:
 		p.keys[at.log] = sealed.LogKey()
 		p.add(at, chunk.PartOf(body, 0, at.counter))
-		p.runs[at] = sealed.ID()
+		p.runs[at] = linkOf(sealed)
 		for _, a := range body.Authorship {
 			p.say(at.log, a)
 		}
@@ -174,11 +185,14 @@ func (p *packing) take(sealed chunk.Sealed) error {
 		}
 		for _, run := range body.Covers {
 			for n := run.From; n <= run.To; n++ {
-				if at := (spot{run.Log, n}); p.runs[at] == (chunk.ID{}) {
-					p.runs[at] = chunk.ID{} // covered; the ID of the last one follows
+				before, _ := run.TipAt(n - 1)
+				tip, _ := run.TipAt(n)
+				l := link{before: before, tip: tip, id: p.runs[spot{run.Log, n}].id}
+				if n == run.To {
+					l.id = run.Last
 				}
+				p.runs[spot{run.Log, n}] = l
 			}
-			p.runs[spot{run.Log, run.To}] = run.Last
 		}
 		for _, a := range body.Authorship {
 			p.say(body.Logs[a.Log].ID(), a.Authorship)
@@ -254,7 +268,7 @@ func (p *packing) takeEarlier(id crdt.DocumentID) error {
 func (p *packing) cover(sealed chunk.Sealed) {
 	at := spot{sealed.Log(), sealed.Header().Counter}
 	p.keys[at.log] = sealed.LogKey()
-	p.other[at], p.runs[at] = true, sealed.ID()
+	p.other[at], p.runs[at] = true, linkOf(sealed)
 }
 
 // checkpoint puts together what was gathered.
@@ -284,16 +298,18 @@ func (p *packing) checkpoint(id crdt.DocumentID) *chunk.Checkpoint {
 }
 
 // covers makes runs of what is covered, as long as they get.
-func (p *packing) covers() (runs chunk.Runs) {
+func (p *packing) covers() (runs chunk.Covers) {
 	spots := slices.SortedFunc(maps.Keys(p.runs), func(a, b spot) int {
 		return cmp.Or(a.log.Compare(b.log), cmp.Compare(a.counter, b.counter))
 	})
 	for _, at := range spots {
+		l := p.runs[at]
 		if n := len(runs); n > 0 && runs[n-1].Log == at.log && runs[n-1].To+1 == at.counter {
-			runs[n-1].To, runs[n-1].Last = at.counter, p.runs[at]
+			last := &runs[n-1]
+			last.To, last.Last, last.Tips = at.counter, l.id, append(last.Tips, l.before)
 			continue
 		}
-		runs = append(runs, chunk.Run{Log: at.log, From: at.counter, To: at.counter, Last: p.runs[at]})
+		runs = append(runs, chunk.Covered{Run: chunk.Run{Log: at.log, From: at.counter, To: at.counter, Last: l.id}, Tips: []chunk.Tip{l.before}})
 	}
 	return runs
 }

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -51,19 +52,9 @@ const maxSuccessors = 8
 // readCheckpoint returns the checkpoint at a place, or the one that stands for it by now.
 func readCheckpoint(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
 	for range maxSuccessors {
-		sealed, err := readChunk(v, scope, at.Log, at.Counter)
-		if err == nil && sealed.ID() == at.ID {
-			return sealed, nil
-		}
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return chunk.Sealed{}, err
-		}
-		b, err := v.Get(storage.Loose.Key(scope, at.Log, at.Counter, at.ID))
-		if err == nil {
-			return chunk.Parse(b)
-		}
+		sealed, err := readAt(v, scope, at)
 		if !errors.Is(err, storage.ErrNotFound) {
-			return chunk.Sealed{}, err
+			return sealed, err
 		}
 		skip, found, err := readSkip(v, scope, at.Log, at.Counter)
 		if err != nil {
@@ -122,13 +113,14 @@ type arriving struct {
 	heads    map[trust.ScopeID]map[chunk.LogID]tip
 	taken    map[chunkRef]chunk.ID          // chunks in batch, in their place
 	proofs   map[chunk.ID]chunk.Sealed      // checkpoints and words in batch
+	skips    map[logRef]bool                // logs that a skip in batch goes on
 	branches map[chunkRef]map[chunk.ID]node // chunks in batch, beside those
 	turns    []storage.Ref                  // the same, in the order in which they came
 }
 
 func newArriving() *arriving {
 	return &arriving{heads: map[trust.ScopeID]map[chunk.LogID]tip{}, taken: map[chunkRef]chunk.ID{},
-		branches: map[chunkRef]map[chunk.ID]node{}, proofs: map[chunk.ID]chunk.Sealed{}}
+		branches: map[chunkRef]map[chunk.ID]node{}, proofs: map[chunk.ID]chunk.Sealed{}, skips: map[logRef]bool{}}
 }
 
 // head returns where a log ends, with what is in the batch.
@@ -146,7 +138,17 @@ func (a *arriving) advance(scope trust.ScopeID, log chunk.LogID, to tip) {
 	a.heads[scope][log] = to
 }
 
-// keepLoose stores a checkpoint or word that lies beyond the end of its log, for a skip that may need it.
+// forked reports whether the batch brings another history of a log.
+func (a *arriving) forked(log chunk.LogID) bool {
+	for at := range a.branches {
+		if at.Log == log {
+			return true
+		}
+	}
+	return false
+}
+
+// keepLoose stores a checkpoint or word that has no place yet in its log as it is held, for a skip that may need it.
 func (a *arriving) keepLoose(at chunkRef, sealed chunk.Sealed) {
 	_, notCheckpoint := sealed.Covers()
 	_, _, notWord := sealed.Verdict()
@@ -161,7 +163,7 @@ func (a *arriving) keepLoose(at chunkRef, sealed chunk.Sealed) {
 // takeSkip lets a log go on over chunks that were deleted elsewhere, if the checkpoint that stands for them is here, signed
 // by a member, and says that it covers them, and the device whose log it is says so too. One that brings nothing, leaves a
 // gap or names what is not here is passed over; the vector tells the peer so.
-func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, refused *refusals, b []byte) error {
+func (r *Replica) takeSkip(ctx context.Context, a *arriving, refused *refusals, from trust.DeviceID, b []byte) error {
 	skip, err := chunk.ParseSkip(b)
 	if errors.Is(err, chunk.ErrNewer) {
 		return nil
@@ -178,42 +180,59 @@ func (r *Replica) takeSkip(a *arriving, from trust.DeviceID, refused *refusals, 
 		if err != nil || !found {
 			return err
 		}
-		return r.take(a, sealed)
+		return r.take(ctx, a, sealed)
 	}
-	if skip.To <= head.Counter || skip.From > head.Counter+1 || refused.skips == maxRefusedSkips {
+	if refused.skips == maxRefusedSkips || skip.From > head.Counter+1 && !a.forked(skip.Log) && !r.forked(skip.Scope, skip.Log) {
 		return nil
 	}
 	var p proof
-	err = r.store.View(func(v storage.Reader) (err error) {
+	var run chunk.Covered
+	err = r.store.View(func(v storage.Reader) error {
+		if skip.To <= head.Counter {
+			if at, err := mainPosition(v, skip.Scope, skip.Log, skip.To); err != nil || at == skip.Position() {
+				return errors.Join(errKnown, err)
+			}
+		}
 		p, err = readProof(v, skip, a.proofs)
 		return err
 	})
+	if err == nil {
+		run, err = p.covers(skip)
+	}
 	switch {
+	case errors.Is(err, errKnown):
+		return nil
 	case errors.Is(err, storage.ErrNotFound):
 		refused.skips++ // to look took as long
 		return nil
-	case errors.Is(err, errNoWord):
-	case err != nil:
-		return fmt.Errorf("read checkpoint of a skip: %w", err)
-	case !p.covers(skip):
-		err = errNotCovered
-	}
-	if err != nil {
+	case errors.Is(err, errNoWord), errors.Is(err, errNotCovered):
 		refused.skips++
 		refused.add(skip.Checkpoint.ID, err)
 		return nil
+	case err != nil:
+		return fmt.Errorf("read checkpoint of a skip: %w", err)
 	}
 	if head.Counter == 0 {
 		if ok, err := r.mayBegin(skip.Scope, skip.Log, skip.Key.Device); err != nil || !ok {
 			return err
 		}
 	}
-	skip.From, skip.Checkpoint, skip.Word = head.Counter+1, p.checkpoint.Place(), p.word.Place()
+	skip.Checkpoint, skip.Word = p.checkpoint.Place(), p.word.Place()
+	if !run.Joins(head.position()) {
+		refused.skips++
+		refused.apart = append(refused.apart, skip)
+		return nil
+	}
+	skip.From = head.Counter + 1
 	value, _ := skip.AppendBinary(nil)
 	a.batch.Put(storage.Skip.Key(skip.Scope, skip.Log, skip.To), value)
+	a.skips[logRef{skip.Scope, skip.Log}] = true
 	a.advance(skip.Scope, skip.Log, tip{skip.To, skip.Last})
 	return nil
 }
+
+// errKnown says that a skip brings nothing.
+var errKnown = errors.New("known")
 
 // proof is what a skip rests on.
 type proof struct {
@@ -250,7 +269,7 @@ func readProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed
 		return p, errNoWord
 	}
 	if p.word, ok = came[at.ID]; !ok || p.word.Place() != at {
-		if p.word, err = readWord(v, skip.Scope, at); err != nil {
+		if p.word, err = readAt(v, skip.Scope, at); err != nil {
 			return p, err
 		}
 	}
@@ -261,17 +280,19 @@ func readProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed
 	return p, nil
 }
 
-// covers reports whether the checkpoint says that it stands for what the skip leaves out.
-func (p proof) covers(skip chunk.Skip) bool {
+// covers returns the run for which the checkpoint stands in the skip's place; errNotCovered if it does not.
+func (p proof) covers(skip chunk.Skip) (chunk.Covered, error) {
 	covers, err := p.checkpoint.Covers()
 	run, ok := covers.Find(skip.Log, skip.To)
-	return err == nil && ok && run.From <= skip.From && run.To == skip.To && run.Last == skip.Last &&
-		p.checkpoint.Header().Scope == skip.Scope
+	if err != nil || !ok || run.From > skip.From || run.To != skip.To || run.Last != skip.Last || p.checkpoint.Header().Scope != skip.Scope {
+		return chunk.Covered{}, errNotCovered
+	}
+	return run, nil
 }
 
-// readWord returns a word on a checkpoint, in its place, in another history of its log or loose; storage.ErrNotFound if it
+// readAt returns the very chunk at a place: in its place, in another history of its log or loose; storage.ErrNotFound if it
 // is not here.
-func readWord(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
+func readAt(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
 	for _, key := range [][]byte{
 		storage.Chunk.Key(scope, at.Log, at.Counter), storage.Branch.Key(scope, at.Log, at.Counter, at.ID),
 		storage.Loose.Key(scope, at.Log, at.Counter, at.ID),
@@ -285,7 +306,7 @@ func readWord(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Seal
 		}
 		sealed, err := chunk.Parse(b)
 		if err != nil {
-			return chunk.Sealed{}, fmt.Errorf("read word: %w: %w", storage.ErrDamaged, err)
+			return chunk.Sealed{}, fmt.Errorf("read chunk: %w: %w", storage.ErrDamaged, err)
 		}
 		if sealed.ID() == at.ID {
 			return sealed, nil

@@ -15,7 +15,7 @@ func (c *cli) compactCommand() *cobra.Command {
 		Long: `Packs the histories of documents that were changed often, which the agent does by itself once nobody has touched a document
 for a while. Nothing of a history is lost: the changes are kept in one piece, compressed together, instead of one by one.
 What was packed is deleted when every device of the practice has compared it and found it good: by this command at once, by
-the agent itself 30 days later, so that a machine that is put back to an older image in between is noticed.`,
+the agent itself a week later.`,
 		Example: `  chartmesh compact
   chartmesh compact --json`,
 		Args: cobra.NoArgs,

@@ -129,6 +129,7 @@ func (s *Session) handleBranches(ctx context.Context, now time.Time, m *branches
 		sc.setFork(b.log)
 		l := sc.log(b.log)
 		l.heard, l.has, l.whole, l.notBefore = true, b.held, [32]byte{}, time.Time{}
+		sc.loose = nil // which may have been lost
 		if l.said != sc.print(b.log) {
 			sc.owe(b.log)
 		}

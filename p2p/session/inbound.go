@@ -274,23 +274,15 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 	return s.acked(ctx, Ack{Scope: m.scope, Stored: m.vector, Time: now, Digest: Digest{VectorHash: m.vector.Hash()}})
 }
 
-// lookBelow compares a vector with our own chunks at its positions: of logs that we hold farther, only these tell
+// lookBelow compares a vector with where our own logs stood at its counters: of logs that we hold farther, only that tells
 // whether the peer is on the same branch.
 func (s *Session) lookBelow(m *vector, logs []chunk.LogID) error {
 	for _, id := range logs {
-		p := m.vector[id]
-		list, err := s.cfg.Replica.Chunks(m.scope, id, p.Counter-1, 1)
+		at, err := s.cfg.Replica.Stood(m.scope, id, m.vector[id].Counter)
 		if err != nil {
-			return fmt.Errorf("read chunk to compare: %w", err)
+			return fmt.Errorf("compare a log: %w", err)
 		}
-		if len(list) == 0 {
-			continue
-		}
-		place, err := s.cfg.Locate(list[len(list)-1].Bytes) // before it there may be a loose one
-		if err != nil {
-			return fmt.Errorf("read own chunk: %w", err)
-		}
-		if place.Position == p || place.Position.Counter != p.Counter { // a skip does not tell; the next chunk will
+		if at == m.vector[id] || at == (chunk.Position{}) {
 			continue
 		}
 		s.mu.Lock()

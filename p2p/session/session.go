@@ -76,6 +76,8 @@ type Replica interface {
 	// Chunks returns what a log holds durably, ascending from after+1 without a gap: at least one item, if there is one,
 	// and no more than fit maxBytes, which does not count what is Loose.
 	Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([]Item, error)
+	// Stood returns where the history of a log that Chunks returns stood at a counter; the zero Position if that cannot be told.
+	Stood(scope trust.ScopeID, log chunk.LogID, counter uint64) (chunk.Position, error)
 	// Forks names what is held of each log of a scope that has several histories: equal names for equal holdings. Like Hello
 	// and Vector it answers from memory. Vector gives of such a log the longest history.
 	Forks(scope trust.ScopeID) map[chunk.LogID][32]byte

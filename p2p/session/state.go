@@ -426,10 +426,12 @@ func (sc *scope) takeAck() chunk.Vector {
 	return v
 }
 
-// needs reports whether the peer is to be sent a checkpoint or word out of its turn.
+// needs reports whether the peer is to be sent a checkpoint or word out of its turn. How far it holds a log with several
+// histories does not say that it holds this one.
 func (sc *scope) needs(it Item) bool {
 	_, sent := sc.loose[looseAt{it.Log, it.Counter}]
-	return !sent && sc.log(it.Log).sent < it.Counter
+	l := sc.log(it.Log)
+	return !sent && (l.fork || l.sent < it.Counter)
 }
 
 func locate(b []byte) (Place, error) {

@@ -451,6 +451,17 @@ func (r *Replica) Chunks(id trust.ScopeID, log chunk.LogID, after uint64, maxByt
 	return out, nil
 }
 
+// Stood implements session.Replica.
+func (r *Replica) Stood(id trust.ScopeID, log chunk.LogID, counter uint64) (chunk.Position, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	s := r.scopes[id]
+	if s == nil || counter == 0 || counter > uint64(len(s.tips[log])) {
+		return chunk.Position{}, nil
+	}
+	return s.tips[log][counter-1], nil
+}
+
 // Arrive implements session.Replica: what is out of order is dropped.
 func (r *Replica) Arrive(_ context.Context, from trust.DeviceID, chunks [][]byte) error {
 	var last trust.ScopeID
