@@ -181,7 +181,7 @@ func (r *Replica) branch(a *arriving, at chunkRef, sealed chunk.Sealed) (placed 
 	}
 	err = r.store.View(func(v storage.Reader) error {
 		known, err := held(v, at, id)
-		if errors.Is(err, errNotHeld) {
+		if errors.Is(err, storage.ErrDamaged) {
 			return nil // what it is compared with is being repaired; until then the peer is asked for both
 		}
 		if err != nil {
@@ -189,7 +189,7 @@ func (r *Replica) branch(a *arriving, at chunkRef, sealed chunk.Sealed) (placed 
 		}
 		follows := at.Counter == 1
 		if !known && !follows {
-			if follows, err = held(v, chunkRef{at.Scope, at.Log, at.Counter - 1}, previous); errors.Is(err, errNotHeld) {
+			if follows, err = held(v, chunkRef{at.Scope, at.Log, at.Counter - 1}, previous); errors.Is(err, storage.ErrDamaged) {
 				return nil
 			} else if err != nil {
 				return fmt.Errorf("compare chunk: %w", err)

@@ -222,10 +222,10 @@ func comparePositions(a, b chunk.Position) int {
 	return cmp.Or(cmp.Compare(a.Counter, b.Counter), bytes.Compare(a.Tip[:], b.Tip[:]))
 }
 
-// mainPosition returns where the main history stands at a counter; zero if that is not held.
+// mainPosition returns where the main history stands at a counter; zero if that is not held, or does not read.
 func mainPosition(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (chunk.Position, error) {
 	p, err := (&history{v: v, scope: scope, log: log}).at(counter)
-	if errors.Is(err, errNotHeld) {
+	if errors.Is(err, storage.ErrDamaged) { // errNotHeld, too
 		return chunk.Position{}, nil
 	}
 	return p, err

@@ -108,7 +108,8 @@ func (e *examination) run(run chunk.Covered) (finding, error) {
 			return verdictWait, err
 		}
 		if found.skip == nil {
-			if h := found.chunk.Header(); !run.Joins(chunk.At(h.Counter-1, h.Previous)) || n == run.To && found.chunk.ID() != run.Last {
+			tip, _ := run.TipAt(n)
+			if h := found.chunk.Header(); !run.Joins(chunk.At(n-1, h.Previous)) || tip != found.chunk.Position().Tip {
 				return verdictWait, nil // another history of the log, which who packed it knows and this device does not, or not first
 			}
 			if f, err := e.chunk(spot{run.Log, n}, found.chunk); f != verdictGood || err != nil {

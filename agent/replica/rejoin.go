@@ -111,7 +111,8 @@ func (r *Replica) rejoin(ctx context.Context, skip chunk.Skip) error {
 		return nil
 	})
 	switch {
-	case errors.Is(err, errNoJoin), errors.Is(err, storage.ErrNotFound), errors.Is(err, errNoWord), errors.Is(err, errNotCovered):
+	case errors.Is(err, errNoJoin), errors.Is(err, storage.ErrNotFound), errors.Is(err, storage.ErrDamaged), errors.Is(err, errNoWord),
+		errors.Is(err, errNotCovered):
 		r.log.Warn("a peer has packed another history of a log than is held here; it is taken when all before it is here",
 			"log", skip.Log, "counter", skip.To, "why", err)
 		return nil

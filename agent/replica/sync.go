@@ -181,7 +181,7 @@ func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, max
 	return nil, errors.Join(fmt.Errorf("read chunks: %w", err), r.takeBackBy(context.Background(), unreadableAs(at, err)))
 }
 
-// Stood returns where the first history of a log stood at a counter; the zero Position if that is not held.
+// Stood returns where the first history of a log stood at a counter; the zero Position if that is not held, or does not read.
 func (r *Replica) Stood(scope trust.ScopeID, log chunk.LogID, counter uint64) (at chunk.Position, err error) {
 	err = r.store.View(func(v storage.Reader) (err error) {
 		at, err = mainPosition(v, scope, log, counter)
