@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -234,17 +235,22 @@ func (d *device) transcript() string {
 	return b.String()
 }
 
-// heldList is what a device holds and has not applied, and why.
+// heldList is what a device holds and has not applied, and why. A change that lost its place is held at what it came with, its
+// own chunk or a checkpoint that brings several: of these only that there are any is compared.
 func (d *device) heldList() string {
-	var b strings.Builder
+	lines := map[string]bool{}
 	held, err := d.replica.Held(1000)
 	if err != nil {
 		d.w.fail("I-sound", "%s cannot list held chunks: %v", d.name, err)
 	}
 	for _, h := range held {
-		fmt.Fprintf(&b, "held %v by %s: %v, %s\n", h.Chunk, d.w.deviceOf(h.Device), h.State, h.Reason)
+		line := fmt.Sprintf("held %v by %s: %v, %s\n", h.Chunk, d.w.deviceOf(h.Device), h.State, h.Reason)
+		if strings.HasPrefix(h.Reason, "its author wrote two changes") || strings.HasPrefix(h.Reason, "it builds on a change that is quarantined") {
+			line = "changes have lost their place\n"
+		}
+		lines[line] = true
 	}
-	return b.String()
+	return strings.Join(slices.Sorted(maps.Keys(lines)), "")
 }
 
 // difference returns the first lines in which two devices differ.

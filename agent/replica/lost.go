@@ -191,8 +191,13 @@ func (t *transaction) loseChange(d *document, hash crdt.ChangeHash, l *lost, wai
 	if l.device == t.r.Device() && !l.done {
 		t.r.lost[d.id] = d.scope
 	}
-	if old == nil {
+	switch {
+	case old == nil:
 		if err := t.wake(missing{missingChange, hash}); err != nil {
+			return nil, err
+		}
+	case !d.losesAt(old.place): // it came with a checkpoint first
+		if err := t.release(old.place); err != nil {
 			return nil, err
 		}
 	}
