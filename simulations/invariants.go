@@ -378,11 +378,13 @@ func listsRemoval(conflicts []api.Conflict) bool {
 	return false
 }
 
-// answered reports whether somebody who had seen a token took it away.
+// answered reports whether somebody who had seen a token took it away, as it was written first or anew.
 func (w *World) answered(e *entry, token string) bool {
 	for _, o := range w.ledger.byRef[e.ref] {
-		if w.ledger.replaced(o, e, token) {
-			return true
+		for p := e; p != nil; p = p.origin {
+			if !o.gone && w.ledger.replaced(o, p, token) {
+				return true
+			}
 		}
 	}
 	return slices.ContainsFunc(e.anew, func(a *entry) bool { return w.answered(a, token) })

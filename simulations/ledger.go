@@ -67,6 +67,7 @@ type entry struct {
 	// mayBeGone says that the disk on which it was written went back, and nobody else had it then; gone that nobody has.
 	mayBeGone, gone bool
 	anew            []*entry // the same, written anew since it lost its place
+	origin          *entry   // of such a one
 	intent
 }
 
@@ -190,7 +191,7 @@ func (l *ledger) enterChanges(d *device, at place, sealed chunk.Sealed, changes 
 			x.byHash[rec.Hash].entry = e
 			for _, o := range l.byRef[ref] {
 				if replaces != nil && o.hash == replaces.hash {
-					o.anew = append(o.anew, e)
+					o.anew, e.origin = append(o.anew, e), o
 				}
 			}
 			l.entries = append(l.entries, e)
