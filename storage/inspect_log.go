@@ -2,11 +2,16 @@ package storage
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/y"
@@ -23,6 +28,7 @@ import (
 const (
 	logHead      = 20
 	logFileBytes = 2 * memTableSize
+	extLog       = ".mem"
 
 	metaDelete = 1 << 0
 	metaTxn    = 1 << 6
@@ -173,20 +179,69 @@ func (l logContent) goesOn(from int) bool {
 	return false
 }
 
-// inspectLog reads a log and returns the last version of a whole transaction in it.
-func inspectLog(name string, registry *badger.KeyRegistry) (last uint64, err error) {
+// inspectLog reads a log and returns the first and the last version of the whole transactions in it, 0 if it has none.
+func inspectLog(name string, registry *badger.KeyRegistry) (first, last uint64, err error) {
 	l, err := openLog(name, registry)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	end, last, err := l.walk(nil)
+	end, last, err := l.walk(func(_ logEntry, _, _ []byte, version uint64) {
+		if first == 0 {
+			first = version
+		}
+	})
 	switch {
 	case err != nil:
-		return last, err
+		return first, last, err
 	case len(l.b) < logFileBytes && end < len(l.b) && len(l.b) >= logHead:
-		return last, fmt.Errorf("%w: it was cut short", ErrDamaged)
+		return first, last, fmt.Errorf("%w: it was cut short", ErrDamaged)
 	case l.goesOn(end):
-		return last, fmt.Errorf("%w: it goes on behind what cannot be read", ErrDamaged)
+		return first, last, fmt.Errorf("%w: it goes on behind what cannot be read", ErrDamaged)
 	}
-	return last, nil
+	return first, last, nil
+}
+
+// fullLogs returns the logs that hold something, in the order in which the engine wrote them.
+func fullLogs(dir string) ([]string, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*"+extLog))
+	if err != nil {
+		return nil, err
+	}
+	number := map[string]uint64{}
+	for _, name := range names {
+		info, err := os.Stat(name)
+		if err != nil {
+			return nil, err
+		}
+		if info.Size() == 0 {
+			continue
+		}
+		if number[name], err = strconv.ParseUint(strings.TrimSuffix(filepath.Base(name), extLog), 10, 32); err != nil {
+			return nil, fmt.Errorf("%w: a log has the name %q", ErrDamaged, filepath.Base(name))
+		}
+	}
+	return slices.SortedFunc(maps.Keys(number), func(a, b string) int { return cmp.Compare(number[a], number[b]) }), nil
+}
+
+// removeEmpty removes logs and value logs of no length, over which the engine would not open. A process that is ended
+// leaves one behind: the engine makes each file before it gives it a length, and takes the length before it removes it. By
+// then what was in it is in tables. That one emptied by damage takes commits along is for inspect to notice, before; value
+// logs hold nothing (engineOptions).
+func removeEmpty(dir string) error {
+	for _, ext := range []string{extLog, ".vlog"} {
+		names, err := filepath.Glob(filepath.Join(dir, "*"+ext))
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			info, err := os.Stat(name)
+			if err == nil && info.Size() == 0 {
+				err = os.Remove(name)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
