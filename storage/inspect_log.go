@@ -24,10 +24,12 @@ import (
 // A file is made at its whole length, of zeros, and cut to its content when it is replayed. A transaction is entries of
 // one version and, last, a mark with that version. Each is synced before the next begins, so that what a crash leaves
 // torn is one transaction at the end; the engine drops it. It drops everything from the first damage on in the same way,
-// which is how inspectLog tells them apart: after damage, the log goes on.
+// which is how inspectLog tells them apart: after damage, the log goes on, or the last transaction has its end and all of
+// its sectors.
 const (
 	logHead      = 20
 	logFileBytes = 2 * memTableSize
+	logSector    = 512 // the least that a disk writes
 	extLog       = ".mem"
 
 	metaDelete = 1 << 0
@@ -159,24 +161,39 @@ func (l logContent) walk(fn func(e logEntry, key, value []byte, version uint64))
 	return end, last, nil
 }
 
-// goesOn reports whether a log holds a whole transaction and something after it behind an offset at which it cannot be
-// read: that is damage, and not what a crash tore.
+// goesOn reports whether what a log holds behind an offset at which it cannot be read shows that it is damaged there, and
+// not torn by a crash: a transaction's end and something after it, or the end of a transaction that was written in full.
 func (l logContent) goesOn(from int) bool {
 	content := len(bytes.TrimRight(l.b, "\x00"))
-	over := false
+	over := 0
 	for at := from; at < content; {
 		e, ok := parseLogEntry(l.b, at)
 		if !ok {
 			at++
 			continue
 		}
-		if over {
+		if over > 0 {
 			return true
 		}
-		over = e.meta&metaFin != 0
-		at = e.next
+		if at = e.next; e.meta&metaFin != 0 {
+			over = e.next
+		}
 	}
-	return false
+	return over > 0 && written(l.b[from:over], from)
+}
+
+// written reports whether nothing of what stands at an offset of a log is missing. Where a crash kept something from the
+// disk there are still the zeros of which the file was made, up to the end of a sector; entries have no such runs.
+func written(b []byte, at int) bool {
+	if bytes.Contains(b, make([]byte, 4)) {
+		return false
+	}
+	for end := (at/logSector + 1) * logSector; end <= at+len(b); end += logSector {
+		if b[end-at-1] == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // inspectLog reads a log and returns the first and the last version of the whole transactions in it, 0 if it has none.

@@ -153,6 +153,67 @@ func TestLogDamage(t *testing.T) {
 	}
 }
 
+// TestLastTransaction harms the last transaction of a log, of which HEADS does not know yet. A flipped bit is damage;
+// what a crash leaves of it is not.
+func TestLastTransaction(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "store")
+	s, err := storage.Open(dir, testKey, storage.Options{})
+	if err == nil {
+		err = s.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	heads, err := os.ReadFile(filepath.Join(dir, "HEADS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := crash(t, dir)
+	if err := os.WriteFile(filepath.Join(dir, "HEADS"), heads, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(filepath.Join(dir, log))
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := len(bytes.TrimRight(whole, "\x00"))
+	// The last value is of 1280 bytes; its entry ends some 80 bytes before the content does.
+	sector := (content - 100) / 512 * 512
+	for name, c := range map[string]struct {
+		harm    func(b []byte)
+		damaged bool
+	}{
+		"a bit of the value":              {func(b []byte) { b[content-700] ^= 1 }, true},
+		"two bytes of the value":          {func(b []byte) { b[content-300], b[content-900] = b[content-300]^0x80, b[content-900]^2 }, true},
+		"the rest, from within the value": {func(b []byte) { clear(b[content-700:]) }, false},
+		"the mark at its end":             {func(b []byte) { clear(b[content-30:]) }, false},
+		"a sector":                        {func(b []byte) { clear(b[sector-512 : sector]) }, false},
+		"a sector from a byte on":         {func(b []byte) { clear(b[sector-77 : sector]) }, false},
+		"all but the last sector":         {func(b []byte) { clear(b[content-1300 : sector]) }, false},
+	} {
+		image := filepath.Join(t.TempDir(), "image")
+		if err := os.CopyFS(image, os.DirFS(dir)); err != nil {
+			t.Fatal(err)
+		}
+		b := bytes.Clone(whole)
+		c.harm(b)
+		if err := os.WriteFile(filepath.Join(image, log), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if c.damaged {
+			s, err := storage.Open(image, testKey, storage.Options{})
+			if err == nil {
+				_ = s.Close()
+			}
+			if !errors.Is(err, storage.ErrDamaged) {
+				t.Errorf("%s: %v, want ErrDamaged", name, err)
+			}
+		} else if n := count(t, image); n != crashPairs-1 {
+			t.Errorf("without %s there are %d pairs, want %d", name, n, crashPairs-1)
+		}
+	}
+}
+
 // TestEmptyFiles opens a store with the files of no length that the end of a process may leave where the engine was about
 // to fill or to remove them.
 func TestEmptyFiles(t *testing.T) {
