@@ -22,7 +22,8 @@ import (
 // answers a damaged block with silence, and makes that silence lasting when it next merges tables.
 //
 // Of the engine's logs (.mem) it sees what damage leaves readable behind itself; see inspectLog. After an orderly close
-// there are none; after another end of a process that had the store open, there must be one.
+// there are none; after another end of a process that had the store open, there must be one. Commits are numbered without
+// a gap, so that each log goes on where the tables and the logs before it end.
 //
 // Durable is the serial of a commit that is known to be durable.
 func inspect(dir string, key []byte, durable uint64, wasOpen bool) error {
@@ -30,7 +31,7 @@ func inspect(dir string, key []byte, durable uint64, wasOpen bool) error {
 	if err != nil {
 		return err
 	}
-	logs, err := filepath.Glob(filepath.Join(dir, "*.mem"))
+	logs, err := fullLogs(dir)
 	if err != nil {
 		return err
 	}
@@ -69,9 +70,12 @@ func inspect(dir string, key []byte, durable uint64, wasOpen bool) error {
 		return err
 	}
 	for _, name := range logs {
-		var last uint64
-		if gerr := guarded(func() { last, err = inspectLog(name, registry) }); gerr != nil {
+		var first, last uint64
+		if gerr := guarded(func() { first, last, err = inspectLog(name, registry) }); gerr != nil {
 			err = gerr
+		}
+		if err == nil && first > highest+1 {
+			err = fmt.Errorf("%w: it begins with commit %d, and before it there are commits up to %d", ErrDamaged, first, highest)
 		}
 		if err != nil {
 			return fmt.Errorf("read log %s: %w", filepath.Base(name), err)

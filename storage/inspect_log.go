@@ -2,11 +2,16 @@ package storage
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"fmt"
 	"hash/crc32"
+	"maps"
 	"os"
+	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/dgraph-io/badger/v4"
 	"github.com/dgraph-io/badger/v4/y"
@@ -19,10 +24,13 @@ import (
 // A file is made at its whole length, of zeros, and cut to its content when it is replayed. A transaction is entries of
 // one version and, last, a mark with that version. Each is synced before the next begins, so that what a crash leaves
 // torn is one transaction at the end; the engine drops it. It drops everything from the first damage on in the same way,
-// which is how inspectLog tells them apart: after damage, the log goes on.
+// which is how inspectLog tells them apart: after damage, the log goes on, or the last transaction has its end and all of
+// its sectors.
 const (
 	logHead      = 20
 	logFileBytes = 2 * memTableSize
+	logSector    = 512 // the least that a disk writes
+	extLog       = ".mem"
 
 	metaDelete = 1 << 0
 	metaTxn    = 1 << 6
@@ -153,40 +161,104 @@ func (l logContent) walk(fn func(e logEntry, key, value []byte, version uint64))
 	return end, last, nil
 }
 
-// goesOn reports whether a log holds a whole transaction and something after it behind an offset at which it cannot be
-// read: that is damage, and not what a crash tore.
+// goesOn reports whether what a log holds behind an offset at which it cannot be read shows that it is damaged there, and
+// not torn by a crash: a transaction's end and something after it, or the end of a transaction that was written in full.
 func (l logContent) goesOn(from int) bool {
 	content := len(bytes.TrimRight(l.b, "\x00"))
-	over := false
+	over := 0
 	for at := from; at < content; {
 		e, ok := parseLogEntry(l.b, at)
 		if !ok {
 			at++
 			continue
 		}
-		if over {
+		if over > 0 {
 			return true
 		}
-		over = e.meta&metaFin != 0
-		at = e.next
+		if at = e.next; e.meta&metaFin != 0 {
+			over = e.next
+		}
 	}
-	return false
+	return over > 0 && written(l.b[from:over], from)
 }
 
-// inspectLog reads a log and returns the last version of a whole transaction in it.
-func inspectLog(name string, registry *badger.KeyRegistry) (last uint64, err error) {
+// written reports whether nothing of what stands at an offset of a log is missing. Where a crash kept something from the
+// disk there are still the zeros of which the file was made, up to the end of a sector; entries have no such runs.
+func written(b []byte, at int) bool {
+	if bytes.Contains(b, make([]byte, 4)) {
+		return false
+	}
+	for end := (at/logSector + 1) * logSector; end <= at+len(b); end += logSector {
+		if b[end-at-1] == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// inspectLog reads a log and returns the first and the last version of the whole transactions in it, 0 if it has none.
+func inspectLog(name string, registry *badger.KeyRegistry) (first, last uint64, err error) {
 	l, err := openLog(name, registry)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	end, last, err := l.walk(nil)
+	end, last, err := l.walk(func(_ logEntry, _, _ []byte, version uint64) {
+		if first == 0 {
+			first = version
+		}
+	})
 	switch {
 	case err != nil:
-		return last, err
+		return first, last, err
 	case len(l.b) < logFileBytes && end < len(l.b) && len(l.b) >= logHead:
-		return last, fmt.Errorf("%w: it was cut short", ErrDamaged)
+		return first, last, fmt.Errorf("%w: it was cut short", ErrDamaged)
 	case l.goesOn(end):
-		return last, fmt.Errorf("%w: it goes on behind what cannot be read", ErrDamaged)
+		return first, last, fmt.Errorf("%w: it goes on behind what cannot be read", ErrDamaged)
 	}
-	return last, nil
+	return first, last, nil
+}
+
+// fullLogs returns the logs that hold something, in the order in which the engine wrote them.
+func fullLogs(dir string) ([]string, error) {
+	names, err := filepath.Glob(filepath.Join(dir, "*"+extLog))
+	if err != nil {
+		return nil, err
+	}
+	number := map[string]uint64{}
+	for _, name := range names {
+		info, err := os.Stat(name)
+		if err != nil {
+			return nil, err
+		}
+		if info.Size() == 0 {
+			continue
+		}
+		if number[name], err = strconv.ParseUint(strings.TrimSuffix(filepath.Base(name), extLog), 10, 32); err != nil {
+			return nil, fmt.Errorf("%w: a log has the name %q", ErrDamaged, filepath.Base(name))
+		}
+	}
+	return slices.SortedFunc(maps.Keys(number), func(a, b string) int { return cmp.Compare(number[a], number[b]) }), nil
+}
+
+// removeEmpty removes logs and value logs of no length, over which the engine would not open. A process that is ended
+// leaves one behind: the engine makes each file before it gives it a length, and takes the length before it removes it. By
+// then what was in it is in tables. That one emptied by damage takes commits along is for inspect to notice, before; value
+// logs hold nothing (engineOptions).
+func removeEmpty(dir string) error {
+	for _, ext := range []string{extLog, ".vlog"} {
+		names, err := filepath.Glob(filepath.Join(dir, "*"+ext))
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			info, err := os.Stat(name)
+			if err == nil && info.Size() == 0 {
+				err = os.Remove(name)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -96,6 +96,9 @@ func open(dir string, key [32]byte, opts Options) (d *disk, err error) {
 	if err := inspect(filepath.Join(dir, dirStore), secrets.engine[:], h.serial, lock.before == stateOpen); err != nil {
 		return nil, err
 	}
+	if err := removeEmpty(filepath.Join(dir, dirStore)); err != nil {
+		return nil, err
+	}
 	if err := d.openEngine(engineOptions(filepath.Join(dir, dirStore), secrets.engine[:], opts)); err != nil {
 		return nil, err
 	}

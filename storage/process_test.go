@@ -136,7 +136,9 @@ func TestKill(t *testing.T) {
 		if err := cmd.Wait(); err == nil || stderr.Len() > 0 {
 			t.Fatalf("round %d: the writer ended by itself: %v %s", round, err, stderr.String())
 		}
-		checkWritten(t, dir, acknowledged)
+		if round == rounds-1 || rand.IntN(3) > 0 { // else the next process finds what this one left
+			checkWritten(t, dir, acknowledged)
+		}
 	}
 	t.Logf("%d kills, %d commits acknowledged", rounds, len(acknowledged))
 }

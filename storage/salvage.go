@@ -108,7 +108,7 @@ func (s *salvage) read() error {
 		read := s.table
 		switch filepath.Ext(name) {
 		case ".sst":
-		case ".mem":
+		case extLog:
 			read = s.log
 		default:
 			continue

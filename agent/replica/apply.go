@@ -28,8 +28,8 @@ const maxChunkOps = 4 * crdt.MaxChangeOps
 func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 	r.write.Lock()
 	defer r.write.Unlock()
-	if r.refilled.Swap(false) {
-		if err := r.retryUnapplied(); err != nil {
+	if all, some := r.refilled.Swap(false), r.branched.Swap(false); all || some {
+		if err := r.retryUnapplied(all); err != nil {
 			return false, err
 		}
 	}
@@ -55,13 +55,17 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 // none of the others: it is remembered, and the chunk held as unapplied when its turn comes again.
 func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	t := r.begin(ctx)
-	var current chunkRef
+	var current storage.Ref
 	fail := func(err error) (int, error) {
 		if bad, ok := errors.AsType[*unreadable](err); ok {
-			if bad.at != current { // one that came before in its document
+			if bad.at != current && bad.at != (chunkRef{current.Scope, current.Log, current.Counter}).main() { // one that came before in its document
 				r.failing[t.judging] = reasonEarlier
 			}
 			return n, r.takeBack(ctx, bad.at, bad.err)
+		}
+		if errors.Is(err, errAwaited) {
+			r.failing[t.judging] = reasonEarlier
+			return n, nil
 		}
 		if !blames(err) || ctx.Err() != nil {
 			return n, err
@@ -78,7 +82,7 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 			break
 		}
 		n++
-		current = chunkRef{at.Scope, at.Log, at.Counter}
+		current = at
 		if err := t.step(ctx, at); err != nil {
 			t.abort(ctx)
 			return fail(err)
@@ -139,14 +143,8 @@ func (t *transaction) next() (storage.Ref, bool) {
 // step applies or holds what stands at one place of a log, and moves the cursor past it.
 func (t *transaction) step(ctx context.Context, at storage.Ref) error {
 	found, main, err := t.r.storedAt(at)
-	if err != nil && !main {
-		// It has its turn again after a restart. The chunk that came first at its counter has nothing to do with it.
-		t.r.log.Error("a chunk of another history of a log does not read; what it holds comes from who holds it", "log", at.Log,
-			"counter", at.Counter, "error", err)
-		return nil
-	}
 	if err != nil {
-		return fmt.Errorf("read chunk to apply: %w", unreadableAs(chunkRef{at.Scope, at.Log, at.Counter}, err))
+		return fmt.Errorf("read chunk to apply: %w", err)
 	}
 	sealed, passed := found.chunk, found.chunk.Position()
 	if found.skip != nil {

@@ -39,6 +39,11 @@ func (r *Replica) arriveAll(ctx context.Context, from trust.DeviceID, chunks [][
 	a := newArriving()
 	defer func() { refused.tell(r, from) }()
 	for _, b := range chunks {
+		if a.joins {
+			if err := r.commitArrived(ctx, a); err != nil {
+				return err
+			}
+		}
 		if chunk.IsSkip(b) {
 			if err := r.takeSkip(ctx, a, refused, from, b); err != nil {
 				return err
@@ -99,6 +104,12 @@ func (r *Replica) take(ctx context.Context, a *arriving, sealed chunk.Sealed) er
 		}
 		return err
 	}
+	if beside, err := r.besideKept(a, at, sealed); err != nil {
+		return err
+	} else if beside {
+		_, err := r.branch(a, at, sealed)
+		return err
+	}
 	a.advance(at.Scope, at.Log, tip{h.Counter, sealed.ID()})
 	a.taken[at] = sealed.ID()
 	a.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
@@ -134,7 +145,7 @@ func (r *Replica) commitArrived(ctx context.Context, a *arriving) error {
 				a.batch.Put(storage.LogHead.Key(scope, log), marshalTip(ends[logRef{scope, log}]))
 			}
 		}
-		return nil
+		return r.adoptAll(v, a, ends)
 	}); err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
@@ -154,11 +165,14 @@ func (r *Replica) commitArrived(ctx context.Context, a *arriving) error {
 			r.growLocked(at.Scope, at.Log, id, n)
 		}
 	}
-	r.mu.turns = append(r.mu.turns, a.turns...)
+	if r.mu.turns = append(r.mu.turns, a.turns...); len(a.turns) > 0 {
+		r.branched.Store(true)
+	}
 	r.mu.Unlock()
+	err := r.findGone(a.logs())
 	*a = *newArriving()
 	r.notify()
-	return nil
+	return err
 }
 
 // branch keeps a chunk that does not continue what is held of its log, if it is new and the one before it is held: it is
@@ -176,8 +190,7 @@ func (r *Replica) branch(a *arriving, at chunkRef, sealed chunk.Sealed) (placed 
 				return err == nil, err
 			}
 		}
-		_, err := v.Get(storage.Branch.Key(at.Scope, at.Log, at.Counter, id))
-		return err == nil, ignoreNotFound(err)
+		return hasBranch(v, at, id)
 	}
 	err = r.store.View(func(v storage.Reader) error {
 		known, err := held(v, at, id)
@@ -198,18 +211,7 @@ func (r *Replica) branch(a *arriving, at chunkRef, sealed chunk.Sealed) (placed 
 		if placed = known || follows; known || !follows {
 			return nil
 		}
-		place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: id}
-		a.batch.Put(storage.Branch.Key(at.Scope, at.Log, at.Counter, id), sealed.Bytes())
-		a.batch.Put(storage.Parked.Key(missingTurn, [32]byte{}, place), nil)
-		if a.branches[at] == nil {
-			a.branches[at] = map[chunk.ID]node{}
-		}
-		a.branches[at][id] = node{at.Counter, previous}
-		a.turns = append(a.turns, place)
-		if kind := sealed.Header().Kind; kind == chunk.KindCheckpoint || kind == chunk.KindCover {
-			a.proofs[id] = sealed
-			a.batch.Delete(storage.Loose.Key(at.Scope, at.Log, at.Counter, id))
-		}
+		a.putBranch(at, sealed)
 		return nil
 	})
 	return placed, err

@@ -3,6 +3,7 @@ package replica
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -22,27 +23,65 @@ import (
 // the order of arrival, so nothing that is shown or told may: a tree is told by its leaves.
 
 // fork is what stands beside the chunks that log head and cursor count, in memory.
-type fork struct{ nodes map[chunk.ID]node }
+type fork struct {
+	nodes map[chunk.ID]node
+	gone  map[chunk.ID]bool // damaged chunks on which one of these builds, and which have not come again
+}
 
 type node struct {
 	counter uint64
 	parent  chunk.ID
 }
 
-// leaves returns the tree's ends, ascending by counter and ID. The main history ends in one of its own.
+// leaves returns the tree's ends, ascending by counter and ID. What lies behind a gap is kept and not part of it. The main
+// history ends in one of its own, unless its end was taken back and another history goes on from where it stands now.
 func (f *fork) leaves(head tip) []tip {
-	inner := map[chunk.ID]bool{}
-	for _, n := range f.nodes {
-		inner[n.parent] = true
+	inner, ends := map[chunk.ID]bool{}, make([]tip, 0, len(f.nodes))
+	held := f.held(head)
+	for id := range held {
+		inner[f.nodes[id].parent] = true
 	}
-	out := []tip{head}
-	for id, n := range f.nodes {
+	for id := range held {
 		if !inner[id] {
-			out = append(out, tip{n.counter, id})
+			ends = append(ends, tip{f.nodes[id].counter, id})
 		}
 	}
-	slices.SortFunc(out, compareTips)
-	return out
+	if !inner[head.ID] {
+		ends = append(ends, head)
+	}
+	slices.SortFunc(ends, compareTips)
+	return ends
+}
+
+// held returns the chunks beside the main history of which every one before is held.
+func (f *fork) held(head tip) map[chunk.ID]bool {
+	held, left := make(map[chunk.ID]bool, len(f.nodes)), make(map[chunk.ID]bool)
+	for id := range f.nodes {
+		var path []chunk.ID
+		at, n := id, f.nodes[id]
+		var ok bool
+		for {
+			if held[at] || left[at] {
+				ok = held[at]
+				break
+			}
+			path = append(path, at)
+			next, within := f.nodes[n.parent]
+			if !within {
+				ok = n.counter <= head.Counter+1 && !f.gone[n.parent]
+				break
+			}
+			at, n = n.parent, next
+		}
+		for _, p := range path {
+			if ok {
+				held[p] = true
+			} else {
+				left[p] = true
+			}
+		}
+	}
+	return held
 }
 
 func compareTips(a, b tip) int {
@@ -60,8 +99,13 @@ func longest(leaves []tip) tip {
 	return best
 }
 
-// printOf names a tree.
-func printOf(leaves []tip) [32]byte {
+// printOf names a tree: one with a single end, as a log that was never forked, by that.
+func printOf(leaves []tip) (print [32]byte) {
+	if len(leaves) == 1 {
+		p := leaves[0].position()
+		copy(print[:], p.Tip[:])
+		return print
+	}
 	var w wire.Writer
 	w.String("chartmesh branches 1")
 	for _, l := range leaves {
@@ -71,24 +115,46 @@ func printOf(leaves []tip) [32]byte {
 	return sha256.Sum256(w.Bytes())
 }
 
-// loadForks reads the logs that have branches.
-func (r *Replica) loadForks(v storage.Reader) error {
+// loadForks reads the logs that have branches, and returns the chunks of them that do not read.
+func (r *Replica) loadForks(v storage.Reader) (damaged []*unreadable, err error) {
 	r.mu.forks = map[trust.ScopeID]map[chunk.LogID]*fork{}
-	if err := v.Scan(storage.Branch.All(), nil, func(key, value []byte) error {
+	err = v.Keys(storage.Branch.All(), nil, func(key []byte) error {
 		scope, log, counter, id, err := storage.Branch.Parse(key)
 		if err != nil {
 			return err
 		}
-		sealed, err := chunk.Parse(bytes.Clone(value))
-		if err != nil {
-			return err
+		at := storage.Ref{Scope: scope, Log: log, Counter: counter, ID: id}
+		sealed, err := readBranch(v, at)
+		if err == nil {
+			r.growLocked(scope, log, id, node{counter, sealed.Header().Previous})
+			return nil
 		}
-		r.growLocked(scope, log, id, node{counter, sealed.Header().Previous})
-		return nil
-	}); err != nil {
-		return fmt.Errorf("read branches: %w", err)
+		bad, ok := errors.AsType[*unreadable](unreadableAs(at, err))
+		if ok {
+			damaged, err = append(damaged, bad), nil
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read branches: %w", err)
 	}
-	return nil
+	return damaged, nil
+}
+
+// readBranch returns a chunk that stands beside the main history of its log; storage.ErrNotFound if it does not.
+func readBranch(v storage.Reader, at storage.Ref) (chunk.Sealed, error) {
+	b, err := v.Get(storage.Branch.Key(at.Scope, at.Log, at.Counter, at.ID))
+	if err != nil {
+		return chunk.Sealed{}, err
+	}
+	sealed, err := chunk.Parse(b)
+	if err == nil && (sealed.ID() != at.ID || sealed.Log() != at.Log || sealed.Header().Counter != at.Counter) {
+		err = errors.New("it stands in another's place")
+	}
+	if err != nil {
+		return chunk.Sealed{}, fmt.Errorf("read branch: %w: %w", storage.ErrDamaged, err)
+	}
+	return sealed, nil
 }
 
 func (r *Replica) growLocked(scope trust.ScopeID, log chunk.LogID, id chunk.ID, n node) {
@@ -96,10 +162,12 @@ func (r *Replica) growLocked(scope trust.ScopeID, log chunk.LogID, id chunk.ID, 
 		r.mu.forks[scope] = map[chunk.LogID]*fork{}
 	}
 	if r.mu.forks[scope][log] == nil {
-		r.mu.forks[scope][log] = &fork{nodes: map[chunk.ID]node{}}
+		r.mu.forks[scope][log] = &fork{nodes: map[chunk.ID]node{}, gone: map[chunk.ID]bool{}}
 		r.log.Warn("a log has more than one history; all of it is kept", "scope", scope, "log", log, "counter", n.counter)
 	}
-	r.mu.forks[scope][log].nodes[id] = n
+	f := r.mu.forks[scope][log]
+	f.nodes[id] = n
+	delete(f.gone, id)
 }
 
 // heldVectorLocked is what a scope's vector says: of a log with branches its longest history, whichever came first.
@@ -107,6 +175,9 @@ func (r *Replica) heldVectorLocked(scope trust.ScopeID) chunk.Vector {
 	v := maps.Clone(r.mu.vectors[scope])
 	for log, f := range r.mu.forks[scope] {
 		v[log] = longest(f.leaves(r.mu.tips[scope][log])).position()
+		if v[log].Counter == 0 { // all of it lies behind a gap
+			delete(v, log)
+		}
 	}
 	return v
 }
@@ -117,14 +188,21 @@ func (r *Replica) heldHashLocked(scope trust.ScopeID) [32]byte {
 	if len(forks) == 0 {
 		return r.mu.vectors[scope].Hash()
 	}
+	hash := r.heldVectorLocked(scope).Hash()
 	var w wire.Writer
 	w.String("chartmesh held 1")
-	hash := r.heldVectorLocked(scope).Hash()
 	w.Raw(hash[:])
+	several := false
 	for _, log := range slices.SortedFunc(maps.Keys(forks), chunk.LogID.Compare) {
-		w.Raw(log[:])
-		print := printOf(forks[log].leaves(r.mu.tips[scope][log]))
-		w.Raw(print[:])
+		if leaves := forks[log].leaves(r.mu.tips[scope][log]); len(leaves) > 1 {
+			several = true
+			w.Raw(log[:])
+			print := printOf(leaves)
+			w.Raw(print[:])
+		}
+	}
+	if !several {
+		return hash
 	}
 	return sha256.Sum256(w.Bytes())
 }
@@ -156,7 +234,7 @@ func (r *Replica) forkOf(scope trust.ScopeID, log chunk.LogID) (*fork, tip) {
 	defer r.mu.Unlock()
 	f := &fork{}
 	if have := r.mu.forks[scope][log]; have != nil {
-		f.nodes = maps.Clone(have.nodes)
+		f.nodes, f.gone = maps.Clone(have.nodes), maps.Clone(have.gone)
 	}
 	return f, r.mu.tips[scope][log]
 }
@@ -176,21 +254,14 @@ func (r *Replica) Locators(scope trust.ScopeID, log chunk.LogID) ([]chunk.Positi
 	from := map[uint64]bool{head.Counter: true} // where to go down the main history
 	for _, at := range f.leaves(head) {
 		next, step := at.Counter, uint64(1)
-		var branch []chunk.Position
 		for {
 			n, ok := f.nodes[at.ID]
 			if !ok {
-				// What lies beyond the head is kept and not counted: the peer must not take what is below it for known.
-				if at.Counter <= head.Counter {
-					from[at.Counter] = true
-					for _, p := range branch {
-						add(p)
-					}
-				}
+				from[at.Counter] = true
 				break
 			}
 			if at.Counter == next {
-				branch = append(branch, at.position())
+				add(at.position())
 				next -= min(next, step)
 				step *= 2
 			}
@@ -289,7 +360,8 @@ func (h *history) readRun(counter uint64) error {
 }
 
 // Beyond returns what is held of a log, of all its histories, that is neither at the given positions nor below one of them:
-// the main history, then the others, ascending, at least one item if there is one, and no more than fit maxBytes.
+// the main history, then the others, ascending, at least one item if there is one, and no more than fit maxBytes. What does
+// not read ends the list, and is claimed no longer once it comes first.
 func (r *Replica) Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Position, maxBytes int) (out []session.Item, err error) {
 	f, head := r.forkOf(scope, log)
 	err = r.store.View(func(v storage.Reader) error {
@@ -306,7 +378,7 @@ func (r *Replica) Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Posit
 			}
 		}
 		if out, err = items(v, scope, log, known, head.Counter, maxBytes); err != nil {
-			return err
+			return unreadableAs(chunkRef{scope, log, known + 1}.main(), err)
 		}
 		size := 0
 		for _, it := range out {
@@ -316,10 +388,12 @@ func (r *Replica) Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Posit
 			return nil
 		}
 		for _, end := range rest {
-			b, err := v.Get(storage.Branch.Key(scope, log, end.Counter, end.ID))
+			at := storage.Ref{Scope: scope, Log: log, Counter: end.Counter, ID: end.ID}
+			sealed, err := readBranch(v, at)
 			if err != nil {
-				return err
+				return unreadableAs(at, err)
 			}
+			b := sealed.Bytes()
 			if len(out) > 0 && size+len(b) > maxBytes {
 				return nil
 			}
@@ -328,8 +402,13 @@ func (r *Replica) Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Posit
 		}
 		return nil
 	})
+	if isUnreadable(err) && len(out) > 0 {
+		return out, nil
+	}
 	if err != nil {
-		return nil, fmt.Errorf("read branches: %w", err)
+		r.write.Lock()
+		defer r.write.Unlock()
+		return nil, errors.Join(fmt.Errorf("read branches: %w", err), r.takeBackBy(context.Background(), err))
 	}
 	return out, nil
 }
@@ -361,22 +440,19 @@ func (f *fork) split(has []chunk.Position) (main uint64, rest []tip) {
 	return main, rest
 }
 
-// storedAt reads what a place names; main says that it is what log head and cursor count. A place without an ID names that.
+// storedAt reads what a place names, or says that it is unreadable; main says that it is what log head and cursor count. A place without an ID names that.
 func (r *Replica) storedAt(at storage.Ref) (found stored, main bool, err error) {
 	err = r.store.View(func(v storage.Reader) error {
 		if at.ID != [32]byte{} {
-			b, err := v.Get(storage.Branch.Key(at.Scope, at.Log, at.Counter, at.ID))
-			if err == nil {
-				found.chunk, err = chunk.Parse(b)
-				return err
-			}
+			found.chunk, err = readBranch(v, at)
 			if !errors.Is(err, storage.ErrNotFound) {
-				return err
+				return unreadableAs(at, err)
 			}
 		}
 		main = true
-		found, err = readStored(v, chunkRef{at.Scope, at.Log, at.Counter})
-		return err
+		ref := chunkRef{at.Scope, at.Log, at.Counter}
+		found, err = readStored(v, ref)
+		return unreadableAs(ref.main(), err)
 	})
 	return found, main, err
 }
@@ -389,46 +465,59 @@ func (r *Replica) sealedAt(at storage.Ref) (chunk.Sealed, error) {
 
 // rawAt finds a change among what stands at one place of a log, and the chunk that holds it. Usually there is one.
 func (r *Replica) rawAt(v storage.Reader, at chunkRef, hash [32]byte) (raw []byte, sealed chunk.Sealed, err error) {
-	look := func(s chunk.Sealed) error {
-		opened, err := chunk.Open(r.keys, s)
-		if err != nil {
-			return fmt.Errorf("open chunk: %w", err)
-		}
-		for _, p := range partsOf(s, opened) {
-			for _, c := range p.Changes {
-				if h, ok := hashOf(c.Raw); ok && h == hash {
-					raw, sealed = c.Raw, s
-				}
-			}
-		}
-		return nil
-	}
 	found, err := readStored(v, at)
 	if err == nil {
-		err = look(found.chunk)
-	} else if errors.Is(err, errNotHeld) {
+		raw, err = r.rawIn(found.chunk, hash)
+	} else if err = unreadableAs(at.main(), err); errors.Is(err, errNotHeld) {
 		err = nil // beyond the main history's end
 	}
 	if err != nil || raw != nil {
-		return raw, sealed, err
+		return raw, found.chunk, err
 	}
-	start := storage.Branch.Key(at.Scope, at.Log, at.Counter, chunk.ID{})
-	err = v.Scan(storage.Branch.With2(at.Scope, at.Log), start, func(key, value []byte) error {
-		_, _, counter, _, err := storage.Branch.Parse(key)
+	return r.rawBeside(v, at, hash)
+}
+
+// rawIn returns a change that a chunk holds, or nil.
+func (r *Replica) rawIn(sealed chunk.Sealed, hash [32]byte) ([]byte, error) {
+	opened, err := chunk.Open(r.keys, sealed)
+	if err != nil {
+		return nil, fmt.Errorf("open chunk: %w", err)
+	}
+	for _, p := range partsOf(sealed, opened) {
+		for _, c := range p.Changes {
+			if h, ok := hashOf(c.Raw); ok && h == hash {
+				return c.Raw, nil
+			}
+		}
+	}
+	return nil, nil
+}
+
+// rawBeside finds a change among what stands beside the main history at one place of a log.
+func (r *Replica) rawBeside(v storage.Reader, at chunkRef, hash [32]byte) (raw []byte, sealed chunk.Sealed, err error) {
+	var damaged error
+	err = v.Keys(storage.Branch.With3(at.Scope, at.Log, at.Counter), nil, func(key []byte) error {
+		_, _, _, id, err := storage.Branch.Parse(key)
 		if err != nil {
 			return err
 		}
-		if counter != at.Counter || raw != nil {
+		if raw != nil {
 			return storage.ErrStop
 		}
-		s, err := chunk.Parse(bytes.Clone(value))
-		if err != nil {
+		place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: id}
+		if sealed, err = readBranch(v, place); err == nil {
+			raw, err = r.rawIn(sealed, hash)
 			return err
 		}
-		return look(s)
+		if err = unreadableAs(place, err); isUnreadable(err) { // and it may be another one that holds the change
+			damaged, err = err, nil
+		}
+		return err
 	})
 	if err == nil && raw == nil {
-		err = fmt.Errorf("%w: a chunk lacks the change that its record names", storage.ErrDamaged)
+		if err = damaged; err == nil {
+			err = errAwaited
+		}
 	}
 	return raw, sealed, err
 }

@@ -125,6 +125,21 @@ func (r *Replica) shownOfLost() (shown []shownOnce, err error) {
 		})
 	}
 	err = r.store.View(func(v storage.Reader) error {
+		from := sources{r: r, v: v}
+		isLost := func(a appliedChange) bool {
+			beyond := a.Chunk.Counter > r.position(a.Chunk.Scope, a.Chunk.Log).Counter
+			if !r.forked(a.Chunk.Scope, a.Chunk.Log) {
+				return beyond
+			}
+			// Where a log has several histories the counter does not tell.
+			var err error
+			if beyond {
+				_, _, err = r.rawBeside(v, a.Chunk, a.Record.Hash)
+			} else {
+				_, err = from.raw(a.Chunk, a.Record.Hash)
+			}
+			return errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrNotFound)
+		}
 		lost := map[crdt.DocumentID]bool{}
 		if err := readable(v, storage.Change.All(), func(key, value []byte) error {
 			doc, _, err := storage.Change.Parse(key)
@@ -132,7 +147,7 @@ func (r *Replica) shownOfLost() (shown []shownOnce, err error) {
 				return err
 			}
 			a, err := parseAppliedChange(value)
-			lost[doc] = err != nil || a.Chunk.Counter > r.position(a.Chunk.Scope, a.Chunk.Log).Counter
+			lost[doc] = err != nil || isLost(a)
 			return nil
 		}); err != nil {
 			return err

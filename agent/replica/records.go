@@ -8,6 +8,7 @@ import (
 	"chartmesh/chunk"
 	"chartmesh/crdt"
 	"chartmesh/fhir"
+	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/wire"
 )
@@ -33,6 +34,11 @@ type chunkRef struct {
 	Scope   trust.ScopeID
 	Log     chunk.LogID
 	Counter uint64
+}
+
+// main names the chunk of the main history there.
+func (at chunkRef) main() storage.Ref {
+	return storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter}
 }
 
 // appliedChange is what is kept of an applied change: the engine-level record and who wrote it, when, in which chunk.

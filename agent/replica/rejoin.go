@@ -89,10 +89,18 @@ func (r *Replica) rejoin(ctx context.Context, skip chunk.Skip) error {
 				return err
 			}
 			sw.out = append(sw.out, sealed)
-			place := storage.Ref{Scope: skip.Scope, Log: skip.Log, Counter: c, ID: sealed.ID()}
-			t.batch.Delete(storage.Chunk.Key(place.Scope, place.Log, c))
-			t.batch.Put(storage.Branch.Key(place.Scope, place.Log, c, place.ID), sealed.Bytes())
-			if c > done.Counter {
+			t.batch.Delete(storage.Chunk.Key(skip.Scope, skip.Log, c))
+		}
+		kept, err := keptUnder(v, skip.Scope, run, head, &t.batch)
+		if err != nil {
+			return err
+		}
+		sw.out = append(sw.out, kept...)
+		for _, sealed := range sw.out {
+			at := sealed.Place()
+			place := storage.Ref{Scope: skip.Scope, Log: skip.Log, Counter: at.Counter, ID: at.ID}
+			t.batch.Put(storage.Branch.Key(place.Scope, place.Log, place.Counter, place.ID), sealed.Bytes())
+			if at.Counter > done.Counter {
 				t.batch.Put(storage.Parked.Key(missingTurn, [32]byte{}, place), nil)
 				turns = append(turns, place)
 			}
@@ -136,6 +144,12 @@ func (r *Replica) rejoin(ctx context.Context, skip chunk.Skip) error {
 	} else if err != nil {
 		return fmt.Errorf("take a skip of another history: %w", err)
 	}
+	r.rejoined(skip, sw, turns)
+	return r.findGone(map[logRef]bool{{skip.Scope, skip.Log}: true})
+}
+
+// rejoined has memory follow.
+func (r *Replica) rejoined(skip chunk.Skip, sw switching, turns []storage.Ref) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, sealed := range sw.out {
@@ -150,5 +164,4 @@ func (r *Replica) rejoin(ctx context.Context, skip chunk.Skip) error {
 	})
 	r.mu.turns = append(r.mu.turns, turns...)
 	r.advanceLocked(skip.Scope, skip.Log, tip{skip.To, skip.Last})
-	return nil
 }

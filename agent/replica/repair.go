@@ -155,8 +155,8 @@ func (r *Replica) Repair() (p Repair, have, of uint64, err error) {
 	for i := range p.Logs {
 		l := &p.Logs[i]
 		held := min(r.mu.vectors[l.Scope][l.Log].Counter, l.Target)
-		l.Lost = l.Target - held
-		have, of = have+held, of+l.Target
+		l.Lost = l.Target - held + r.mu.forks[l.Scope][l.Log].missing()
+		have, of = have+held, of+held+l.Lost
 	}
 	return p, have, of, nil
 }
@@ -176,9 +176,9 @@ func (r *Replica) EndRepair(ctx context.Context) (Repair, error) {
 	return p, t.commit(ctx)
 }
 
-// unreadable says that a stored chunk does not read.
+// unreadable says that a stored chunk does not read: of the main history of its log, without an ID, or beside it.
 type unreadable struct {
-	at  chunkRef
+	at  storage.Ref
 	err error
 }
 
@@ -189,17 +189,61 @@ func (u *unreadable) Error() string {
 func (u *unreadable) Unwrap() error { return u.err }
 
 // unreadableAs returns err as what it says about a chunk, if that is that the chunk is damaged or gone.
-func unreadableAs(at chunkRef, err error) error {
+func unreadableAs(at storage.Ref, err error) error {
 	if errors.Is(err, storage.ErrDamaged) || errors.Is(err, errNotHeld) || errors.Is(err, storage.ErrNotFound) {
 		return &unreadable{at, err}
 	}
 	return err
 }
 
-// takeBack has the vector claim nothing from a chunk on that does not read, so that the peers send it again, by the
+func isUnreadable(err error) bool {
+	_, ok := errors.AsType[*unreadable](err)
+	return ok
+}
+
+// takeBack has nothing claimed any more of a chunk that does not read, so that the peers send it again. The caller holds
+// Replica.write.
+func (r *Replica) takeBack(ctx context.Context, at storage.Ref, why error) error {
+	if at.ID != [32]byte{} {
+		return r.takeBackBranch(ctx, at, why)
+	}
+	return r.takeBackMain(ctx, chunkRef{at.Scope, at.Log, at.Counter}, why)
+}
+
+// takeBackBranch forgets a chunk beside the main history of its log. What builds on it is kept, and counts again when it is
+// there.
+func (r *Replica) takeBackBranch(ctx context.Context, at storage.Ref, why error) error {
+	r.arrive.Lock()
+	defer r.arrive.Unlock()
+	r.log.Error("a chunk of another history of a log is damaged; it is asked for again", "log", at.Log, "counter", at.Counter,
+		"error", why)
+	var batch storage.Batch
+	batch.Delete(storage.Branch.Key(at.Scope, at.Log, at.Counter, at.ID))
+	batch.Delete(storage.Parked.Key(missingTurn, [32]byte{}, at))
+	ref := chunkRef{at.Scope, at.Log, at.Counter}
+	if err := r.noteDamage(&batch, ref, at.Log == r.logID(at.Scope), r.tip(at.Scope, at.Log).Counter); err != nil {
+		return err
+	}
+	if err := r.store.Commit(ctx, &batch); err != nil {
+		return fmt.Errorf("take back a damaged chunk: %w", err)
+	}
+	is := func(w storage.Ref) bool { return w == at }
+	r.mu.Lock()
+	if f := r.mu.forks[at.Scope][at.Log]; f != nil {
+		delete(f.nodes, at.ID)
+		f.gone[at.ID] = true
+	}
+	r.mu.woken, r.mu.turns = slices.DeleteFunc(r.mu.woken, is), slices.DeleteFunc(r.mu.turns, is)
+	r.mu.Unlock()
+	r.takenBack.Store(true)
+	r.notify()
+	return nil
+}
+
+// takeBackMain has the vector claim nothing from a chunk on that does not read, so that the peers send it again, by the
 // ordinary session: what lies behind it is kept and counted again when it is there. This device's own log ends there; it
-// goes on under a new one, since a counter must never be used twice. The caller holds Replica.write.
-func (r *Replica) takeBack(ctx context.Context, at chunkRef, why error) error {
+// goes on under a new one, since a counter must never be used twice.
+func (r *Replica) takeBackMain(ctx context.Context, at chunkRef, why error) error {
 	r.arrive.Lock()
 	defer r.arrive.Unlock()
 	was := r.tip(at.Scope, at.Log)
@@ -223,7 +267,7 @@ func (r *Replica) takeBack(ctx context.Context, at chunkRef, why error) error {
 				head = h.tip
 				return nil
 			}
-			if unreadableAs(at, err) == err { //nolint:errorlint // whether it was wrapped is the question
+			if !isUnreadable(unreadableAs(at.main(), err)) {
 				return err
 			}
 			batch.Delete(storage.Chunk.Key(at.Scope, at.Log, c))
@@ -233,15 +277,9 @@ func (r *Replica) takeBack(ctx context.Context, at chunkRef, why error) error {
 	if err != nil {
 		return fmt.Errorf("take back a damaged chunk: %w", err)
 	}
-	p, _, _, err := r.Repair()
-	if err != nil {
+	if err := r.noteDamage(&batch, at, own, was.Counter); err != nil {
 		return err
 	}
-	if p.Since.IsZero() || !p.Done.IsZero() {
-		p = Repair{Since: r.now(), Reason: "single chunks are damaged"}
-	}
-	p.add(at, own, was.Counter, r.ackedElsewhere(at))
-	batch.Put(storage.Meta.Key(metaRepair), p.marshal())
 	batch.Put(storage.LogHead.Key(at.Scope, at.Log), marshalTip(head))
 	if err := r.store.Commit(ctx, &batch); err != nil {
 		return fmt.Errorf("take back a damaged chunk: %w", err)
@@ -254,7 +292,9 @@ func (r *Replica) takeBack(ctx context.Context, at chunkRef, why error) error {
 		r.advanceLocked(at.Scope, at.Log, head)
 	}
 	// A held chunk that was woken has its turn when it is here again.
-	r.mu.woken = slices.DeleteFunc(r.mu.woken, func(w storage.Ref) bool { return w.Scope == at.Scope && w.Log == at.Log && w.Counter == at.Counter })
+	r.mu.woken = slices.DeleteFunc(r.mu.woken, func(w storage.Ref) bool {
+		return chunkRef{w.Scope, w.Log, w.Counter} == at && !r.besideLocked(w)
+	})
 	r.mu.Unlock()
 	r.takenBack.Store(true)
 	r.notify()
@@ -267,6 +307,30 @@ func (r *Replica) takeBackBy(ctx context.Context, err error) error {
 		return r.takeBack(ctx, bad.at, bad.err)
 	}
 	return nil
+}
+
+// noteDamage adds a chunk to the repair that goes on, or begins one.
+func (r *Replica) noteDamage(batch *storage.Batch, at chunkRef, own bool, target uint64) error {
+	p, _, _, err := r.Repair()
+	if err != nil {
+		return err
+	}
+	if p.Since.IsZero() || !p.Done.IsZero() {
+		p = Repair{Since: r.now(), Reason: "single chunks are damaged"}
+	}
+	p.add(at, own, target, r.ackedElsewhere(at))
+	batch.Put(storage.Meta.Key(metaRepair), p.marshal())
+	return nil
+}
+
+// besideLocked reports whether a place is that of a chunk beside the main history of its log.
+func (r *Replica) besideLocked(at storage.Ref) bool {
+	f := r.mu.forks[at.Scope][at.Log]
+	if f == nil {
+		return false
+	}
+	_, ok := f.nodes[at.ID]
+	return ok
 }
 
 // TakenBack reports, once, that vectors claim less than before: sessions must begin anew, since within one a peer does not
@@ -311,8 +375,9 @@ func (r *Replica) behindCursorLocked(scope trust.ScopeID, log chunk.LogID, from,
 // reasonEarlier is why a chunk is unapplied whose document needs a damaged one.
 const reasonEarlier = "an earlier chunk of its document is damaged"
 
-// retryUnapplied gives every unapplied chunk another turn. The caller holds Replica.write.
-func (r *Replica) retryUnapplied() error {
+// retryUnapplied gives every unapplied chunk another turn, or those alone that need an earlier one. The caller holds
+// Replica.write.
+func (r *Replica) retryUnapplied(all bool) error {
 	maps.DeleteFunc(r.failing, func(_ storage.Ref, why string) bool { return why == reasonEarlier })
 	return r.store.View(func(v storage.Reader) error {
 		return v.Scan(storage.Held.All(), nil, func(key, value []byte) error {
@@ -321,7 +386,7 @@ func (r *Replica) retryUnapplied() error {
 				return err
 			}
 			h, err := parseHeld(value)
-			if err == nil && h.State == Unapplied {
+			if err == nil && h.State == Unapplied && (all || h.Reason == reasonEarlier) {
 				r.mu.Lock()
 				r.mu.woken = append(r.mu.woken, at)
 				r.mu.Unlock()

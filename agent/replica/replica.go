@@ -75,6 +75,7 @@ type Replica struct {
 	starts starts // guarded by write
 
 	takenBack atomic.Bool // vectors claim less than before; see TakenBack
+	branched  atomic.Bool // chunks came that stand beside others; one of them may be what something else waits for
 	refilled  atomic.Bool // a chunk came back that had been damaged; what failed without it is tried again
 
 	// arrive is held while chunks of other devices are judged and committed, per batch.
@@ -165,6 +166,7 @@ func (r *Replica) load() error {
 	m.dirty = map[trust.DeviceID]bool{}
 	m.whole = map[trust.ScopeID][32]byte{}
 	m.claims = map[trust.DeviceID]time.Time{}
+	var damaged []*unreadable
 	err := r.store.View(func(v storage.Reader) error {
 		if err := v.Scan(storage.Member.All(), nil, func(_, value []byte) error {
 			e, err := trust.ParseEntry(append([]byte(nil), value...))
@@ -206,7 +208,8 @@ func (r *Replica) load() error {
 		if err := loadPositions(v, storage.Cursor, m.applied); err != nil {
 			return fmt.Errorf("read cursors: %w", err)
 		}
-		if err := r.loadForks(v); err != nil {
+		var err error
+		if damaged, err = r.loadForks(v); err != nil {
 			return err
 		}
 		if err := r.loadOwnLogs(v); err != nil {
@@ -216,6 +219,20 @@ func (r *Replica) load() error {
 	})
 	if err != nil {
 		return fmt.Errorf("open replica: %w", err)
+	}
+	forked := map[logRef]bool{}
+	for scope, logs := range m.forks {
+		for log := range logs {
+			forked[logRef{scope, log}] = true
+		}
+	}
+	if err := r.findGone(forked); err != nil {
+		return fmt.Errorf("open replica: %w", err)
+	}
+	for _, bad := range damaged {
+		if err := r.takeBackBranch(context.Background(), bad.at, bad.err); err != nil {
+			r.log.Warn("a damaged chunk was not forgotten", "error", err)
+		}
 	}
 	return r.keys.Learn(r.state.Load())
 }

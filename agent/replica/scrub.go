@@ -24,7 +24,7 @@ func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (read uint64, 
 				if head.Counter >= end {
 					break
 				}
-				bad, why := chunkRef{}, error(nil)
+				bad, why := storage.Ref{}, error(nil)
 				if err := r.store.View(func(v storage.Reader) error {
 					for range scrubAtOnce {
 						if head.Counter >= end {
@@ -36,7 +36,7 @@ func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (read uint64, 
 							err = storage.ErrDamaged
 						}
 						if err != nil {
-							bad, why = at, err
+							bad, why = at.main(), err
 							return nil
 						}
 						head = h.tip
@@ -47,7 +47,7 @@ func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (read uint64, 
 					return read, err
 				}
 				if why != nil {
-					if unreadableAs(bad, why) == why { //nolint:errorlint // whether it was wrapped is the question
+					if !isUnreadable(unreadableAs(bad, why)) {
 						return read, why
 					}
 					if err := r.lockedTakeBack(ctx, bad, why); err != nil {
@@ -63,10 +63,51 @@ func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (read uint64, 
 			}
 		}
 	}
+	n, err := r.scrubBranches(ctx, tick.C)
+	return read + n, err
+}
+
+// scrubBranches does the same for what stands beside the main histories.
+func (r *Replica) scrubBranches(ctx context.Context, tick <-chan time.Time) (read uint64, err error) {
+	for _, at := range r.besides() {
+		err := r.store.View(func(v storage.Reader) error {
+			_, err := readBranch(v, at)
+			return err
+		})
+		if bad := unreadableAs(at, err); isUnreadable(bad) {
+			if err := r.lockedTakeBack(ctx, at, err); err != nil {
+				return read, err
+			}
+		} else if err != nil {
+			return read, err
+		}
+		if read++; read%scrubAtOnce > 0 {
+			continue
+		}
+		select {
+		case <-ctx.Done():
+			return read, ctx.Err()
+		case <-tick:
+		}
+	}
 	return read, nil
 }
 
-func (r *Replica) lockedTakeBack(ctx context.Context, at chunkRef, why error) error {
+// besides returns the places of all chunks that stand beside the main histories of their logs.
+func (r *Replica) besides() (all []storage.Ref) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for scope, logs := range r.mu.forks {
+		for log, f := range logs {
+			for id, n := range f.nodes {
+				all = append(all, storage.Ref{Scope: scope, Log: log, Counter: n.counter, ID: id})
+			}
+		}
+	}
+	return all
+}
+
+func (r *Replica) lockedTakeBack(ctx context.Context, at storage.Ref, why error) error {
 	r.write.Lock()
 	defer r.write.Unlock()
 	return r.takeBack(ctx, at, why)

@@ -116,11 +116,14 @@ type arriving struct {
 	skips    map[logRef]bool                // logs that a skip in batch goes on
 	branches map[chunkRef]map[chunk.ID]node // chunks in batch, beside those
 	turns    []storage.Ref                  // the same, in the order in which they came
+	behind   map[logRef]bool                // whether chunks are kept behind the end of a log; see gap.go
+	joins    bool                           // what is kept goes on behind what came last
 }
 
 func newArriving() *arriving {
 	return &arriving{heads: map[trust.ScopeID]map[chunk.LogID]tip{}, taken: map[chunkRef]chunk.ID{},
-		branches: map[chunkRef]map[chunk.ID]node{}, proofs: map[chunk.ID]chunk.Sealed{}, skips: map[logRef]bool{}}
+		branches: map[chunkRef]map[chunk.ID]node{}, proofs: map[chunk.ID]chunk.Sealed{},
+		skips: map[logRef]bool{}, behind: map[logRef]bool{}}
 }
 
 // head returns where a log ends, with what is in the batch.
@@ -226,6 +229,15 @@ func (r *Replica) takeSkip(ctx context.Context, a *arriving, refused *refusals, 
 	skip.From = head.Counter + 1
 	value, _ := skip.AppendBinary(nil)
 	a.batch.Put(storage.Skip.Key(skip.Scope, skip.Log, skip.To), value)
+	if err := r.store.View(func(v storage.Reader) error {
+		others, err := keptUnder(v, skip.Scope, run, head, &a.batch)
+		for _, sealed := range others {
+			a.putBranch(chunkRef{skip.Scope, skip.Log, sealed.Header().Counter}, sealed)
+		}
+		return err
+	}); err != nil {
+		return fmt.Errorf("look for what is kept under a skip: %w", err)
+	}
 	a.skips[logRef{skip.Scope, skip.Log}] = true
 	a.advance(skip.Scope, skip.Log, tip{skip.To, skip.Last})
 	return nil
@@ -434,7 +446,7 @@ func (s *sources) read(at chunkRef) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("read chunk: %w", unreadableAs(at, err))
+		return fmt.Errorf("read chunk: %w", unreadableAs(at.main(), err))
 	}
 	id := found.chunk.ID()
 	if known := s.packs[id]; known != nil {

@@ -175,7 +175,7 @@ func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, max
 	if err == nil {
 		err = errNotHeld
 	}
-	at := chunkRef{scope, log, after + 1}
+	at := chunkRef{scope, log, after + 1}.main()
 	r.write.Lock()
 	defer r.write.Unlock()
 	return nil, errors.Join(fmt.Errorf("read chunks: %w", err), r.takeBackBy(context.Background(), unreadableAs(at, err)))

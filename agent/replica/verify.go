@@ -30,12 +30,13 @@ type verification struct {
 
 	cursors map[logRef]uint64 // how far each log is applied
 	heads   map[logRef]uint64 // how far each log is claimed to be held; chunks beyond are on their way again
-	damaged []chunkRef        // chunks, and logs at their ends, to ask for again
+	damaged []storage.Ref     // chunks, and logs at their ends, to ask for again
 	derived bool              // something that follows from chunks is not what follows
 	members bool              // so is the membership log
 	unread  []byte            // kinds of what is of this device alone, with a value that does not read
 
 	carried map[crdt.DocumentID][]changeMark // by applied chunks
+	beside  map[chunkRef]bool                // where applied chunks stand beside the main history of their log
 	apart   map[fhirRef]bool                 // resources that stand in several documents
 	sets    map[trust.ScopeID]chunk.SetHash
 	counts  counts
@@ -102,13 +103,14 @@ func (r *Replica) verifyOnce(ctx context.Context, progress func(api.VerifyProgre
 		r: r, progress: progress, report: api.VerifyReport{Findings: []api.Finding{}},
 		carried: map[crdt.DocumentID][]changeMark{}, sets: map[trust.ScopeID]chunk.SetHash{}, expect: map[byte]*tally{},
 		heads: map[logRef]uint64{}, cursors: map[logRef]uint64{}, apart: map[fhirRef]bool{},
+		beside: map[chunkRef]bool{},
 	}
 	for _, k := range tallied() {
 		c.expect[k.Number()] = &tally{}
 	}
 	err := r.store.View(func(v storage.Reader) error {
 		c.v, c.st = v, r.State()
-		for _, step := range []func(context.Context) error{c.logs, c.held, c.findApart, c.documents, c.indexes, c.rest} {
+		for _, step := range []func(context.Context) error{c.logs, c.branches, c.held, c.findApart, c.documents, c.indexes, c.rest} {
 			if err := step(ctx); err != nil {
 				return err
 			}
@@ -198,7 +200,7 @@ func (c *verification) documents(ctx context.Context) error {
 			return nil
 		}
 		next++
-		if at := a.Chunk; at.Counter > c.cursors[logRef{at.Scope, at.Log}] {
+		if at := a.Chunk; at.Counter > c.cursors[logRef{at.Scope, at.Log}] && !c.beside[at] {
 			c.findDerived("document", short(id[:]), "it holds a change of a chunk that does not count as applied")
 		}
 		if err := d.add(a, nil); err != nil {
@@ -290,9 +292,9 @@ func (c *verification) rawChanges(d *document) (raws [][]byte, ok bool, err erro
 			raws = append(raws, raw)
 			continue
 		}
-		_, gone := errors.AsType[*unreadable](err)
+		bad, gone := errors.AsType[*unreadable](err)
 		switch {
-		case gone && (at.Counter > c.heads[logRef{at.Scope, at.Log}] || slices.Contains(c.damaged, at)):
+		case gone && (at.Counter > c.heads[logRef{at.Scope, at.Log}] || slices.Contains(c.damaged, bad.at)):
 		case gone:
 			c.findDerived("document", short(d.id[:]), "it names a chunk that is not there")
 		case errors.Is(err, storage.ErrDamaged), errors.Is(err, chunk.ErrDamaged):

@@ -56,7 +56,7 @@ func (c *verification) logs(ctx context.Context) error {
 			n = max(n, head.Counter) // a skip is many
 		}
 		if head.Counter == l.head.Counter && head != l.head {
-			c.damaged = append(c.damaged, chunkRef{l.ref.scope, l.ref.log, l.head.Counter})
+			c.damaged = append(c.damaged, chunkRef{l.ref.scope, l.ref.log, l.head.Counter}.main())
 			c.find("log", short(l.ref.log[:]), "its head names another chunk")
 		}
 	}
@@ -87,12 +87,12 @@ func (c *verification) chunk(l logRef, counter uint64, head tip, applied bool) (
 	at := chunkRef{l.scope, l.log, counter}
 	id := fmt.Sprintf("%s/%d", short(l.log[:]), counter)
 	bad := func(what string) {
-		c.damaged = append(c.damaged, at)
+		c.damaged = append(c.damaged, at.main())
 		c.find("chunk", id, what)
 	}
 	h, err := heldBy(c.v, l.scope, l.log, counter)
 	if err != nil {
-		if unreadableAs(at, err) == err { //nolint:errorlint // whether it was wrapped is the question
+		if !isUnreadable(unreadableAs(at.main(), err)) {
 			return head, err
 		}
 		bad(whatIs(err))
@@ -110,19 +110,66 @@ func (c *verification) chunk(l logRef, counter uint64, head tip, applied bool) (
 		bad(whatIs(err))
 		return h.tip, nil
 	}
-	body, err := chunk.Open(c.r.keys, h.sealed)
-	held := err != nil || applied && c.isHeld(at, h.tip.ID)
-	if errors.Is(err, chunk.ErrDamaged) && !c.isHeld(at, h.tip.ID) && applied {
-		c.findDerived("chunk", id, "it does not open and counts as applied")
+	if applied {
+		c.applied(at, h.sealed)
 	}
-	if changes, ok := body.(*chunk.Changes); ok && applied && !held {
+	return h.tip, nil
+}
+
+// branches checks what stands beside the logs' main histories. What lies behind a gap is kept, and is none of them.
+func (c *verification) branches(ctx context.Context) error {
+	return c.v.Keys(storage.Branch.All(), nil, func(key []byte) error {
+		scope, log, counter, id, err := storage.Branch.Parse(key)
+		if err != nil {
+			return err
+		}
+		c.report.Chunks++
+		if err := c.tell(ctx, "logs", c.report.Chunks, 0); err != nil {
+			return err
+		}
+		at := storage.Ref{Scope: scope, Log: log, Counter: counter, ID: id}
+		sealed, err := readBranch(c.v, at)
+		if err == nil {
+			err = sealed.Verify(c.st)
+		} else if !isUnreadable(unreadableAs(at, err)) {
+			return err
+		}
+		if err != nil {
+			c.damaged = append(c.damaged, at)
+			c.find("chunk", fmt.Sprintf("%s/%d", short(log[:]), counter), whatIs(err))
+			return nil
+		}
+		switch _, err := c.v.Get(storage.Parked.Key(missingTurn, [32]byte{}, at)); {
+		case errors.Is(err, storage.ErrNotFound):
+			ref := chunkRef{scope, log, counter}
+			c.beside[ref] = true
+			c.applied(ref, sealed)
+		case err == nil:
+			c.expect[storage.Parked.Number()].add(storage.Parked.Key(missingTurn, [32]byte{}, at))
+		case errors.Is(err, storage.ErrDamaged): // found with its kind
+		default:
+			return err
+		}
+		return nil
+	})
+}
+
+// applied notes the changes in a chunk that had its turn and is not held.
+func (c *verification) applied(at chunkRef, sealed chunk.Sealed) {
+	if c.isHeld(at, sealed.ID()) {
+		return
+	}
+	body, err := chunk.Open(c.r.keys, sealed)
+	if errors.Is(err, chunk.ErrDamaged) {
+		c.findDerived("chunk", fmt.Sprintf("%s/%d", short(at.Log[:]), at.Counter), "it does not open and counts as applied")
+	}
+	if changes, ok := body.(*chunk.Changes); err == nil && ok {
 		for _, ch := range changes.Changes {
 			if hash, ok := hashOf(ch.Raw); ok {
 				c.carried[changes.Document] = append(c.carried[changes.Document], changeMark(hash[:8]))
 			}
 		}
 	}
-	return h.tip, nil
 }
 
 func (c *verification) isHeld(at chunkRef, id chunk.ID) bool {
@@ -252,7 +299,7 @@ func (c *verification) duplicates(context.Context) error {
 
 // rest reads everything that no other step has read, so that its tags are checked, and compares the membership log.
 func (c *verification) rest(ctx context.Context) error {
-	read := map[byte]bool{storage.Chunk.Number(): true}
+	read := map[byte]bool{storage.Chunk.Number(): true, storage.Branch.Number(): true}
 	for _, k := range append(derivedKinds(), tallied()...) {
 		read[k.Number()] = true
 	}
