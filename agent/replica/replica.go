@@ -92,7 +92,7 @@ type Replica struct {
 		unsaid  bool                                  // Replica.lost is not empty
 		forks   map[trust.ScopeID]map[chunk.LogID]*fork
 		own     []OwnLog
-		renew   bool                            // a new log is to begin before the next edit
+		due     dueLog                          // before the next edit
 		claims  map[trust.DeviceID]time.Time    // when a peer's word last made it so
 		sets    map[trust.ScopeID]chunk.SetHash // of applied changes
 		counts  counts
@@ -131,12 +131,8 @@ func Open(cfg Config) (*Replica, error) {
 	if err := r.nameTerms(context.Background()); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
-	why := LogMoved
-	if !cfg.Keyring.Moved() {
-		why = LogRestored
-	}
-	if err := r.noteLog(context.Background(), why); err != nil {
-		r.log.Warn("the log of this device could not be noted", "error", err)
+	if err := r.openLog(context.Background()); err != nil {
+		r.log.Warn("the log of this device is not noted yet; nothing is written until it is", "error", err)
 	}
 	return r, nil
 }
