@@ -27,6 +27,7 @@ const (
 	LogRestored LogReason = 3 // the folder is older than what is known of it outside
 	LogPeer     LogReason = 4 // another device holds of the log before what this one does not
 	LogDamaged  LogReason = 5 // a chunk of the log before cannot be read any more
+	LogRebuilt  LogReason = 6 // documents are made anew, and what of them is in the log before is not in them yet
 )
 
 func (r LogReason) String() string {
@@ -41,6 +42,8 @@ func (r LogReason) String() string {
 		return "another device holds changes of this one that are not here"
 	case LogDamaged:
 		return "part of the log before is damaged"
+	case LogRebuilt:
+		return "the records were made anew from the log before"
 	}
 	return "unknown"
 }
@@ -129,16 +132,23 @@ type dueLog struct {
 }
 
 // openLog has the keyring's log noted as this device's if it is not. In a store that knows of another one, it may have
-// been written in what the store lacks, unless it was begun since the keyring was opened: then another begins.
+// been written in what the store lacks, unless it was begun since the keyring was opened: then another begins. So it does
+// while documents are made anew, see rebuild.
 func (r *Replica) openLog(ctx context.Context) error {
+	log := chunk.CurrentLog(r.keys)
 	r.mu.Lock()
-	known, first := r.isOwnLocked(chunk.CurrentLog(r.keys)), len(r.mu.own) == 0
+	known, first, behind := r.isOwnLocked(log), len(r.mu.own) == 0, false
+	for scope, logs := range r.mu.vectors {
+		behind = behind || r.mu.applied[scope][log].Counter < logs[log].Counter
+	}
 	r.mu.Unlock()
-	if known {
+	if known && !behind {
 		return nil
 	}
-	due := dueLog{why: LogRestored, minted: first || r.keys.Fresh()}
-	if first {
+	due := dueLog{why: LogRestored, minted: first || !known && r.keys.Fresh()}
+	if known {
+		due.why = LogRebuilt
+	} else if first {
 		due.why = LogFirst
 	} else if r.keys.Moved() {
 		due.why = LogMoved

@@ -73,6 +73,8 @@ type Replica struct {
 	// lost holds, guarded by write, the documents in which changes of this device may have to be written anew.
 	lost   map[crdt.DocumentID]trust.ScopeID
 	starts starts // guarded by write
+	// rebuilding says, guarded by write, that a rebuild was cut short: nothing else is written before it is over.
+	rebuilding bool
 
 	takenBack atomic.Bool // vectors claim less than before; see TakenBack
 	branched  atomic.Bool // chunks came that stand beside others; one of them may be what something else waits for
@@ -122,7 +124,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.failing, r.lost = map[storage.Ref]string{}, map[crdt.DocumentID]trust.ScopeID{}
 	r.packs = map[chunk.ID]bool{}
 	r.mu.changed = make(chan struct{})
-	if err := goOnRebuilding(cfg.Store); err != nil {
+	if err := endRebuilding(cfg.Store); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	if err := r.load(); err != nil {
