@@ -133,6 +133,9 @@ func Open(cfg Config) (*Replica, error) {
 	if err := r.nameTerms(context.Background()); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
+	if err := r.dropLoose(context.Background()); err != nil {
+		r.log.Warn("what waits for no turn any more was not removed", "error", err)
+	}
 	if err := r.openLog(context.Background()); err != nil {
 		r.log.Warn("the log of this device is not noted yet; nothing is written until it is", "error", err)
 	}
