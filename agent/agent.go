@@ -252,9 +252,7 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 		if err := a.records.FlushAcks(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("acknowledgements were not stored", "error", err)
 		}
-		if err := a.keepWitness(); err != nil {
-			a.log.Warn("what is kept outside the folder was not brought up to date", "error", err)
-		}
+		a.keepWitness(ctx)
 		if err := a.records.PruneEvents(ctx); err != nil && ctx.Err() == nil {
 			a.log.Warn("old events were not removed", "error", err)
 		}
@@ -318,9 +316,7 @@ func (a *Agent) Close() error {
 			if err := a.peers.store(context.Background(), a.records); !errors.Is(err, storage.ErrNoRoom) {
 				a.closed = errors.Join(a.closed, err)
 			}
-			if err := a.keepWitness(); err != nil {
-				a.log.Warn("what is kept outside the folder was not brought up to date", "error", err)
-			}
+			a.keepWitness(context.Background())
 		}
 		if a.engine != nil {
 			a.closed = errors.Join(a.closed, a.engine.Close())

@@ -158,7 +158,7 @@ func (a *Agent) Compact(ctx context.Context) (api.Compaction, error) {
 	if err != nil {
 		return api.Compaction{}, explain(err)
 	}
-	out := api.Compaction{Checkpoints: c.Checkpoints, Words: c.Words, Deleted: c.Deleted, Waiting: c.Waiting}
+	out := api.Compaction{Checkpoints: c.Checkpoints, Words: c.Words, Deleted: c.Deleted, Waiting: c.Waiting, Contested: c.Contested}
 	out.Chunks, out.Skips, out.Bytes, err = a.records.StoredChunks()
 	return out, explain(err)
 }

@@ -132,13 +132,17 @@ func writeWitness(path string, w witness) (err error) {
 
 // watch is an open folder's side of its witness.
 type watch struct {
-	path string // empty: there is no place for one
-	last witness
+	path       string // empty: there is no place for one
+	generation uint64
+	counted    bool // the store says generation
+	failed     bool // the last try to bring the witness up to date
+	last       witness
 }
 
 // openWitness compares the folder with its witness, begins a new log if the folder has gone back, and counts this opening
 // in both. The store comes first: a crash in between leaves a folder that says more than its witness, which is no alarm,
-// and nothing has been written in it that the witness lacks.
+// and nothing has been written in it that the witness lacks. Without room it is counted when there is some, and a new log
+// begins with the next edit; until then nothing is written.
 func (a *Agent) openWitness(ctx context.Context) error {
 	generation, err := readGeneration(a.records)
 	if err != nil {
@@ -150,12 +154,12 @@ func (a *Agent) openWitness(ctx context.Context) error {
 		w, err = readWitness(path)
 	}
 	switch {
-	case err == nil && a.keys.Moved(): // the keyring has begun a new log already
+	case err == nil && a.keys.Fresh(): // a new log has begun already
 	case err == nil && (w.generation > generation || !a.knows(w)):
 		a.log.Warn("this folder is older than it was: it was put back from a copy, and goes on under a new log",
 			"opened", generation, "opened_before", w.generation)
 		if err := a.records.BeginLog(ctx, replica.LogRestored); err != nil {
-			return fmt.Errorf("begin a new log: %w", err)
+			a.log.Warn("the new log is not begun yet; nothing is written until it is", "error", err)
 		}
 	case errors.Is(err, os.ErrNotExist) && generation > 0:
 		a.log.Info("nothing outside the folder says how far it was; if it was put back from a copy, other devices will notice")
@@ -163,17 +167,8 @@ func (a *Agent) openWitness(ctx context.Context) error {
 		a.log.Warn("what is kept outside the folder cannot be read; if the folder was put back from a copy, other devices will notice",
 			"error", err)
 	}
-	next := max(generation, w.generation) + 1
-	if err := a.records.PutSmall(ctx, storage.Meta.Key(replica.MetaWitness), marshalGeneration(next)); err != nil {
-		a.log.Warn("the opening of the folder was not counted", "error", err)
-		return nil
-	}
-	a.watch = watch{path: path, last: witness{generation: next}}
-	if err := a.keepWitness(); err != nil {
-		a.log.Warn("nothing can be kept outside the folder; if it is put back from a copy, only other devices will notice",
-			"error", err)
-		a.watch.path = ""
-	}
+	a.watch = watch{path: path, generation: max(generation, w.generation) + 1}
+	a.keepWitness(ctx)
 	return nil
 }
 
@@ -187,10 +182,29 @@ func (a *Agent) knows(w witness) bool {
 	return false
 }
 
-// keepWitness brings the witness up to date with what was written. One goroutine at a time may call it.
-func (a *Agent) keepWitness() error {
-	next := witness{generation: a.watch.last.generation}
-	next.log, next.chunks = a.records.Written()
+// keepWitness brings the witness up to date with what was written, and says once when that fails; it is called again. One
+// goroutine at a time may call it.
+func (a *Agent) keepWitness(ctx context.Context) {
+	err := a.bringWitness(ctx)
+	if err != nil && !a.watch.failed {
+		a.log.Warn("what is kept outside the folder is not up to date; if the folder is put back from a copy, perhaps only other devices notice",
+			"error", err)
+	}
+	a.watch.failed = err != nil
+}
+
+func (a *Agent) bringWitness(ctx context.Context) error {
+	log, chunks, known := a.records.Written()
+	if a.watch.generation == 0 || !known {
+		return nil // not opened, or a new log is to begin: who opens the folder after a crash must find out again
+	}
+	if !a.watch.counted {
+		if err := a.records.PutSmall(ctx, storage.Meta.Key(replica.MetaWitness), marshalGeneration(a.watch.generation)); err != nil {
+			return fmt.Errorf("count the opening of the folder: %w", err)
+		}
+		a.watch.counted = true
+	}
+	next := witness{generation: a.watch.generation, log: log, chunks: chunks}
 	if a.watch.path == "" || next == a.watch.last {
 		return nil
 	}

@@ -133,6 +133,7 @@ type Compaction struct {
 	Words       int   `json:"words"`       // given on checkpoints of other devices
 	Deleted     int   `json:"deleted"`     // chunks that checkpoints stand for from now on
 	Waiting     int   `json:"waiting"`     // checkpoints that not every device has found good yet
+	Contested   int   `json:"contested"`   // documents that stay as they are, since a device wrote one of their logs twice
 	Chunks      int   `json:"chunks"`      // stored
 	Skips       int   `json:"skips"`       // runs of chunks that checkpoints stand for
 	Bytes       int64 `json:"bytes"`       // of both

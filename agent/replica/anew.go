@@ -60,32 +60,53 @@ func (r *Replica) writeLost(ctx context.Context) (int, error) {
 
 // writeAllAnew writes anew every lost change of this device in a document.
 func (t *transaction) writeAllAnew(ctx context.Context, d *document) (wrote int, err error) {
+	return t.writeAnewIf(ctx, d, func(l *lost) bool { return l.device == t.r.Device() && !l.done })
+}
+
+// writeReleased writes anew what a person releases of a lost change, whoever wrote it: its author may never come back.
+func (t *transaction) writeReleased(ctx context.Context, at storage.Ref, h *held) error {
+	if h.Document == (crdt.DocumentID{}) {
+		return nil
+	}
+	d, err := t.r.document(at.Scope, h.Document)
+	if err != nil {
+		return err
+	}
+	_, err = t.writeAnewIf(ctx, d, func(l *lost) bool { return l.place == at })
+	return err
+}
+
+// writeAnewIf writes anew the lost changes of a document that are asked for and that their author has not written anew.
+func (t *transaction) writeAnewIf(ctx context.Context, d *document, asked func(*lost) bool) (wrote int, err error) {
 	all, err := t.contenders(d)
 	if err != nil {
 		return 0, err
 	}
 	byHash := map[crdt.ChangeHash]*contender{}
-	var own []*contender
+	var due []*contender
 	for _, c := range all {
 		byHash[c.Hash] = c
 		l := d.lost[c.Hash]
-		if l == nil || l.device != t.r.Device() || l.done {
+		if l == nil || !asked(l) {
 			continue
 		}
 		if _, ok := d.replacedBy(c.Hash, l.device); !ok {
-			own = append(own, c)
+			due = append(due, c)
 		}
 	}
-	slices.SortFunc(own, winner) // what is built upon comes first
+	slices.SortFunc(due, winner) // what is built upon comes first
 	s := &scratch{t: t, d: d, all: byHash}
 	defer s.close(ctx)
-	for _, c := range own {
+	for _, c := range due {
 		n, err := t.writeChangeAnew(ctx, s, c)
 		if err != nil {
 			return 0, err
 		}
 		if wrote += n; n > 0 {
 			t.events = append(t.events, Event{Kind: "change-written-anew", Local: true})
+			continue
+		}
+		if d.lost[c.Hash].device != t.r.Device() {
 			continue
 		}
 		l := *d.lost[c.Hash]

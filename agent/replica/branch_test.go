@@ -1,12 +1,17 @@
 package replica_test
 
 import (
+	"bytes"
+	"crypto/rand"
 	"fmt"
+	"io"
 	"strings"
 	"testing"
+	"time"
 
 	"chartmesh/agent/replica"
 	"chartmesh/storage"
+	"chartmesh/trust"
 	"chartmesh/trust/keyring"
 )
 
@@ -118,5 +123,51 @@ func TestRolledBack(t *testing.T) {
 			settleAll(t, a, b, c)
 			sameEverywhere(t, a, b, c)
 		})
+	}
+}
+
+// TestWrittenAnewTwice runs a device twice, unnoticed. Both learn at once which of two changes lost its place, and each writes
+// it anew: what it said is there once, everywhere, and is no conflict.
+func TestWrittenAnewTwice(t *testing.T) {
+	var secrets bytes.Buffer
+	_, err := io.CopyN(&secrets, rand.Reader, 4*32+16)
+	must(t, err)
+	again := func() *keyring.Keyring {
+		keys, err := keyring.Create("", io.MultiReader(bytes.NewReader(secrets.Bytes()), rand.Reader))
+		must(t, err)
+		return keys
+	}
+	keys := again()
+	e, _, err := keys.Found(keyring.FoundOptions{Practice: "Practice", Site: "surgery", Device: "surgery", Now: time.Now()})
+	must(t, err)
+	a := start(t, keys, "surgery", []trust.Entry{e})
+	b := admit(t, a, "branch")
+	a.put(`{"resourceType":"Patient","id":"p1","name":[{"family":"Berg"}]}`, false)
+	sync(t, a, b)
+	twin := a.rollBack(a.twin.Copy(), again())
+	a.edit("Patient/p1", func(m map[string]any) {
+		m["gender"], m["telecom"] = "female", []any{map[string]any{"value": "one"}}
+	})
+	twin.edit("Patient/p1", func(m map[string]any) {
+		m["language"], m["address"] = "de", []any{map[string]any{"city": "Berlin", "line": []any{"a", "b"}}}
+	})
+	ofA, ofTwin := a.ownLog(), twin.ownLog()
+	a.take(b, ofTwin...)
+	twin.take(b, ofA...)
+	for _, d := range []*device{a, twin} {
+		if len(d.OwnLogs()) != 2 || len(d.ownLog()) != 1 {
+			t.Fatalf("%s has %d logs, and wrote %d chunks anew", d.name, len(d.OwnLogs()), len(d.ownLog()))
+		}
+	}
+	settleAll(t, a, b, twin)
+	sameEverywhere(t, a, b, twin)
+	got := b.get("Patient/p1")
+	for _, want := range []string{"female", "one", `"de"`, "Berlin"} {
+		if strings.Count(got, want) != 1 {
+			t.Errorf("%s stands %d times in %s", want, strings.Count(got, want), got)
+		}
+	}
+	if list := b.conflicts(); len(list) > 0 || b.Status().Quarantined > 0 {
+		t.Errorf("conflicts %+v, held %s", list, heldBy(b))
 	}
 }

@@ -96,6 +96,7 @@ type Compacted struct {
 	Words       int // given on checkpoints of other devices
 	Deleted     int // chunks that checkpoints stand for from now on
 	Waiting     int // checkpoints that not every device has given its word on
+	Contested   int // documents that are due and never packed, since changes of them come from a log with several histories
 }
 
 // Compact does what compaction waits for, a commit each: it gives this device's word on checkpoints of others, deletes what
@@ -110,6 +111,10 @@ func (r *Replica) Compact(ctx context.Context, now bool) (c Compacted, err error
 	}
 	for _, id := range r.tailsDue(now) {
 		made, err := r.pack(ctx, id)
+		if errors.Is(err, errContested) {
+			c.Contested++
+			continue
+		}
 		if errors.Is(err, storage.ErrDamaged) {
 			// It waits until what it lacks is here again; the others do not wait with it.
 			r.log.Warn("a document is not packed, since a chunk of it does not read", "document", id, "error", err)

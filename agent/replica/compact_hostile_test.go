@@ -1,6 +1,9 @@
 package replica_test
 
 import (
+	"bytes"
+	"cmp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -232,6 +235,85 @@ func TestBadSkips(t *testing.T) {
 	}
 	if err := fresh.Arrive(t.Context(), f.Device(), [][]byte{append(skipBytes(good), 0)}); err == nil {
 		t.Error("a malformed skip is taken")
+	}
+}
+
+// TestOldWord sends a skip with a checkpoint and word that are skipped by now themselves, to a device that holds what stands for
+// them and has not come to the word on it: the log goes on. What is loose and past goes at the next start.
+func TestOldWord(t *testing.T) {
+	p := practice(t, "A", "packer", "B")
+	a := p[0]
+	a.put(compactPatient, false)
+	a.editMany(0, 3)
+	sync(t, a, p[1])
+	sync(t, a, p[2])
+	fresh := admit(t, a, "fresh")
+	f := forge(p[1])
+	doc := f.document("section", "p1", "core")
+	body := checkpointOf(t, a, f.scope, doc)
+	old := body.Covers[0]
+	must(t, a.keys.MintLog())
+	af := forge(a)
+	parse := func(b []byte) chunk.Sealed {
+		sealed, err := chunk.Parse(b)
+		must(t, err)
+		return sealed
+	}
+	first := parse(f.seal(body))
+	word := af.word(doc, first.Place(), true)
+	keys := []chunk.LogKey{body.Logs[0], first.LogKey(), word.LogKey()}
+	slices.SortFunc(keys, func(a, b chunk.LogKey) int {
+		return cmp.Or(bytes.Compare(a.Device[:], b.Device[:]), bytes.Compare(a.Nonce[:], b.Nonce[:]))
+	})
+	next := *body
+	next.Logs = keys
+	next.Parts, next.Authorship = slices.Clone(body.Parts), slices.Clone(body.Authorship)
+	was := slices.Index(keys, body.Logs[0])
+	for i := range next.Parts {
+		next.Parts[i].Log = was
+	}
+	for i := range next.Authorship {
+		next.Authorship[i].Log = was
+	}
+	next.Covers = chunk.Covers{old}
+	for _, other := range []chunk.Sealed{first, word} {
+		next.Others = append(next.Others, chunk.Spot{Log: slices.Index(keys, other.LogKey()), Counter: 1})
+		next.Covers = append(next.Covers, chunk.Covered{Run: chunk.Run{Log: other.Log(), From: 1, To: 1, Last: other.ID()}, Tips: make([]chunk.Tip, 1)})
+	}
+	slices.SortFunc(next.Others, func(a, b chunk.Spot) int { return cmp.Compare(a.Log, b.Log) })
+	slices.SortFunc(next.Covers, func(a, b chunk.Covered) int { return a.Log.Compare(b.Log) })
+	second := parse(f.seal(&next))
+	newer := af.word(doc, second.Place(), true)
+	over := func(s chunk.Sealed, run chunk.Run, on, word chunk.Place) []byte {
+		return skipBytes(chunk.Skip{Scope: f.scope, Key: s.LogKey(), Run: run, Checkpoint: on, Word: word})
+	}
+	at := func(log chunk.LogID) uint64 { return fresh.Vector(f.scope)[log].Counter }
+
+	one := func(s chunk.Sealed) chunk.Run { return chunk.Run{Log: s.Log(), From: 1, To: 1, Last: s.ID()} }
+	fresh.take(f.device, second.Bytes(), over(first, one(first), second.Place(), chunk.Place{}))
+	fresh.take(f.device, second.Bytes(), newer.Bytes(), over(word, one(word), second.Place(), newer.Place()))
+	if at(first.Log()) != 2 || at(word.Log()) != 1 {
+		t.Fatalf("the packer's log is at %d, that of words at %d", at(first.Log()), at(word.Log()))
+	}
+	fresh.take(f.device, skipBytes(chunk.Skip{Scope: f.scope, Key: body.Logs[0], Run: old.Run, Checkpoint: first.Place(), Word: word.Place()}))
+	if at(old.Log) != old.To {
+		t.Errorf("the log stands at %d of %d", at(old.Log), old.To)
+	}
+	var b storage.Batch
+	b.Put(storage.Loose.Key(f.scope, first.Log(), 1, first.ID()), first.Bytes())
+	must(t, fresh.twin.Commit(t.Context(), &b))
+	fresh.crash()
+	var left [][]byte
+	for _, k := range keysOf(t, fresh.twin) {
+		if k[0] == storage.Loose.Number() {
+			left = append(left, k)
+		}
+	}
+	if len(left) != 1 || !bytes.Equal(left[0], storage.Loose.Key(f.scope, newer.Log(), 2, newer.ID())) {
+		t.Errorf("loose are %x", left)
+	}
+	if _, err := fresh.Chunks(f.scope, old.Log, 0, 1<<20); err != nil {
+		t.Errorf("it cannot pass the log on: %v", err)
 	}
 }
 

@@ -197,3 +197,26 @@ func TestCheckpointsApart(t *testing.T) {
 		}
 	}
 }
+
+// TestContestedIsNotPacked rolls a device back and has it go on in the same document: that is not packed, and the device says so.
+func TestContestedIsNotPacked(t *testing.T) {
+	p := practice(t, "A", "B", "C")
+	a, b, c := p[0], p[1], p[2]
+	a.put(compactPatient, false)
+	settleAll(t, a, b, c)
+	was := a.twin.Copy()
+	a.editMany(0, 2)
+	sync(t, a, b)
+	a = a.rollBack(was, a.keys)
+	a.editMany(10, 2)
+	sync(t, a, c)
+	settleAll(t, a, b, c)
+	b.editMany(20, 70)
+	settleAll(t, a, b, c)
+	for _, d := range []*device{a, b, c} {
+		if got := d.compact(); got.Checkpoints != 0 || got.Contested != 1 {
+			t.Errorf("%s packs: %+v", d.name, got)
+		}
+	}
+	sameEverywhere(t, a, b, c)
+}

@@ -138,6 +138,42 @@ func TestReleaseWins(t *testing.T) {
 	}
 }
 
+// TestReleaseWritesAnew releases the loser of two changes in one place whose author does not come back: what is in it meets the
+// other as a conflict, on a device that has the chunks before and on one that gets them after, and nobody need look again.
+func TestReleaseWritesAnew(t *testing.T) {
+	p := practice(t, "surgery", "branch", "late", "forger")
+	a, b, late, f := p[0], p[1], p[2], forge(p[3])
+	for _, d := range p[1:3] {
+		sync(t, a, d)
+	}
+	chunks := f.twice()
+	a.take(f.device, chunks...)
+	b.take(f.device, chunks...)
+	x := a.heldList(false)[0].Chunk
+	out := a.decide(x, "release")
+	if out.State != "settled" || !strings.Contains(out.Reason, "written anew as") {
+		t.Fatalf("released: %+v", out)
+	}
+	_, err := a.DecideHeld(t.Context(), "user", x, api.HeldDecision{Verdict: "release"})
+	if e, ok := errors.AsType[*api.Error](err); !ok || !strings.Contains(e.Message, "nothing to release") {
+		t.Errorf("released twice: %v", err)
+	}
+	late.take(a, a.ownLog()...) // before the chunks that it is about
+	late.take(f.device, chunks...)
+	for _, d := range []*device{b, late} {
+		settleAll(t, a, d)
+		sameEverywhere(t, a, d)
+		if got := d.heldTable(); got != a.heldTable() || !strings.Contains(got, "settled") || d.Status().Quarantined != 0 {
+			t.Errorf("held by %s:\n%s\n%s", d.name, got, a.heldTable())
+		}
+		sides := d.conflicts()[0].Values
+		both := string(sides[0].Value) + string(sides[1].Value)
+		if !strings.Contains(both, "one") || !strings.Contains(both, "two") {
+			t.Errorf("%s lists %s", d.name, both)
+		}
+	}
+}
+
 // TestDecideMalformed discards what no release can help, with what waits for it; what is applied stays.
 func TestDecideMalformed(t *testing.T) {
 	p := practice(t, "surgery", "branch", "forger")

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"chartmesh/agent/api"
 	"chartmesh/chunk"
@@ -44,10 +45,7 @@ func (r *Replica) mend(ctx context.Context, found *verification, progress func(a
 		return nil
 	}
 	// What documents still show of chunks that are missing stands nowhere else, should no device have them.
-	if _, err := r.keepShown(ctx); err != nil {
-		return err
-	}
-	if err := r.rebuild(ctx); err != nil {
+	if err := r.makeAnew(ctx, true); err != nil {
 		return err
 	}
 	for more, done := true, uint64(0); more; {
@@ -109,18 +107,43 @@ func (r *Replica) mendTruths(ctx context.Context, found *verification) error {
 	return nil
 }
 
-// rebuild forgets everything that follows from chunks; the applier makes it anew. A crash on the way is made good by the
-// next Open.
+// rebuild forgets everything that follows from chunks; the applier makes it anew. Cut short, it is gone on with before anything
+// else is written, or by the next Open. This device goes on under a new log, so that who edits a document before all of it
+// is there again writes beside what is missing and not in its place. The caller holds Replica.write.
 func (r *Replica) rebuild(ctx context.Context) error {
-	r.write.Lock()
-	defer r.write.Unlock()
+	if r.ownChunks() {
+		if err := r.beginLog(ctx, LogRebuilt); err != nil {
+			return fmt.Errorf("rebuild: %w", err)
+		}
+	}
 	var b storage.Batch
 	b.Put(storage.Meta.Key(metaRebuild), []byte{recordVersion})
 	if err := r.store.Commit(ctx, &b); err != nil {
 		return fmt.Errorf("rebuild: %w", err)
 	}
+	r.rebuilding = true
+	return r.goOnRebuilding(ctx)
+}
+
+// ownChunks reports whether anything stands in the log that this device writes.
+func (r *Replica) ownChunks() bool {
+	return slices.ContainsFunc(r.State().Scopes(), func(s trust.Scope) bool { return r.tip(s.ID, r.logID(s.ID)).Counter > 0 })
+}
+
+// goOnRebuilding does what is left of a rebuild. The caller holds Replica.write.
+func (r *Replica) goOnRebuilding(ctx context.Context) error {
+	if !r.rebuilding {
+		return nil
+	}
 	if err := forgetDerived(ctx, r.store); err != nil {
 		return err
+	}
+	var turns []storage.Ref
+	if err := r.store.View(func(v storage.Reader) (err error) {
+		turns, err = readTurns(v)
+		return err
+	}); err != nil {
+		return fmt.Errorf("rebuild: %w", err)
 	}
 	for id := range r.docs.byID {
 		r.forget(ctx, id)
@@ -129,13 +152,6 @@ func (r *Replica) rebuild(ctx context.Context) error {
 	clear(r.packs)
 	clear(r.lost)
 	clear(r.tails)
-	var turns []storage.Ref
-	if err := r.store.View(func(v storage.Reader) (err error) {
-		turns, err = readTurns(v)
-		return err
-	}); err != nil {
-		return err
-	}
 	r.mu.Lock()
 	r.mu.turns = turns
 	for scope := range r.mu.applied {
@@ -143,6 +159,7 @@ func (r *Replica) rebuild(ctx context.Context) error {
 	}
 	r.mu.sets, r.mu.counts, r.mu.woken = map[trust.ScopeID]chunk.SetHash{}, counts{}, nil
 	r.mu.Unlock()
+	r.rebuilding = false
 	r.notify()
 	return nil
 }
@@ -193,8 +210,8 @@ func forgetDerived(ctx context.Context, store storage.Store) error {
 	return nil
 }
 
-// goOnRebuilding ends a rebuild that was cut short.
-func goOnRebuilding(store storage.Store) error {
+// endRebuilding ends, before anything is read, a rebuild that was cut short.
+func endRebuilding(store storage.Store) error {
 	err := store.View(func(v storage.Reader) error {
 		_, err := v.Get(storage.Meta.Key(metaRebuild))
 		return err

@@ -68,6 +68,9 @@ func (h *held) complete(before *held, decided chunk.Verdict, build string, now t
 	if decided == chunk.VerdictDiscard && h.mayDiscard() {
 		h.State = Discarded
 	}
+	if decided == chunk.VerdictRelease && h.onRelease != (crdt.ChangeHash{}) {
+		h.settle(h.onRelease)
+	}
 	if h.State == Unapplied {
 		h.countTry(before, build, now)
 	}

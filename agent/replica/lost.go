@@ -125,10 +125,11 @@ func (d *document) notArrived(c *crdt.Change, standing *crdt.Index) crdt.ChangeH
 	return crdt.ChangeHash{}
 }
 
-// replacedBy returns the change by which its author wrote a lost one anew; of several the smallest.
+// replacedBy returns the change by which its author wrote a lost one anew; of several the smallest. The zero device stands for
+// anybody.
 func (d *document) replacedBy(hash crdt.ChangeHash, author trust.DeviceID) (by crdt.ChangeHash, ok bool) {
 	for _, r := range d.anew[hash] {
-		if r.device == author && (!ok || bytes.Compare(r.hash[:], by[:]) < 0) {
+		if (r.device == author || author == trust.DeviceID{}) && (!ok || bytes.Compare(r.hash[:], by[:]) < 0) {
 			by, ok = r.hash, true
 		}
 	}
@@ -140,10 +141,17 @@ func (d *document) heldOf(hash crdt.ChangeHash, l *lost, waits missing) *held {
 	h := keptOut(l.why.String())
 	h.Device, h.Missing = l.device, waits
 	if by, ok := d.replacedBy(hash, l.device); ok {
-		h.State = Settled
-		h.Reason += "; written anew as " + crdt.Version([]crdt.ChangeHash{by})
+		h.settle(by)
+	} else if by, ok := d.replacedBy(hash, trust.DeviceID{}); ok {
+		h.onRelease = by
 	}
 	return h
+}
+
+// settle says that the content of a lost change stands.
+func (h *held) settle(by crdt.ChangeHash) {
+	h.State = Settled
+	h.Reason += "; written anew as " + crdt.Version([]crdt.ChangeHash{by})
 }
 
 // lose keeps a chunk whose changes do not stand. What waits for one of them learns that it came.
@@ -259,7 +267,7 @@ type contender struct {
 
 // winner orders the acceptable changes at one actor and sequence number: the first stands. It is the one that begins
 // earliest, which makes the order one in which nothing comes before what it builds on; of several that begin alike the one
-// with the smallest hash. A decision of a person that another one shall stand is to be heeded here.
+// with the smallest hash. What a person releases does not stand instead: it is written anew (writeReleased).
 func winner(a, b *contender) int {
 	return cmp.Or(cmp.Compare(a.StartOp, b.StartOp), bytes.Compare(a.Hash[:], b.Hash[:]))
 }

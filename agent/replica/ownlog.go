@@ -27,6 +27,7 @@ const (
 	LogRestored LogReason = 3 // the folder is older than what is known of it outside
 	LogPeer     LogReason = 4 // another device holds of the log before what this one does not
 	LogDamaged  LogReason = 5 // a chunk of the log before cannot be read any more
+	LogRebuilt  LogReason = 6 // documents are made anew, and what of them is in the log before is not in them yet
 )
 
 func (r LogReason) String() string {
@@ -41,6 +42,8 @@ func (r LogReason) String() string {
 		return "another device holds changes of this one that are not here"
 	case LogDamaged:
 		return "part of the log before is damaged"
+	case LogRebuilt:
+		return "the records were made anew from the log before"
 	}
 	return "unknown"
 }
@@ -122,28 +125,59 @@ func (r *Replica) isOwnLocked(log chunk.LogID) bool {
 	return slices.ContainsFunc(r.mu.own, func(l OwnLog) bool { return l.ID == log })
 }
 
-// noteLog makes durable that the keyring's log is this device's, if that is news.
+// dueLog is what is left to do before this device may write.
+type dueLog struct {
+	why    LogReason // 0: nothing is
+	minted bool      // the keyring has the new log, and the store does not say yet that it is this device's
+}
+
+// openLog has the keyring's log noted as this device's if it is not. In a store that knows of another one, it may have
+// been written in what the store lacks, unless it was begun since the keyring was opened: then another begins. So it does
+// while documents are made anew, see rebuild.
+func (r *Replica) openLog(ctx context.Context) error {
+	log := chunk.CurrentLog(r.keys)
+	r.mu.Lock()
+	known, first, behind := r.isOwnLocked(log), len(r.mu.own) == 0, false
+	for scope, logs := range r.mu.vectors {
+		behind = behind || r.mu.applied[scope][log].Counter < logs[log].Counter
+	}
+	r.mu.Unlock()
+	if known && !behind {
+		return nil
+	}
+	due := dueLog{why: LogRestored, minted: first || !known && r.keys.Fresh()}
+	if known {
+		due.why = LogRebuilt
+	} else if first {
+		due.why = LogFirst
+	} else if r.keys.Moved() {
+		due.why = LogMoved
+	} else if rep, _, _, err := r.Repair(); err == nil && !rep.Since.IsZero() && rep.Done.IsZero() {
+		due.why = LogDamaged
+	}
+	r.mu.Lock()
+	r.mu.due = due
+	r.mu.Unlock()
+	return r.renewLog(ctx)
+}
+
+// noteLog makes durable that the keyring's log is this device's.
 func (r *Replica) noteLog(ctx context.Context, why LogReason) error {
 	log := chunk.CurrentLog(r.keys)
 	r.mu.Lock()
 	own := slices.Clone(r.mu.own)
-	known := r.isOwnLocked(log)
 	r.mu.Unlock()
-	if known {
-		return nil
-	}
-	if len(own) == 0 {
-		why = LogFirst
-	}
 	own = append(own, OwnLog{ID: log, Began: r.now().UTC().Truncate(time.Millisecond), Reason: why})
 	t := r.beginPlain()
 	t.batch.Put(storage.Meta.Key(metaOwnLogs), marshalOwnLogs(own))
 	if why != LogFirst {
 		t.events = append(t.events, Event{Kind: "log-begun", Local: true})
-		r.log.Warn("this device goes on under a new log; what other devices hold of the old one comes from them", "reason", why.String(), "log", log)
 	}
 	if err := t.commit(ctx); err != nil {
 		return fmt.Errorf("note a new log: %w", err)
+	}
+	if why != LogFirst {
+		r.log.Warn("this device goes on under a new log; what other devices hold of the old one comes from them", "reason", why.String(), "log", log)
 	}
 	r.mu.Lock()
 	r.mu.own = own
@@ -151,33 +185,57 @@ func (r *Replica) noteLog(ctx context.Context, why LogReason) error {
 	return nil
 }
 
-// BeginLog goes on under a new log, which is durable when it returns.
+// BeginLog goes on under a new log. After an error nothing is written under the old one either: it is tried again before
+// the next edit.
 func (r *Replica) BeginLog(ctx context.Context, why LogReason) error {
 	r.write.Lock()
 	defer r.write.Unlock()
 	return r.beginLog(ctx, why)
 }
 
-// beginLog is BeginLog for the holder of Replica.write: no edit is under way, and the next one finds the new log.
+// beginLog is BeginLog for the holder of Replica.write: no edit is under way, and the next one finds the new log. When it
+// returns nil the keyring has the new log; where the store has no room for the note, nothing is written until it has.
 func (r *Replica) beginLog(ctx context.Context, why LogReason) error {
-	if err := r.keys.MintLog(); err != nil {
+	r.mu.Lock()
+	if r.mu.due.why == 0 { // else one is under way, or was begun and nothing is written in it
+		r.mu.due.why = why
+	}
+	r.mu.Unlock()
+	err := r.renewLog(ctx)
+	r.mu.Lock()
+	minted := r.mu.due.minted
+	r.mu.Unlock()
+	if err != nil && minted {
+		r.log.Warn("a new log is not noted yet; nothing is written until it is", "error", err)
+		return nil
+	}
+	return err
+}
+
+// renewLog does what is left to do before this device may write: begin a log if there is reason for a new one, and note
+// that it is this device's. What fails is gone on with before the next edit. The caller holds Replica.write.
+func (r *Replica) renewLog(ctx context.Context) error {
+	r.mu.Lock()
+	due := r.mu.due
+	r.mu.Unlock()
+	if due.why == 0 {
+		return nil
+	}
+	if !due.minted {
+		if err := r.keys.MintLog(); err != nil {
+			return err
+		}
+		r.mu.Lock()
+		r.mu.due.minted = true
+		r.mu.Unlock()
+	}
+	if err := r.noteLog(ctx, due.why); err != nil {
 		return err
 	}
 	r.mu.Lock()
-	r.mu.renew = false
+	r.mu.due = dueLog{}
 	r.mu.Unlock()
-	return r.noteLog(ctx, why)
-}
-
-// renewLog begins a new log if a peer has given reason to. The caller holds Replica.write.
-func (r *Replica) renewLog(ctx context.Context) error {
-	r.mu.Lock()
-	renew := r.mu.renew
-	r.mu.Unlock()
-	if !renew {
-		return nil
-	}
-	return r.beginLog(ctx, LogPeer)
+	return nil
 }
 
 // judgeOwn looks at what arrives of the log that this device writes, before any of it is taken: a new log is begun under
@@ -257,7 +315,10 @@ func (r *Replica) heed(from trust.DeviceID, ack session.Ack) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if now := r.now(); now.Sub(r.mu.claims[from]) >= claimEvery && log == chunk.CurrentLog(r.keys) {
-		r.mu.claims[from], r.mu.renew = now, true
+		r.mu.claims[from] = now
+		if r.mu.due.why == 0 {
+			r.mu.due.why = LogPeer
+		}
 		r.log.Warn("another device says that it holds of this device's log what is not here", "from", from, "counter", p.Counter)
 		close(r.mu.changed) // for the applier, which begins the new log if no edit comes first
 		r.mu.changed = make(chan struct{})
@@ -301,10 +362,14 @@ func (r *Replica) Branches() map[trust.DeviceID]int {
 }
 
 // Written says how far this device has written its logs: a count that no honest restart makes smaller, and the log that it
-// stands at. Package agent keeps it outside the folder, to notice a folder that went back.
-func (r *Replica) Written() (log chunk.LogID, chunks uint64) {
+// stands at. Package agent keeps it outside the folder, to notice a folder that went back. It is not known, and nothing
+// is written, while a new log is to begin.
+func (r *Replica) Written() (log chunk.LogID, chunks uint64, known bool) {
+	r.mu.Lock()
+	known = r.mu.due.why == 0
+	r.mu.Unlock()
 	log = chunk.CurrentLog(r.keys)
-	return log, r.WrittenIn(log)
+	return log, r.WrittenIn(log), known
 }
 
 // WrittenIn says how many chunks of a log are held, over all scopes.

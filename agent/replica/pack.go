@@ -28,7 +28,7 @@ func (r *Replica) pack(ctx context.Context, id crdt.DocumentID) (made bool, err 
 		return false, err
 	}
 	if r.contested(d) {
-		return false, nil // and the tail stays
+		return false, errContested // and the tail stays
 	}
 	t := r.begin(ctx)
 	t.tails[id] = nil
@@ -62,6 +62,9 @@ func (r *Replica) pack(ctx context.Context, id crdt.DocumentID) (made bool, err 
 	r.evict(ctx)
 	return made, nil
 }
+
+// errContested says that a document is not packed while it is what it is.
+var errContested = errors.New("a log of its changes has several histories")
 
 // contested reports whether a document holds changes out of a log with several histories, or such as do not stand. It is not
 // packed: a checkpoint names chunks by their places, and which of two is meant would depend on the order of arrival.

@@ -359,6 +359,9 @@ func (r *Replica) DecideHeld(ctx context.Context, user, name string, d api.HeldD
 			}
 		}
 		out.With = len(about) - 1
+		if verdict == chunk.VerdictRelease {
+			return t.writeReleased(ctx, at, h)
+		}
 		return nil
 	})
 	if err != nil {
@@ -384,6 +387,8 @@ func (h *held) mayDecide(v chunk.Verdict) error {
 	}
 	release := v == chunk.VerdictRelease
 	switch {
+	case release && h.State == Settled:
+		return refuse("there is nothing to release: "+h.Reason, "`chartmesh history` shows it in its record")
 	case release && h.Class == classRule:
 		return refuse("a release cannot help: "+h.Reason+". The chunk breaks a rule that every device holds it to",
 			"have what is in it written anew where it came from (`chartmesh quarantine show` shows it), then discard it")

@@ -271,6 +271,8 @@ type held struct {
 	Tries         uint64          // unapplied: how often this build failed on it
 	NextMillis    int64           // unapplied: not tried again by itself before
 	Build         string          // unapplied: which build failed
+
+	onRelease crdt.ChangeHash // not stored: what another device than its author wrote instead, which counts if it is released
 }
 
 // heldClass says what keeps a chunk out. The numbers are stored.

@@ -73,6 +73,8 @@ type Replica struct {
 	// lost holds, guarded by write, the documents in which changes of this device may have to be written anew.
 	lost   map[crdt.DocumentID]trust.ScopeID
 	starts starts // guarded by write
+	// rebuilding says, guarded by write, that a rebuild was cut short: nothing else is written before it is over.
+	rebuilding bool
 
 	takenBack atomic.Bool // vectors claim less than before; see TakenBack
 	branched  atomic.Bool // chunks came that stand beside others; one of them may be what something else waits for
@@ -92,7 +94,7 @@ type Replica struct {
 		unsaid  bool                                  // Replica.lost is not empty
 		forks   map[trust.ScopeID]map[chunk.LogID]*fork
 		own     []OwnLog
-		renew   bool                            // a new log is to begin before the next edit
+		due     dueLog                          // before the next edit
 		claims  map[trust.DeviceID]time.Time    // when a peer's word last made it so
 		sets    map[trust.ScopeID]chunk.SetHash // of applied changes
 		counts  counts
@@ -122,7 +124,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.failing, r.lost = map[storage.Ref]string{}, map[crdt.DocumentID]trust.ScopeID{}
 	r.packs = map[chunk.ID]bool{}
 	r.mu.changed = make(chan struct{})
-	if err := goOnRebuilding(cfg.Store); err != nil {
+	if err := endRebuilding(cfg.Store); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	if err := r.load(); err != nil {
@@ -131,12 +133,11 @@ func Open(cfg Config) (*Replica, error) {
 	if err := r.nameTerms(context.Background()); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
-	why := LogMoved
-	if !cfg.Keyring.Moved() {
-		why = LogRestored
+	if err := r.dropLoose(context.Background()); err != nil {
+		r.log.Warn("what waits for no turn any more was not removed", "error", err)
 	}
-	if err := r.noteLog(context.Background(), why); err != nil {
-		r.log.Warn("the log of this device could not be noted", "error", err)
+	if err := r.openLog(context.Background()); err != nil {
+		r.log.Warn("the log of this device is not noted yet; nothing is written until it is", "error", err)
 	}
 	return r, nil
 }

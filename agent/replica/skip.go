@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -267,15 +268,9 @@ func readProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed
 	}
 	at := skip.Word
 	if on != skip.Checkpoint { // the word was on another
-		b, err := v.Get(storage.Word.Key(on.ID, skip.Key.Device))
-		if err != nil {
+		if at, err = wordOn(v, skip, on); err != nil {
 			return p, err
 		}
-		said, err := parseWord(b)
-		if err != nil {
-			return p, err
-		}
-		at = said.at
 	}
 	if at == (chunk.Place{}) {
 		return p, errNoWord
@@ -290,6 +285,24 @@ func readProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed
 		return p, errNoWord
 	}
 	return p, nil
+}
+
+// wordOn finds the word of the device of a skip's log on the checkpoint that stands for the skip's by now: as the applier noted it,
+// or as the skip names it that stands for the word before, since the applier may not have come to it.
+func wordOn(v storage.Reader, skip chunk.Skip, on chunk.Place) (at chunk.Place, err error) {
+	b, err := v.Get(storage.Word.Key(on.ID, skip.Key.Device))
+	if err == nil {
+		said, err := parseWord(b)
+		return said.at, err
+	}
+	if !errors.Is(err, storage.ErrNotFound) {
+		return at, err
+	}
+	later, found, skipErr := readSkip(v, skip.Scope, skip.Word.Log, skip.Word.Counter)
+	if skipErr != nil || !found || later.Checkpoint != on {
+		return at, cmp.Or(skipErr, err)
+	}
+	return later.Word, nil
 }
 
 // covers returns the run for which the checkpoint stands in the skip's place; errNotCovered if it does not.

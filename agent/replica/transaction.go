@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -60,11 +61,12 @@ func parseRef(key string) (fhirRef, bool) {
 	return fhirRef{string(typ), string(id)}, ok
 }
 
-// begin starts a transaction. If a peer gave reason to begin a new log, that comes first.
+// begin starts a transaction. If a rebuild was cut short, or there is reason to begin a new log, that comes first.
 func (r *Replica) begin(ctx context.Context) *transaction {
+	broken := r.goOnRebuilding(ctx)
 	err := r.renewLog(ctx)
 	t := r.beginPlain()
-	t.noLog = err
+	t.noLog, t.broken = cmp.Or(broken, err), broken
 	return t
 }
 

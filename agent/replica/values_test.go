@@ -149,6 +149,16 @@ var valueForms = []struct {
 		logs, err := parseOwnLogs(b)
 		return marshalOwnLogs(logs), err
 	}},
+	{"saving", func(testing.TB) []byte {
+		return marshalShown([]shownOnce{{base: []crdt.ChangeHash{{1}}, heads: []crdt.ChangeHash{{2}, {3}}, json: []byte(`{"id":"` + fuzzing.Canary + `"}`)},
+			{scope: trust.ScopeID{4}, doc: crdt.DocumentID{4}}})
+	}, func(b []byte) ([]byte, error) {
+		list, err := parseShown(b)
+		if bytes.HasPrefix(b, []byte("{")) { // as it was before it had a version
+			return list[0].json, err
+		}
+		return marshalShown(list), err
+	}},
 	{"term", func(testing.TB) []byte { return marshalTerm("berg anna") }, func(b []byte) ([]byte, error) {
 		name, err := parseTerm(b)
 		if len(b) == 0 { // as older versions wrote it

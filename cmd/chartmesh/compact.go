@@ -15,7 +15,8 @@ func (c *cli) compactCommand() *cobra.Command {
 		Long: `Packs the histories of documents that were changed often, which the agent does by itself once nobody has touched a document
 for a while. Nothing of a history is lost: the changes are kept in one piece, compressed together, instead of one by one.
 What was packed is deleted when every device of the practice has compared it and found it good: by this command at once, by
-the agent itself a week later.`,
+the agent itself a week later. A document with changes of a log that was written twice, by a copy or after a roll-back, is not
+packed: its chunks stay, and the number of such documents is told.`,
 		Example: `  chartmesh compact
   chartmesh compact --json`,
 		Args: cobra.NoArgs,
@@ -44,6 +45,9 @@ func (p *printer) compaction(c api.Compaction) {
 	p.line("deleted     %s", plural(c.Deleted, "chunk"))
 	if c.Waiting > 0 {
 		p.line("waiting     %s for the word of every device", plural(c.Waiting, "checkpoint"))
+	}
+	if c.Contested > 0 {
+		p.line("not packed  %s with changes of a device that was copied or rolled back", plural(c.Contested, "document"))
 	}
 	p.line("stored      %s, %s", plural(c.Chunks, "chunk"), size(uint64(c.Bytes)))
 }

@@ -218,8 +218,10 @@ func (c *cli) quarantineDecideCommand(verdict string) *cobra.Command {
 		cmd.Short = "let one of them into the records after all"
 		cmd.Long = `Decides, on all devices, that a chunk is to be applied although a rule about its author or its log keeps it out. What is
 malformed can never be applied, and what waits is applied when what it waits for arrives: then the answer says why a release
-cannot help. Of a chunk that this machine failed on, it tries again. If others decided to discard it meanwhile, the release
-wins.`
+cannot help. Of a chunk that this machine failed on, it tries again. Of two changes that one device wrote in one place the
+other stands already: this device writes anew what is in the chunk, and where the two differ that is a conflict. The author's
+device does so by itself when it learns of it; release it if that device does not come back. If others decided to discard a
+chunk meanwhile, the release wins.`
 		cmd.Example = `  chartmesh quarantine release 3fa9c1 --reason "Labor's laptop was restored from a copy"`
 	} else {
 		cmd.Short = "leave one of them aside"

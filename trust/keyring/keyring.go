@@ -30,6 +30,7 @@ type Keyring struct {
 		sync.Mutex
 		rand    io.Reader
 		secrets secrets
+		fresh   bool
 	}
 }
 
@@ -163,8 +164,15 @@ func (k *Keyring) MintLog() error {
 			return fmt.Errorf("begin a new log: %w", err)
 		}
 	}
-	k.mu.secrets = next
+	k.mu.secrets, k.mu.fresh = next, true
 	return nil
+}
+
+// Fresh reports whether the log was begun since the keyring was opened, so that no program before this one wrote in it.
+func (k *Keyring) Fresh() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.mu.fresh
 }
 
 // Salt returns the salt for a body: unique even if the random source repeats itself (a cloned machine), as long as body

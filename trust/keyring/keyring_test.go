@@ -251,6 +251,9 @@ func TestFile(t *testing.T) {
 	if k.LogNonce() == before {
 		t.Error("the log is the old one")
 	}
+	if got.Fresh() || !k.Fresh() {
+		t.Error("which of them began the log is not told")
+	}
 	if got, err = Open(dir); err != nil || got.LogNonce() != k.LogNonce() {
 		t.Errorf("the new log is not durable: %v", err)
 	}
@@ -335,7 +338,7 @@ func TestCopiedFolder(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !c.Moved() || c.LogNonce() == k.LogNonce() || c.Device() != k.Device() {
+	if !c.Moved() || !c.Fresh() || c.LogNonce() == k.LogNonce() || c.Device() != k.Device() {
 		t.Errorf("moved %v, same log %v", c.Moved(), c.LogNonce() == k.LogNonce())
 	}
 	again, err := Open(copied)
