@@ -155,6 +155,10 @@ func (t *transaction) step(ctx context.Context, at storage.Ref) error {
 			return err
 		}
 	}
+	if found.loose {
+		t.batch.Delete(storage.Parked.Key(missingTurn, [32]byte{}, at))
+		return nil
+	}
 	if !main {
 		t.passBranch(at, sealed.Header())
 		return nil

@@ -440,13 +440,19 @@ func (f *fork) split(has []chunk.Position) (main uint64, rest []tip) {
 	return main, rest
 }
 
-// storedAt reads what a place names, or says that it is unreadable; main says that it is what log head and cursor count. A place without an ID names that.
+// storedAt reads what a place names, or says that it is unreadable; main says that it is what log head and cursor count. A
+// place without an ID names that.
 func (r *Replica) storedAt(at storage.Ref) (found stored, main bool, err error) {
 	err = r.store.View(func(v storage.Reader) error {
 		if at.ID != [32]byte{} {
 			found.chunk, err = readBranch(v, at)
 			if !errors.Is(err, storage.ErrNotFound) {
 				return unreadableAs(at, err)
+			}
+			if b, err := v.Get(storage.Loose.Key(at.Scope, at.Log, at.Counter, at.ID)); err == nil {
+				found.loose = true
+				found.chunk, err = chunk.Parse(b)
+				return err
 			}
 		}
 		main = true

@@ -1,9 +1,14 @@
 package replica_test
 
 import (
+	"crypto/rand"
+	"encoding/base64"
 	"fmt"
 	"strings"
 	"testing"
+
+	"chartmesh/chunk"
+	"chartmesh/storage"
 )
 
 // TestRolledBackOverCompaction takes a machine back to before what the others have packed and deleted since, and lets it
@@ -91,6 +96,155 @@ func TestRolledBackOverCompaction(t *testing.T) {
 			a.put(bernd, false)
 			settleAll(t, a, b, h, fresh)
 			sameEverywhere(t, a, b, h, fresh)
+		})
+	}
+}
+
+// TestPartOfPackedHistory has a machine go back, write, and get a part of its former history before the others
+// delete that; then it gets the skip.
+func TestPartOfPackedHistory(t *testing.T) {
+	for name, c := range map[string]struct{ apart, writes, from, n int }{
+		"first chunks, fork within the run":   {0, 2, 5, 3},
+		"all chunks but the last":             {0, 2, 5, 89},
+		"all chunks":                          {0, 2, 5, 90},
+		"far written, first chunks":           {0, 120, 5, 3},
+		"fork before the run, part":           {2, 5, 5, 4},
+		"fork before the run, whole":          {2, 5, 5, 92},
+		"fork before the run, not to the run": {2, 5, 5, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := practice(t, "surgery", "branch", "home")
+			a, b, h := p[0], p[1], p[2]
+			a.put(compactPatient, false)
+			a.editMany(0, 3)
+			settleAll(t, a, b, h)
+			was := a.twin.Copy()
+			for i := range c.apart {
+				a.put(fmt.Sprintf(`{"resourceType":"Patient","id":"apart%d","gender":"male"}`, i), false)
+			}
+			a.editMany(3, 90)
+			settleAll(t, a, b, h)
+			scope := forge(a).scope
+			log := chunk.CurrentLog(a.keys)
+			var part [][]byte
+			must(t, b.twin.View(func(v storage.Reader) error {
+				for i := range c.n {
+					raw, err := v.Get(storage.Chunk.Key(scope, log, uint64(c.from+i)))
+					if err != nil {
+						return err
+					}
+					part = append(part, append([]byte(nil), raw...))
+				}
+				return nil
+			}))
+			for range 2 {
+				for _, d := range p {
+					d.compact()
+					settleAll(t, a, b, h)
+				}
+			}
+			a = a.rollBack(was, a.keys)
+			for n := range c.writes {
+				a.put(fmt.Sprintf(`{"resourceType":"Patient","id":"new%d","gender":"female"}`, n), false)
+			}
+			must(t, a.Arrive(t.Context(), b.Device(), part)) // a session that was cut, before B deleted them
+			a.applyAll()
+			if c.n >= 90 { // the skip comes late, or from who was told of less
+				items, err := b.Chunks(scope, log, uint64(c.from-1), 1<<20)
+				must(t, err)
+				for _, it := range items {
+					must(t, a.Arrive(t.Context(), b.Device(), [][]byte{it.Bytes}))
+				}
+				a.applyAll()
+			}
+			settleAll(t, a, b, h)
+			settleAll(t, a, b, h)
+			sameEverywhere(t, a, b, h)
+			a.crash()
+			a.applyAll()
+			settleAll(t, a, b, h)
+			sameEverywhere(t, a, b, h)
+		})
+	}
+}
+
+// TestLargeOtherHistory gives a skip to a machine that went back and has written more than fits one commit.
+func TestLargeOtherHistory(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	a.put(compactPatient, false)
+	a.editMany(0, 3)
+	settleAll(t, a, b)
+	was := a.twin.Copy()
+	a.editMany(3, 90)
+	settleAll(t, a, b)
+	for range 2 {
+		for _, d := range []*device{a, b} {
+			d.compact()
+			settleAll(t, a, b)
+		}
+	}
+	a = a.rollBack(was, a.keys)
+	for n := range 120 {
+		data := make([]byte, 300_000)
+		_, _ = rand.Read(data)
+		a.put(fmt.Sprintf(`{"resourceType":"Patient","id":"photo%d","photo":[{"data":%q}]}`, n, base64.StdEncoding.EncodeToString(data)), false)
+	}
+	settleAll(t, a, b)
+	settleAll(t, a, b)
+	sameEverywhere(t, a, b)
+}
+
+// TestBothPacked has a machine go back to when it was the only one, and pack and delete what it writes then; the others have packed
+// the history that went. Neither skip can be taken, and what both pack reaches everybody.
+func TestBothPacked(t *testing.T) {
+	for name, own := range map[string]bool{"the same record": true, "another record": false} {
+		t.Run(name, func(t *testing.T) {
+			a := practice(t, "surgery")[0]
+			a.put(compactPatient, false)
+			a.editMany(0, 3)
+			was := a.twin.Copy()
+			a.editMany(3, 90)
+			b := admit(t, a, "branch")
+			settleAll(t, a, b)
+			for range 2 {
+				for _, d := range []*device{a, b} {
+					d.compact()
+					settleAll(t, a, b)
+				}
+			}
+			if _, skips, _ := b.chunksOf(); skips == 0 {
+				t.Fatal("nothing was deleted")
+			}
+			a = a.rollBack(was, a.keys)
+			id := "p1"
+			if !own {
+				id = "new"
+				a.put(`{"resourceType":"Patient","id":"new","gender":"female"}`, false)
+			}
+			for n := range 80 {
+				a.edit("Patient/"+id, func(m map[string]any) { m["maritalStatus"] = map[string]any{"text": fmt.Sprint("afterwards ", n)} })
+			}
+			if got := a.compact(); got.Deleted == 0 {
+				t.Fatalf("alone it packs %+v", got)
+			}
+			for range 3 {
+				settleAll(t, a, b)
+			}
+			fresh := admit(t, a, "fresh")
+			settleAll(t, a, fresh)
+			settleAll(t, a, b, fresh)
+			a.put(bernd, false)
+			a.edit("Patient/"+id, func(m map[string]any) { m["gender"] = "other" })
+			settleAll(t, a, b, fresh)
+			for _, d := range []*device{a, b, fresh} {
+				all := d.export() + fmt.Sprint(d.conflicts())
+				for _, text := range []string{"afterwards 79", `"92"`} {
+					if !strings.Contains(all, text) {
+						t.Errorf("%s does not show %s", d.name, text)
+					}
+				}
+			}
 		})
 	}
 }

@@ -73,6 +73,7 @@ func readCheckpoint(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chun
 type stored struct {
 	chunk chunk.Sealed
 	skip  *chunk.Skip // the chunk is the checkpoint that it names
+	loose bool        // it has no place in the log as it is held
 }
 
 // readStored returns what stands in a log at a counter.
