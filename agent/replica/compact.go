@@ -423,12 +423,20 @@ func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Cov
 			return 0, err
 		}
 	}
-	if err := v.Scan(storage.Skip.With2(c.scope, run.Log), storage.Skip.Key(c.scope, run.Log, run.From), func(key, _ []byte) error {
+	if err := v.Scan(storage.Skip.With2(c.scope, run.Log), storage.Skip.Key(c.scope, run.Log, run.From), func(key, value []byte) error {
 		_, _, counter, err := storage.Skip.Parse(key)
-		if err = errors.Join(err, within(counter)); err == nil {
-			t.batch.Delete(append([]byte(nil), key...))
+		if err = errors.Join(err, within(counter)); err != nil {
+			return err
 		}
-		return err
+		skip, err := chunk.ParseSkip(value)
+		if err != nil {
+			return fmt.Errorf("read skip: %w: %w", storage.ErrDamaged, err)
+		}
+		if tip, ok := covered.TipAt(counter); !ok || tip != skip.Position().Tip {
+			return errOtherHistory
+		}
+		t.batch.Delete(append([]byte(nil), key...))
+		return nil
 	}); err != nil {
 		return 0, err
 	}

@@ -267,9 +267,13 @@ func (p *packing) takeEarlier(id crdt.DocumentID) error {
 	return nil
 }
 
-// cover adds a chunk without changes of its own to what is covered.
+// cover adds a chunk without changes of its own to what is covered; not one of a log with several histories: whoever holds
+// another one first could not compare it, and would give no word.
 func (p *packing) cover(sealed chunk.Sealed) {
 	at := spot{sealed.Log(), sealed.Header().Counter}
+	if p.r.forked(p.scope, at.log) {
+		return
+	}
 	p.keys[at.log] = sealed.LogKey()
 	p.other[at], p.runs[at] = true, linkOf(sealed)
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sort"
 
 	"chartmesh/chunk"
 	"chartmesh/storage"
@@ -22,14 +23,20 @@ var errNoJoin = errors.New("no history of the log goes on with a skip")
 
 // joining finds where a run leaves the histories that are held.
 func (f *fork) joining(main *history, run chunk.Covered, head tip) (sw switching, err error) {
-	for c := min(head.Counter, run.To-1) + 1; c >= run.From; c-- {
-		p, err := main.at(c - 1)
-		if err != nil {
-			return sw, err
+	// What they have in common is a prefix. A run may be long, and its tips those of a liar, who gets fewer chunks read thus.
+	end := min(head.Counter, run.To-1) + 1
+	common := sort.Search(int(max(end, run.From-1)-(run.From-1)), func(i int) bool {
+		var p chunk.Position
+		if err == nil {
+			p, err = main.at(run.From - 1 + uint64(i))
 		}
-		if run.Joins(p) {
-			return switching{fork: c - 1}, nil
-		}
+		return err != nil || !run.Joins(p)
+	})
+	if err != nil {
+		return sw, err
+	}
+	if common > 0 {
+		return switching{fork: run.From - 2 + uint64(common)}, nil
 	}
 	var at tip
 	for id, n := range f.nodes {

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"chartmesh/chunk"
 	"chartmesh/crdt"
@@ -225,7 +226,9 @@ func (r *Replica) takeSkip(ctx context.Context, a *arriving, refused *refusals, 
 	skip.Checkpoint, skip.Word = p.checkpoint.Place(), p.word.Place()
 	if !run.Joins(head.position()) {
 		refused.skips++
-		refused.apart = append(refused.apart, skip)
+		if !slices.Contains(refused.apart, skip) {
+			refused.apart = append(refused.apart, skip)
+		}
 		return nil
 	}
 	skip.From = head.Counter + 1
