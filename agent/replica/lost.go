@@ -136,8 +136,30 @@ func (d *document) replacedBy(hash crdt.ChangeHash, author trust.DeviceID) (by c
 	return by, ok
 }
 
-// heldOf says why the chunk of a lost change is held.
-func (d *document) heldOf(hash crdt.ChangeHash, l *lost, waits missing) *held {
+// speakers returns for each place at which changes are lost the one that says why it is held. A checkpoint may hold many: then
+// one that is not settled speaks, and of several the one with the smallest hash, whatever order they were lost in.
+func (d *document) speakers() map[storage.Ref]crdt.ChangeHash {
+	settled := func(hash crdt.ChangeHash) bool {
+		_, ok := d.replacedBy(hash, d.lost[hash].device)
+		return ok
+	}
+	by := map[storage.Ref]crdt.ChangeHash{}
+	for hash, l := range d.lost {
+		was, ok := by[l.place]
+		if ok {
+			x, y := settled(was), settled(hash)
+			ok = x == y && bytes.Compare(was[:], hash[:]) < 0 || !x && y
+		}
+		if !ok {
+			by[l.place] = hash
+		}
+	}
+	return by
+}
+
+// heldOf says why the chunk of a lost change, which speaks for it, is held.
+func (d *document) heldOf(hash crdt.ChangeHash, waits missing) *held {
+	l := d.lost[hash]
 	h := keptOut(l.why.String())
 	h.Device, h.Missing = l.device, waits
 	if by, ok := d.replacedBy(hash, l.device); ok {
@@ -156,7 +178,7 @@ func (h *held) settle(by crdt.ChangeHash) {
 
 // lose keeps a chunk whose changes do not stand. What waits for one of them learns that it came.
 func (t *transaction) lose(d *document, place storage.Ref, sealed chunk.Sealed, body *chunk.Changes, why lostReason) (*held, error) {
-	var verdict *held
+	var waits missing
 	for _, ch := range body.Changes {
 		c, err := crdt.Decode(ch.Raw)
 		if err != nil {
@@ -165,16 +187,23 @@ func (t *transaction) lose(d *document, place storage.Ref, sealed chunk.Sealed, 
 		if d.index.Has(c.Hash) {
 			continue
 		}
-		l := &lost{place: place, why: why, device: sealed.Header().Device}
-		h, err := t.loseChange(d, c.Hash, l, d.waitsFor(c.Deps))
-		if err != nil {
+		if waits == (missing{}) {
+			waits = d.waitsFor(c.Deps)
+		}
+		if err := t.loseChange(d, c.Hash, &lost{place: place, why: why, device: sealed.Header().Device}); err != nil {
 			return nil, err
 		}
-		if verdict == nil {
-			verdict = h
-		}
 	}
-	return verdict, nil
+	return d.heldAt(place, waits), nil
+}
+
+// heldAt says why a chunk is held for changes that are lost at it; nil if none is.
+func (d *document) heldAt(place storage.Ref, waits missing) *held {
+	by, ok := d.speakers()[place]
+	if !ok {
+		return nil
+	}
+	return d.heldOf(by, waits)
 }
 
 // waitsFor names the first of a lost change's dependencies that does not stand: if it ever does, the change is looked at
@@ -188,7 +217,7 @@ func (d *document) waitsFor(deps []crdt.ChangeHash) missing {
 	return missing{}
 }
 
-func (t *transaction) loseChange(d *document, hash crdt.ChangeHash, l *lost, waits missing) (*held, error) {
+func (t *transaction) loseChange(d *document, hash crdt.ChangeHash, l *lost) error {
 	old := d.lost[hash]
 	if old != nil {
 		l.done = old.done
@@ -201,15 +230,11 @@ func (t *transaction) loseChange(d *document, hash crdt.ChangeHash, l *lost, wai
 	}
 	switch {
 	case old == nil:
-		if err := t.wake(missing{missingChange, hash}); err != nil {
-			return nil, err
-		}
+		return t.wake(missing{missingChange, hash})
 	case !d.losesAt(old.place): // it came with a checkpoint first
-		if err := t.release(old.place); err != nil {
-			return nil, err
-		}
+		return t.release(old.place)
 	}
-	return d.heldOf(hash, l, waits), nil
+	return nil
 }
 
 // unlose forgets that a change did not stand.
@@ -234,7 +259,7 @@ func (t *transaction) resettle(d *document, hash crdt.ChangeHash) error {
 	if err := t.release(l.place); err != nil {
 		return err
 	}
-	t.hold(l.place, d.heldOf(hash, l, waits))
+	t.hold(l.place, d.heldAt(l.place, waits))
 	return nil
 }
 
@@ -313,7 +338,7 @@ func (t *transaction) contest(
 	}
 	for _, c := range in {
 		if l := d.lost[c.Hash]; l != nil && l.place == place {
-			return d.heldOf(c.Hash, l, d.waitsFor(c.Deps)), nil
+			return d.heldAt(place, d.waitsFor(c.Deps)), nil
 		}
 	}
 	return nil, nil

@@ -76,17 +76,22 @@ func (t *transaction) reconsider(ctx context.Context, d *document, all []*conten
 				place = places[c.Hash]
 			}
 			c.place = place
-			if _, err := t.loseChange(d, c.Hash, &lost{place: place, why: why, device: c.device}, missing{}); err != nil {
+			if err := t.loseChange(d, c.Hash, &lost{place: place, why: why, device: c.device}); err != nil {
 				return err
 			}
 		} else if _, ok := refused[c.Hash]; ok {
 			t.unlose(d, c.Hash)
 		}
 	}
+	speakers, said := d.speakers(), map[storage.Ref]bool{}
 	for _, c := range all {
 		var h *held
 		if l := d.lost[c.Hash]; l != nil {
-			h = d.heldOf(c.Hash, l, d.waitsFor(c.Deps))
+			if said[l.place] {
+				continue
+			}
+			said[l.place] = true
+			h = d.heldOf(speakers[l.place], d.waitsFor(c.Deps))
 		} else if why, ok := refused[c.Hash]; ok {
 			h = quarantine(why)
 			h.Device = c.device

@@ -248,3 +248,31 @@ func TestBothPacked(t *testing.T) {
 		})
 	}
 }
+
+// TestManyLostWithOnePack has the packed history lose its place to what a machine wrote that went back: one checkpoint holds many
+// changes that do not stand, and every device says the same of it.
+func TestManyLostWithOnePack(t *testing.T) {
+	for k := range 6 { // which history loses is decided by hashes
+		p := practice(t, "surgery", "branch")
+		a, b := p[0], p[1]
+		a.put(compactPatient, false)
+		a.editMany(0, 3)
+		settleAll(t, a, b)
+		was := a.twin.Copy()
+		a.editMany(3, 70)
+		settleAll(t, a, b)
+		for range 2 {
+			for _, d := range []*device{a, b} {
+				d.compact()
+				settleAll(t, a, b)
+			}
+		}
+		a = a.rollBack(was, a.keys)
+		a.editMany(500+k, 2)
+		settleAll(t, a, b)
+		settleAll(t, a, b)
+		fresh := admit(t, a, "fresh")
+		settleAll(t, a, b, fresh)
+		sameEverywhere(t, a, b, fresh)
+	}
+}
