@@ -480,6 +480,16 @@ func (r *Replica) rawAt(v storage.Reader, at chunkRef, hash [32]byte) (raw []byt
 	if err != nil || raw != nil {
 		return raw, found.chunk, err
 	}
+	err = looseCheckpoints(v, at, func(loose chunk.Sealed) error {
+		if raw, err = r.rawIn(loose, hash); raw != nil {
+			sealed = loose
+			return storage.ErrStop
+		}
+		return err
+	})
+	if err != nil || raw != nil {
+		return raw, sealed, err
+	}
 	return r.rawBeside(v, at, hash)
 }
 

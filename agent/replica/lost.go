@@ -231,8 +231,24 @@ func (t *transaction) loseChange(d *document, hash crdt.ChangeHash, l *lost) err
 	switch {
 	case old == nil:
 		return t.wake(missing{missingChange, hash})
-	case !d.losesAt(old.place): // it came with a checkpoint first
-		return t.release(old.place)
+	case old.place != l.place: // it came with a checkpoint first
+		return t.holdAgain(d, old.place)
+	}
+	return nil
+}
+
+// holdAgain brings up to date why a place is held at which changes are lost, or were.
+func (t *transaction) holdAgain(d *document, place storage.Ref) error {
+	was, err := t.heldAt(place)
+	if err != nil || was == nil {
+		return err
+	}
+	waits := was.Missing
+	if err := t.release(place); err != nil {
+		return err
+	}
+	if h := d.heldAt(place, waits); h != nil {
+		t.hold(place, h)
 	}
 	return nil
 }
@@ -251,16 +267,7 @@ func (t *transaction) resettle(d *document, hash crdt.ChangeHash) error {
 	if l == nil {
 		return nil
 	}
-	was, err := t.heldAt(l.place)
-	if err != nil || was == nil {
-		return err
-	}
-	waits := was.Missing
-	if err := t.release(l.place); err != nil {
-		return err
-	}
-	t.hold(l.place, d.heldAt(l.place, waits))
-	return nil
+	return t.holdAgain(d, l.place)
 }
 
 // passBranch takes a chunk that no cursor comes to off those that were not looked at.

@@ -247,7 +247,9 @@ func (p *packing) takeEarlier(id crdt.DocumentID) error {
 		} else if err != nil {
 			return err
 		}
-		p.cover(sealed)
+		if !p.cover(sealed) {
+			continue // the words on it stay with it
+		}
 		said, err := words(p.v, c)
 		if err != nil {
 			return err
@@ -269,13 +271,14 @@ func (p *packing) takeEarlier(id crdt.DocumentID) error {
 
 // cover adds a chunk without changes of its own to what is covered; not one of a log with several histories: whoever holds
 // another one first could not compare it, and would give no word.
-func (p *packing) cover(sealed chunk.Sealed) {
+func (p *packing) cover(sealed chunk.Sealed) bool {
 	at := spot{sealed.Log(), sealed.Header().Counter}
 	if p.r.forked(p.scope, at.log) {
-		return
+		return false
 	}
 	p.keys[at.log] = sealed.LogKey()
 	p.other[at], p.runs[at] = true, linkOf(sealed)
+	return true
 }
 
 // checkpoint puts together what was gathered.

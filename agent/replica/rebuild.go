@@ -59,8 +59,8 @@ func (t *transaction) reconsider(ctx context.Context, d *document, all []*conten
 	for _, c := range added {
 		before := d.lost[c.Hash]
 		t.unlose(d, c.Hash)
-		if before != nil && !d.losesAt(before.place) {
-			if err := t.release(before.place); err != nil {
+		if before != nil {
+			if err := t.holdAgain(d, before.place); err != nil {
 				return err
 			}
 		}

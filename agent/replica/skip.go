@@ -83,31 +83,37 @@ func readStored(v storage.Reader, at chunkRef) (s stored, err error) {
 	if !errors.Is(err, storage.ErrNotFound) {
 		return s, err
 	}
-	// A loose checkpoint that waited for something is looked for at its place, too. A loose word waits for nothing.
-	found := false
-	err = v.Scan(storage.Loose.With3(at.Scope, at.Log, at.Counter), nil, func(_, value []byte) error {
-		loose, err := chunk.Parse(append([]byte(nil), value...))
-		if err != nil || loose.Header().Kind != chunk.KindCheckpoint {
-			return err
-		}
-		s.chunk, found = loose, true
-		return storage.ErrStop
-	})
-	if err != nil || found {
-		return s, err
-	}
 	skip, found, err := readSkip(v, at.Scope, at.Log, at.Counter)
 	if err != nil {
 		return s, err
 	}
-	if !found {
-		return s, errNotHeld
+	if found {
+		s.skip = &skip
+		if s.chunk, err = readCheckpoint(v, at.Scope, skip.Checkpoint); errors.Is(err, storage.ErrNotFound) {
+			err = errNotHeld
+		}
+		return s, err
 	}
-	s.skip = &skip
-	if s.chunk, err = readCheckpoint(v, at.Scope, skip.Checkpoint); errors.Is(err, storage.ErrNotFound) {
+	// A loose checkpoint that waited for something is looked for at its place, too. A loose word waits for nothing.
+	err = looseCheckpoints(v, at, func(loose chunk.Sealed) error {
+		s.chunk, found = loose, true
+		return storage.ErrStop
+	})
+	if err == nil && !found {
 		err = errNotHeld
 	}
 	return s, err
+}
+
+// looseCheckpoints calls do for each checkpoint that lies loose at a place.
+func looseCheckpoints(v storage.Reader, at chunkRef, do func(chunk.Sealed) error) error {
+	return v.Scan(storage.Loose.With3(at.Scope, at.Log, at.Counter), nil, func(_, value []byte) error {
+		loose, err := chunk.Parse(append([]byte(nil), value...))
+		if err != nil || loose.Header().Kind != chunk.KindCheckpoint {
+			return err
+		}
+		return do(loose)
+	})
 }
 
 // arriving is a batch of arrived chunks on its way to the store.

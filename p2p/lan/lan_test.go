@@ -191,6 +191,12 @@ func (c *busConn) move(at string) {
 	c.at = netip.MustParseAddr(at)
 }
 
+func (c *busConn) count() int {
+	c.bus.mu.Lock()
+	defer c.bus.mu.Unlock()
+	return c.sent
+}
+
 func (c *busConn) Send(_ Interface, p []byte) error {
 	c.bus.mu.Lock()
 	defer c.bus.mu.Unlock()
@@ -229,7 +235,9 @@ func TestRun(t *testing.T) {
 		var wg sync.WaitGroup
 		start := func(n byte, practice, at string) *busConn {
 			conn := network.open(at)
+			mu.Lock()
 			found[device(n)] = map[trust.DeviceID]netip.AddrPort{}
+			mu.Unlock()
 			listen := func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:4801")} }
 			wg.Go(func() {
 				Run(ctx, Config{
@@ -274,15 +282,16 @@ func TestRun(t *testing.T) {
 		}
 		two.move("10.0.7.2")
 		time.Sleep(6 * time.Second)
-		if at(1, 2) != "10.0.7.2:4801" || moved[device(2)] != 1 || moved[device(1)] != 0 {
-			t.Errorf("after a move: %q, told %v", at(1, 2), moved)
-		}
+		where := at(1, 2)
 		mu.Lock()
+		if where != "10.0.7.2:4801" || moved[device(2)] != 1 || moved[device(1)] != 0 {
+			t.Errorf("after a move: %q, told %v", where, moved)
+		}
 		online = false
 		mu.Unlock()
-		before := two.sent
+		before := two.count()
 		time.Sleep(10 * time.Minute)
-		if two.sent != before {
+		if two.count() != before {
 			t.Error("a device that is offline announces itself")
 		}
 		cancel()
