@@ -15,6 +15,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 	"sync"
@@ -43,7 +44,7 @@ type Config struct {
 	// RecentLog returns the end of the log, for a diagnosis; nil: none is kept.
 	RecentLog func() []byte
 	// Repair sets a damaged store aside and begins a new one; without it, opening a damaged store fails. It is for who
-	// calls Run, since the other devices fill the new one.
+	// calls Run, since the other devices fill the new one. So is the claim on the folder, which keeps commands from it.
 	Repair bool
 	// LeastFree is how much room is left free on the disk: with less, nothing is written. 0: storage.DefaultLeastFree.
 	LeastFree uint64
@@ -54,6 +55,7 @@ type Agent struct {
 	cfg     Config
 	log     *slog.Logger
 	keys    *keyring.Keyring
+	claimed io.Closer // the folder, for who calls Run
 	store   storage.Store
 	engine  *engine.Supervisor
 	records *replica.Replica
@@ -97,7 +99,16 @@ func Open(cfg Config) (_ *Agent, err error) {
 			_ = a.Close()
 		}
 	}()
-	if err = a.openStore(context.Background()); err != nil {
+	if err = a.claim(); err != nil {
+		return nil, openError(cfg.Dir, err)
+	}
+	open := func() error { return a.openStore(context.Background()) }
+	if cfg.Repair {
+		err = whileInUse(open)
+	} else {
+		err = open()
+	}
+	if err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
 	before, err := a.checkWritten()
@@ -324,6 +335,9 @@ func (a *Agent) Close() error {
 		if a.store != nil {
 			a.closed = errors.Join(a.closed, a.store.Close())
 		}
+		if a.claimed != nil {
+			a.closed = errors.Join(a.closed, a.claimed.Close())
+		}
 	})
 	return a.closed
 }
@@ -345,6 +359,9 @@ func notRunning() error {
 
 // openError explains why a folder does not open.
 func openError(dir string, err error) error {
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		return e
+	}
 	e := &api.Error{Code: api.CodeInternal, Message: err.Error(), Err: err}
 	switch {
 	case errors.Is(err, keyring.ErrNotFound):

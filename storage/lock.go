@@ -3,6 +3,7 @@ package storage
 import (
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -98,4 +99,18 @@ func EndedInOrder(dir string) bool {
 	}
 	_, state := readLock(name)
 	return state == stateClosed
+}
+
+// Lock takes the lock of a file, which it makes if it is not there, until it is closed or the process ends. ErrInUse says
+// that somebody has it.
+func Lock(name string) (io.Closer, error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := lockFile(f); err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
 }

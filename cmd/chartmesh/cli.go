@@ -308,8 +308,7 @@ func (c *cli) connect(ctx context.Context, dir string) (agent api.Agent, running
 			return nil, false, nil, err
 		}
 		if time.Now().After(end) {
-			return nil, false, nil, &api.Error{Code: api.CodeInUse, Message: "another process has " + dir + " open and takes no commands",
-				Hint: "if it is an agent that is starting or ending, try again; else end that process", Err: err}
+			return nil, false, nil, err
 		}
 		select {
 		case <-ctx.Done():

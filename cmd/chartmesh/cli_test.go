@@ -314,7 +314,7 @@ func TestPractice(t *testing.T) {
 		{args: "status --wait in-sync --timeout 10ms", code: 6, out: []string{"Praxis Test"}, err: []string{"no device was reached"}},
 		{args: "status --wait easter", code: 2},
 		{args: "status --peer Nobody", code: 3},
-		{args: "agent", code: 9, err: []string{"chartmesh: error: in use"}},
+		{args: "agent", code: 9, err: []string{"chartmesh: error: an agent already serves "}},
 	})
 	f.agent.SetInSync()
 	f.steps(t, []step{{args: "status --wait in-sync --json", out: []string{`"in_sync": true`}}})
@@ -328,7 +328,7 @@ func TestNoAgent(t *testing.T) {
 		{args: "status --wait in-sync --timeout 20ms", code: 5, err: []string{"waiting for an agent on "}},
 	})
 	f.busy = true
-	if r := f.run(t.Context(), "", "status"); r.code != 9 || !strings.Contains(r.err, "takes no commands") {
+	if r := f.run(t.Context(), "", "status"); r.code != 9 || !strings.Contains(r.err, "in use") {
 		t.Errorf("a folder that is held: %+v", r)
 	}
 	ctx, cancel := context.WithCancel(t.Context())

@@ -31,7 +31,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	// A second signal ends the process at once: the first one is being obeyed, and somebody lost patience.
 	context.AfterFunc(ctx, stop)
-	c := &cli{in: os.Stdin, out: os.Stdout, err: stderr, env: os.Getenv, joins: agentJoins, patience: 3 * time.Second}
+	c := &cli{in: os.Stdin, out: os.Stdout, err: stderr, env: os.Getenv, joins: agentJoins, patience: 5 * time.Second}
 	c.guard = sync.OnceValue(func() error { return crash.Guard(stderr, c.crashes) })
 	os.Exit(c.run(ctx, os.Args[1:]))
 }

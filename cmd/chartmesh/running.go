@@ -83,6 +83,9 @@ func (c *cli) serve(ctx context.Context, opts openOptions) (err error) {
 	if os.Getenv("GOMEMLIMIT") == "" {
 		debug.SetMemoryLimit(memory)
 	}
+	if other, err := client.Dial(opts.dir); err == nil { // one that serves will not end in a moment, which open would wait for
+		return errors.Join(&api.Error{Code: api.CodeInUse, Message: "an agent already serves " + opts.dir, Hint: "see chartmesh status"}, other.Close())
+	}
 	agent, err := c.joins.open(opts)
 	if err != nil {
 		return err

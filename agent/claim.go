@@ -1,0 +1,61 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/storage"
+)
+
+// An agent claims its folder from its first moment to its last; the store's own lock changes hands while the store is tried
+// in another process, repaired or begun anew. A command opens the folder only where nobody has claimed it, so that it never
+// takes the store from an agent that starts; and an agent that finds the store with a command waits until the command ends,
+// since none comes after it.
+const fileClaim = "agent.lock"
+
+// claimPatience is how long an agent waits for whoever has the folder: a command takes seconds, if it does not import.
+const (
+	claimPatience = 5 * time.Second
+	claimEvery    = 20 * time.Millisecond
+)
+
+// claim claims the folder for who calls Run; else it looks whether an agent has.
+func (a *Agent) claim() error {
+	if a.cfg.Repair {
+		return whileInUse(func() (err error) {
+			a.claimed, err = lockClaim(a.cfg.Dir)
+			return err
+		})
+	}
+	l, err := lockClaim(a.cfg.Dir)
+	if errors.Is(err, storage.ErrInUse) {
+		return &api.Error{Code: api.CodeInUse, Message: "an agent is starting or ending on " + a.cfg.Dir + " and takes no commands",
+			Hint: "try again in a moment; if it stays so, look at the agent's log"}
+	} else if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
+func lockClaim(dir string) (io.Closer, error) {
+	l, err := storage.Lock(filepath.Join(dir, fileClaim))
+	if err != nil {
+		return nil, fmt.Errorf("claim the folder: %w", err)
+	}
+	return l, nil
+}
+
+// whileInUse calls fn until nobody else has what it opens, or for long enough.
+func whileInUse(fn func() error) error {
+	for end := time.Now().Add(claimPatience); ; {
+		err := fn()
+		if !errors.Is(err, storage.ErrInUse) || time.Now().After(end) {
+			return err
+		}
+		time.Sleep(claimEvery)
+	}
+}
