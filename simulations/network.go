@@ -279,7 +279,7 @@ func (w *World) deliver(sent *conn, side int, f session.Frame) {
 	if len(res.Arrived) > 0 {
 		w.note("%s takes chunks from %s", d.name, e.peer().name)
 	}
-	if len(res.Arrived) > 0 || res.Entries {
+	if !d.replica.Status().AtEnd || res.Entries { // which Changed tells an agent
 		d.wakeApplier()
 	}
 	w.net.pumpDevice(w, d)
