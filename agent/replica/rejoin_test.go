@@ -11,6 +11,17 @@ import (
 	"chartmesh/storage"
 )
 
+// packEverywhere has the first device pack what it can, the others find it good, and all of them delete what is packed.
+func packEverywhere(t *testing.T, devices ...*device) {
+	t.Helper()
+	for range 2 {
+		for _, d := range devices {
+			d.compact()
+			settleAll(t, devices...)
+		}
+	}
+}
+
 // TestRolledBackOverCompaction takes a machine back to before what the others have packed and deleted since, and lets it
 // write before it meets them. What it wrote stands where deleted chunks stood, and is told from them: it reaches everybody,
 // and nothing of either history is lost from view.
@@ -56,12 +67,7 @@ func TestRolledBackOverCompaction(t *testing.T) {
 			}
 			a.editMany(c.before, 90)
 			settleAll(t, a, b, h)
-			for range 2 {
-				for _, d := range p { // the first packs, and the others find it good
-					d.compact()
-					settleAll(t, a, b, h)
-				}
-			}
+			packEverywhere(t, a, b, h)
 			if _, skips, _ := b.chunksOf(); skips == 0 {
 				t.Fatal("nothing was deleted")
 			}
@@ -137,12 +143,7 @@ func TestPartOfPackedHistory(t *testing.T) {
 				}
 				return nil
 			}))
-			for range 2 {
-				for _, d := range p {
-					d.compact()
-					settleAll(t, a, b, h)
-				}
-			}
+			packEverywhere(t, a, b, h)
 			a = a.rollBack(was, a.keys)
 			for n := range c.writes {
 				a.put(fmt.Sprintf(`{"resourceType":"Patient","id":"new%d","gender":"female"}`, n), false)
@@ -178,12 +179,7 @@ func TestLargeOtherHistory(t *testing.T) {
 	was := a.twin.Copy()
 	a.editMany(3, 90)
 	settleAll(t, a, b)
-	for range 2 {
-		for _, d := range []*device{a, b} {
-			d.compact()
-			settleAll(t, a, b)
-		}
-	}
+	packEverywhere(t, a, b)
 	a = a.rollBack(was, a.keys)
 	for n := range 120 {
 		data := make([]byte, 300_000)
@@ -207,12 +203,7 @@ func TestBothPacked(t *testing.T) {
 			a.editMany(3, 90)
 			b := admit(t, a, "branch")
 			settleAll(t, a, b)
-			for range 2 {
-				for _, d := range []*device{a, b} {
-					d.compact()
-					settleAll(t, a, b)
-				}
-			}
+			packEverywhere(t, a, b)
 			if _, skips, _ := b.chunksOf(); skips == 0 {
 				t.Fatal("nothing was deleted")
 			}
@@ -261,12 +252,7 @@ func TestManyLostWithOnePack(t *testing.T) {
 		was := a.twin.Copy()
 		a.editMany(3, 70)
 		settleAll(t, a, b)
-		for range 2 {
-			for _, d := range []*device{a, b} {
-				d.compact()
-				settleAll(t, a, b)
-			}
-		}
+		packEverywhere(t, a, b)
 		a = a.rollBack(was, a.keys)
 		a.editMany(500+k, 2)
 		settleAll(t, a, b)
