@@ -96,7 +96,7 @@ type rejoinStep struct {
 
 func (r *Replica) rejoinOnce(ctx context.Context, skip chunk.Skip) (more bool, err error) {
 	f, head := r.forkOf(skip.Scope, skip.Log)
-	if skip.Log == r.logID(skip.Scope) || head.Counter == 0 {
+	if skip.Log == r.logID(skip.Scope) || head.Counter == 0 && len(f.nodes) == 0 {
 		return false, nil
 	}
 	s := &rejoinStep{t: r.beginPlain(), skip: skip}
@@ -242,6 +242,9 @@ func (s *rejoinStep) settle(r *Replica) {
 	for _, at := range s.in {
 		gone[at] = true
 		delete(r.mu.forks[s.skip.Scope][s.skip.Log].nodes, at.ID)
+	}
+	if f := r.mu.forks[s.skip.Scope][s.skip.Log]; f != nil && len(f.nodes) == 0 {
+		delete(r.mu.forks[s.skip.Scope], s.skip.Log) // one history again, as it is told elsewhere
 	}
 	r.mu.turns = slices.DeleteFunc(r.mu.turns, func(at storage.Ref) bool { return at.Log == s.skip.Log && gone[tip{at.Counter, at.ID}] })
 	r.mu.turns = append(r.mu.turns, s.turns...)

@@ -49,6 +49,8 @@ func TestRolledBackOverCompaction(t *testing.T) {
 		"another record, from before to within what is packed": {3, 2, 5, stranger, `"new0"`},
 		"another record, from before to far behind":            {3, 2, 120, stranger, `"new0"`},
 		"as the very first":                                    {0, 0, 2, stranger, `"new0"`},
+		"as the very first, before what was packed":            {0, 2, 3, stranger, `"new0"`},
+		"as the very first, from there to far behind":          {0, 2, 120, stranger, `"new0"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := practice(t, "surgery", "branch", "home")
