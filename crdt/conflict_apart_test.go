@@ -274,3 +274,42 @@ func put(v crdt.Value, path string, side crdt.ConflictSide) crdt.Value {
 	}
 	return v
 }
+
+// Two sites made a resource alike and a third, which saw both as one, has written on in one of the two maps. Who knows only
+// his own then replaces a value: in that map it is replaced; in the other, which was removed as a copy, it is a conflict.
+func TestReplacedInACopy(t *testing.T) {
+	engines(t, func(t *testing.T, real bool) {
+		listed := 0
+		for editor := range 2 {
+			w := newWorld(t, real, 3)
+			for i := range 2 {
+				w.sites[i].write(parse(`{a:1 b:1}`))
+				w.sites[2].from(w.sites[i])
+			}
+			w.sites[2].write(parse(`{a:1 b:2}`))
+			w.sites[editor].write(parse(`{a:2 b:1}`))
+			w.meet(rand.New(rand.NewPCG(1, 2)))
+			shown := w.sites[2].show()
+			switch len(shown.Conflicts) {
+			case 0:
+				if got := text(shown.Value); got != `{a:2 b:2}` {
+					t.Errorf("shown is %s", describe(shown))
+				}
+			case 1:
+				listed++
+				var sides []string
+				for _, side := range shown.Conflicts[0].Sides {
+					sides = append(sides, text(side.Value))
+				}
+				if slices.Sort(sides); !slices.Equal(sides, []string{`{a:1 b:2}`, `{a:2 b:1}`}) {
+					t.Errorf("the conflict is %s", describe(shown))
+				}
+			default:
+				t.Errorf("shown is %s", describe(shown))
+			}
+		}
+		if listed != 1 {
+			t.Errorf("%d of the two replacements are a conflict, of which one was made in the copy", listed)
+		}
+	})
+}

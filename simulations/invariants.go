@@ -378,16 +378,36 @@ func listsRemoval(conflicts []api.Conflict) bool {
 	return false
 }
 
-// answered reports whether somebody who had seen a token took it away, as it was written first or anew.
+// answered reports whether somebody who had seen a token took it away, as it was written first, anew, or alike by another
+// whose value somebody saw as one with it.
 func (w *World) answered(e *entry, token string) bool {
-	for _, o := range w.ledger.byRef[e.ref] {
-		for p := e; p != nil; p = p.origin {
-			if !o.gone && w.ledger.replaced(o, p, token) {
-				return true
+	list := w.ledger.byRef[e.ref]
+	replaced := func(p *entry) bool {
+		return slices.ContainsFunc(list, func(o *entry) bool { return !o.gone && w.ledger.replaced(o, p, token) })
+	}
+	for p := e.origin; p != nil; p = p.origin {
+		if replaced(p) {
+			return true
+		}
+	}
+	same := []*entry{e}
+	for i := 0; i < len(same); i++ {
+		if replaced(same[i]) {
+			return true
+		}
+		next := slices.Clone(same[i].anew)
+		for _, o := range list {
+			if !o.gone {
+				next = append(next, w.ledger.merged(o, same[i], token)...)
+			}
+		}
+		for _, n := range next {
+			if !slices.Contains(same, n) {
+				same = append(same, n)
 			}
 		}
 	}
-	return slices.ContainsFunc(e.anew, func(a *entry) bool { return w.answered(a, token) })
+	return false
 }
 
 // undone reports whether somebody who had seen a removal wrote the resource again, or decided about it.

@@ -275,10 +275,25 @@ func (l *ledger) replaced(e, o *entry, token string) bool {
 }
 
 // copied reports whether e saw the token that o had written in another write, too.
-func (l *ledger) copied(e, o *entry, token string) bool {
-	return slices.ContainsFunc(l.byRef[o.ref], func(p *entry) bool {
-		return p != o && p != e && l.saw(e, p) && !l.saw(p, o) && strings.Contains(p.content[p.ref], token)
-	})
+func (l *ledger) copied(e, o *entry, token string) bool { return len(l.alike(e, o, token)) > 0 }
+
+// alike lists the writes with the token that o had written, made without knowing o, that e saw beside it.
+func (l *ledger) alike(e, o *entry, token string) (list []*entry) {
+	for _, p := range l.byRef[o.ref] {
+		if p != o && p != e && l.saw(e, p) && !l.saw(p, o) && strings.Contains(p.content[p.ref], token) {
+			list = append(list, p)
+		}
+	}
+	return list
+}
+
+// merged lists the writes with the token that o had written whose value e saw as one with o's, and kept as one: who knew
+// only one of them and took it away has taken away both (docs/spec/document.md, section 8).
+func (l *ledger) merged(e, o *entry, token string) []*entry {
+	if !l.saw(e, o) || !strings.Contains(e.content[e.ref], token) {
+		return nil
+	}
+	return l.alike(e, o, token)
 }
 
 // settles reports whether e settled a conflict that listed a token.
