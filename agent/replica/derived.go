@@ -60,8 +60,13 @@ func (r *Replica) mend(ctx context.Context, found *verification, progress func(a
 }
 
 // mendTruths writes anew what memory still knows, and removes what nobody knows any more: values of this device alone that
-// do not read.
+// do not read. Nobody writes meanwhile: a log's head or a counter that went back behind an edit would be used again after a
+// crash, and the edit written over.
 func (r *Replica) mendTruths(ctx context.Context, found *verification) error {
+	r.write.Lock()
+	defer r.write.Unlock()
+	r.arrive.Lock()
+	defer r.arrive.Unlock()
 	var b storage.Batch
 	if found.members {
 		for _, e := range r.State().Entries() {

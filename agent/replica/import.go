@@ -212,8 +212,14 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 		if err != nil {
 			return nil, err
 		}
-		in.base, in.fresh = nil, v == nil || v.Removed
-		known, err := run.r.sinceImport(ctx, j, v, in)
+		in.base = nil
+		known, err := run.ofSeveral(ctx, &j, &v, in)
+		in.fresh = v == nil || v.Removed
+		if beside := in.base; err == nil && !known {
+			if known, err = run.r.sinceImport(ctx, j, v, in); beside != nil {
+				in.base = beside
+			}
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -288,6 +294,37 @@ func (r *Replica) sinceImport(ctx context.Context, j job, v *view, in *incoming)
 	}
 	in.base = v.Imports
 	return false, nil
+}
+
+// ofSeveral looks at a resource that stands in several documents, of which reads show one. What is imported is set against
+// what was imported before into the document where it belongs, and not put over what another site imported into the one that is
+// shown. If a person decided against that document, what is imported stands beside what they chose; what they have seen and
+// what was deleted since does not come again.
+func (run *importing) ofSeveral(ctx context.Context, j *job, v **view, in *incoming) (known bool, err error) {
+	docs, err := run.t.documentsOf(in.ref)
+	if err != nil || len(docs) < 2 {
+		return false, err
+	}
+	at, err := run.t.placeOf(in.obj, in.ref)
+	if err != nil || at.doc == j.doc || !slices.Contains(docs, at.doc) {
+		return false, err
+	}
+	w, err := run.t.view(at.doc, in.ref.key())
+	if err != nil || w == nil {
+		return false, err
+	}
+	if !w.Removed {
+		*j, *v = at, w
+		return false, nil
+	}
+	if !(*v).Removed {
+		d, err := run.r.document(j.scope, j.doc)
+		if err == nil {
+			in.base = d.before(in.ref.key())
+		}
+		return false, err
+	}
+	return run.r.sinceImport(ctx, at, w, &incoming{ref: in.ref, obj: in.obj, json: in.json})
 }
 
 // before returns the heads of everything in a document that knows nothing of a resource: never nil. A change on top of

@@ -115,8 +115,18 @@ func (s shownOnce) within(o shownOnce) bool {
 	return s.doc == o.doc && !slices.ContainsFunc(s.heads, func(h crdt.ChangeHash) bool { return !o.applied[h] })
 }
 
-// ForgetSaved is for when a repair is over and every chunk has come back: what was kept is in them.
+// ForgetSaved is for when a repair is over and every chunk has come back: what was kept is in them. If another has begun
+// meanwhile, what is kept may be that one's.
 func (r *Replica) ForgetSaved(ctx context.Context) error {
+	r.write.Lock()
+	defer r.write.Unlock()
+	p, _, _, err := r.Repair()
+	if err != nil {
+		return err
+	}
+	if own, others := p.Lost(); !p.Since.IsZero() && p.Done.IsZero() || own+others > 0 {
+		return nil
+	}
 	var batch storage.Batch
 	if err := r.store.View(func(v storage.Reader) error {
 		return v.Keys(storage.Saving.All(), nil, func(key []byte) error {

@@ -306,6 +306,11 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 	if err := j.setWant(ref.key(), obj); err != nil {
 		return api.Written{}, err
 	}
+	if j.base != nil && !v.Removed && bytes.Equal(v.JSON, j.json[ref.key()]) {
+		// It says what stands already: most likely it is sent once more, since the answer was lost. Beside itself a text would
+		// be merged with itself, and stand there twice.
+		return t.written(j.doc, ref, "unchanged", 0)
+	}
 	changed, opened, err := t.edit(ctx, j, by, chunk.OriginEdit)
 	if errors.Is(err, errTooLarge) {
 		return api.Written{}, &api.Error{Code: api.CodeInvalid, Message: ref.key() + " is too large or too deep for one record", Err: err,
@@ -356,10 +361,16 @@ func (t *transaction) locate(obj fhir.Object, ref fhirRef) (job, *view, error) {
 		shown := views[shownOf(views)]
 		return job{scope: shown.Scope, doc: shown.doc}, shown.view, nil
 	}
+	j, err := t.placeOf(obj, ref)
+	return j, nil, err
+}
+
+// placeOf names the document where a resource belongs.
+func (t *transaction) placeOf(obj fhir.Object, ref fhirRef) (job, error) {
 	p := fhir.Place(obj)
 	scope, err := t.r.scope(p.Scope)
 	if err != nil {
-		return job{}, nil, err
+		return job{}, err
 	}
 	parts := []string{"section", p.Patient, p.Section}
 	if p.Patient == "" {
@@ -367,9 +378,9 @@ func (t *transaction) locate(obj fhir.Object, ref fhirRef) (job, *view, error) {
 	}
 	doc, err := t.r.keys.DocumentID(scope, parts...)
 	if err != nil {
-		return job{}, nil, fmt.Errorf("place resource: %w", err)
+		return job{}, fmt.Errorf("place resource: %w", err)
 	}
-	return job{scope: scope, doc: doc}, nil, nil
+	return job{scope: scope, doc: doc}, nil
 }
 
 // baseOf finds the version that a resource names, and gives the resource its own metadata back where it carries the

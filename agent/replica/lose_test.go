@@ -1,0 +1,172 @@
+package replica_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"chartmesh/agent/api"
+	"chartmesh/agent/replica"
+	"chartmesh/crdt/engine"
+	"chartmesh/storage"
+)
+
+// beforeCommit is a store that calls a hook before a commit, once.
+type beforeCommit struct {
+	storage.Store
+	hook func()
+}
+
+func (s *beforeCommit) Commit(ctx context.Context, b *storage.Batch) error {
+	if hook := s.hook; hook != nil {
+		s.hook = nil
+		hook()
+	}
+	return s.Store.Commit(ctx, b)
+}
+
+// TestRepairMeetsAnEdit has a user edit while a repair writes anew what memory knows: the log's head does not go back behind
+// the edit, whose counter would be used again after a crash.
+func TestRepairMeetsAnEdit(t *testing.T) {
+	practice(t, "first")[0].put(bernd, false) // what is shared by all tests is not to belong to the bubble
+	synctest.Test(t, func(t *testing.T) {
+		a := practice(t, "only")[0]
+		a.put(`{"resourceType":"Patient","id":"p1","gender":"female"}`, false)
+		key := storage.Peer.Key(a.Device())
+		must(t, a.PutSmall(t.Context(), key, []byte("anything")))
+		if !a.twin.Corrupt(key) {
+			t.Fatal("nothing to damage")
+		}
+		store := &beforeCommit{Store: a.twin}
+		e := engine.NewLocal()
+		t.Cleanup(func() { _ = e.Close() })
+		r, err := replica.Open(replica.Config{Store: store, Keyring: a.keys, Engine: e})
+		must(t, err)
+		done := make(chan error, 1)
+		store.hook = func() {
+			go func() {
+				_, err := r.Put(t.Context(), "user", json.RawMessage(`{"resourceType":"Patient","id":"p2","gender":"male"}`), false)
+				done <- err
+			}()
+			synctest.Wait()
+		}
+		_, err = r.Verify(t.Context(), api.VerifyOptions{Repair: true}, func(api.VerifyProgress) {})
+		must(t, err)
+		must(t, <-done)
+		a.crash()
+		a.put(`{"resourceType":"Patient","id":"p3","gender":"other"}`, false)
+		if rep := a.verify(false); !rep.Clean {
+			t.Errorf("%+v", rep.Findings)
+		}
+		fresh := admit(t, a, "newcomer")
+		sync(t, a, fresh)
+		if got, want := fresh.export(), a.export(); got != want || !strings.Contains(got, "p2") {
+			t.Errorf("a newcomer gets %s of %s", got, want)
+		}
+	})
+}
+
+// TestPutSentAgain sends an edit once more, as a client does whose answer was lost: it says what it said once.
+func TestPutSentAgain(t *testing.T) {
+	a := practice(t, "surgery")[0]
+	a.put(`{"resourceType":"Condition","id":"c1","subject":{"reference":"Patient/p1"},"note":[{"id":"n1","text":"pain"}],"category":[{"text":"a"}]}`, false)
+	body := strings.Replace(a.get("Condition/c1"), `"pain"`, `"pain in the left knee"`, 1)
+	body = strings.Replace(body, `{"text":"a"}`, `{"text":"a"},{"text":"b"}`, 1)
+	a.put(body, false)
+	want := a.get("Condition/c1")
+	w := a.put(body, false)
+	got := a.get("Condition/c1")
+	strip := func(s string) string {
+		i := strings.Index(s, `"meta"`)
+		j := strings.Index(s[i:], "}")
+		return s[:i] + s[i+j:]
+	}
+	if strip(got) != strip(want) || w.Conflicts != 0 {
+		t.Errorf("%+v: %s instead of %s", w, got, want)
+	}
+}
+
+// TestImportKeepsADecisionBetweenDocuments imports once more what a person decided against: the decision stands or is asked for
+// again, and is not undone unseen.
+func TestImportKeepsADecisionBetweenDocuments(t *testing.T) {
+	for _, shown := range []bool{true, false} {
+		t.Run(fmt.Sprint(shown), func(t *testing.T) { importKeepsADecision(t, shown) })
+	}
+}
+
+func importKeepsADecision(t *testing.T, shown bool) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	imp := func(d *device, body string) {
+		t.Helper()
+		_, err := d.Import(t.Context(), "importer", api.ImportBatch{Resources: []json.RawMessage{json.RawMessage(body)}})
+		must(t, err)
+	}
+	one, two := newWeight("2024-05-01", "70.50"), newWeight("2023-05-01", "81.00")
+	imp(a, one)
+	imp(b, two)
+	sync(t, a, b)
+	imp(a, one)
+	imp(a, two)
+	c := a.conflicts()
+	if len(c) != 1 {
+		t.Fatalf("conflicts %+v", c)
+	}
+	for choice, v := range c[0].Values {
+		if bytes.Contains(v.Value, []byte("81.00")) == shown {
+			_, err := a.Resolve(t.Context(), "decider", c[0].ID, api.Decision{Choose: &choice})
+			must(t, err)
+		}
+	}
+	chosen, other := "81.00", one
+	if !shown {
+		chosen, other = "70.50", two
+	}
+	imp(a, other)
+	if c = a.conflicts(); len(c) == 0 {
+		t.Fatalf("the decision for %s is undone unseen: %s", chosen, a.export())
+	}
+	for len(a.conflicts()) > 0 { // which are of single fields, and settled as before
+		c := a.conflicts()[0]
+		choice := 0
+		for i, v := range c.Values {
+			if bytes.Contains(v.Value, []byte(chosen)) || c.Path == "effective[x]" && bytes.Contains(v.Value, []byte("2023")) == shown {
+				choice = i
+			}
+		}
+		_, err := a.Resolve(t.Context(), "decider", c.ID, api.Decision{Choose: &choice})
+		must(t, err)
+	}
+	imp(a, other) // which is known by now
+	if !strings.Contains(a.export(), chosen) || len(a.conflicts()) != 0 {
+		t.Errorf("the second decision is undone: %s", a.export())
+	}
+	_, err := a.Delete(t.Context(), "user", parseRef(t, "Observation/new"))
+	must(t, err)
+	imp(a, one)
+	imp(a, two)
+	if got := a.export(); got != "" {
+		t.Errorf("a deleted resource came back by an old file: %s", got)
+	}
+	sync(t, a, b)
+	alike(t, a, b)
+}
+
+// TestForgetSavedMeetsARepair: what a repair keeps that began since another was over is not forgotten with that one.
+func TestForgetSavedMeetsARepair(t *testing.T) {
+	a, want := damaged(t)
+	a.corrupt(storage.DocumentsOf.Number())
+	a.verify(true) // which begins a repair
+	must(t, a.ForgetSaved(t.Context()))
+	_, err := a.EndRepair(t.Context())
+	must(t, err)
+	_, err = a.SaveLost(t.Context())
+	must(t, err)
+	if got := a.export(); got != want {
+		t.Errorf("%s instead of %s", got, want)
+	}
+}
