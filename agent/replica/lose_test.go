@@ -8,11 +8,14 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/replica"
 	"chartmesh/crdt/engine"
 	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/trust/keyring"
 )
 
 // beforeCommit is a store that calls a hook before a commit, once.
@@ -168,5 +171,48 @@ func TestForgetSavedMeetsARepair(t *testing.T) {
 	must(t, err)
 	if got := a.export(); got != want {
 		t.Errorf("%s instead of %s", got, want)
+	}
+}
+
+// TestRepairKeepsChunksOfWhoMayNotWriteNow has two administrators add one device apart, one of them as a reader, which then
+// holds: a repair does not delete what it wrote before, which nobody would send again.
+func TestRepairKeepsChunksOfWhoMayNotWriteNow(t *testing.T) {
+	a := practice(t, "surgery")[0]
+	add := func(by *device, keys *keyring.Keyring, role trust.Role, st *trust.State) trust.Entry {
+		t.Helper()
+		e, err := by.keys.Admit(st, keyring.Newcomer{Device: keys.Device(), HPKE: keys.HPKEPublic(), Role: role, DeviceName: "d",
+			SiteName: "d", Now: time.Now()})
+		must(t, err)
+		must(t, a.AddEntries(t.Context(), by.Device(), [][]byte{e.Bytes()}))
+		return e
+	}
+	newKeys := func() *keyring.Keyring {
+		t.Helper()
+		keys, err := keyring.Create("", nil)
+		must(t, err)
+		return keys
+	}
+	keysB, keysC := newKeys(), newKeys()
+	add(a, keysB, trust.RoleAdmin, a.State())
+	b := start(t, keysB, "branch", a.State().Entries())
+	before := a.State()
+	add(a, keysC, trust.RoleMember, before)
+	c := start(t, keysC, "home", a.State().Entries())
+	c.put(bernd, false)
+	sync(t, a, c)
+	want := a.export()
+	late := add(b, keysC, trust.RoleReader, before)
+	must(t, c.AddEntries(t.Context(), a.Device(), [][]byte{late.Bytes()}))
+	for _, d := range []*device{a, c} {
+		if d.State().MayWrite(c.Device(), clinical(t, d)) {
+			t.Fatal("it may write still")
+		}
+		d.verify(true)
+		if got := d.export(); got != want {
+			t.Errorf("%s shows %q after a repair", d.name, got)
+		}
+		if n := len(d.Vector(clinical(t, d))); n != 1 {
+			t.Errorf("%s holds %d logs after a repair", d.name, n)
+		}
 	}
 }

@@ -106,15 +106,21 @@ func (c *verification) chunk(l logRef, counter uint64, head tip, applied bool) (
 	if h.skip != nil {
 		return h.tip, nil // its checkpoint is checked in its own log
 	}
-	if err := h.sealed.Verify(c.st); err != nil {
+	if err := h.sealed.Verify(c.st); errors.Is(err, chunk.ErrBadSignature) {
 		bad(whatIs(err))
 		return h.tip, nil
+	} else if err != nil {
+		c.find("chunk", id, notNow)
 	}
 	if applied {
 		c.applied(at, h.sealed)
 	}
 	return h.tip, nil
 }
+
+// notNow is what is found of a chunk that is whole, and that was taken when the membership log said something else. It is
+// not damaged: no other device would send it again, so a repair leaves it where it is.
+const notNow = "as the membership log is now, its author may not write it; it is kept"
 
 // branches checks what stands beside the logs' main histories. What lies behind a gap is kept, and is none of them.
 func (c *verification) branches(ctx context.Context) error {
@@ -130,7 +136,10 @@ func (c *verification) branches(ctx context.Context) error {
 		at := storage.Ref{Scope: scope, Log: log, Counter: counter, ID: id}
 		sealed, err := readBranch(c.v, at)
 		if err == nil {
-			err = sealed.Verify(c.st)
+			if err = sealed.Verify(c.st); err != nil && !errors.Is(err, chunk.ErrBadSignature) {
+				c.find("chunk", fmt.Sprintf("%s/%d", short(log[:]), counter), notNow)
+				err = nil
+			}
 		} else if !isUnreadable(unreadableAs(at, err)) {
 			return err
 		}
