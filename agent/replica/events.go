@@ -3,7 +3,6 @@ package replica
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -20,6 +19,10 @@ const (
 	eventsKept  = 200_000 // a device keeps at least so many
 	pruneAtOnce = 10_000
 )
+
+// eventsApart is how many cursors are left out when the folder may have gone back: more than it gave since and than it keeps, so that
+// a client whose cursor is of a history that is gone is told to read anew, and misses nothing.
+const eventsApart = 1 << 20
 
 // marshalEvents writes the events of one commit; their cursors are consecutive and end at the record's key.
 func marshalEvents(events []Event) []byte {
@@ -83,9 +86,17 @@ func (r *Replica) Events(ctx context.Context, since uint64, follow bool, fn func
 		changed := r.Changed()
 		var batch []Event
 		err := r.store.View(func(v storage.Reader) error {
-			if oldest, err := oldestEvent(v); err != nil || since > 0 && since+1 < oldest {
-				return errors.Join(err, &api.Error{Code: api.CodeGone, Message: "events so far back are not kept",
-					Hint: "read the records anew, then go on from the last cursor"})
+			oldest, err := oldestEvent(v)
+			if err != nil {
+				return err
+			}
+			last, err := lastEvent(v)
+			if err != nil {
+				return err
+			}
+			if since > 0 && since+1 < oldest || since > last { // the latter is a cursor of before the folder went back
+				return &api.Error{Code: api.CodeGone, Message: "events from there on are not kept",
+					Hint: "read the records anew, then go on from the last cursor"}
 			}
 			return v.Scan(storage.Event.All(), storage.Event.Key(since+1), func(key, value []byte) error {
 				last, err := storage.Event.Parse(key)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -214,5 +215,45 @@ func TestRepairKeepsChunksOfWhoMayNotWriteNow(t *testing.T) {
 		if n := len(d.Vector(clinical(t, d))); n != 1 {
 			t.Errorf("%s holds %d logs after a repair", d.name, n)
 		}
+	}
+}
+
+// TestEventsOfAFolderThatWentBack: a client that goes on from a cursor of before the folder went back is told to read anew, also
+// when there are as many events again, and does not miss what is written since.
+func TestEventsOfAFolderThatWentBack(t *testing.T) {
+	a := practice(t, "surgery")[0]
+	a.put(bernd, false)
+	was := a.twin.Copy()
+	for i := range 5 {
+		a.edit("Patient/bernd", func(o map[string]any) { o["birthDate"] = fmt.Sprintf("196%d-01-01", i) })
+	}
+	last := a.Figures().Events
+	a = a.rollBack(was, a.keys)
+	gone := func() bool {
+		t.Helper()
+		err := a.Events(t.Context(), last, false, func(api.Event) error { return nil })
+		e, ok := errors.AsType[*api.Error](err)
+		return ok && e.Code == api.CodeGone
+	}
+	if !gone() {
+		t.Error("a cursor that was not given yet is taken")
+	}
+	must(t, a.BeginLog(t.Context(), replica.LogRestored))
+	for i := range 9 {
+		a.edit("Patient/bernd", func(o map[string]any) { o["birthDate"] = fmt.Sprintf("197%d-01-01", i) })
+	}
+	must(t, a.PruneEvents(t.Context()))
+	if !gone() {
+		t.Error("a cursor of a history that is gone is taken")
+	}
+	n := 0
+	must(t, a.Events(t.Context(), 0, false, func(e api.Event) error {
+		if e.Kind == "resource-changed" {
+			n++
+		}
+		return nil
+	}))
+	if n != 9 {
+		t.Errorf("%d of 9 edits are told of", n)
 	}
 }

@@ -173,6 +173,11 @@ func (r *Replica) noteLog(ctx context.Context, why LogReason) error {
 	if why != LogFirst {
 		t.events = append(t.events, Event{Kind: "log-begun", Local: true})
 	}
+	if why == LogMoved || why == LogRestored || why == LogPeer {
+		r.mu.Lock()
+		r.mu.event += eventsApart
+		r.mu.Unlock()
+	}
 	if err := t.commit(ctx); err != nil {
 		return fmt.Errorf("note a new log: %w", err)
 	}
