@@ -6,6 +6,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -13,6 +16,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/replica"
+	"chartmesh/chunk"
 	"chartmesh/crdt/engine"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -255,5 +259,54 @@ func TestEventsOfAFolderThatWentBack(t *testing.T) {
 	}))
 	if n != 9 {
 		t.Errorf("%d of 9 edits are told of", n)
+	}
+}
+
+// TestOlderKeyring puts the keyring back from a copy, but not the records: the log that it names was ended since, since a chunk of it is
+// damaged, and is not written again. What is kept behind the gap would be written over.
+func TestOlderKeyring(t *testing.T) {
+	dir := t.TempDir()
+	keys, err := keyring.Create(dir, nil)
+	must(t, err)
+	e, _, err := keys.Found(keyring.FoundOptions{Practice: "Practice", Site: "s", Device: "d", Now: time.Now()})
+	must(t, err)
+	a := start(t, keys, "surgery", []trust.Entry{e})
+	for i := range 4 {
+		a.put(fmt.Sprintf(`{"resourceType":"Patient","id":"p%d","gender":"female"}`, i), false)
+	}
+	file := filepath.Join(dir, keyring.FileName)
+	older, err := os.ReadFile(file)
+	must(t, err)
+	log := chunk.CurrentLog(keys)
+	a.twin.Corrupt(storage.Chunk.Key(clinical(t, a), log, 2))
+	_, err = a.Scrub(t.Context(), 0)
+	must(t, err)
+	chunks := func() map[string]string {
+		t.Helper()
+		found := map[string]string{}
+		must(t, a.twin.View(func(v storage.Reader) error {
+			return v.Scan(storage.Chunk.With2(clinical(t, a), log), nil, func(key, value []byte) error {
+				found[string(key)] = string(value)
+				return nil
+			})
+		}))
+		return found
+	}
+	before := chunks()
+	must(t, os.WriteFile(file, older, 0o600))
+	a.keys, err = keyring.Open(dir)
+	must(t, err)
+	if a.keys.Moved() || chunk.CurrentLog(a.keys) != log {
+		t.Fatal("the keyring is not the older one")
+	}
+	a.crash()
+	for i := range 4 {
+		a.put(fmt.Sprintf(`{"resourceType":"Patient","id":"q%d","gender":"male"}`, i), false)
+	}
+	if after := chunks(); len(before) != 3 || !maps.Equal(before, after) {
+		t.Errorf("%d chunks of the old log became %d others", len(before), len(after))
+	}
+	if got := a.export(); strings.Count(got, "Patient") != 8 {
+		t.Errorf("of 8 patients are shown: %s", got)
 	}
 }

@@ -117,7 +117,16 @@ func (r *Replica) loadOwnLogs(v storage.Reader) error {
 			}
 		}
 	}
-	slices.SortFunc(r.mu.own, func(a, b OwnLog) int { return a.ID.Compare(b.ID) })
+	current := chunk.CurrentLog(r.keys)
+	slices.SortFunc(r.mu.own, func(a, b OwnLog) int {
+		switch current { // which is the last if it is one of them
+		case a.ID:
+			return 1
+		case b.ID:
+			return -1
+		}
+		return a.ID.Compare(b.ID)
+	})
 	return nil
 }
 
@@ -133,20 +142,24 @@ type dueLog struct {
 
 // openLog has the keyring's log noted as this device's if it is not. In a store that knows of another one, it may have
 // been written in what the store lacks, unless it was begun since the keyring was opened: then another begins. So it does
-// while documents are made anew, see rebuild.
+// while documents are made anew, see rebuild, and where the keyring is older than the store (put back from a copy, or read
+// before another process began a log): the log that it names was ended, and counters beyond its end may be in use.
 func (r *Replica) openLog(ctx context.Context) error {
 	log := chunk.CurrentLog(r.keys)
 	r.mu.Lock()
 	known, first, behind := r.isOwnLocked(log), len(r.mu.own) == 0, false
+	ended := known && r.mu.own[len(r.mu.own)-1].ID != log
 	for scope, logs := range r.mu.vectors {
 		behind = behind || r.mu.applied[scope][log].Counter < logs[log].Counter
 	}
 	r.mu.Unlock()
-	if known && !behind {
+	if known && !behind && !ended {
 		return nil
 	}
 	due := dueLog{why: LogRestored, minted: first || !known && r.keys.Fresh()}
-	if known {
+	if ended {
+		due.why = LogMoved
+	} else if known {
 		due.why = LogRebuilt
 	} else if first {
 		due.why = LogFirst
