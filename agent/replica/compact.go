@@ -44,7 +44,8 @@ func (c Compaction) orDefault() Compaction {
 // restless is how many times as many changes pack a document that is never left alone.
 const restless = 16
 
-// maxPacked bounds the changes of a document that is compacted, so that a checkpoint fits one commit of its readers.
+// maxPacked bounds the changes of a document that is compacted, so that a checkpoint fits one commit of its readers. Its operations
+// are bounded by what its readers take (maxCheckpointOps): one that they refuse would stand for chunks that nobody has any more.
 const maxPacked = 1 << 14
 
 // tail is what no checkpoint packs of a document.

@@ -310,3 +310,21 @@ func TestOlderKeyring(t *testing.T) {
 		t.Errorf("of 8 patients are shown: %s", got)
 	}
 }
+
+// TestCompactionOfLongTexts: a document with more operations than a checkpoint may have stays as it is. Packed and deleted, it would
+// be in quarantine for whoever joins later.
+func TestCompactionOfLongTexts(t *testing.T) {
+	a := practice(t, "surgery")[0]
+	text := strings.Repeat("Rest and fluids. ", 3500)
+	for i := range 5 {
+		a.put(fmt.Sprintf(`{"resourceType":"Condition","id":"c%d","subject":{"reference":"Patient/p1"},"note":[{"text":"%s"}]}`, i, text), false)
+	}
+	for range 64 {
+		a.edit("Condition/c0", func(o map[string]any) { o["clinicalStatus"] = map[string]any{"text": fmt.Sprint(time.Now().UnixNano())} })
+	}
+	_, err := a.Compact(t.Context(), true)
+	must(t, err)
+	fresh := admit(t, a, "newcomer")
+	sync(t, a, fresh)
+	alike(t, a, fresh)
+}

@@ -33,7 +33,7 @@ func (r *Replica) pack(ctx context.Context, id crdt.DocumentID) (made bool, err 
 	t := r.begin(ctx)
 	t.tails[id] = nil
 	t.batch.Delete(storage.Tail.Key(id))
-	if len(d.changes) <= maxPacked {
+	if len(d.changes) <= maxPacked && d.index.Ops() <= maxCheckpointOps {
 		var body *chunk.Checkpoint
 		err := r.store.View(func(v storage.Reader) (err error) {
 			body, err = r.packed(v, d)
@@ -67,9 +67,13 @@ func (r *Replica) pack(ctx context.Context, id crdt.DocumentID) (made bool, err 
 var errContested = errors.New("a log of its changes has several histories")
 
 // contested reports whether a document holds changes out of a log with several histories, or such as do not stand. It is not
-// packed: a checkpoint names chunks by their places, and which of two is meant would depend on the order of arrival.
+// packed: a checkpoint names chunks by their places, and which of two is meant would depend on the order of arrival. Nor is one
+// with changes of a device that may not write now, since nobody would apply the checkpoint.
 func (r *Replica) contested(d *document) bool {
-	return len(d.lost) > 0 || slices.ContainsFunc(d.changes, func(m changeMeta) bool { return r.forked(d.scope, m.chunk.Log) })
+	st := r.State()
+	return len(d.lost) > 0 || slices.ContainsFunc(d.changes, func(m changeMeta) bool {
+		return r.forked(d.scope, m.chunk.Log) || !st.MayWrite(m.device, d.scope)
+	})
 }
 
 // errNotYet says that this device cannot vouch yet for all that a checkpoint would cover.
