@@ -320,11 +320,43 @@ func TestCompactionOfLongTexts(t *testing.T) {
 		a.put(fmt.Sprintf(`{"resourceType":"Condition","id":"c%d","subject":{"reference":"Patient/p1"},"note":[{"text":"%s"}]}`, i, text), false)
 	}
 	for range 64 {
-		a.edit("Condition/c0", func(o map[string]any) { o["clinicalStatus"] = map[string]any{"text": fmt.Sprint(time.Now().UnixNano())} })
+		a.edit("Condition/c0", func(o map[string]any) {
+			o["clinicalStatus"] = map[string]any{"text": fmt.Sprint(time.Now().UnixNano())}
+		})
 	}
 	_, err := a.Compact(t.Context(), true)
 	must(t, err)
 	fresh := admit(t, a, "newcomer")
 	sync(t, a, fresh)
 	alike(t, a, fresh)
+}
+
+// TestLogHeadThatLiesBack: chunks of this device's log that are stored beyond the log's head are not written over.
+func TestLogHeadThatLiesBack(t *testing.T) {
+	a := practice(t, "surgery")[0]
+	a.put(bernd, false)
+	key := storage.LogHead.Key(clinical(t, a), chunk.CurrentLog(a.keys))
+	var head []byte
+	must(t, a.twin.View(func(v storage.Reader) (err error) {
+		head, err = v.Get(key)
+		head = bytes.Clone(head)
+		return err
+	}))
+	a.edit("Patient/bernd", func(o map[string]any) { o["birthDate"] = "1961-01-01" })
+	must(t, a.PutSmall(t.Context(), key, head))
+	a.crash()
+	a.put(`{"resourceType":"Patient","id":"q","gender":"male"}`, false)
+	if got := a.export(); !strings.Contains(got, "1961-01-01") {
+		t.Errorf("the edit is gone: %s", got)
+	}
+	if at := a.get("Patient/bernd"); !strings.Contains(at, "1961-01-01") || len(a.OwnLogs()) != 2 {
+		t.Errorf("%d logs, and %s", len(a.OwnLogs()), at)
+	}
+	n := 0
+	must(t, a.twin.View(func(v storage.Reader) error {
+		return v.Keys(storage.Chunk.All(), nil, func([]byte) error { n++; return nil })
+	}))
+	if n != 3 {
+		t.Errorf("%d of 3 chunks are left", n)
+	}
 }

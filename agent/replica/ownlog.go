@@ -146,6 +146,10 @@ type dueLog struct {
 // before another process began a log): the log that it names was ended, and counters beyond its end may be in use.
 func (r *Replica) openLog(ctx context.Context) error {
 	log := chunk.CurrentLog(r.keys)
+	used, err := r.usedBeyond(log)
+	if err != nil {
+		return err
+	}
 	r.mu.Lock()
 	known, first, behind := r.isOwnLocked(log), len(r.mu.own) == 0, false
 	ended := known && r.mu.own[len(r.mu.own)-1].ID != log
@@ -153,11 +157,13 @@ func (r *Replica) openLog(ctx context.Context) error {
 		behind = behind || r.mu.applied[scope][log].Counter < logs[log].Counter
 	}
 	r.mu.Unlock()
-	if known && !behind && !ended {
+	if known && !behind && !ended && !used {
 		return nil
 	}
 	due := dueLog{why: LogRestored, minted: first || !known && r.keys.Fresh()}
-	if ended {
+	if used {
+		due.why, due.minted = LogDamaged, false
+	} else if ended {
 		due.why = LogMoved
 	} else if known {
 		due.why = LogRebuilt
@@ -172,6 +178,23 @@ func (r *Replica) openLog(ctx context.Context) error {
 	r.mu.due = due
 	r.mu.Unlock()
 	return r.renewLog(ctx)
+}
+
+// usedBeyond reports whether chunks of a log are stored beyond where it ends: counters that an edit would use again.
+func (r *Replica) usedBeyond(log chunk.LogID) (used bool, err error) {
+	err = r.store.View(func(v storage.Reader) error {
+		for _, s := range r.State().Scopes() {
+			is, err := behindGap(v, logRef{s.ID, log}, r.tip(s.ID, log))
+			if used = used || is; err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return false, fmt.Errorf("look beyond the end of a log: %w", err)
+	}
+	return used, nil
 }
 
 // noteLog makes durable that the keyring's log is this device's.
