@@ -360,3 +360,45 @@ func TestLogHeadThatLiesBack(t *testing.T) {
 		t.Errorf("%d of 3 chunks are left", n)
 	}
 }
+
+// A document was packed and its chunks deleted; then it turns out that one of its authors was added as a reader meanwhile, apart.
+// What it wrote knowing nothing of that stays, and whoever joins now gets the document.
+func TestCheckpointOfWhoMayNotWriteNow(t *testing.T) {
+	a := practice(t, "surgery")[0]
+	add := func(by *device, keys *keyring.Keyring, role trust.Role, st *trust.State) trust.Entry {
+		e, err := by.keys.Admit(st, keyring.Newcomer{Device: keys.Device(), HPKE: keys.HPKEPublic(), Role: role,
+			DeviceName: "d", SiteName: "d", Now: time.Now()})
+		must(t, err)
+		must(t, a.AddEntries(t.Context(), by.Device(), [][]byte{e.Bytes()}))
+		return e
+	}
+	keysB, err := keyring.Create("", nil)
+	must(t, err)
+	keysC, err := keyring.Create("", nil)
+	must(t, err)
+	add(a, keysB, trust.RoleAdmin, a.State())
+	b := start(t, keysB, "branch", a.State().Entries())
+	before := a.State()
+	add(a, keysC, trust.RoleMember, before)
+	c := start(t, keysC, "home", a.State().Entries())
+	a.put(compactPatient, false)
+	a.editMany(0, 70)
+	settleAll(t, a, b, c)
+	c.editMany(70, 10)
+	settleAll(t, a, b, c)
+	a.compact()
+	for range 3 {
+		settleAll(t, a, b, c)
+		b.compact()
+		c.compact()
+		settleAll(t, a, b, c)
+		a.compact()
+	}
+	late := add(b, keysC, trust.RoleReader, before)
+	must(t, b.AddEntries(t.Context(), a.Device(), [][]byte{late.Bytes()}))
+	n := admit(t, a, "N")
+	sync(t, a, n)
+	if n.export() != a.export() || n.export() == "" {
+		t.Errorf("a newcomer shows %q, %+v", n.export(), n.Status())
+	}
+}
