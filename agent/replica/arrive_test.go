@@ -19,9 +19,9 @@ import (
 func (f *forger) blob(size int) []byte {
 	f.t.Helper()
 	data := make([]byte, size)
-	r := rand.NewChaCha8([32]byte{byte(f.counter)})
+	r := rand.NewChaCha8([32]byte{byte(f.Counter)})
 	_, _ = r.Read(data)
-	return f.seal(&chunk.Opaque{Type: chunk.KindBlobManifest, Document: f.document("blob"), Content: data})
+	return f.Seal(&chunk.Opaque{Type: chunk.KindBlobManifest, Document: f.Document("blob"), Content: data})
 }
 
 // TestLargeChunksArrive brings chunks of the greatest length after others in one frame.
@@ -36,7 +36,7 @@ func TestLargeChunksArrive(t *testing.T) {
 	sync(t, a, b)
 	for _, d := range []*device{a, b} {
 		d.crash()
-		got, err := d.Chunks(f.scope, chunk.CurrentLog(f.keys), 5, 1)
+		got, err := d.Chunks(f.Scope, chunk.CurrentLog(f.keys), 5, 1)
 		must(t, err)
 		if len(got) != 1 || !bytes.Equal(got[0].Bytes, chunks[5]) {
 			t.Fatalf("%s does not hold the last chunk", d.name)
@@ -52,7 +52,7 @@ func TestBranchInOneFrame(t *testing.T) {
 	p := practice(t, "surgery", "forger")
 	a, f := p[0], forge(p[1])
 	one := f.blob(100)
-	f.counter, f.last = 0, chunk.ID{}
+	f.Counter, f.Last = 0, chunk.ID{}
 	other := f.blob(200)
 	a.take(f.device, one, other)
 	if n := a.branches(); n != 1 {
@@ -79,13 +79,13 @@ func TestLogsOfOneDevice(t *testing.T) {
 	var chunks [][]byte
 	for range 1100 {
 		must(t, f.keys.MintLog())
-		f.counter, f.last = 0, chunk.ID{}
-		chunks = append(chunks, f.seal(&chunk.Opaque{Type: chunk.KindBlobManifest}))
+		f.Counter, f.Last = 0, chunk.ID{}
+		chunks = append(chunks, f.Seal(&chunk.Opaque{Type: chunk.KindBlobManifest}))
 	}
 	must(t, a.Arrive(t.Context(), f.Device(), chunks[:600]))
 	a.crash()
 	must(t, a.Arrive(t.Context(), f.Device(), chunks[300:])) // half of them again
-	held := len(a.Vector(f.scope))
+	held := len(a.Vector(f.Scope))
 	if held != 1024 {
 		t.Errorf("%d logs of one device are held", held)
 	}
@@ -94,7 +94,7 @@ func TestLogsOfOneDevice(t *testing.T) {
 	if got := a.get("Patient/bernd"); !strings.Contains(got, "Kraus") {
 		t.Error("what another device writes does not arrive")
 	}
-	if n := len(a.Vector(f.scope)); n != held+1 {
+	if n := len(a.Vector(f.Scope)); n != held+1 {
 		t.Errorf("%d logs are held after another device's first", n)
 	}
 }
@@ -104,7 +104,7 @@ func TestLogsOfOneDevice(t *testing.T) {
 func TestManyBadSkips(t *testing.T) {
 	p := practice(t, "surgery", "forger")
 	a, f := p[0], forge(p[1])
-	c := &chunk.Checkpoint{Document: f.document("section", "x", "core")}
+	c := &chunk.Checkpoint{Document: f.Document("section", "x", "core")}
 	key := chunk.LogKey{Device: f.Device(), Nonce: f.keys.LogNonce()}
 	c.Logs = []chunk.LogKey{key}
 	for i := range uint64(20_000) {
@@ -117,7 +117,7 @@ func TestManyBadSkips(t *testing.T) {
 			Changes: []chunk.Change{{Raw: []byte{1}}}})
 	}
 	c.Authorship = []chunk.Word{{Authorship: chunk.Authorship{Seq: 1}}}
-	raw := f.seal(c)
+	raw := f.Seal(c)
 	sealed, err := chunk.Parse(raw)
 	must(t, err)
 	var lines bytes.Buffer
@@ -129,7 +129,7 @@ func TestManyBadSkips(t *testing.T) {
 	must(t, a.Arrive(t.Context(), f.Device(), [][]byte{raw}))
 	var skips [][]byte
 	for i := range 4000 {
-		s := chunk.Skip{Scope: f.scope, Key: chunk.LogKey{Device: f.Device(), Nonce: [16]byte{9, byte(i >> 8), byte(i)}},
+		s := chunk.Skip{Scope: f.Scope, Key: chunk.LogKey{Device: f.Device(), Nonce: [16]byte{9, byte(i >> 8), byte(i)}},
 			Run: chunk.Run{From: 1, To: 5}, Checkpoint: sealed.Place()}
 		b, err := s.AppendBinary(nil)
 		must(t, err)
@@ -143,7 +143,7 @@ func TestManyBadSkips(t *testing.T) {
 	if n := bytes.Count(lines.Bytes(), []byte("\n")); n != 1 {
 		t.Errorf("%d lines of log:\n%.500s", n, lines.String())
 	}
-	if n := len(a.Vector(f.scope)); n != 1 {
+	if n := len(a.Vector(f.Scope)); n != 1 {
 		t.Errorf("%d logs are held", n)
 	}
 }

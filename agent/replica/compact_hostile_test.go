@@ -88,10 +88,10 @@ func TestBadCheckpoints(t *testing.T) {
 			sync(t, a, p[2])
 			want := a.export()
 			f := forge(p[2])
-			doc := f.document("section", "p1", "core")
-			body := checkpointOf(t, a, f.scope, doc)
+			doc := f.Document("section", "p1", "core")
+			body := checkpointOf(t, a, f.Scope, doc)
 			c.bend(body)
-			bad := f.seal(body)
+			bad := f.Seal(body)
 			for _, d := range []*device{a, b} {
 				d.take(f.device, bad)
 			}
@@ -126,7 +126,7 @@ func TestBadCheckpoints(t *testing.T) {
 // word seals a device's word on a checkpoint of a document.
 func (f *forger) word(doc crdt.DocumentID, on chunk.Place, good bool) chunk.Sealed {
 	f.t.Helper()
-	sealed, err := chunk.Parse(f.seal(&chunk.Cover{Document: doc, Checkpoint: on, OK: good}))
+	sealed, err := chunk.Parse(f.Seal(&chunk.Cover{Document: doc, Checkpoint: on, OK: good}))
 	must(f.t, err)
 	return sealed
 }
@@ -147,14 +147,14 @@ func TestBadSkips(t *testing.T) {
 	sync(t, a, b) // before it holds anything of the forger's
 	fresh := admit(t, a, "fresh")
 	f := forge(p[1])
-	doc := f.document("section", "p1", "core")
-	body := checkpointOf(t, a, f.scope, doc)
+	doc := f.Document("section", "p1", "core")
+	body := checkpointOf(t, a, f.Scope, doc)
 	body.Covers[0].To, body.Covers[0].Tips, body.Parts = 4, body.Covers[0].Tips[:4], body.Parts[:4]
 	var fourth, head []byte
 	must(t, a.twin.View(func(v storage.Reader) (err error) {
 		log := body.Covers[0].Log
-		if fourth, err = v.Get(storage.Chunk.Key(f.scope, log, 4)); err == nil {
-			head, err = v.Get(storage.Chunk.Key(f.scope, log, 6))
+		if fourth, err = v.Get(storage.Chunk.Key(f.Scope, log, 4)); err == nil {
+			head, err = v.Get(storage.Chunk.Key(f.Scope, log, 6))
 		}
 		return err
 	}))
@@ -164,7 +164,7 @@ func TestBadSkips(t *testing.T) {
 	opened, err := chunk.Open(a.keys, last)
 	must(t, err)
 	body.Authorship[0].Authorship = opened.(*chunk.Changes).Authorship[0]
-	raw, other := f.seal(body), f.seal(body)
+	raw, other := f.Seal(body), f.Seal(body)
 	checkpoint, err := chunk.Parse(raw)
 	must(t, err)
 	twin, err := chunk.Parse(other)
@@ -172,12 +172,13 @@ func TestBadSkips(t *testing.T) {
 	// A's words, after what it has written, and words of others.
 	end, err := chunk.Parse(head)
 	must(t, err)
-	af, bf := &forger{device: a, scope: f.scope, counter: 6, last: end.ID()}, forge(b)
+	af, bf := forge(a), forge(b)
+	af.Counter, af.Last = 6, end.ID()
 	word := af.word(doc, checkpoint.Place(), true)
 	bad, elsewhere := af.word(doc, checkpoint.Place(), false), af.word(doc, twin.Place(), true)
 	foreign, own := bf.word(doc, checkpoint.Place(), true), f.word(doc, checkpoint.Place(), true)
-	good := chunk.Skip{Scope: f.scope, Key: body.Logs[0], Run: body.Covers[0].Run, Checkpoint: checkpoint.Place(), Word: word.Place()}
-	at := func() uint64 { return fresh.Vector(f.scope)[good.Log].Counter }
+	good := chunk.Skip{Scope: f.Scope, Key: body.Logs[0], Run: body.Covers[0].Run, Checkpoint: checkpoint.Place(), Word: word.Place()}
+	at := func() uint64 { return fresh.Vector(f.Scope)[good.Log].Counter }
 
 	fresh.take(f.device, skipBytes(good)) // its checkpoint is not here
 	if at() != 0 {
@@ -213,7 +214,7 @@ func TestBadSkips(t *testing.T) {
 		bend(&s)
 		fresh.take(f.device, append(proofs, skipBytes(s))...)
 		fresh.take(f.device, skipBytes(s)) // and with what it names stored already
-		if v := fresh.Vector(f.scope); v[good.Log].Counter != 0 {
+		if v := fresh.Vector(f.Scope); v[good.Log].Counter != 0 {
 			t.Fatalf("%s: the log goes on to %d", name, at())
 		}
 	}
@@ -227,7 +228,7 @@ func TestBadSkips(t *testing.T) {
 		t.Fatal("it is not durable")
 	}
 	// Whoever took it can pass it on, with what it rests on.
-	items, err := fresh.Chunks(f.scope, good.Log, 0, 1<<20)
+	items, err := fresh.Chunks(f.Scope, good.Log, 0, 1<<20)
 	must(t, err)
 	if len(items) != 3 || !items[0].Loose || !items[1].Loose || !items[2].Skip || string(items[1].Bytes) != string(word.Bytes()) ||
 		string(items[2].Bytes) != string(skipBytes(good)) {
@@ -249,8 +250,8 @@ func TestOldWord(t *testing.T) {
 	sync(t, a, p[2])
 	fresh := admit(t, a, "fresh")
 	f := forge(p[1])
-	doc := f.document("section", "p1", "core")
-	body := checkpointOf(t, a, f.scope, doc)
+	doc := f.Document("section", "p1", "core")
+	body := checkpointOf(t, a, f.Scope, doc)
 	old := body.Covers[0]
 	must(t, a.keys.MintLog())
 	af := forge(a)
@@ -259,7 +260,7 @@ func TestOldWord(t *testing.T) {
 		must(t, err)
 		return sealed
 	}
-	first := parse(f.seal(body))
+	first := parse(f.Seal(body))
 	word := af.word(doc, first.Place(), true)
 	keys := []chunk.LogKey{body.Logs[0], first.LogKey(), word.LogKey()}
 	slices.SortFunc(keys, func(a, b chunk.LogKey) int {
@@ -282,12 +283,12 @@ func TestOldWord(t *testing.T) {
 	}
 	slices.SortFunc(next.Others, func(a, b chunk.Spot) int { return cmp.Compare(a.Log, b.Log) })
 	slices.SortFunc(next.Covers, func(a, b chunk.Covered) int { return a.Log.Compare(b.Log) })
-	second := parse(f.seal(&next))
+	second := parse(f.Seal(&next))
 	newer := af.word(doc, second.Place(), true)
 	over := func(s chunk.Sealed, run chunk.Run, on, word chunk.Place) []byte {
-		return skipBytes(chunk.Skip{Scope: f.scope, Key: s.LogKey(), Run: run, Checkpoint: on, Word: word})
+		return skipBytes(chunk.Skip{Scope: f.Scope, Key: s.LogKey(), Run: run, Checkpoint: on, Word: word})
 	}
-	at := func(log chunk.LogID) uint64 { return fresh.Vector(f.scope)[log].Counter }
+	at := func(log chunk.LogID) uint64 { return fresh.Vector(f.Scope)[log].Counter }
 
 	one := func(s chunk.Sealed) chunk.Run { return chunk.Run{Log: s.Log(), From: 1, To: 1, Last: s.ID()} }
 	fresh.take(f.device, second.Bytes(), over(first, one(first), second.Place(), chunk.Place{}))
@@ -295,12 +296,12 @@ func TestOldWord(t *testing.T) {
 	if at(first.Log()) != 2 || at(word.Log()) != 1 {
 		t.Fatalf("the packer's log is at %d, that of words at %d", at(first.Log()), at(word.Log()))
 	}
-	fresh.take(f.device, skipBytes(chunk.Skip{Scope: f.scope, Key: body.Logs[0], Run: old.Run, Checkpoint: first.Place(), Word: word.Place()}))
+	fresh.take(f.device, skipBytes(chunk.Skip{Scope: f.Scope, Key: body.Logs[0], Run: old.Run, Checkpoint: first.Place(), Word: word.Place()}))
 	if at(old.Log) != old.To {
 		t.Errorf("the log stands at %d of %d", at(old.Log), old.To)
 	}
 	var b storage.Batch
-	b.Put(storage.Loose.Key(f.scope, first.Log(), 1, first.ID()), first.Bytes())
+	b.Put(storage.Loose.Key(f.Scope, first.Log(), 1, first.ID()), first.Bytes())
 	must(t, fresh.twin.Commit(t.Context(), &b))
 	fresh.crash()
 	var left [][]byte
@@ -309,10 +310,10 @@ func TestOldWord(t *testing.T) {
 			left = append(left, k)
 		}
 	}
-	if len(left) != 1 || !bytes.Equal(left[0], storage.Loose.Key(f.scope, newer.Log(), 2, newer.ID())) {
+	if len(left) != 1 || !bytes.Equal(left[0], storage.Loose.Key(f.Scope, newer.Log(), 2, newer.ID())) {
 		t.Errorf("loose are %x", left)
 	}
-	if _, err := fresh.Chunks(f.scope, old.Log, 0, 1<<20); err != nil {
+	if _, err := fresh.Chunks(f.Scope, old.Log, 0, 1<<20); err != nil {
 		t.Errorf("it cannot pass the log on: %v", err)
 	}
 }
@@ -324,14 +325,14 @@ func TestSkipOfOnesOwn(t *testing.T) {
 	a.put(compactPatient, false)
 	a.editMany(0, 5)
 	af := forge(a)
-	body := checkpointOf(t, a, af.scope, af.document("section", "p1", "core"))
-	af.counter, af.last = body.Covers[0].To, body.Covers[0].Last
-	raw := af.seal(body)
+	body := checkpointOf(t, a, af.Scope, af.Document("section", "p1", "core"))
+	af.Counter, af.Last = body.Covers[0].To, body.Covers[0].Last
+	raw := af.Seal(body)
 	checkpoint, err := chunk.Parse(raw)
 	must(t, err)
-	skip := chunk.Skip{Scope: af.scope, Key: body.Logs[0], Run: body.Covers[0].Run, Checkpoint: checkpoint.Place()}
+	skip := chunk.Skip{Scope: af.Scope, Key: body.Logs[0], Run: body.Covers[0].Run, Checkpoint: checkpoint.Place()}
 	b.take(a, raw, skipBytes(skip))
-	if got := b.Vector(af.scope)[skip.Log].Counter; got != skip.To || b.Status().Resources != 1 {
+	if got := b.Vector(af.Scope)[skip.Log].Counter; got != skip.To || b.Status().Resources != 1 {
 		t.Errorf("the skip is not taken: %d, %+v", got, b.Status())
 	}
 }
@@ -345,8 +346,8 @@ func TestSkipBeyondALog(t *testing.T) {
 	a.editMany(0, 5)
 	sync(t, a, b)
 	sync(t, a, p[2])
-	doc := f.document("section", "p1", "core")
-	body := checkpointOf(t, a, f.scope, doc)
+	doc := f.Document("section", "p1", "core")
+	body := checkpointOf(t, a, f.Scope, doc)
 	// One chunk after the last, packed as if it were a copy of the last.
 	last := body.Covers[0].To
 	more := body.Parts[len(body.Parts)-1]
@@ -355,15 +356,15 @@ func TestSkipBeyondALog(t *testing.T) {
 	covers := &body.Covers[0]
 	covers.Tips = append(covers.Tips, chunk.At(last, covers.Last).Tip)
 	covers.To, covers.Last = last+1, chunk.ID{1, 2, 3}
-	raw := f.seal(body)
+	raw := f.Seal(body)
 	checkpoint, err := chunk.Parse(raw)
 	must(t, err)
 	word := f.word(doc, checkpoint.Place(), true)
-	skip := chunk.Skip{Scope: f.scope, Key: body.Logs[0], Run: chunk.Run{From: last + 1, To: last + 1, Last: chunk.ID{1, 2, 3}},
+	skip := chunk.Skip{Scope: f.Scope, Key: body.Logs[0], Run: chunk.Run{From: last + 1, To: last + 1, Last: chunk.ID{1, 2, 3}},
 		Checkpoint: checkpoint.Place()}
 	for _, skip.Word = range []chunk.Place{{}, word.Place()} {
 		b.take(f.device, raw, word.Bytes(), skipBytes(skip))
-		if got := b.Vector(f.scope)[skip.Key.ID()].Counter; got != last {
+		if got := b.Vector(f.Scope)[skip.Key.ID()].Counter; got != last {
 			t.Errorf("B says that it holds A's log up to %d; A has written %d", got, last)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"chartmesh/agent/api"
 	"chartmesh/chunk"
 	"chartmesh/crdt"
+	"chartmesh/internal/hostile"
 	"chartmesh/storage"
 )
 
@@ -40,7 +41,7 @@ func (d *device) decide(chunk, verdict string) api.HeldOutcome {
 // ownLog returns what a device wrote in the clinical scope.
 func (d *device) ownLog() [][]byte {
 	d.t.Helper()
-	items, err := d.Chunks(forge(d).scope, chunk.CurrentLog(d.keys), 0, 1<<30)
+	items, err := d.Chunks(forge(d).Scope, chunk.CurrentLog(d.keys), 0, 1<<30)
 	must(d.t, err)
 	var chunks [][]byte
 	for _, item := range items {
@@ -51,18 +52,18 @@ func (d *device) ownLog() [][]byte {
 
 // twice makes two chunks whose changes have one actor and sequence number.
 func (f *forger) twice() [][]byte {
-	doc := f.document("section", "eve", "core")
+	doc := f.Document("section", "eve", "core")
 	var out [][]byte
 	for _, name := range []string{"one", "two"} {
-		out = append(out, f.sealChange(doc, f.change(doc, resource("Patient/eve",
-			field("resourceType", crdt.String, "Patient"), field("id", crdt.String, "eve"), field("gender", crdt.String, name))...)))
+		out = append(out, f.SealChange(doc, f.Change(doc, hostile.Resource("Patient/eve",
+			hostile.Field("resourceType", crdt.String, "Patient"), hostile.Field("id", crdt.String, "eve"), hostile.Field("gender", crdt.String, name))...)))
 	}
 	return out
 }
 
 func (f *forger) malformed() []byte {
-	doc := f.document("section", "eve", "core")
-	return f.seal(&chunk.Changes{
+	doc := f.Document("section", "eve", "core")
+	return f.Seal(&chunk.Changes{
 		Document: doc, TimeMillis: 5, Author: "forger", Origin: chunk.OriginEdit, Changes: []chunk.Change{{Raw: []byte("no change at all")}},
 		Authorship: []chunk.Authorship{{Seq: 1}},
 	})
@@ -218,8 +219,8 @@ func TestDecideMalformed(t *testing.T) {
 // chain makes a change and one that builds on it.
 func (f *forger) chain(doc crdt.DocumentID) (first, second []byte) {
 	f.t.Helper()
-	raws := f.edits(doc, resource("Patient/eve", field("resourceType", crdt.String, "Patient"), field("id", crdt.String, "eve")),
-		resource("Observation/o", field("resourceType", crdt.String, "Observation"), field("id", crdt.String, "o")))
+	raws := f.Edits(doc, hostile.Resource("Patient/eve", hostile.Field("resourceType", crdt.String, "Patient"), hostile.Field("id", crdt.String, "eve")),
+		hostile.Resource("Observation/o", hostile.Field("resourceType", crdt.String, "Observation"), hostile.Field("id", crdt.String, "o")))
 	return raws[0], raws[1]
 }
 
@@ -229,9 +230,9 @@ func TestParkedAndWoken(t *testing.T) {
 	p := practice(t, "surgery", "branch", "forger")
 	a, b, f := p[0], p[1], forge(p[2])
 	sync(t, a, b)
-	doc := f.document("section", "eve", "core")
+	doc := f.Document("section", "eve", "core")
 	first, second := f.chain(doc)
-	dependant := f.sealChange(doc, second)
+	dependant := f.SealChange(doc, second)
 	a.take(f.device, dependant)
 	x := a.heldList(false)[0]
 	if x.State != "parked" || x.WaitsFor == nil || x.WaitsFor.Kind != "change" || a.Status().Parked != 1 {
@@ -249,7 +250,7 @@ func TestParkedAndWoken(t *testing.T) {
 	if got := a.heldTable(); !strings.Contains(got, "discarded") || a.Status().Parked != 0 {
 		t.Fatalf("after a restart: %s", got)
 	}
-	a.take(f.device, f.sealChange(doc, first))
+	a.take(f.device, f.SealChange(doc, first))
 	sync(t, a, b)
 	alike(t, a, b)
 	if s := a.Status(); s.Resources != 2 || s.Parked != 0 || len(a.heldList(true)) != 0 {
@@ -262,14 +263,14 @@ func TestDependantsFollow(t *testing.T) {
 	p := practice(t, "surgery", "branch", "forger")
 	a, b, f := p[0], p[1], forge(p[2])
 	sync(t, a, b)
-	doc := f.document("section", "eve", "core")
+	doc := f.Document("section", "eve", "core")
 	chunks := f.twice()
 	a.take(f.device, chunks...)
 	loser := chunks[1]
 	if s, err := chunk.Parse(chunks[0]); err != nil || s.ID().String() == a.heldList(false)[0].Chunk {
 		loser = chunks[0]
 	}
-	a.take(f.device, f.sealChange(doc, f.onTopOf(doc, loser)))
+	a.take(f.device, f.SealChange(doc, f.OnTopOf(doc, loser)))
 	var kept, waits api.Held
 	for _, h := range a.heldList(false) {
 		if h.WaitsFor != nil {
@@ -305,13 +306,13 @@ func TestDecisionOfAnotherScope(t *testing.T) {
 	bad := f.malformed()
 	s, err := chunk.Parse(bad)
 	must(t, err)
-	clinical := f.scope
+	clinical := f.Scope
 	for _, sc := range f.State().Scopes() {
 		if sc.ID != clinical {
-			f.scope, f.counter, f.last = sc.ID, 0, chunk.ID{}
+			f.Scope, f.Counter, f.Last = sc.ID, 0, chunk.ID{}
 		}
 	}
-	other := f.seal(&chunk.Decision{Log: s.Log(), Counter: 1, Chunk: s.ID(), Verdict: chunk.VerdictDiscard, User: "forger"})
+	other := f.Seal(&chunk.Decision{Log: s.Log(), Counter: 1, Chunk: s.ID(), Verdict: chunk.VerdictDiscard, User: "forger"})
 	a.take(f.device, other, bad)
 	if got := a.heldList(false); len(got) != 1 || got[0].State != "quarantined" {
 		t.Fatalf("a decision in one scope counts in another: %+v", got)
@@ -328,13 +329,13 @@ func TestDecisionOnWhatIsApplied(t *testing.T) {
 	must(t, err)
 	before := b.export()
 	on := func(counter uint64, id chunk.ID, v chunk.Verdict) []byte {
-		return f.seal(&chunk.Decision{Log: s.Log(), Counter: counter, Chunk: id, Verdict: v, User: "forger"})
+		return f.Seal(&chunk.Decision{Log: s.Log(), Counter: counter, Chunk: id, Verdict: v, User: "forger"})
 	}
 	d := on(1, s.ID(), chunk.VerdictDiscard)
 	ds, err := chunk.Parse(d)
 	must(t, err)
 	b.take(f.device, d, on(9, s.ID(), chunk.VerdictDiscard), on(1, chunk.ID{9}, chunk.VerdictRelease), // made-up places
-		f.seal(&chunk.Decision{Log: s.Log(), Counter: 1, Chunk: s.ID(), Verdict: chunk.VerdictRelease, Replaces: []chunk.ID{ds.ID(), {0xff}}}))
+		f.Seal(&chunk.Decision{Log: s.Log(), Counter: 1, Chunk: s.ID(), Verdict: chunk.VerdictRelease, Replaces: []chunk.ID{ds.ID(), {0xff}}}))
 	if b.export() != before || len(b.heldList(true)) != 0 || !b.Status().AtEnd {
 		t.Fatalf("a decision changed what is applied: held %s", b.heldTable())
 	}
@@ -349,7 +350,7 @@ func TestHeldPages(t *testing.T) {
 	const chunks = 2500
 	var bad [][]byte
 	for range chunks {
-		bad = append(bad, f.seal(&chunk.Opaque{Type: chunk.KindDecision, Content: []byte{1}}))
+		bad = append(bad, f.Seal(&chunk.Opaque{Type: chunk.KindDecision, Content: []byte{1}}))
 	}
 	a.take(f.device, bad...)
 	if s := a.Status(); s.Quarantined != chunks {

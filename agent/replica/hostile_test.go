@@ -7,7 +7,6 @@ import (
 	"math"
 	"strings"
 	"testing"
-	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/replica"
@@ -15,99 +14,26 @@ import (
 	"chartmesh/crdt"
 	"chartmesh/crdt/engine"
 	"chartmesh/fhir"
+	"chartmesh/internal/hostile"
 	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
 
-// forger writes chunks with a member's keys that no honest agent would write.
+// forger is a device that writes chunks which no honest agent would write.
 type forger struct {
 	*device
-	scope   trust.ScopeID
-	counter uint64
-	last    chunk.ID
-	pending [][]byte // of its log, before the chunk that is made
+	*hostile.Forger
 }
 
 func forge(d *device) *forger {
 	for _, s := range d.State().Scopes() {
 		if s.Name == fhir.Clinical {
-			return &forger{device: d, scope: s.ID}
+			return &forger{d, &hostile.Forger{T: d.t, Keys: d.keys, Membership: d.State, Scope: s.ID}}
 		}
 	}
 	d.t.Fatal("no scope")
 	return nil
-}
-
-func (f *forger) document(parts ...string) crdt.DocumentID {
-	f.t.Helper()
-	id, err := f.keys.DocumentID(f.scope, parts...)
-	must(f.t, err)
-	return id
-}
-
-// change makes a first change of a document.
-func (f *forger) change(doc crdt.DocumentID, in ...crdt.Instruction) []byte {
-	f.t.Helper()
-	return f.edits(doc, in)[0]
-}
-
-// edits makes changes of a document, each on top of the one before.
-func (f *forger) edits(doc crdt.DocumentID, edits ...[]crdt.Instruction) [][]byte {
-	f.t.Helper()
-	return f.editsOn(doc, nil, edits...)
-}
-
-func (f *forger) editsOn(doc crdt.DocumentID, base [][]byte, edits ...[]crdt.Instruction) (raws [][]byte) {
-	f.t.Helper()
-	e := engine.NewLocal()
-	defer e.Close()
-	ctx := context.Background()
-	_, err := e.Load(ctx, doc, nil, base)
-	must(f.t, err)
-	for _, in := range edits {
-		raw, _, err := e.Edit(ctx, doc, crdt.Edit{
-			Actor:        crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)),
-			Instructions: in, TimeMillis: time.Now().UnixMilli(),
-		})
-		must(f.t, err)
-		raws = append(raws, raw)
-	}
-	return raws
-}
-
-// onTopOf makes a change on top of the one that a chunk of the forger's carries.
-func (f *forger) onTopOf(doc crdt.DocumentID, sealed []byte) []byte {
-	f.t.Helper()
-	s, err := chunk.Parse(sealed)
-	must(f.t, err)
-	body, err := chunk.Open(f.keys, s)
-	must(f.t, err)
-	return f.editsOn(doc, [][]byte{body.(*chunk.Changes).Changes[0].Raw}, resource("Basic/x"))[0]
-}
-
-// seal makes the next chunk of the forger's log.
-func (f *forger) seal(body chunk.Body) []byte {
-	f.t.Helper()
-	f.counter++
-	s, err := chunk.Seal(f.keys, chunk.Params{
-		Membership: f.State(), Scope: f.scope, Log: chunk.CurrentLog(f.keys), Counter: f.counter, Previous: f.last,
-	}, body)
-	must(f.t, err)
-	f.last = s.ID()
-	return s.Bytes()
-}
-
-// sealChange seals one change of a document.
-func (f *forger) sealChange(doc crdt.DocumentID, raw []byte) []byte {
-	f.t.Helper()
-	c, err := crdt.Decode(raw)
-	must(f.t, err)
-	return f.seal(&chunk.Changes{
-		Document: doc, Schema: fhir.Schema, TimeMillis: 1, Author: "forger", Origin: chunk.OriginEdit,
-		Changes:    []chunk.Change{{Raw: raw}},
-		Authorship: []chunk.Authorship{{Seq: c.Seq, Newest: c.Hash}},
-	})
 }
 
 // take lets a device store and apply chunks.
@@ -129,28 +55,15 @@ func (d *device) applyAll() {
 	d.t.Fatal("the applier does not come to rest")
 }
 
-func resource(key string, fields ...crdt.Instruction) []crdt.Instruction {
-	out := []crdt.Instruction{{Do: crdt.Set, Key: key, Value: crdt.Scalar{Kind: crdt.Map}}}
-	for _, f := range fields {
-		f.Obj = 1
-		out = append(out, f)
-	}
-	return out
-}
-
-func field(key string, kind crdt.Kind, s string) crdt.Instruction {
-	return crdt.Instruction{Do: crdt.Set, Key: key, Value: crdt.Scalar{Kind: kind, Str: s}}
-}
-
 // TestValueThatIsNoFHIR brings what the validator accepts and FHIR cannot say. It must not stop the records behind it,
 // nor hide what else the resource says.
 func TestValueThatIsNoFHIR(t *testing.T) {
 	p := practice(t, "surgery", "branch", "forger")
 	a, b, f := p[0], p[1], forge(p[2])
-	doc := f.document("section", "eve", "core")
-	bad := f.sealChange(doc, f.change(doc, resource("Patient/eve",
-		field("resourceType", crdt.String, "Patient"), field("id", crdt.String, "eve"),
-		field("name", crdt.Bytes, "j{broken"), field("birthDate", crdt.String, "1970-01-01"))...))
+	doc := f.Document("section", "eve", "core")
+	bad := f.SealChange(doc, f.Change(doc, hostile.Resource("Patient/eve",
+		hostile.Field("resourceType", crdt.String, "Patient"), hostile.Field("id", crdt.String, "eve"),
+		hostile.Field("name", crdt.Bytes, "j{broken"), hostile.Field("birthDate", crdt.String, "1970-01-01"))...))
 	a.take(f.device, bad)
 	b.put(bernd, false)
 	sync(t, a, b)
@@ -186,7 +99,7 @@ func (e failingEngine) Read(
 func TestChunkThatTheEngineFailsOn(t *testing.T) {
 	p := practice(t, "surgery", "branch")
 	a, b := p[0], p[1]
-	doc, err := a.keys.DocumentID(forge(a).scope, "section", "anna", "core")
+	doc, err := a.keys.DocumentID(forge(a).Scope, "section", "anna", "core")
 	must(t, err)
 	e := engine.NewLocal()
 	t.Cleanup(func() { _ = e.Close() })
@@ -216,14 +129,14 @@ func TestChunkThatTheEngineFailsOn(t *testing.T) {
 func TestChunkOfTooManyOperations(t *testing.T) {
 	p := practice(t, "surgery", "forger")
 	a, f := p[0], forge(p[1])
-	doc := f.document("section", "eve", "core")
+	doc := f.Document("section", "eve", "core")
 	in := make([]crdt.Instruction, crdt.MaxChangeOps)
 	in[0] = crdt.Instruction{Do: crdt.Set, Key: "Basic/x", Value: crdt.Scalar{Kind: crdt.Map}}
 	in[1] = crdt.Instruction{Do: crdt.Set, Obj: 1, Key: "[x", Value: crdt.Scalar{Kind: crdt.List}}
 	for i := range in[2:] {
 		in[2+i] = crdt.Instruction{Do: crdt.Insert, Obj: 2, Index: i, Value: crdt.Scalar{Kind: crdt.Null}}
 	}
-	raw := f.change(doc, in...)
+	raw := f.Change(doc, in...)
 	c, err := crdt.Decode(raw)
 	must(t, err)
 	body := &chunk.Changes{
@@ -233,7 +146,7 @@ func TestChunkOfTooManyOperations(t *testing.T) {
 	for range 5 {
 		body.Changes = append(body.Changes, chunk.Change{Raw: raw})
 	}
-	a.take(f.device, f.seal(body))
+	a.take(f.device, f.Seal(body))
 	if s := a.Status(); s.Quarantined != 1 || s.Resources != 0 || !s.AtEnd {
 		t.Fatalf("status %+v", s)
 	}
@@ -244,14 +157,14 @@ func TestChunkOfTooManyOperations(t *testing.T) {
 func TestDocumentOfAnotherScope(t *testing.T) {
 	p := practice(t, "surgery", "branch", "forger")
 	a, b, f := p[0], p[1], forge(p[2])
-	doc := f.document("section", "bernd", "core")
+	doc := f.Document("section", "bernd", "core")
 	for _, s := range f.State().Scopes() {
 		if s.Name == fhir.Billing {
-			f.scope = s.ID
+			f.Scope = s.ID
 		}
 	}
-	foreign := f.sealChange(doc, f.change(doc, resource("Claim/x",
-		field("resourceType", crdt.String, "Claim"), field("id", crdt.String, "x"))...))
+	foreign := f.SealChange(doc, f.Change(doc, hostile.Resource("Claim/x",
+		hostile.Field("resourceType", crdt.String, "Claim"), hostile.Field("id", crdt.String, "x"))...))
 	sync(t, a, b) // b learns of the forger
 	a.put(bernd, false)
 	b.take(f.device, foreign)
@@ -272,7 +185,7 @@ func TestMadeUpAcks(t *testing.T) {
 	p := practice(t, "surgery", "branch")
 	a, b := p[0], p[1]
 	a.put(bernd, false)
-	scope, log := forge(a).scope, chunk.CurrentLog(a.keys)
+	scope, log := forge(a).Scope, chunk.CurrentLog(a.keys)
 	must(t, a.Acked(t.Context(), b.Device(), session.Ack{Scope: scope, Stored: chunk.Vector{
 		log: {Counter: 1, Tip: [16]byte{1}}, {1}: {Counter: 1 << 60},
 	}}))
@@ -294,9 +207,9 @@ func TestMadeUpAcks(t *testing.T) {
 func TestAuthorshipOfAnotherChange(t *testing.T) {
 	p := practice(t, "surgery", "forger")
 	a, f := p[0], forge(p[1])
-	doc := f.document("section", "eve", "core")
-	raw := f.change(doc, resource("Basic/x")...)
-	a.take(f.device, f.seal(&chunk.Changes{
+	doc := f.Document("section", "eve", "core")
+	raw := f.Change(doc, hostile.Resource("Basic/x")...)
+	a.take(f.device, f.Seal(&chunk.Changes{
 		Document: doc, Schema: fhir.Schema, TimeMillis: 1, Author: "forger", Origin: chunk.OriginEdit,
 		Changes: []chunk.Change{{Raw: raw}}, Authorship: []chunk.Authorship{{Seq: 1, Newest: [32]byte{1}}},
 	}))
@@ -311,8 +224,8 @@ func TestThousandsOfValuesInOnePlace(t *testing.T) {
 	p := practice(t, "surgery", "branch", "forger")
 	a, b, f := p[0], p[1], forge(p[2])
 	sync(t, a, b)
-	doc := f.document("crowd")
-	a.take(f.device, f.sealRaw(doc, crowdChange(crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)), values)))
+	doc := f.Document("crowd")
+	a.take(f.device, f.SealRaw(doc, hostile.CrowdChange(crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)), values)))
 	list := a.conflicts()
 	if len(list) != 1 || len(list[0].Values) != values {
 		t.Fatalf("%d conflicts", len(list))
@@ -335,14 +248,14 @@ func TestTimesBeyondJSON(t *testing.T) {
 	p := practice(t, "surgery", "forger")
 	a, f := p[0], forge(p[1])
 	for i, millis := range []int64{math.MaxInt64, math.MinInt64} {
-		doc := f.document("times", fmt.Sprint(i))
-		body := f.changesOf(doc, crowdChange(crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)), 2))
+		doc := f.Document("times", fmt.Sprint(i))
+		body := f.ChangesOf(doc, hostile.CrowdChange(crdt.Actor(chunk.ActorOf(chunk.CurrentLog(f.keys), doc, 0)), 2))
 		body.TimeMillis = millis
-		a.take(f.device, f.seal(body))
+		a.take(f.device, f.Seal(body))
 	}
-	bad := f.changesOf(f.document("bad"), []byte("no change"))
+	bad := f.ChangesOf(f.Document("bad"), []byte("no change"))
 	bad.TimeMillis = math.MaxInt64
-	a.take(f.device, f.seal(bad))
+	a.take(f.device, f.Seal(bad))
 	history, err := a.History(t.Context(), parseRef(t, "Patient/crowd"))
 	must(t, err)
 	held := a.heldList(false)

@@ -13,13 +13,13 @@ import (
 func TestManyResourcesInOneChange(t *testing.T) {
 	p := practice(t, "surgery", "forger")
 	a, f := p[0], forge(p[1])
-	doc := f.document("section", "eve", "core")
+	doc := f.Document("section", "eve", "core")
 	const n = crdt.MaxChangeOps / 2
 	in := make([]crdt.Instruction, n)
 	for i := range in {
 		in[i] = crdt.Instruction{Do: crdt.Set, Key: fmt.Sprintf("Basic/%05d", i), Value: crdt.Scalar{Kind: crdt.Map}}
 	}
-	a.take(f.device, f.sealChange(doc, f.change(doc, in...)))
+	a.take(f.device, f.SealChange(doc, f.Change(doc, in...)))
 	a.put(bernd, false)
 	if s := a.Status(); !s.AtEnd || s.Resources+s.Unapplied < 2 {
 		t.Fatalf("status %+v", s)

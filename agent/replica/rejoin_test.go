@@ -132,7 +132,7 @@ func TestPartOfPackedHistory(t *testing.T) {
 			}
 			a.editMany(3, 90)
 			settleAll(t, a, b, h)
-			scope := forge(a).scope
+			scope := forge(a).Scope
 			log := chunk.CurrentLog(a.keys)
 			var part [][]byte
 			must(t, b.twin.View(func(v storage.Reader) error {

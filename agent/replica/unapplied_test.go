@@ -11,6 +11,7 @@ import (
 	"chartmesh/agent/replica"
 	"chartmesh/crdt"
 	"chartmesh/crdt/engine"
+	"chartmesh/internal/hostile"
 	"chartmesh/storage"
 )
 
@@ -43,9 +44,9 @@ func TestUnappliedIsTriedLess(t *testing.T) {
 	p := practice(t, "surgery", "branch", "forger")
 	a, b, f := p[0], p[1], forge(p[2])
 	sync(t, a, b)
-	doc := f.document("section", "eve", "core")
+	doc := f.Document("section", "eve", "core")
 	first, second := f.chain(doc)
-	chunks := [][]byte{f.sealChange(doc, first), f.sealChange(doc, second)}
+	chunks := [][]byte{f.SealChange(doc, first), f.SealChange(doc, second)}
 	e := engine.NewLocal()
 	t.Cleanup(func() { _ = e.Close() })
 	asked := 0
@@ -127,12 +128,12 @@ func TestEngineThatAborts(t *testing.T) {
 	p := practice(t, "surgery", "branch", "forger")
 	a, b, f := p[0], p[1], forge(p[2])
 	sync(t, a, b)
-	doc := f.document("section", "eve", "core")
-	in := resource("Basic/big", field("resourceType", crdt.String, "Basic"), field("id", crdt.String, "big"))
+	doc := f.Document("section", "eve", "core")
+	in := hostile.Resource("Basic/big", hostile.Field("resourceType", crdt.String, "Basic"), hostile.Field("id", crdt.String, "big"))
 	for i := range 3 {
-		in = append(in, set(1, string(rune('a'+i)), str(strings.Repeat(canary, crdt.MaxValueBytes/len(canary)-1))))
+		in = append(in, hostile.Set(1, string(rune('a'+i)), hostile.Str(strings.Repeat(hostile.Canary, crdt.MaxValueBytes/len(hostile.Canary)-1))))
 	}
-	big := f.sealChange(doc, f.change(doc, in...))
+	big := f.SealChange(doc, f.Change(doc, in...))
 	small, err := engine.Start(engine.Config{Memory: 6 << 20})
 	must(t, err)
 	t.Cleanup(func() { _ = small.Close() })
@@ -161,9 +162,9 @@ func TestEngineThatAborts(t *testing.T) {
 func TestProgramThatEnds(t *testing.T) {
 	p := practice(t, "surgery", "forger")
 	a, f := p[0], forge(p[1])
-	good, bad := f.document("good"), f.document("bad")
-	chunks := [][]byte{f.sealChange(good, f.change(good, resource("Basic/one")...)), f.sealChange(bad, f.change(bad, resource("Basic/two")...)),
-		f.sealChange(f.document("last"), f.change(f.document("last"), resource("Basic/three")...))}
+	good, bad := f.Document("good"), f.Document("bad")
+	chunks := [][]byte{f.SealChange(good, f.Change(good, hostile.Resource("Basic/one")...)), f.SealChange(bad, f.Change(bad, hostile.Resource("Basic/two")...)),
+		f.SealChange(f.Document("last"), f.Change(f.Document("last"), hostile.Resource("Basic/three")...))}
 	must(t, a.Arrive(t.Context(), f.Device(), chunks))
 	e := engine.NewLocal()
 	t.Cleanup(func() { _ = e.Close() })

@@ -65,8 +65,9 @@ var rules = map[string]rule{
 
 	// What proves the rest, and is part of nothing.
 	"acceptance": {
-		module: []string{"agent/api", "agent/client", "fhir", "fhir/synthetic", "p2p"}, // a stranger's peer too
-		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr"},
+		// A stranger's peer and a hostile member too.
+		module: []string{"agent/api", "agent/client", "chunk", "crdt", "fhir", "fhir/synthetic", "internal/hostile", "p2p"},
+		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr", "golang.org/x/sys"},
 	},
 	"bench": {
 		module: []string{
@@ -83,7 +84,10 @@ var rules = map[string]rule{
 	"internal/architecture": {},
 	"internal/fuzzing":      {},
 	"internal/fuzzall":      {},
-	"internal/dictionary":   {module: []string{"crdt", "crdt/engine", "fhir", "fhir/synthetic"}},
+	"internal/hostile": {module: []string{
+		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage",
+	}},
+	"internal/dictionary": {module: []string{"crdt", "crdt/engine", "fhir", "fhir/synthetic"}},
 }
 
 // testsToo is what tests may import beyond their package's rule: the suites and drivers that tests share.
@@ -101,7 +105,7 @@ var testImports = map[string][]string{
 	"chunk":         {"trust/keyring"}, // seals with real keys
 	"crdt":          {"crdt/engine"},   // the validator against the real library
 	"agent":         {"fhir/synthetic"},
-	"agent/replica": {"crdt/engine"}, // the replica is given its engine
+	"agent/replica": {"crdt/engine", "internal/hostile"}, // the replica is given its engine
 	"agent/api":     {"agent/api/apitest"},
 	"agent/client":  {"agent/api/apitest"},
 	"cmd/chartmesh": {"agent/api/apitest", "chunk", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member

@@ -1,7 +1,6 @@
-package replica_test
+package hostile
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
@@ -9,92 +8,7 @@ import (
 
 	"chartmesh/chunk"
 	"chartmesh/crdt"
-	"chartmesh/fhir"
-	"chartmesh/trust"
-	"chartmesh/trust/keyring"
 )
-
-// liar seals with a member's keys what the header and the body should not say.
-type liar struct {
-	*keyring.Keyring
-	nonce  *[16]byte // another log than its own
-	tag    *[16]byte // another document's
-	packed []byte    // another packed body, not longer than the one that it takes the place of
-}
-
-func (l liar) LogNonce() [16]byte {
-	if l.nonce != nil {
-		return *l.nonce
-	}
-	return l.Keyring.LogNonce()
-}
-
-func (l liar) Tag(scope trust.ScopeID, document [32]byte) ([16]byte, error) {
-	if l.tag != nil {
-		return *l.tag, nil
-	}
-	return l.Keyring.Tag(scope, document)
-}
-
-func (l liar) SealBody(scope trust.ScopeID, epoch trust.EpochID, secret [16]byte, info, plain, aad []byte) ([]byte, error) {
-	if l.packed != nil {
-		plain = append(bytes.Clone(l.packed), make([]byte, len(plain)-len(l.packed))...)
-	}
-	return l.Keyring.SealBody(scope, epoch, secret, info, plain, aad)
-}
-
-// lie makes the next chunk of the forger's log, bent by how.
-func (f *forger) lie(l liar, how func(*chunk.Params), body chunk.Body) []byte {
-	f.t.Helper()
-	l.Keyring = f.keys
-	p := chunk.Params{
-		Membership: f.State(), Scope: f.scope, Log: chunk.CurrentLog(l), Counter: f.counter + 1, Previous: f.last,
-	}
-	if how != nil {
-		how(&p)
-	}
-	s, err := chunk.Seal(l, p, body)
-	must(f.t, err)
-	if s.Log() == chunk.CurrentLog(f.keys) && s.Header().Counter == f.counter+1 && s.Header().Previous == f.last {
-		f.counter, f.last = f.counter+1, s.ID()
-	}
-	return s.Bytes()
-}
-
-// resign changes a chunk's clear part, makes the signature fit, and takes it for the forger's last.
-func (f *forger) resign(sealed []byte, change func(head []byte) []byte) []byte {
-	f.t.Helper()
-	raw := change(bytes.Clone(sealed[:len(sealed)-64]))
-	digest := sha256.Sum256(raw)
-	raw = append(raw, f.keys.Sign(trust.ContextChunk, digest[:])...)
-	s, err := chunk.Parse(raw)
-	must(f.t, err)
-	f.last = s.ID()
-	return raw
-}
-
-// schemaAt is where the schema number stands in a chunk without a document secret.
-func (f *forger) schemaAt() int {
-	return 7 + 16 + 16 + 32 + 16 + len(binary.AppendUvarint(nil, f.counter)) + 32 + 32 + 32
-}
-
-// sealRaw seals bytes as the change of a document, whatever they are.
-func (f *forger) sealRaw(doc crdt.DocumentID, raws ...[]byte) []byte {
-	return f.seal(f.changesOf(doc, raws...))
-}
-
-// changesOf makes a body around changes, with the words of authorship that fit.
-func (f *forger) changesOf(doc crdt.DocumentID, raws ...[]byte) *chunk.Changes {
-	body := &chunk.Changes{Document: doc, Schema: fhir.Schema, TimeMillis: 1, Author: "forger", Origin: chunk.OriginEdit,
-		Authorship: []chunk.Authorship{{Seq: 1}}}
-	for _, raw := range raws {
-		body.Changes = append(body.Changes, chunk.Change{Raw: raw})
-		if c, err := crdt.Decode(raw); err == nil {
-			body.Authorship[0].Seq, body.Authorship[0].Newest = c.Seq, c.Hash
-		}
-	}
-	return body
-}
 
 // envelope makes an Automerge chunk of a type around its contents, with a checksum that fits.
 func envelope(kind byte, contents []byte) []byte {
@@ -162,8 +76,8 @@ func packedBomb(n int) []byte {
 	return append(b, frame...)
 }
 
-// crowdChange makes Patient/crowd, and then n values of one field beside each other.
-func crowdChange(actor crdt.Actor, n int) []byte {
+// CrowdChange makes Patient/crowd, and then n values of one field beside each other.
+func CrowdChange(actor crdt.Actor, n int) []byte {
 	total := int64(n)
 	cols := []struct {
 		number byte
