@@ -10,7 +10,6 @@ import (
 	"slices"
 
 	"chartmesh/crdt"
-	"chartmesh/fhir"
 	"chartmesh/storage"
 )
 
@@ -125,28 +124,20 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 	if err != nil || len(keys) == 0 {
 		return 0, err
 	}
-	j := job{
-		scope: s.d.scope, doc: s.d.id, base: s.base(c), replaces: c.Hash,
-		want: map[string]crdt.Value{}, json: map[string][]byte{},
-	}
+	j := job{scope: s.d.scope, doc: s.d.id, base: s.base(c), replaces: c.Hash, want: map[string]crdt.Value{}}
 	var removed []string
 	for _, key := range keys {
-		content, err := s.content(ctx, key, c.Hash)
+		// The value as it is stored, and not by way of FHIR: a user may have settled a conflict in what a member wrote and FHIR
+		// cannot say.
+		value, err := s.content(ctx, key, c.Hash)
 		if err != nil {
 			return 0, err
 		}
-		if content == nil {
+		if value.Kind == 0 {
 			removed = append(removed, key)
 			continue
 		}
-		obj, err := fhir.Parse(content)
-		if err != nil {
-			return 0, err
-		}
-		if j.want[key], err = fhir.ToValue(obj); err != nil {
-			return 0, err
-		}
-		j.json[key] = content
+		j.want[key] = value
 	}
 	by := author{name: c.applied.Author, timeMillis: c.applied.TimeMillis}
 	part := func(change func(*job)) job {
@@ -316,20 +307,16 @@ func (s *scratch) extends(order []*contender) bool {
 	return have == s.index.Len()
 }
 
-// content returns a resource's canonical JSON as of a change; nil if it was not there or removed.
-func (s *scratch) content(ctx context.Context, key string, at crdt.ChangeHash) ([]byte, error) {
+// content returns a resource as of a change; the zero Value if it was not there or removed.
+func (s *scratch) content(ctx context.Context, key string, at crdt.ChangeHash) (crdt.Value, error) {
 	fields, err := s.t.r.engine.Read(ctx, s.id, []string{key}, []crdt.ChangeHash{at})
 	if err != nil {
-		return nil, fmt.Errorf("read a change that does not stand: %w", err)
+		return crdt.Value{}, fmt.Errorf("read a change that does not stand: %w", err)
 	}
 	if len(fields) == 0 {
-		return nil, nil
+		return crdt.Value{}, nil
 	}
-	shown := crdt.Show(key, fields[0].Values)
-	if !shown.Exists || shown.Removed {
-		return nil, nil
-	}
-	return fhir.AppendCanonical(nil, resourceOf(shown.Value)), nil
+	return crdt.Show(key, fields[0].Values).Value, nil
 }
 
 func (s *scratch) close(ctx context.Context) {
