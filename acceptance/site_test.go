@@ -78,6 +78,7 @@ type site struct {
 	netns  string // the network namespace that they run in; empty: this one
 	listen string // empty: loopback
 	noMDNS bool
+	level  string // of the log; empty: the agent's own
 
 	cleaned bool // its end is registered
 }
@@ -149,6 +150,9 @@ func (s *site) tryStart() error {
 	args := []string{"agent", "--listen", listen}
 	if s.noMDNS {
 		args = append(args, "--no-mdns")
+	}
+	if s.level != "" {
+		args = append(args, "--log-level", s.level)
 	}
 	s.cmd = s.command(args...)
 	s.cmd.Stderr = s.log

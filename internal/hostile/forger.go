@@ -193,8 +193,8 @@ func (f *Forger) ChangesOf(doc crdt.DocumentID, raws ...[]byte) *chunk.Changes {
 	return body
 }
 
-// as makes a first change of a document under another actor.
-func (f *Forger) as(actor crdt.Actor, doc crdt.DocumentID, in ...crdt.Instruction) []byte {
+// As makes a first change of a document under another actor.
+func (f *Forger) As(actor crdt.Actor, doc crdt.DocumentID, in ...crdt.Instruction) []byte {
 	f.T.Helper()
 	e := engine.NewLocal()
 	defer func() { must(f.T, e.Close()) }()

@@ -59,7 +59,7 @@ var List = []Bad{
 	// What is a change and may not be.
 	{"a foreign actor", func(f *Forger) []byte {
 		doc := f.Document("a foreign actor")
-		return f.SealRaw(doc, f.as(crdt.Actor{1}, doc, Resource("Basic/foreign")...))
+		return f.SealRaw(doc, f.As(crdt.Actor{1}, doc, Resource("Basic/foreign")...))
 	}, "quarantined", "its actor is not its author's"},
 	{"a sequence number used again", func(f *Forger) []byte {
 		doc := f.Document("a sequence number used again")
