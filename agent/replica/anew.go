@@ -9,6 +9,7 @@ import (
 	"maps"
 	"slices"
 
+	"chartmesh/chunk"
 	"chartmesh/crdt"
 	"chartmesh/storage"
 )
@@ -41,6 +42,8 @@ func (r *Replica) writeLost(ctx context.Context) (int, error) {
 			if ctx.Err() != nil || t.noLog != nil {
 				return 0, err
 			}
+			// An engine that fails comes here, and of this device's own changes what only a program without these caps writes. It is
+			// said once for a document, and not tried again before a restart, or before more of the document is lost.
 			delete(r.lost, doc)
 			r.log.Error("a change that lost its place could not be written anew; it is kept, and tried again after a restart",
 				"document", doc, "error", err)
@@ -152,6 +155,14 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 	for _, key := range removed {
 		parts = append(parts, part(func(p *job) { p.remove = key }))
 	}
+	// A conflict that it decided by what was shown anyway is open where it is written anew, since that changes no value.
+	decided, err := s.decided(ctx, keys, c)
+	if err != nil {
+		return 0, err
+	}
+	for _, x := range decided {
+		parts = append(parts, part(func(p *job) { p.decide, p.id, p.choice = x.key, x.ID, crdt.ChooseSide(x.Shown) }))
+	}
 	// If what it said stands already, it still was an edit, which has to meet a removal; and others learn that it is settled.
 	for _, key := range slices.Sorted(maps.Keys(j.want)) {
 		parts = append(parts, part(func(p *job) { p.touch = key }))
@@ -163,7 +174,7 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 		}
 		part.base = base
 		changed, _, err := t.edit(ctx, part, by, c.applied.Origin)
-		if err != nil {
+		if err != nil && !errors.Is(err, crdt.ErrNoConflict) {
 			return 0, err
 		}
 		if !changed {
@@ -309,14 +320,53 @@ func (s *scratch) extends(order []*contender) bool {
 
 // content returns a resource as of a change; the zero Value if it was not there or removed.
 func (s *scratch) content(ctx context.Context, key string, at crdt.ChangeHash) (crdt.Value, error) {
-	fields, err := s.t.r.engine.Read(ctx, s.id, []string{key}, []crdt.ChangeHash{at})
+	shown, err := s.shown(ctx, key, []crdt.ChangeHash{at})
+	return shown.Value, err
+}
+
+// shown returns what is shown of a resource at some heads.
+func (s *scratch) shown(ctx context.Context, key string, heads []crdt.ChangeHash) (crdt.Shown, error) {
+	fields, err := s.t.r.engine.Read(ctx, s.id, []string{key}, heads)
 	if err != nil {
-		return crdt.Value{}, fmt.Errorf("read a change that does not stand: %w", err)
+		return crdt.Shown{}, fmt.Errorf("read a change that does not stand: %w", err)
 	}
 	if len(fields) == 0 {
-		return crdt.Value{}, nil
+		return crdt.Shown{}, nil
 	}
-	return crdt.Show(key, fields[0].Values).Value, nil
+	return crdt.Show(key, fields[0].Values), nil
+}
+
+// decision is a conflict of a resource that a change decided.
+type decision struct {
+	key string
+	crdt.Conflict
+}
+
+// mostDecided is how many conflicts a decision is taken to have settled: one, and those within its sides. What a member says is
+// a decision may have settled any number.
+const mostDecided = 64
+
+// decided returns the conflicts that a person's decision settled. Other edits leave open what they do not change.
+func (s *scratch) decided(ctx context.Context, keys []string, c *contender) (list []decision, err error) {
+	if c.applied.Origin != chunk.OriginDecision || len(c.Deps) == 0 {
+		return nil, nil
+	}
+	for _, key := range keys {
+		before, err := s.shown(ctx, key, c.Deps)
+		if err != nil {
+			return nil, err
+		}
+		after, err := s.shown(ctx, key, []crdt.ChangeHash{c.Hash})
+		if err != nil {
+			return nil, err
+		}
+		for _, x := range before.Conflicts {
+			if !slices.ContainsFunc(after.Conflicts, func(y crdt.Conflict) bool { return x.ID == y.ID }) {
+				list = append(list, decision{key, x})
+			}
+		}
+	}
+	return list[:min(len(list), mostDecided)], nil
 }
 
 func (s *scratch) close(ctx context.Context) {
