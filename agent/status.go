@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chartmesh/agent/api"
+	"chartmesh/agent/replica"
 	"chartmesh/p2p"
 	"chartmesh/trust"
 )
@@ -33,7 +34,8 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 	s := api.Status{
 		Practice: a.keys.PracticeName(st), PeerID: id.String(), Version: a.cfg.Version,
 		Documents: counts.Documents, Resources: counts.Resources, Parked: counts.Parked, Quarantined: counts.Quarantined,
-		Unapplied: counts.Unapplied, Conflicts: counts.Conflicts, NotElsewhere: counts.NotElsewhere,
+		Unapplied: counts.Unapplied, Conflicts: counts.Conflicts, OwnChanges: counts.Own, NotElsewhere: counts.NotElsewhere,
+		Elsewhere: elsewhere(counts, len(st.Members()) > 1),
 		Addresses: []string{}, Peers: []api.Peer{}, Sync: []api.PeerSync{},
 	}
 	s.Device, s.Site = a.keys.Names(st, a.keys.Device())
@@ -105,6 +107,22 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		s.Held = append(s.Held, api.Held{Chunk: hex.EncodeToString(h.Chunk[:8]), State: h.State.String(), Reason: h.Reason, Device: device})
 	}
 	return s, nil
+}
+
+// elsewhere says how much of what this device wrote is stored on another one, given whether there is one. That nothing is
+// left to store must not sound as if anything were stored.
+func elsewhere(counts replica.Status, others bool) string {
+	switch {
+	case !others:
+		return api.ElsewhereAlone
+	case counts.Own == 0:
+		return api.ElsewhereUnwritten
+	case counts.NotElsewhere == counts.Own:
+		return api.ElsewhereNone
+	case counts.NotElsewhere > 0:
+		return api.ElsewhereSome
+	}
+	return api.ElsewhereAll
 }
 
 func (a *Agent) peer(st *trust.State, m trust.Member, ps p2p.PeerStatus) api.Peer {

@@ -72,6 +72,8 @@ type Status struct {
 	Quarantined  int        `json:"quarantined"`
 	Unapplied    int        `json:"unapplied"`
 	Conflicts    int        `json:"conflicts"`
+	Elsewhere    string     `json:"elsewhere"`     // alone, unwritten, none, some, all: how much of what this device wrote others hold
+	OwnChanges   int        `json:"own_changes"`   // written by this device
 	NotElsewhere int        `json:"not_elsewhere"` // own changes that no other device has acknowledged
 	Addresses    []string   `json:"addresses"`
 	Peers        []Peer     `json:"peers"`
@@ -81,6 +83,15 @@ type Status struct {
 	Held         []Held     `json:"held,omitempty"`     // what is parked, quarantined or unapplied; at most 100
 	Store        Store      `json:"store,omitzero"`
 }
+
+// How much of what this device wrote is stored on at least one other.
+const (
+	ElsewhereAlone     = "alone"     // the practice has no other device
+	ElsewhereUnwritten = "unwritten" // this device has written nothing
+	ElsewhereNone      = "none"      // no other device has acknowledged any of it
+	ElsewhereSome      = "some"
+	ElsewhereAll       = "all"
+)
 
 // NewLog says that a device goes on under a new log, since the old one may have another history elsewhere.
 type NewLog struct {

@@ -295,7 +295,8 @@ func (r *Replica) VerifyAck(device trust.DeviceID, message, signature []byte) bo
 // Status counts what there is.
 type Status struct {
 	Documents, Resources, Conflicts, Parked, Quarantined, Unapplied int
-	NotElsewhere                                                    int  // own chunks that no other device has acknowledged
+	Own                                                             int  // chunks of this device's logs
+	NotElsewhere                                                    int  // of them, those that no other device has acknowledged
 	AtEnd                                                           bool // everything durable is applied or held
 }
 
@@ -311,26 +312,30 @@ func (r *Replica) Status() Status {
 	for scope, vector := range r.mu.vectors {
 		s.AtEnd = s.AtEnd && r.atEndLocked(scope)
 		for _, l := range r.mu.own {
-			s.NotElsewhere += r.notElsewhereLocked(scope, l.ID, vector[l.ID].Counter)
+			own, alone := r.ownLocked(scope, l.ID, vector[l.ID].Counter)
+			s.Own, s.NotElsewhere = s.Own+own, s.NotElsewhere+alone
 		}
 	}
 	return s
 }
 
-// notElsewhereLocked counts the chunks of an own log that no other device has said to hold. What is acknowledged of a log
-// with branches names one of them; the others count until a device holds exactly what this one does.
-func (r *Replica) notElsewhereLocked(scope trust.ScopeID, log chunk.LogID, own uint64) int {
-	most := uint64(0)
+// ownLocked counts the chunks of an own log, of its main history and beside it, and those of them that no other device has
+// said to hold. What is acknowledged of a log with branches names one of them; the others count until a device holds exactly
+// what this one does.
+func (r *Replica) ownLocked(scope trust.ScopeID, log chunk.LogID, main uint64) (own, alone int) {
+	beside := 0
 	if f := r.mu.forks[scope][log]; f != nil {
-		if r.mu.whole[scope] == r.heldHashLocked(scope) {
-			return 0
-		}
-		return len(f.nodes)
+		beside = len(f.nodes)
 	}
+	own = int(main) + beside
+	if beside > 0 && r.mu.whole[scope] == r.heldHashLocked(scope) {
+		return own, 0
+	}
+	most := uint64(0)
 	for _, acked := range r.mu.acked {
 		most = max(most, acked[scope][log].Counter)
 	}
-	return int(own - min(own, most))
+	return own, int(main-min(main, most)) + beside
 }
 
 // Held lists at most limit chunks that are stored but not applied, with the reason; without those that were discarded.

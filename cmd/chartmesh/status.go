@@ -136,7 +136,7 @@ func (p *printer) status(s api.Status, now time.Time) {
 	p.line("")
 	p.line("records     %s in %s", plural(s.Resources, "resource"), plural(s.Documents, "document"))
 	p.line("conflicts   %s", toDecide(s.Conflicts))
-	p.line("elsewhere   %s", elsewhere(s.NotElsewhere))
+	p.line("elsewhere   %s", elsewhere(s))
 	if s.Parked+s.Quarantined+s.Unapplied > 0 {
 		p.line("held back   %s parked, %s quarantined, %s unapplied", count(s.Parked), count(s.Quarantined), count(s.Unapplied))
 		for _, h := range s.Held {
@@ -226,14 +226,31 @@ func toDecide(n int) string {
 	return count(n) + " to decide: chartmesh conflict list"
 }
 
-func elsewhere(n int) string {
-	switch n {
-	case 0:
-		return "every change of this device is stored on another one"
-	case 1:
-		return "1 change is on this device alone"
+// elsewhere says what would be left if this device were lost. An agent of before [api.Status.Elsewhere] leaves that empty.
+func elsewhere(s api.Status) string {
+	here := plural(s.NotElsewhere, "change")
+	if s.NotElsewhere < s.OwnChanges {
+		here += " of " + count(s.OwnChanges)
 	}
-	return count(n) + " changes are on this device alone"
+	if s.NotElsewhere == 1 {
+		here += " is on this device alone"
+	} else {
+		here += " are on this device alone"
+	}
+	switch s.Elsewhere {
+	case api.ElsewhereAlone:
+		if s.OwnChanges == 0 {
+			return "nothing: the practice has no other device"
+		}
+		return "nothing: the practice has no other device; " + here
+	case api.ElsewhereUnwritten:
+		return "this device has written nothing"
+	case api.ElsewhereNone:
+		return "nothing: no other device has confirmed any; " + here
+	case api.ElsewhereAll:
+		return "every change of this device is stored on another one"
+	}
+	return here
 }
 
 // peers prints the table of devices.
