@@ -63,8 +63,8 @@ func (o serviceOptions) open(u unit) (service.Service, error) {
 	return s, nil
 }
 
-// templated keeps the library from taking what stands in a path for a template.
-func templated(text string) string { return strings.ReplaceAll(text, "{{", "{ {") }
+// templated keeps the library from taking what stands in a path for a template: it is one that gives the text.
+func templated(text string) string { return strings.ReplaceAll(text, "{{", `{{"{{"}}`) }
 
 func (c *cli) serviceCommand() *cobra.Command {
 	cmd := family("service", "run the agent as a service of this system", c.serviceInstall(),
@@ -163,6 +163,10 @@ func (c *cli) unit(system bool, account string, args []string) (unit, error) {
 		if strings.ContainsFunc(word, steers) {
 			return unit{}, usage("a path or flag of a service has no control characters")
 		}
+	}
+	if runtime.GOOS == "linux" && strings.ContainsAny(program, systemdRefuses) {
+		return unit{}, &api.Error{Code: api.CodeInvalid, Message: "systemd runs no program whose path has a quotation mark or a backslash: " + program,
+			Hint: "move the program, for example to /usr/local/bin, and install the service from there"}
 	}
 	u := unit{program: program, args: append([]string{"--data", dir, "agent"}, args...), system: system}
 	switch {

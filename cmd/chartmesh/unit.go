@@ -35,13 +35,13 @@ func (u unit) systemd() string {
 	line("StartLimitIntervalSec=0")
 	line("")
 	line("[Service]")
-	command := []string{systemdWord(u.program)}
+	command := []string{systemdWord(u.program)} // of the program's path no variable is replaced
 	for _, a := range u.args {
-		command = append(command, systemdWord(a))
+		command = append(command, strings.ReplaceAll(systemdWord(a), "$", "$$"))
 	}
 	line("ExecStart=%s", strings.Join(command, " "))
 	if u.account != "" {
-		line("User=%s", u.account)
+		line("User=%s", strings.ReplaceAll(u.account, "%", "%%"))
 	}
 	line("UMask=0077")
 	line("LimitCORE=0") // memory holds keys and plain text
@@ -67,8 +67,11 @@ func (u unit) systemd() string {
 
 // systemdWord quotes a word of a command line.
 func systemdWord(s string) string {
-	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "$", "$$").Replace(s) + `"`
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%").Replace(s) + `"`
 }
+
+// systemdRefuses are what systemd takes in no program's path, however quoted.
+const systemdRefuses = `"'\`
 
 // launchd returns the property list.
 func (u unit) launchd(name string) string {

@@ -9,17 +9,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"text/template"
 
 	"github.com/kardianos/service"
 )
 
-var testUnit = unit{program: "/opt/chart mesh/chartmesh", args: []string{"--data", `/var/lib/a "b" $c %d \e`, "agent", "--no-mdns"},
+var testUnit = unit{program: "/opt/chart mesh $c %d/chartmesh", args: []string{"--data", `/var/lib/a "b" $c %d \e`, "agent", "--no-mdns"},
 	account: "praxis", system: true, logs: "/var/log/a&b.log"}
 
 func TestSystemdUnit(t *testing.T) {
 	text := testUnit.systemd()
 	for _, want := range []string{
-		`ExecStart="/opt/chart mesh/chartmesh" "--data" "/var/lib/a \"b\" $$c %%d \\e" "agent" "--no-mdns"`, "User=praxis", "UMask=0077", "LimitCORE=0",
+		`ExecStart="/opt/chart mesh $c %%d/chartmesh" "--data" "/var/lib/a \"b\" $$c %%d \\e" "agent" "--no-mdns"`, "User=praxis", "UMask=0077", "LimitCORE=0",
 		"Restart=on-failure", "RestartPreventExitStatus=3 8 10 11", "OOMPolicy=continue", "WantedBy=multi-user.target", "After=network-online.target",
 	} {
 		if !strings.Contains(text, "\n"+want+"\n") {
@@ -32,25 +33,66 @@ func TestSystemdUnit(t *testing.T) {
 	}
 }
 
-// TestSystemdAccepts asks systemd's own checker, where there is one.
+// TestSystemdAccepts asks systemd's own checker, where there is one, of units of the machine and of a user whose program and
+// folder have every character in their names that means something in a unit.
 func TestSystemdAccepts(t *testing.T) {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
 		t.Skip("there is no systemd-analyze here")
 	}
+	t.Setenv("XDG_RUNTIME_DIR", t.TempDir()) // of a user's manager
 	file := filepath.Join(t.TempDir(), "chartmesh.service")
+	verify := func(u unit, args ...string) string {
+		if err := os.WriteFile(file, []byte(u.systemd()), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command("systemd-analyze", append(append([]string{"verify", "--man=no"}, args...), file)...).CombinedOutput()
+		if err != nil && !strings.Contains(string(out), "chartmesh.service") {
+			t.Skipf("systemd-analyze does not work here: %s", out)
+		}
+		complaints := ""
+		for line := range strings.Lines(string(out)) {
+			if strings.Contains(line, "chartmesh.service") {
+				complaints += line
+			}
+		}
+		return complaints
+	}
 	u := testUnit
-	u.program, u.account = "/bin/true", "root"
-	if err := os.WriteFile(file, []byte(u.systemd()), 0o600); err != nil {
+	u.account = "root"
+	for _, name := range []string{"plain", "two words", "a$HOME", "%n", "{{.}}", "@;-#", "ü"} {
+		u.program = filepath.Join(t.TempDir(), name)
+		if err := os.Symlink("/bin/true", u.program); err != nil {
+			t.Fatal(err)
+		}
+		if out := verify(u); out != "" {
+			t.Errorf("of the machine: %s", out)
+		}
+		own := unit{program: u.program, args: u.args}
+		if out := verify(own, "--user"); out != "" {
+			t.Errorf("of a user: %s", out)
+		}
+	}
+	for _, c := range systemdRefuses {
+		u.program = filepath.Join(t.TempDir(), "a"+string(c))
+		if err := os.Symlink("/bin/true", u.program); err != nil {
+			t.Fatal(err)
+		}
+		if verify(u) == "" {
+			t.Errorf("%c in the program's path is taken after all", c)
+		}
+	}
+}
+
+// TestTemplated: what the library makes of a unit is the unit.
+func TestTemplated(t *testing.T) {
+	text := "a {{.Path}} {{{b}} {{`c`}} }}"
+	parsed, err := template.New("").Parse(templated(text))
+	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command("systemd-analyze", "verify", "--man=no", file).CombinedOutput()
-	if strings.Contains(string(out), "Failed to") && !strings.Contains(string(out), "chartmesh.service:") {
-		t.Skipf("systemd-analyze does not work here: %s", out)
-	}
-	for line := range strings.Lines(string(out)) {
-		if strings.Contains(line, "chartmesh.service:") {
-			t.Errorf("%s (%v)", line, err)
-		}
+	var out strings.Builder
+	if err := parsed.Execute(&out, struct{ Path string }{"no"}); err != nil || out.String() != text {
+		t.Errorf("%q became %q, %v", text, out.String(), err)
 	}
 }
 
