@@ -68,6 +68,7 @@ type Agent struct {
 	closing sync.Once
 	closed  error
 	metrics *metrics
+	checks  checks
 
 	peers    peerBook
 	contacts struct {
@@ -137,6 +138,9 @@ func Open(cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	if err = a.peers.load(a.records); err != nil {
+		return nil, err
+	}
+	if err := a.loadChecks(); err != nil {
 		return nil, err
 	}
 	if err := a.keepContacts(); err != nil {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"runtime/pprof"
 	"slices"
@@ -35,7 +36,7 @@ func (a *Agent) Diagnose(ctx context.Context) (api.Diagnosis, error) {
 	}
 	d := api.Diagnosis{
 		Time: time.Now().UTC(), Version: a.cfg.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
-		CPUs: runtime.NumCPU(), Metrics: metrics.String(), Goroutines: goroutines.String(),
+		CPUs: runtime.NumCPU(), Checks: a.lastChecks(), Metrics: metrics.String(), Goroutines: goroutines.String(),
 		Settings: map[string]string{
 			"listen": strings.Join(a.cfg.Listen, " "), "mdns": onOff(!a.cfg.NoMDNS), "network": onOff(a.online.Load()),
 			"log_kept": onOff(a.cfg.RecentLog != nil), "started": a.metrics.begun.UTC().Format(time.RFC3339),
@@ -131,7 +132,11 @@ func anonymous(s api.Status, names *strings.Replacer) api.Status {
 	}
 	s.Store.SetAside = slices.Clone(s.Store.SetAside)
 	for i := range s.Store.SetAside {
-		s.Store.SetAside[i].Path = filepath.Base(s.Store.SetAside[i].Path)
+		name := filepath.Base(s.Store.SetAside[i].Path)
+		if !asideName.MatchString(name) {
+			name = fmt.Sprintf("other-%d", i+1)
+		}
+		s.Store.SetAside[i].Path = name
 	}
 	for i := range s.Held {
 		s.Held[i].Device, s.Held[i].Reason = devices[s.Held[i].Device], names.Replace(s.Held[i].Reason)
@@ -139,8 +144,15 @@ func anonymous(s api.Status, names *strings.Replacer) api.Status {
 	return s
 }
 
-// storeFiles lists the store's files with their sizes.
+// What a person has put beside the store, or named, may have any name.
+var (
+	asideName = regexp.MustCompile(`^records\.damaged-\d{8}T\d{6}Z(-\d+)?$`)
+	storeName = regexp.MustCompile(`^(FORMAT|LOCK|HEADS|KEYS|MARK|store/(LOCK|MANIFEST|MANIFEST-REWRITE|KEYREGISTRY|REWRITE-KEYREGISTRY|DISCARD|\d+\.(sst|vlog|mem)))(\.new)?$`)
+)
+
+// storeFiles lists the store's files with their sizes; the name of one that is not the store's own is left out.
 func storeFiles(dir string) (files []api.StoreFile, err error) {
+	others := 0
 	err = filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || !e.Type().IsRegular() {
 			return ignoreGone(err)
@@ -150,7 +162,11 @@ func storeFiles(dir string) (files []api.StoreFile, err error) {
 			return ignoreGone(err)
 		}
 		name, err := filepath.Rel(dir, path)
-		files = append(files, api.StoreFile{Name: filepath.ToSlash(name), Bytes: info.Size(), Modified: info.ModTime().UTC()})
+		if name = filepath.ToSlash(name); !storeName.MatchString(name) {
+			others++
+			name = fmt.Sprintf("other-%d", others)
+		}
+		files = append(files, api.StoreFile{Name: name, Bytes: info.Size(), Modified: info.ModTime().UTC()})
 		return err
 	})
 	if err != nil {

@@ -13,8 +13,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"chartmesh/agent"
+	"chartmesh/agent/api"
 )
 
 const planted = "Zwetschgenknödel"
@@ -124,5 +126,56 @@ func TestDiagnosisNamesNobody(t *testing.T) {
 	if !strings.Contains(d.Log, "a line that names device-") || !strings.Contains(d.Goroutines, "Diagnose") || len(d.Store) < 5 ||
 		d.Status.Resources != 5 || d.Status.Practice != "practice" || d.Status.Site != "site-1" || d.Settings["mdns"] != "on" {
 		t.Errorf("the diagnosis says too little: %s", b)
+	}
+}
+
+// TestDiagnosisOfARepair: a store that was damaged and set aside, findings and files with the planted name beside it: the
+// report tells what was found, and names nobody.
+func TestDiagnosisOfARepair(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), planted)
+	open := func(repair bool) *agent.Agent {
+		a, err := agent.Open(agent.Config{Dir: dir, Offline: true, Repair: repair})
+		must(t, err)
+		return a
+	}
+	_, err := agent.Init(dir, agent.InitOptions{Practice: planted, Site: planted + " site", Device: planted + " device"})
+	must(t, err)
+	a := open(false)
+	for i := range 5 {
+		_, err := a.Put(t.Context(), "Dr. "+planted, json.RawMessage(fmt.Sprintf(
+			`{"resourceType":"Patient","id":"zwetschgenknodel-%d","name":[{"family":%q}]}`, i, planted)), false)
+		must(t, err)
+	}
+	must(t, a.Close())
+	must(t, os.Remove(filepath.Join(dir, "records", "store", "MANIFEST")))
+	a = open(true)
+	defer func() { must(t, a.Close()) }()
+	must(t, os.WriteFile(filepath.Join(dir, "records", planted+".txt"), []byte(planted), 0o600))
+	must(t, os.Mkdir(filepath.Join(dir, "records.damaged-"+planted), 0o700))
+	began := time.Now().Add(-time.Millisecond)
+	report, err := a.Verify(t.Context(), api.VerifyOptions{}, func(api.VerifyProgress) {})
+	must(t, err)
+	d, err := a.Diagnose(t.Context())
+	must(t, err)
+	b, err := json.Marshal(d)
+	must(t, err)
+	if form := readable(b); form != "" {
+		t.Errorf("the planted name is readable, %s: %s", form, b)
+	}
+	others := 0
+	for _, f := range d.Store {
+		if strings.HasPrefix(f.Name, "other-") {
+			others++
+		}
+	}
+	if others != 1 {
+		t.Errorf("of the store's own files some are not named: %+v", d.Store)
+	}
+	if r := d.Status.Store.Repair; r == nil || r.Reason == "" || len(d.Status.Store.SetAside) != 2 {
+		t.Errorf("the report does not tell of the repair: %+v", d.Status.Store)
+	}
+	v := d.Checks.Verify
+	if v == nil || v.Began.Before(began) || v.Chunks != report.Chunks || !v.Clean || d.Checks.Scrub != nil {
+		t.Errorf("of the checks it says %+v, and the report was %+v", d.Checks, report)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"syscall"
+	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/crdt"
@@ -148,7 +149,11 @@ func (a *Agent) Events(ctx context.Context, since uint64, follow bool, fn func(a
 
 // Verify checks everything that is stored.
 func (a *Agent) Verify(ctx context.Context, opts api.VerifyOptions, progress func(api.VerifyProgress)) (api.VerifyReport, error) {
+	began := time.Now()
 	v, err := a.records.Verify(ctx, opts, progress)
+	if err == nil {
+		a.noteVerified(ctx, began, v)
+	}
 	return v, explain(err)
 }
 

@@ -309,14 +309,17 @@ func (a *Agent) scrub(ctx context.Context) {
 			return
 		case <-timer.C:
 		}
+		began := time.Now()
 		n, err := a.records.Scrub(ctx, scrubPause)
-		switch {
-		case ctx.Err() != nil:
+		if ctx.Err() != nil {
 			return
+		}
+		a.noteScrubbed(ctx, began, n, err == nil)
+		switch {
 		case err != nil:
 			a.log.Warn("the chunks were not all read", "error", err)
 		default:
-			a.log.Info("all chunks were read", "chunks", n)
+			a.log.Info("all chunks were read", "chunks", n.Chunks, "damaged", n.Damaged)
 		}
 		timer.Reset(scrubEvery)
 	}

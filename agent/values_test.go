@@ -6,18 +6,20 @@ import (
 	"testing"
 	"time"
 
+	"chartmesh/agent/api"
 	"chartmesh/internal/fuzzing"
 	"chartmesh/p2p"
 	"chartmesh/trust"
 	"chartmesh/wire"
 )
 
-// FuzzValues reads what the agent keeps for itself: peers, invitations, ports. The first byte says which.
+// FuzzValues reads what the agent keeps for itself: peers, invitations, ports, checks. The first byte says which.
 func FuzzValues(f *testing.F) {
 	forms := []func(b []byte) ([]byte, error){
 		func(b []byte) ([]byte, error) { v, err := parsePeer(b); return marshalPeer(v), err },
 		func(b []byte) ([]byte, error) { v, err := parseInvites(b); return marshalInvites(v), err },
 		func(b []byte) ([]byte, error) { v, err := parsePorts(b); return marshalPorts(v), err },
+		func(b []byte) ([]byte, error) { v, err := parseChecks(b); return marshalChecks(v), err },
 	}
 	read := func(b []byte) error {
 		again, err := forms[b[0]](b[1:])
@@ -35,7 +37,13 @@ func FuzzValues(f *testing.F) {
 		append([]byte{0}, marshalPeer(peerRecord{Addrs: []string{"/ip4/10.0.0.1/tcp/1", fuzzing.Canary}, LastContact: now})...),
 		append([]byte{0}, marshalPeer(peerRecord{})...),
 		append([]byte{1}, marshalInvites(invitations)...), append([]byte{1}, marshalInvites(nil)...),
-		append([]byte{2}, marshalPorts(map[string]string{"udp": "4001"})...))
+		append([]byte{2}, marshalPorts(map[string]string{"udp": "4001"})...),
+		append([]byte{3}, marshalChecks(api.Checks{})...),
+		append([]byte{3}, marshalChecks(api.Checks{
+			Verify: &api.Verified{Began: now, Took: time.Second, Chunks: 300, Kinds: map[string]uint64{"log head": 1, "view": 1 << 40}, Repaired: true},
+			Scrub:  &api.Scrubbed{Began: now, Chunks: 1, Damaged: 2, Whole: true},
+		})...))
+	f.Add(append([]byte{3}, marshalChecks(api.Checks{Verify: &api.Verified{Kinds: map[string]uint64{fuzzing.Canary: 1}}})...))
 	f.Add([]byte{0, peerFormat, maxPeerAddrs})
 	f.Add([]byte{1, inviteFormat, maxInvites})
 	f.Fuzz(func(t *testing.T, b []byte) {

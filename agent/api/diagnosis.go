@@ -12,6 +12,7 @@ type Diagnosis struct {
 	CPUs       int               `json:"cpus"`
 	Settings   map[string]string `json:"settings"`
 	Status     Status            `json:"status"`
+	Checks     Checks            `json:"checks"`
 	Metrics    string            `json:"metrics"`
 	Goroutines string            `json:"goroutines"` // where each is, without arguments
 	Store      []StoreFile       `json:"store"`

@@ -29,8 +29,10 @@ type VerifyReport struct {
 	Clean     bool          `json:"clean"`    // as far as is known now: after a repair, what is left
 	Found     uint64        `json:"found"`    // how many things are damaged
 	Findings  []Finding     `json:"findings"` // the first of them
-	Repaired  bool          `json:"repaired"` // a repair was made of what was found
-	Wanted    uint64        `json:"wanted"`   // chunks that the repair asks the other devices for
+	// Kinds counts everything that is damaged by the kinds of Finding.
+	Kinds    map[string]uint64 `json:"kinds,omitempty"`
+	Repaired bool              `json:"repaired"` // a repair was made of what was found
+	Wanted   uint64            `json:"wanted"`   // chunks that the repair asks the other devices for
 }
 
 // MaxFindings is how many findings a report names.
@@ -41,6 +43,37 @@ type Finding struct {
 	Kind string `json:"kind"` // chunk, log, document, view, index, count, cache, held, member, or the kind of a stored value
 	ID   string `json:"id,omitempty"`
 	What string `json:"what"`
+}
+
+// Checks are what the last verification and the last scrub found, as far as this device has made any. They name nothing.
+type Checks struct {
+	Verify *Verified `json:"verify,omitempty"`
+	Scrub  *Scrubbed `json:"scrub,omitempty"`
+}
+
+// Verified is what there is of a VerifyReport without a single ID.
+type Verified struct {
+	Began     time.Time         `json:"began"`
+	Took      time.Duration     `json:"took_ns"`
+	Logs      int               `json:"logs"`
+	Chunks    uint64            `json:"chunks"`
+	Documents uint64            `json:"documents"`
+	Resources uint64            `json:"resources"`
+	Values    uint64            `json:"values"`
+	Clean     bool              `json:"clean"`
+	Found     uint64            `json:"found"`
+	Kinds     map[string]uint64 `json:"kinds,omitempty"`
+	Repaired  bool              `json:"repaired"`
+	Wanted    uint64            `json:"wanted"`
+}
+
+// Scrubbed is what the last reading of all chunks found, which a running agent does by itself once a day.
+type Scrubbed struct {
+	Began   time.Time     `json:"began"`
+	Took    time.Duration `json:"took_ns"`
+	Chunks  uint64        `json:"chunks"`
+	Damaged uint64        `json:"damaged"` // asked for again
+	Whole   bool          `json:"whole"`   // false: an error ended it
 }
 
 // Names of the server-sent events of a verification.

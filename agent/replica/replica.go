@@ -267,6 +267,7 @@ const (
 	MetaWitness byte = 6 // package agent's
 	metaOwnLogs byte = 7
 	MetaWritten byte = 24 // package agent's
+	MetaChecks  byte = 25 // package agent's
 )
 
 func (r *Replica) loadRest(v storage.Reader) error {

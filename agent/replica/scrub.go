@@ -10,10 +10,13 @@ import (
 // scrubAtOnce is how many chunks one step of a scrub reads.
 const scrubAtOnce = 64
 
+// Scrubbed is what a scrub has read, and how many of it were taken back.
+type Scrubbed struct{ Chunks, Damaged uint64 }
+
 // Scrub reads every chunk that the vectors claim, by its counter, and checks its link to the one before. It knows what must
 // be there, so that it also finds what the store has lost without a word. It pauses between steps, since nobody waits for
-// it. What does not read is taken back, so that it comes again. It returns how many chunks it has read.
-func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (read uint64, err error) {
+// it. What does not read is taken back, so that it comes again.
+func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (done Scrubbed, err error) {
 	tick := time.NewTicker(max(pause, time.Millisecond))
 	defer tick.Stop()
 	for _, s := range r.State().Scopes() {
@@ -40,57 +43,60 @@ func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (read uint64, 
 							return nil
 						}
 						head = h.tip
-						read++
+						done.Chunks++
 					}
 					return nil
 				}); err != nil {
-					return read, err
+					return done, err
 				}
 				if why != nil {
 					if !isUnreadable(unreadableAs(bad, why)) {
-						return read, why
+						return done, why
 					}
 					if err := r.lockedTakeBack(ctx, bad, why); err != nil {
-						return read, err
+						return done, err
 					}
+					done.Damaged++
 					break // what lies behind is not claimed any more
 				}
 				select {
 				case <-ctx.Done():
-					return read, ctx.Err()
+					return done, ctx.Err()
 				case <-tick.C:
 				}
 			}
 		}
 	}
-	n, err := r.scrubBranches(ctx, tick.C)
-	return read + n, err
+	err = r.scrubBranches(ctx, &done, tick.C)
+	return done, err
 }
 
 // scrubBranches does the same for what stands beside the main histories.
-func (r *Replica) scrubBranches(ctx context.Context, tick <-chan time.Time) (read uint64, err error) {
-	for _, at := range r.besides() {
+func (r *Replica) scrubBranches(ctx context.Context, done *Scrubbed, tick <-chan time.Time) error {
+	for n, at := range r.besides() {
 		err := r.store.View(func(v storage.Reader) error {
 			_, err := readBranch(v, at)
 			return err
 		})
 		if bad := unreadableAs(at, err); isUnreadable(bad) {
 			if err := r.lockedTakeBack(ctx, at, err); err != nil {
-				return read, err
+				return err
 			}
+			done.Damaged++
 		} else if err != nil {
-			return read, err
+			return err
 		}
-		if read++; read%scrubAtOnce > 0 {
+		done.Chunks++
+		if n%scrubAtOnce < scrubAtOnce-1 {
 			continue
 		}
 		select {
 		case <-ctx.Done():
-			return read, ctx.Err()
+			return ctx.Err()
 		case <-tick:
 		}
 	}
-	return read, nil
+	return nil
 }
 
 // besides returns the places of all chunks that stand beside the main histories of their logs.

@@ -91,7 +91,7 @@ func (r *Replica) Verify(ctx context.Context, opts api.VerifyOptions, progress f
 		}
 		report.Wanted = of - have
 		if !report.Clean {
-			report.Found, report.Findings = again.report.Found, again.report.Findings
+			report.Found, report.Kinds, report.Findings = again.report.Found, again.report.Kinds, again.report.Findings
 		}
 	}
 	report.Took = time.Since(start)
@@ -135,6 +135,10 @@ func (c *verification) tell(ctx context.Context, stage string, done, of uint64) 
 // find notes something that is damaged. What is a text of this program's own, or a class of error.
 func (c *verification) find(kind, id, what string) {
 	c.report.Found++
+	if c.report.Kinds == nil {
+		c.report.Kinds = map[string]uint64{}
+	}
+	c.report.Kinds[kind]++
 	if len(c.report.Findings) < api.MaxFindings {
 		c.report.Findings = append(c.report.Findings, api.Finding{Kind: kind, ID: id, What: what})
 	}

@@ -51,9 +51,10 @@ func (c *cli) diagnoseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "diagnose --output FILE.tar.gz",
 		Short: "write a report for whoever helps, without patient data",
-		Long: `Writes what somebody outside the practice needs to help: version, settings, status, figures, where the program's parts
-are, the sizes of the store's files, and the end of the log, if an agent runs. Names of the practice, its sites and
-devices are replaced; addresses and peer IDs stay. Records are in none of it. Unpack it and look before you send it.`,
+		Long: `Writes what somebody outside the practice needs to help: version, settings, status, what the last checks of the store
+found, figures, where the program's parts are, the sizes of the store's files, and the end of the log, if an agent runs. Names
+of the practice, its sites and devices are replaced; addresses and peer IDs stay. Records are in none of it. Unpack it and look
+before you send it.`,
 		Example: `  chartmesh diagnose --output report.tar.gz
   tar -xzf report.tar.gz`,
 		Args: cobra.NoArgs,
@@ -112,6 +113,7 @@ func bundle(d api.Diagnosis) []bundled {
 		{"version.json", "program, platform and time", asJSON(version)},
 		{"settings.json", "how the agent was started", asJSON(d.Settings)},
 		{"status.json", "the status; practice, sites and devices have other names", asJSON(d.Status)},
+		{"checks.json", "when the store was checked last, and how many of which kinds were damaged", asJSON(d.Checks)},
 		{"metrics.txt", "figures, in Prometheus' text form", []byte(d.Metrics)},
 		{"goroutines.txt", "where the program's parts are, without arguments", []byte(d.Goroutines)},
 		{"store.json", "names and sizes of the store's files", asJSON(d.Store)},
