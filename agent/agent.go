@@ -117,7 +117,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 		err = a.noteWritten(before)
 	}
 	if err != nil {
-		return nil, err
+		return nil, openError(cfg.Dir, err)
 	}
 	if keys.Moved() {
 		// The keyring has begun a new log, so that a copy never writes under its original's.
@@ -191,6 +191,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.host.Store(host)
 	host.SetPeers(a.peers.addresses(a.records))
+	host.SetFull(a.full())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
@@ -261,7 +262,8 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 			return
 		case <-tick.C:
 		}
-		if a.full() {
+		full := a.full()
+		if host.SetFull(full); full {
 			continue
 		}
 		if err := a.records.FlushAcks(ctx); err != nil && ctx.Err() == nil {

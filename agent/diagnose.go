@@ -138,6 +138,7 @@ func anonymous(s api.Status, names *strings.Replacer) api.Status {
 		}
 		s.Store.SetAside[i].Path = name
 	}
+	s.Reason = storeReason(s) // which may name devices, however short their names are
 	for i := range s.Held {
 		s.Held[i].Device, s.Held[i].Reason = devices[s.Held[i].Device], names.Replace(s.Held[i].Reason)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -91,6 +92,9 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		s.State, s.Reason = "offline", "no other device can be reached"
 	case syncing || !counts.AtEnd:
 		s.State = "syncing"
+		if slices.ContainsFunc(s.Peers, func(p api.Peer) bool { return p.TakesNothing == api.TakesNothingFull && p.State == "syncing" }) {
+			s.Reason = "a device takes nothing, since its disk is full"
+		}
 	default:
 		s.State = "online"
 	}
@@ -134,6 +138,9 @@ func (a *Agent) peer(st *trust.State, m trust.Member, ps p2p.PeerStatus) api.Pee
 	}
 	if id, err := p2p.PeerID(m.Device); err == nil {
 		p.PeerID = id.String()
+	}
+	if ps.Connected && ps.Session.PeerFull {
+		p.TakesNothing = api.TakesNothingFull
 	}
 	last := a.peers.get(m.Device).LastContact
 	if ps.LastContact.After(last) {

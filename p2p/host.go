@@ -53,6 +53,7 @@ type Host struct {
 	closed   sync.Once
 	running  atomic.Bool
 	feed     session.Feed
+	full     atomic.Bool // this device stores nothing
 
 	mu struct {
 		sync.Mutex
@@ -338,6 +339,16 @@ func (h *Host) SetOnline(online bool) {
 		}
 	}
 	h.wakeDialler()
+}
+
+// SetFull says whether this device stores nothing, for want of room on its disk. The peers are told.
+func (h *Host) SetFull(full bool) {
+	if h.full.Swap(full) == full {
+		return
+	}
+	for _, l := range h.links() {
+		l.wakeWriter()
+	}
 }
 
 // Renew ends every session, so that they begin anew: within one, what this device was said to hold is never taken back.

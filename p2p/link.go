@@ -46,7 +46,7 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 	defer cancel(nil)
 	cfg := h.cfg.Session
 	cfg.Self, cfg.Peer, cfg.Replica, cfg.Version, cfg.Schema = h.self, device, h.cfg.Replica, h.cfg.Version, h.cfg.Schema
-	cfg.Feed = &h.feed
+	cfg.Feed, cfg.Full = &h.feed, &h.full
 	l := &link{
 		device: device, stream: s, session: session.New(cfg), since: time.Now(),
 		way: wayOf(s.Conn().RemoteMultiaddr()), addr: s.Conn().RemoteMultiaddr().String(),

@@ -166,7 +166,11 @@ type Peer struct {
 	Branches     int        `json:"branches,omitempty"` // histories of its logs beside the first
 	Version      string     `json:"version,omitempty"`
 	Reason       string     `json:"reason,omitempty"`
+	TakesNothing string     `json:"takes_nothing,omitempty"` // why it stores nothing that it is sent, as it says: disk-full
 }
+
+// TakesNothingFull is said of a peer that has no room on its disk.
+const TakesNothingFull = "disk-full"
 
 // PeerSync is what the last session with a peer cost.
 type PeerSync struct {

@@ -261,6 +261,9 @@ func (p *printer) peers(peers []api.Peer, now time.Time) {
 		if peer.Reason != "" {
 			state += " (" + peer.Reason + ")"
 		}
+		if peer.TakesNothing == api.TakesNothingFull {
+			state += " (takes nothing: its disk is full)"
+		}
 		rtt, clock, behind := "", "", ""
 		if peer.RTTMillis > 0 {
 			rtt = span(time.Duration(peer.RTTMillis * float64(time.Millisecond)))

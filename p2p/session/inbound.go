@@ -120,6 +120,7 @@ func (s *Session) helloLocked(st *state, now time.Time, m *hello) error {
 	}
 	st.helloBudget--
 
+	st.theirsFull = m.flags&helloFull != 0
 	st.theirs = bye{protocol: m.protocol, schema: m.schema, version: m.version}
 	if err := s.compatible(st.theirs); err != nil {
 		st.incompat = true

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -29,6 +30,7 @@ type mesh struct {
 	vectors  map[*sessiontest.Replica]map[trust.ScopeID]chunk.Vector
 	messages int
 	feeds    []*session.Feed // of the nodes; nil: none
+	full     []atomic.Bool   // of the nodes; nil: none ever is
 }
 
 // link is a pair of sessions.
@@ -78,6 +80,9 @@ func (m *mesh) restart(l *link) {
 		cfg.Replica, cfg.Locate, cfg.Version = m.nodes[l.ends[i]], sessiontest.Locate, "0.1.0"
 		if m.feeds != nil {
 			cfg.Feed = m.feeds[l.ends[i]]
+		}
+		if m.full != nil {
+			cfg.Full = &m.full[l.ends[i]]
 		}
 		if l.s[i] != nil {
 			l.s[i].End()

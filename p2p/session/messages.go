@@ -35,6 +35,7 @@ const (
 const (
 	helloFirst = 1 << 0 // nothing was said before in this session: forget what you thought was on the way
 	helloAsk   = 1 << 1 // answer with a HELLO
+	helloFull  = 1 << 2 // the sender stores nothing until there is room on its disk
 
 	chunksBranch = 1 << 0 // of a branch: the sender's vector and the receiver's differ below these
 	chunksDigest = 1 << 1 // the sender's digest follows: these were the last of the scope

@@ -72,6 +72,10 @@ func (s *Session) nextHello(now time.Time) Frame {
 	if !now.Before(s.helloDue(st)) {
 		st.oweHello, st.askHello = true, true
 	}
+	full := s.cfg.Full != nil && s.cfg.Full.Load()
+	if st.saidHello && full != st.saidFull {
+		st.oweHello = true
+	}
 	owes := st.oweHello && (!st.saidHello || !now.Before(st.lastHello.Add(helloPause)))
 	s.mu.Unlock()
 	if !owes {
@@ -89,13 +93,16 @@ func (s *Session) nextHello(now time.Time) Frame {
 	if st.askHello {
 		m.flags |= helloAsk
 	}
+	if full {
+		m.flags |= helloFull
+	}
 	for _, id := range st.order {
 		sc := st.scopes[id]
 		sc.told = sc.digest
 		m.scopes = append(m.scopes, wireDigest{scope: id, digest: sc.digest.wire()})
 		sc.judge(now, false)
 	}
-	st.oweHello, st.askHello, st.saidHello, st.lastHello = false, false, true, now
+	st.oweHello, st.askHello, st.saidHello, st.saidFull, st.lastHello = false, false, true, full, now
 	return m.encode()
 }
 

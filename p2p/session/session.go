@@ -18,6 +18,7 @@ package session
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"chartmesh/chunk"
@@ -140,6 +141,10 @@ type Config struct {
 	PingEvery    time.Duration // zero: 15 s
 	RelayDelay   time.Duration // how long others' chunks wait (plus a round trip) for the peer to get them; zero: 20 ms
 
+	// Full is whether this device stores nothing, for want of room on its disk; nil: it never is. The peer is told when it
+	// changes, as soon as Next is called.
+	Full *atomic.Bool
+
 	// Feed is shared by the sessions of a device that may lack the same from several peers; nil: each peer sends all.
 	Feed *Feed
 
@@ -174,6 +179,7 @@ type Status struct {
 	Diverged     bool   // in sync, both at the end, applied hashes different, twice in a row
 	Forked       int    // logs of which this device or the peer holds several histories
 	Incompatible bool   // no version in common
+	PeerFull     bool   // the peer stores nothing, it says, for want of room on its disk
 	PeerVersion  string // of the product
 	PeerProtocol Range
 	PeerSchema   Range

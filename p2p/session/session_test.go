@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,6 +100,36 @@ func TestPush(t *testing.T) {
 		t.Errorf("%d frames for one edit, want CHUNKS and ACK", n)
 	}
 	t.Logf("one edit of 572 bytes: %d bytes out, %d in", a.Status().BytesOut-before.BytesOut, a.Status().BytesIn-before.BytesIn)
+}
+
+// TestPeerIsFull: a peer is told at once that this device stores nothing, and that it does again, by one HELLO each; a new
+// session is told from the start; and nobody else is said to be full.
+func TestPeerIsFull(t *testing.T) {
+	m := pair(t)
+	m.full = make([]atomic.Bool, 2)
+	a, b := m.reconnect()
+	m.heal(time.Minute)
+	told := func(want bool, frames int) {
+		t.Helper()
+		m.now = m.now.Add(time.Second)
+		before := m.messages
+		m.settle()
+		if a.Status().PeerFull != want || b.Status().PeerFull || m.messages != before+frames {
+			t.Errorf("the peer is full: %v, %v, after %d frames", a.Status().PeerFull, b.Status().PeerFull, m.messages-before)
+		}
+	}
+	told(false, 4) // PINGs and PONGs
+	m.full[1].Store(true)
+	told(true, 1)
+	told(true, 0)
+	m.full[1].Store(false)
+	told(false, 1)
+	m.full[1].Store(true)
+	a, b = m.reconnect()
+	told(true, 6)
+	if !a.Status().Agreed || !b.Status().Agreed {
+		t.Error("they hold the same and do not agree")
+	}
 }
 
 // TestCutAtHalf cuts a first sync when half of it is durable: the rest is no more than was not durable.

@@ -25,6 +25,7 @@ type state struct {
 	theirAll    [32]byte
 	theirs      bye   // versions of the peer
 	incompat    bool  //
+	theirsFull  bool  // the peer's last HELLO said that its disk is full
 	clockAtPing int64 // our Unix microseconds when the outstanding PING left
 	pingNonce   uint64
 	rtt, offset time.Duration
@@ -36,6 +37,7 @@ type state struct {
 
 	oweHello, askHello bool
 	saidHello          bool // ever
+	saidFull           bool // in the last HELLO
 	oweEntries         bool
 	entriesHeld        bool // until entriesBy, or until the peer's come
 	entriesBy          time.Time
@@ -349,6 +351,7 @@ func (s *Session) Status() Status {
 	r.Started = st.started
 	r.Greeted, r.Incompatible = st.greeted, st.incompat
 	r.PeerVersion, r.PeerProtocol, r.PeerSchema = st.theirs.version, st.theirs.protocol, st.theirs.schema
+	r.PeerFull = st.theirsFull
 	r.InSync = st.inSync()
 	r.Agreed = r.InSync
 	for _, sc := range st.scopes {
