@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -220,6 +221,22 @@ func (c *busConn) Receive(b []byte) (int, netip.Addr, error) {
 func (c *busConn) Close() error {
 	c.once.Do(func() { close(c.done) })
 	return nil
+}
+
+// TestPortOfIPv4: what is announced is where something listens on the interface, over IPv4.
+func TestPortOfIPv4(t *testing.T) {
+	on := Interface{Index: 1, Addrs: []netip.Addr{netip.MustParseAddr("10.0.0.1")}}
+	for listen, want := range map[string]uint16{
+		"0.0.0.0:1": 1, "[::]:2": 0, "[::]:2 0.0.0.0:1": 1, "10.0.0.1:3": 3, "10.0.0.2:4": 0, "[fd00::1]:5 10.0.0.1:3": 3, "127.0.0.1:6": 0,
+	} {
+		var list []netip.AddrPort
+		for at := range strings.FieldsSeq(listen) {
+			list = append(list, netip.MustParseAddrPort(at))
+		}
+		if got := port(list, on); got != want {
+			t.Errorf("of %s port %d is announced, want %d", listen, got, want)
+		}
+	}
 }
 
 // TestRun: devices of one practice find each other at once, at the address that a packet came from; another practice's is

@@ -237,10 +237,11 @@ func (d *driver) send(now time.Time) time.Time {
 	return again
 }
 
-// port returns at which port of an interface something listens, 0 for none.
+// port returns at which port of an interface something listens, 0 for none. Who hears of it dials the IPv4 address that it
+// was heard from: what listens for IPv6 alone is not there.
 func port(listen []netip.AddrPort, on Interface) uint16 {
 	for _, l := range listen {
-		if l.Addr().IsUnspecified() || slices.Contains(on.Addrs, l.Addr()) {
+		if l.Addr() == netip.IPv4Unspecified() || slices.Contains(on.Addrs, l.Addr()) {
 			return l.Port()
 		}
 	}
