@@ -27,9 +27,9 @@ func TestScale(t *testing.T) {
 	scale(t, synthetic.Practice, number(t, "SCALE_PATIENTS", 10_000))
 }
 
-// TestScaleDocuments is the same with records over decades: 100,000 documents of 2,000 patients (SCALE_LIVES).
+// TestScaleDocuments is the same with records over decades: 100,000 documents of 2,250 patients (SCALE_LIVES).
 func TestScaleDocuments(t *testing.T) {
-	scale(t, synthetic.Lifelong, number(t, "SCALE_LIVES", 2_000))
+	scale(t, synthetic.Lifelong, number(t, "SCALE_LIVES", 2_250))
 }
 
 func number(t *testing.T, name string, otherwise int) int {
