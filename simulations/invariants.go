@@ -106,33 +106,15 @@ func standsFor(v storage.Reader, scope trust.ScopeID, log chunk.LogID, p chunk.P
 	return err
 }
 
-// heldBySkip returns the skip that stands for a chunk at a counter and the run that it stands for, if its checkpoint, which
-// says that it covers it, is durable too, and the word of the device whose log it is.
+// heldBySkip returns the skip that stands for a chunk at a counter and the run that it stands for, if its checkpoint, or a later
+// one that stands for that, is durable too and says that it covers it, and the word of the device whose log it is.
 func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (skip chunk.Skip, run chunk.Covered, err error) {
-	err = storage.ErrNotFound
-	scan := v.Scan(storage.Skip.With2(scope, log), storage.Skip.Key(scope, log, counter), func(_, value []byte) error {
-		if skip, err = chunk.ParseSkip(value); err == nil && skip.From > counter {
-			err = storage.ErrNotFound
-		}
-		return storage.ErrStop
-	})
-	if err = errors.Join(err, scan); err != nil {
+	if skip, err = skipOver(v, scope, log, counter); err != nil {
 		return skip, run, err
 	}
-	at := skip.Checkpoint
-	b, err := v.Get(storage.Chunk.Key(scope, at.Log, at.Counter))
-	if errors.Is(err, storage.ErrNotFound) {
-		b, err = v.Get(storage.Loose.Key(scope, at.Log, at.Counter, at.ID))
-	}
+	sealed, err := lastCheckpoint(v, scope, skip.Checkpoint)
 	if err != nil {
 		return skip, run, fmt.Errorf("checkpoint of a skip: %w", err)
-	}
-	sealed, err := chunk.Parse(b)
-	if err != nil {
-		return skip, run, err
-	}
-	if sealed.ID() != at.ID {
-		return skip, run, errors.New("another chunk stands in the place of a skip's checkpoint")
 	}
 	covers, err := sealed.Covers()
 	run, ok := covers.Find(log, counter)
@@ -143,6 +125,53 @@ func heldBySkip(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter 
 		err = heldWord(v, skip)
 	}
 	return skip, run, err
+}
+
+func skipOver(v storage.Reader, scope trust.ScopeID, log chunk.LogID, counter uint64) (skip chunk.Skip, err error) {
+	err = storage.ErrNotFound
+	scan := v.Scan(storage.Skip.With2(scope, log), storage.Skip.Key(scope, log, counter), func(_, value []byte) error {
+		if skip, err = chunk.ParseSkip(value); err == nil && skip.From > counter {
+			err = storage.ErrNotFound
+		}
+		return storage.ErrStop
+	})
+	return skip, errors.Join(err, scan)
+}
+
+// lastCheckpoint returns a checkpoint, or the one that stands for it since it was packed itself.
+func lastCheckpoint(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
+	for _, key := range [][]byte{
+		storage.Chunk.Key(scope, at.Log, at.Counter), storage.Branch.Key(scope, at.Log, at.Counter, at.ID),
+		storage.Loose.Key(scope, at.Log, at.Counter, at.ID),
+	} {
+		b, err := v.Get(key)
+		if errors.Is(err, storage.ErrNotFound) {
+			continue
+		}
+		if err != nil {
+			return chunk.Sealed{}, err
+		}
+		if sealed, err := chunk.Parse(b); err != nil || sealed.ID() == at.ID {
+			return sealed, err
+		}
+	}
+	skip, err := skipOver(v, scope, at.Log, at.Counter)
+	if err != nil {
+		return chunk.Sealed{}, err
+	}
+	later, err := lastCheckpoint(v, scope, skip.Checkpoint)
+	if err != nil {
+		return chunk.Sealed{}, err
+	}
+	covers, err := later.Covers()
+	if err != nil {
+		return chunk.Sealed{}, err
+	}
+	run, _ := covers.Find(at.Log, at.Counter)
+	if tip, ok := run.TipAt(at.Counter); !ok || tip != chunk.At(at.Counter, at.ID).Tip {
+		return chunk.Sealed{}, errors.New("another chunk stands in the place of a skip's checkpoint")
+	}
+	return later, nil
 }
 
 // heldWord reports whether a skip's word is durable, good, and by the device whose log it is.
