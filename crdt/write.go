@@ -19,6 +19,12 @@ func Write(key string, r Register, want Value) ([]Instruction, error) {
 
 // WriteAll is Write for several resources in one change, ascending by key. An absent Value removes its resource.
 func WriteAll(existing map[string]Register, want map[string]Value) ([]Instruction, error) {
+	return Restate(existing, want, nil)
+}
+
+// Restate is WriteAll, and says of the resources in all everything again, also what is shown as it is wanted. Conflicts stay
+// open where that changes nothing.
+func Restate(existing map[string]Register, want map[string]Value, all map[string]bool) ([]Instruction, error) {
 	p := new(program)
 	for _, key := range slices.Sorted(maps.Keys(want)) {
 		v := want[key]
@@ -30,7 +36,11 @@ func WriteAll(existing map[string]Register, want map[string]Value) ([]Instructio
 				return nil, fmt.Errorf("write resource: %w", err)
 			}
 		}
-		p.write(look(cell{boxes: ofKind(existing[key], Map)}), address{in: &holder{kind: Map, root: true}, key: key}, v, changed)
+		when := changed
+		if p.deep = all[key]; p.deep {
+			when = again
+		}
+		p.write(look(cell{boxes: ofKind(existing[key], Map)}), address{in: &holder{kind: Map, root: true}, key: key}, v, when)
 	}
 	return p.instructions, nil
 }

@@ -2,6 +2,7 @@ package crdt_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"testing"
 
@@ -271,4 +272,29 @@ func TestForeignElements(t *testing.T) {
 	for _, v := range []string{"{l:[p z [r]]}", "{l:[z p [r]]}", "{l:[p [r s]]}", "{x:1}", "{l:[p]}"} {
 		s.write(parse(v))
 	}
+}
+
+// TestRestate: what is said again stands against its removal elsewhere; what is only wanted as it is does not.
+func TestRestate(t *testing.T) {
+	engines(t, func(t *testing.T, real bool) {
+		for _, said := range []bool{true, false} {
+			w := newWorld(t, real, 3)
+			a, b := w.sites[0], w.sites[1]
+			a.write(parse(`{l:[x {y:1}] n:1 t:"one"}`))
+			b.from(a)
+			instructions, err := crdt.Restate(map[string]crdt.Register{key: a.read()}, map[string]crdt.Value{key: a.show().Value},
+				map[string]bool{key: said})
+			a.check(err)
+			a.edit(0, nil, instructions)
+			b.write(parse(`{l:[x]}`))
+			w.meet(rand.New(rand.NewPCG(1, 2)))
+			var paths []string
+			for _, c := range w.sites[2].show().Conflicts {
+				paths = append(paths, c.Path)
+			}
+			if got := strings.Join(paths, " "); said && got != "l[1] n t" || !said && got != "" {
+				t.Errorf("said again %v: conflicts at %q in %s", said, got, describe(w.sites[2].show()))
+			}
+		}
+	})
 }

@@ -127,7 +127,7 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 	if err != nil || len(keys) == 0 {
 		return 0, err
 	}
-	j := job{scope: s.d.scope, doc: s.d.id, base: s.base(c), replaces: c.Hash, want: map[string]crdt.Value{}}
+	j := job{scope: s.d.scope, doc: s.d.id, base: s.base(c), replaces: c.Hash, want: map[string]crdt.Value{}, restate: map[string]bool{}}
 	var removed []string
 	for _, key := range keys {
 		// The value as it is stored, and not by way of FHIR: a user may have settled a conflict in what a member wrote and FHIR
@@ -141,6 +141,12 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 			continue
 		}
 		j.want[key] = value
+		// Who took a removed resource into use again said all of it, also what stands where it is written anew.
+		before, err := s.shown(ctx, key, c.Deps)
+		if err != nil {
+			return 0, err
+		}
+		j.restate[key] = before.Removed
 	}
 	by := author{name: c.applied.Author, timeMillis: c.applied.TimeMillis}
 	part := func(change func(*job)) job {

@@ -36,6 +36,8 @@ type job struct {
 	id     [16]byte              // which conflict
 	choice crdt.Choice
 	again  bool // it did not read back equal once
+	// restate holds the root keys of which everything is said again; see crdt.Restate.
+	restate map[string]bool
 	// replaces is the lost change that this one writes anew; zero: none.
 	replaces crdt.ChangeHash
 }
@@ -169,7 +171,7 @@ func (t *transaction) plan(ctx context.Context, d *document, j job) ([]crdt.Inst
 	case j.decide != "":
 		return crdt.Decide(j.decide, have[j.decide], j.id, j.choice)
 	}
-	instructions, err := crdt.WriteAll(have, j.want)
+	instructions, err := crdt.Restate(have, j.want, j.restate)
 	if errors.Is(err, crdt.ErrValue) {
 		return nil, errTooLarge
 	}
