@@ -11,7 +11,7 @@ import (
 	"chartmesh/wire"
 )
 
-// Kind says what an entry states. The numbers are part of the format; this version makes and understands found and add.
+// Kind says what an entry states. The numbers are part of the format; this version understands all but share.
 type Kind uint8
 
 const (
@@ -25,11 +25,14 @@ const (
 	KindAnchor     Kind = 8
 	KindReseed     Kind = 9
 	KindCheckpoint Kind = 10
+	KindRename     Kind = 11
+	KindRecovery   Kind = 12
 )
 
 var kindNames = map[Kind]string{
 	KindFound: "found", KindAdd: "add", KindRemove: "remove", KindRole: "role", KindRotate: "rotate",
 	KindScope: "scope", KindShare: "share", KindAnchor: "anchor", KindReseed: "reseed", KindCheckpoint: "checkpoint",
+	KindRename: "rename", KindRecovery: "recovery",
 }
 
 func (k Kind) String() string {
@@ -48,17 +51,16 @@ var ErrNewer = errors.New("made by a newer version")
 type Entry struct{ p *parsed }
 
 type parsed struct {
-	raw      []byte
-	id       EntryID
-	kind     Kind
-	author   DeviceID
-	parents  []EntryID
-	time     int64
-	payload  []byte
-	signed   []byte // the prefix of raw that the signatures cover
-	sigs     []signature
-	founding *Founding
-	addition *Addition
+	raw     []byte
+	id      EntryID
+	kind    Kind
+	author  DeviceID
+	parents []EntryID
+	time    int64
+	payload []byte
+	signed  []byte // the prefix of raw that the signatures cover
+	sigs    []signature
+	states  statement // nil for a kind that this version does not know
 }
 
 type signature struct {
@@ -113,23 +115,34 @@ func ParseEntry(b []byte) (Entry, error) {
 		return Entry{}, fmt.Errorf("parse membership entry: %w", err)
 	}
 	var err error
-	switch p.kind {
-	case KindFound:
-		p.founding, err = parseFounding(p.payload)
-		if err == nil && (p.founding.Device.ID != p.author || len(p.sigs) != 2 || p.sigs[1].signer != p.founding.Root) {
-			err = fmt.Errorf("%w: not signed by root key and first device", wire.ErrMalformed)
-		}
-	case KindAdd:
-		p.addition, err = parseAddition(p.payload)
-		if err == nil && len(p.sigs) != 1 {
-			err = fmt.Errorf("%w: more than one signature", wire.ErrMalformed)
-		}
+	if p.states, err = parseStatement(p.kind, p.payload); err == nil {
+		err = p.checkSigners()
 	}
 	if err != nil {
 		return Entry{}, fmt.Errorf("parse membership entry (%v): %w", p.kind, err)
 	}
 	p.id = sha256.Sum256(p.raw)
 	return Entry{p}, nil
+}
+
+// checkSigners checks that those have signed who are to, and nobody else.
+func (p *parsed) checkSigners() error {
+	switch m := p.states.(type) {
+	case nil:
+	case *Founding:
+		if m.Device.ID != p.author || len(p.sigs) != 2 || p.sigs[1].signer != m.Root {
+			return fmt.Errorf("%w: not signed by root key and first device", wire.ErrMalformed)
+		}
+	case *Recovery:
+		if len(p.sigs) > 2 || len(p.sigs) == 2 && p.sigs[1].signer != m.Replaced {
+			return fmt.Errorf("%w: signed by others than its author and the replaced root key", wire.ErrMalformed)
+		}
+	default:
+		if len(p.sigs) != 1 {
+			return fmt.Errorf("%w: more than one signature", wire.ErrMalformed)
+		}
+	}
+	return nil
 }
 
 // ID returns the hash of the entry's bytes.
@@ -156,19 +169,22 @@ func (e Entry) Parents() []EntryID { return slices.Clone(e.p.parents) }
 func (e Entry) TimeMillis() int64 { return e.p.time }
 
 // Founding returns the payload of a founding entry.
-func (e Entry) Founding() (Founding, bool) {
-	if e.p.founding == nil {
-		return Founding{}, false
-	}
-	return *e.p.founding, true
-}
+func (e Entry) Founding() (Founding, bool) { return stated[Founding](e) }
 
 // Addition returns the payload of an add entry.
-func (e Entry) Addition() (Addition, bool) {
-	if e.p.addition == nil {
-		return Addition{}, false
+func (e Entry) Addition() (Addition, bool) { return stated[Addition](e) }
+
+// Removal returns the payload of a remove entry.
+func (e Entry) Removal() (Removal, bool) { return stated[Removal](e) }
+
+// Promotion returns the payload of a role entry.
+func (e Entry) Promotion() (Promotion, bool) { return stated[Promotion](e) }
+
+func stated[T any](e Entry) (v T, ok bool) {
+	if p, ok := any(e.p.states).(*T); ok {
+		return *p, true
 	}
-	return *e.p.addition, true
+	return v, false
 }
 
 // String names kind and ID.

@@ -13,12 +13,9 @@ func (e Entry) Reencode() []byte {
 		w.Raw(p[:])
 	}
 	w.Varint(e.p.time)
-	switch {
-	case e.p.founding != nil:
-		w.Blob(e.p.founding.Encode())
-	case e.p.addition != nil:
-		w.Blob(e.p.addition.Encode())
-	default:
+	if e.p.states != nil {
+		w.Blob(e.p.states.Encode())
+	} else {
 		w.Blob(e.p.payload)
 	}
 	w.Uvarint(uint64(len(e.p.sigs)))
@@ -32,19 +29,10 @@ func (e Entry) Reencode() []byte {
 // Payload returns the payload as it stands in the entry.
 func (e Entry) Payload() []byte { return e.p.payload }
 
-// ReencodeFounding reads the payload of a founding entry and writes it again.
-func ReencodeFounding(b []byte) ([]byte, error) {
-	p, err := parseFounding(b)
-	if err != nil {
-		return nil, err
-	}
-	return p.Encode(), nil
-}
-
-// ReencodeAddition reads the payload of an add entry and writes it again.
-func ReencodeAddition(b []byte) ([]byte, error) {
-	p, err := parseAddition(b)
-	if err != nil {
+// ReencodePayload reads the payload of an entry of some kind and writes it again; nil for an unknown kind.
+func ReencodePayload(kind Kind, b []byte) ([]byte, error) {
+	p, err := parseStatement(kind, b)
+	if err != nil || p == nil {
 		return nil, err
 	}
 	return p.Encode(), nil

@@ -31,6 +31,12 @@ const (
 	RoleAnchor Role = 5
 )
 
+// MayWrite reports whether chunks of a device in the role count.
+func (r Role) MayWrite() bool { return r == RoleAdmin || r == RoleMember || r == RoleServer }
+
+// MayRead reports whether a device in the role is given keys.
+func (r Role) MayRead() bool { return r.MayWrite() || r == RoleReader }
+
 func (id EntryID) String() string  { return hex.EncodeToString(id[:8]) }
 func (id DeviceID) String() string { return hex.EncodeToString(id[:8]) }
 func (id ScopeID) String() string  { return hex.EncodeToString(id[:4]) }

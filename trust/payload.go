@@ -2,7 +2,6 @@ package trust
 
 import (
 	"bytes"
-	"fmt"
 	"unicode/utf8"
 
 	"chartmesh/wire"
@@ -73,23 +72,13 @@ func (f Founding) Encode() []byte {
 	f.Device.append(&w)
 	w.Uvarint(uint64(len(f.Scopes)))
 	for _, s := range f.Scopes {
-		w.String(s.Name)
-		w.Raw(s.Commitment[:])
-		w.Uvarint(uint64(len(s.Boxes)))
-		for _, b := range s.Boxes {
-			w.Raw(b.Recipient[:])
-			w.Raw(b.Sealed)
-		}
+		s.append(&w)
 	}
 	return w.Bytes()
 }
 
-func parseFounding(b []byte) (*Founding, error) {
+func parseFounding(r *wire.Reader) statement {
 	f := &Founding{}
-	r := wire.NewReader(b)
-	if suite := r.Byte(); r.Err() == nil && suite != SuiteHybrid1 {
-		return nil, fmt.Errorf("suite %d: %w", suite, ErrNewer)
-	}
 	r.Fixed(f.Nonce[:])
 	r.Fixed(f.Root[:])
 	f.Recovery = r.Raw(HPKEPublicSize)
@@ -104,32 +93,34 @@ func parseFounding(b []byte) (*Founding, error) {
 	f.Scopes = make([]NewScope, r.Uvarint(MaxScopes))
 	for i := range f.Scopes {
 		s := &f.Scopes[i]
-		s.Name = r.String(MaxScopeName)
-		if s.Name == "" || !utf8.ValidString(s.Name) || i > 0 && f.Scopes[i-1].Name >= s.Name {
-			r.Fail("scope name")
+		*s = parseNewScope(r)
+		if i > 0 && f.Scopes[i-1].Name >= s.Name {
+			r.Fail("scopes out of order")
 		}
-		r.Fixed(s.Commitment[:])
-		s.Boxes = make([]ScopeBox, r.Uvarint(MaxBoxes))
-		for j := range s.Boxes {
-			r.Fixed(s.Boxes[j].Recipient[:])
-			s.Boxes[j].Sealed = r.Raw(KeyBoxSize)
-			if j > 0 && bytes.Compare(s.Boxes[j-1].Recipient[:], s.Boxes[j].Recipient[:]) >= 0 {
-				r.Fail("boxes out of order")
-			}
-		}
-		// Without the recovery key among the recipients the recovery code would open nothing.
-		if r.Err() == nil && (len(s.Boxes) != 2 || s.Boxes[0].Recipient != (DeviceID{}) ||
-			s.Boxes[1].Recipient != f.Device.ID) {
-			r.Fail("a new scope has a box for the recovery key and one for the first device")
+		if r.Err() == nil && (len(s.Boxes) != 2 || s.Boxes[1].Recipient != f.Device.ID) {
+			r.Fail("a first scope has a box for the recovery key and one for the first device")
 		}
 	}
 	if r.Err() == nil && len(f.Scopes) == 0 {
 		r.Fail("no scope")
 	}
-	if err := r.Close(); err != nil {
-		return nil, err
+	return f
+}
+
+func (s NewScope) append(w *wire.Writer) {
+	w.String(s.Name)
+	w.Raw(s.Commitment[:])
+	appendBoxes(w, s.Boxes)
+}
+
+func parseNewScope(r *wire.Reader) (s NewScope) {
+	s.Name = r.String(MaxScopeName)
+	if s.Name == "" || !utf8.ValidString(s.Name) {
+		r.Fail("scope name")
 	}
-	return f, nil
+	r.Fixed(s.Commitment[:])
+	s.Boxes = parseBoxes(r)
+	return s
 }
 
 // Encode returns the payload of an add entry.
@@ -145,9 +136,8 @@ func (a Addition) Encode() []byte {
 	return w.Bytes()
 }
 
-func parseAddition(b []byte) (*Addition, error) {
+func parseAddition(r *wire.Reader) statement {
 	a := &Addition{}
-	r := wire.NewReader(b)
 	a.Device = parseDevice(r)
 	a.Boxes = make([]EpochBox, r.Uvarint(MaxScopes))
 	for i := range a.Boxes {
@@ -159,10 +149,7 @@ func parseAddition(b []byte) (*Addition, error) {
 			r.Fail("boxes out of order")
 		}
 	}
-	if err := r.Close(); err != nil {
-		return nil, err
-	}
-	return a, nil
+	return a
 }
 
 func compareBoxes(a, b EpochBox) int {
@@ -180,16 +167,9 @@ func (d Device) append(w *wire.Writer) {
 }
 
 func parseDevice(r *wire.Reader) Device {
-	var d Device
-	r.Fixed(d.ID[:])
-	if d.ID == (DeviceID{}) {
-		r.Fail("device ID")
-	}
+	d := Device{ID: parseDeviceID(r)}
 	d.HPKE = r.Raw(HPKEPublicSize)
-	// An anchor comes by an entry of its own kind, which names what it may do.
-	if d.Role = Role(r.Byte()); d.Role < RoleAdmin || d.Role > RoleServer {
-		r.Fail("role")
-	}
+	d.Role = parseRole(r)
 	d.Names = r.Blob(MaxSealedNames)
 	return d
 }

@@ -9,7 +9,7 @@ import (
 func (s *State) Practice() EntryID { return s.practice }
 
 // Founding returns what the founding entry states.
-func (s *State) Founding() Founding { return s.founding }
+func (s *State) Founding() Founding { return *s.founding }
 
 // Heads returns the entries that are no other's parent, ascending.
 func (s *State) Heads() []EntryID { return slices.Clone(s.heads) }
@@ -58,124 +58,225 @@ func (s *State) Since(heads []EntryID) []Entry {
 // ones do.
 func (s *State) Unknown() []Entry { return slices.Clone(s.unknown) }
 
+// Void says whether an entry that the State holds does not stand, and why.
+func (s *State) Void(id EntryID) (Void, bool) {
+	v, ok := s.out[s.nodes[id]]
+	return v, ok
+}
+
+// Tips returns the entries that a new one names as its parents, ascending: those that stand and that no other one that stands
+// follows.
+func (s *State) Tips() []EntryID { return slices.Clone(s.tips) }
+
+// Root returns the root key in force, which follows from the recovery code, and the recovery key, a public key of HPKE.
+func (s *State) Root() (root DeviceID, recovery []byte) { return s.all().root() }
+
 // Members returns the devices that belong, ascending by ID.
 func (s *State) Members() []Member {
-	out := make([]Member, 0, len(s.members))
-	for id := range s.members {
-		m, _ := s.Member(id)
-		out = append(out, m)
+	return s.list(func(st status) bool { return st.role != 0 && st.role != RoleAnchor })
+}
+
+// Anchors returns the anchors, ascending by ID.
+func (s *State) Anchors() []Member {
+	return s.list(func(st status) bool { return st.role == RoleAnchor })
+}
+
+func (s *State) list(is func(status) bool) []Member {
+	out := []Member{}
+	for id, st := range s.members {
+		if is(st) {
+			out = append(out, st.member(id))
+		}
 	}
 	slices.SortFunc(out, func(a, b Member) int { return bytes.Compare(a.Device[:], b.Device[:]) })
 	return out
 }
 
+func (st status) member(id DeviceID) Member {
+	return Member{
+		Device: id, HPKE: st.add.adds().HPKE, Role: st.role, Names: st.names, Entry: st.add.ID(), TimeMillis: st.add.TimeMillis(),
+	}
+}
+
 // Member returns a device that belongs.
 func (s *State) Member(id DeviceID) (Member, bool) {
-	n := s.members[id]
-	if n == nil {
+	st := s.members[id]
+	if st.role == 0 || st.role == RoleAnchor {
 		return Member{}, false
 	}
-	d := n.device()
-	return Member{
-		Device: d.ID, HPKE: d.HPKE, Role: d.Role, Names: d.Names, Entry: n.ID(), TimeMillis: n.TimeMillis(),
-	}, true
+	return st.member(id), true
+}
+
+// Removed reports whether a device was removed, and how far its logs count.
+func (s *State) Removed(id DeviceID) (Cut, bool) {
+	st := s.members[id]
+	return slices.Clone(st.cut), st.removed
 }
 
 // Scopes returns the scopes, ascending by ID.
 func (s *State) Scopes() []Scope {
 	out := slices.Clone(s.scopes)
 	for i := range out {
-		out[i].Epochs = slices.Clone(out[i].Epochs)
+		out[i] = out[i].clone()
 	}
 	return out
 }
 
+func (sc Scope) clone() Scope {
+	sc.Epochs, sc.Newest = slices.Clone(sc.Epochs), slices.Clone(sc.Newest)
+	return sc
+}
+
+func (s *State) scope(id ScopeID) *Scope {
+	at, ok := slices.BinarySearchFunc(s.scopes, id, func(sc Scope, id ScopeID) int { return bytes.Compare(sc.ID[:], id[:]) })
+	if !ok {
+		return nil
+	}
+	return &s.scopes[at]
+}
+
 // Scope returns a scope.
 func (s *State) Scope(id ScopeID) (Scope, bool) {
-	for _, sc := range s.scopes {
-		if sc.ID == id {
-			sc.Epochs = slices.Clone(sc.Epochs)
-			return sc, true
-		}
+	if sc := s.scope(id); sc != nil {
+		return sc.clone(), true
 	}
 	return Scope{}, false
 }
 
 // ScopeNamed returns the ID of a scope that the practice founded.
 func (s *State) ScopeNamed(name string) (ScopeID, bool) {
-	for _, sc := range s.scopes {
-		if sc.Name == name {
-			return sc.ID, true
-		}
-	}
-	return ScopeID{}, false
+	id := ScopeIDOf(s.founding.Nonce, name)
+	return id, s.scope(id) != nil
 }
 
 // CurrentEpoch returns the epoch that new chunks of a scope are sealed under; zero for an unknown scope.
 func (s *State) CurrentEpoch(scope ScopeID) EpochID {
-	for _, sc := range s.scopes {
-		if sc.ID == scope {
-			return sc.Epochs[len(sc.Epochs)-1].ID
-		}
+	if sc := s.scope(scope); sc != nil {
+		return sc.current
 	}
 	return EpochID{}
 }
 
 // MayWrite reports whether device's chunks in scope are accepted.
 func (s *State) MayWrite(device DeviceID, scope ScopeID) bool {
-	m, ok := s.Member(device)
-	return ok && s.CurrentEpoch(scope) != EpochID{} && rank(m.Role) >= rank(RoleMember)
+	sc := s.scope(scope)
+	return sc != nil && s.members[device].role.MayWrite() && sc.given[device]
 }
 
 // MayRead reports whether device is given scope's keys.
 func (s *State) MayRead(device DeviceID, scope ScopeID) bool {
-	m, ok := s.Member(device)
-	return ok && s.CurrentEpoch(scope) != EpochID{} && rank(m.Role) >= rank(RoleReader)
+	sc := s.scope(scope)
+	return sc != nil && s.members[device].role.MayRead() && sc.given[device]
 }
 
-// Boxes returns the key boxes for a device; for the zero DeviceID, those for the recovery key.
-func (s *State) Boxes(recipient DeviceID) []KeyBox {
-	var out []KeyBox
-	if recipient == (DeviceID{}) || recipient == s.founding.Device.ID {
-		key := s.founding.Recovery
-		if recipient != (DeviceID{}) {
-			key = s.founding.Device.HPKE
+// Readers returns the devices that read a scope, ascending: those to which a rotation seals its epoch, beside the recovery
+// key.
+func (s *State) Readers(scope ScopeID) []DeviceID {
+	if sc := s.scope(scope); sc != nil {
+		return slices.Clone(sc.readers)
+	}
+	return nil
+}
+
+// RotationsDue returns the scopes whose current epoch somebody could open who may not read it, or that have several newest
+// epochs: an administrator's device rotates them.
+func (s *State) RotationsDue() (due []ScopeID) {
+	v := s.all()
+	for _, sc := range s.scopes {
+		heads := v.heads(sc.ID)
+		if len(heads) > 1 || len(heads) == 1 && s.known(heads[0], sc.ID) {
+			due = append(due, sc.ID)
 		}
-		for _, sc := range s.founding.Scopes {
-			id := ScopeIDOf(s.founding.Nonce, sc.Name)
-			for _, b := range sc.Boxes {
-				if b.Recipient == recipient {
-					out = append(out, KeyBox{
-						Scope: id, Epoch: EpochIDOf(s.practice, id), Commitment: sc.Commitment,
-						Recipient: recipient, HPKE: key, Sealed: b.Sealed,
-					})
-				}
+	}
+	return due
+}
+
+// known reports whether a head's epoch was given to somebody who may not read it any more, or to a recovery key that was
+// replaced.
+func (s *State) known(head *node, scope ScopeID) bool {
+	v := s.all()
+	may := map[DeviceID]bool{}
+	for _, id := range v.readers(scope) {
+		may[id] = true
+	}
+	for id, nodes := range s.about {
+		given := slices.ContainsFunc(nodes, func(n *node) bool {
+			m, ok := n.p.states.(*Addition)
+			return ok && slices.ContainsFunc(m.Boxes, func(b EpochBox) bool {
+				return b.Scope == scope && b.Epoch == EpochIDOf(head.ID(), scope)
+			})
+		})
+		if given && !may[id] {
+			return true
+		}
+	}
+	for _, b := range head.boxes(scope)[1:] {
+		if !may[b.Recipient] {
+			return true
+		}
+	}
+	_, key := v.root()
+	_, then := head.view(s).root()
+	return !bytes.Equal(key, then)
+}
+
+// boxes returns the boxes of the epoch that an entry begins in a scope.
+func (n *node) boxes(scope ScopeID) []ScopeBox {
+	if m, ok := n.p.states.(*Rotation); ok {
+		return m.Boxes
+	}
+	return n.begins(scope).Boxes
+}
+
+// Boxes returns the key boxes for a device; for the zero DeviceID, those for the recovery key in force. Boxes of entries that
+// do not stand are among them: chunks were written under their epochs before that was known.
+func (s *State) Boxes(recipient DeviceID) []KeyBox {
+	_, key := s.all().root()
+	if recipient != (DeviceID{}) {
+		st := s.members[recipient]
+		if st.add == nil {
+			return nil
+		}
+		key = st.add.adds().HPKE
+	}
+	var out []KeyBox
+	for _, sc := range s.scopes {
+		for _, n := range s.epochs[sc.ID] {
+			hpke := key
+			if recipient == (DeviceID{}) {
+				_, hpke = n.view(s).root()
+			}
+			boxes := n.boxes(sc.ID)
+			at, ok := slices.BinarySearchFunc(boxes, recipient, func(b ScopeBox, id DeviceID) int {
+				return compareDeviceID(b.Recipient, id)
+			})
+			if ok {
+				e := EpochIDOf(n.ID(), sc.ID)
+				out = append(out, KeyBox{Scope: sc.ID, Epoch: e, Commitment: sc.commitment(e), Recipient: recipient, HPKE: hpke,
+					Sealed: boxes[at].Sealed})
 			}
 		}
 	}
-	for _, n := range s.adds[recipient] {
-		if n.p.addition == nil {
+	for _, n := range s.about[recipient] {
+		m, ok := n.p.states.(*Addition)
+		if !ok {
 			continue
 		}
-		for _, b := range n.p.addition.Boxes {
-			if c, ok := s.commitment(b.Scope, b.Epoch); ok {
-				out = append(out, KeyBox{
-					Scope: b.Scope, Epoch: b.Epoch, Commitment: c,
-					Recipient: recipient, HPKE: n.p.addition.Device.HPKE, Sealed: b.Sealed,
-				})
+		for _, b := range m.Boxes {
+			if sc := s.scope(b.Scope); sc != nil {
+				out = append(out, KeyBox{Scope: b.Scope, Epoch: b.Epoch, Commitment: sc.commitment(b.Epoch), Recipient: recipient,
+					HPKE: m.Device.HPKE, Sealed: b.Sealed})
 			}
 		}
 	}
 	return out
 }
 
-func (s *State) commitment(scope ScopeID, epoch EpochID) ([32]byte, bool) {
-	for _, sc := range s.scopes {
-		for _, e := range sc.Epochs {
-			if sc.ID == scope && e.ID == epoch {
-				return e.Commitment, true
-			}
+func (sc *Scope) commitment(epoch EpochID) [32]byte {
+	for _, e := range sc.Epochs {
+		if e.ID == epoch {
+			return e.Commitment
 		}
 	}
-	return [32]byte{}, false
+	return [32]byte{}
 }

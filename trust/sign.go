@@ -62,6 +62,12 @@ func ScopeIDOf(nonce [32]byte, name string) ScopeID {
 	return ScopeID(h[:16])
 }
 
+// ScopeIDOfEntry derives the ID of the scope that a scope entry creates.
+func ScopeIDOfEntry(entry EntryID) ScopeID {
+	h := hash("chartmesh created scope 1", entry[:])
+	return ScopeID(h[:16])
+}
+
 // EpochIDOf derives the ID of the epoch that entry begins in scope.
 func EpochIDOf(entry EntryID, scope ScopeID) EpochID {
 	return hash("chartmesh epoch 1", entry[:], scope[:])

@@ -2,7 +2,6 @@ package trust
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,7 +22,12 @@ var (
 	ErrBadSignature  = errors.New("signature does not verify")
 	ErrNotAdmin      = errors.New("author is not an administrator there")
 	ErrMemberAlready = errors.New("device is a member already")
-	ErrBoxes         = errors.New("key boxes do not fit the scopes")
+	ErrNotMember     = errors.New("device is no member there")
+	ErrRemoved       = errors.New("device was removed; it can come back only with other keys")
+	ErrBoxes         = errors.New("key boxes do not fit scopes and members")
+	ErrEpochs        = errors.New("does not follow the scope's newest epochs")
+	ErrCheckpoint    = errors.New("agrees to what is no checkpoint")
+	ErrRecovery      = errors.New("replaces another recovery code than the one in force")
 )
 
 // MissingParent says that an entry waits for one of its parents.
@@ -45,24 +49,32 @@ func (r *Refusal) Unwrap() error { return r.Reason }
 // Member is a device that belongs to the practice.
 type Member struct {
 	Device     DeviceID
-	HPKE       []byte // public key to which its boxes are sealed
+	HPKE       []byte // public key to which its boxes are sealed; an anchor has none
 	Role       Role
 	Names      []byte  // sealed names of device and site
 	Entry      EntryID // the entry that added it
 	TimeMillis int64   // when its author says it did
 }
 
-// Scope is a scope with its epochs, oldest first.
+// Scope is a scope with its epochs, of which each comes after those that it follows.
 type Scope struct {
 	ID     ScopeID
 	Name   string
 	Epochs []Epoch
+	// Newest are the epochs that no other follows, ascending: several after rotations that were made apart, until the next
+	// rotation joins them, and none of a scope whose creation does not stand.
+	Newest []EpochID
+
+	current EpochID
+	readers []DeviceID // ascending
+	given   map[DeviceID]bool
 }
 
 // Epoch is a generation of a scope's key.
 type Epoch struct {
 	ID         EpochID
 	Commitment [32]byte
+	Previous   []PreviousEpoch // those that it follows, sealed under its key; none for a scope's first
 }
 
 // KeyBox is an epoch's keys sealed to one recipient; a zero Recipient is the recovery key.
@@ -78,16 +90,26 @@ type KeyBox struct {
 // State is what a set of entries amounts to. It never changes: With returns another one. Slices that its methods return
 // are the caller's, the byte strings inside them are not.
 type State struct {
-	founding  Founding
+	founding  *Founding
 	practice  EntryID
 	nodes     map[EntryID]*node
 	order     []*node // by generation, then ID: topological, and the same everywhere
 	heads     []EntryID
 	headsHash [32]byte
-	members   map[DeviceID]*node   // the entry that holds of those that add a device
-	adds      map[DeviceID][]*node // all of them
-	scopes    []Scope
 	unknown   []Entry
+
+	// What has an effect if it stands.
+	about       map[DeviceID][]*node // what is stated about each device
+	epochs      map[ScopeID][]*node  // what begins an epoch of each scope
+	attackers   []*node              // what may keep other entries from standing
+	checkpoints []*node
+	recoveries  []*node
+
+	// What follows from all of it.
+	out     outs
+	tips    []EntryID
+	members map[DeviceID]status
+	scopes  []Scope
 }
 
 type node struct {
@@ -95,6 +117,9 @@ type node struct {
 	index      int      // position in order of arrival, a bit in ancestors
 	generation int      // longest way from the founding entry
 	ancestors  []uint64 // bit set of indexes
+	before     outs     // which of the ancestors do not stand, by themselves
+	agrees     bool     // it agrees to a checkpoint, and may seal it
+	demotes    bool     // it makes an administrator something else
 	undecided  bool     // has no effect in this version: of an unknown kind, or possible only by such an entry
 	clouded    bool     // an ancestor is undecided
 }
@@ -117,36 +142,25 @@ func (n *node) inherit(p *node) {
 	n.clouded = n.clouded || p.undecided || p.clouded
 }
 
-func (n *node) device() *Device {
-	if n.p.founding != nil {
-		return &n.p.founding.Device
-	}
-	return &n.p.addition.Device
-}
-
 // Found begins a State with a founding entry.
 func Found(e Entry) (*State, error) {
-	if e.p == nil || e.p.founding == nil {
+	if e.p == nil {
+		return nil, ErrNoFounding
+	}
+	f, ok := e.p.states.(*Founding)
+	if !ok {
 		return nil, ErrNoFounding
 	}
 	if !e.verify() {
 		return nil, &Refusal{e.ID(), ErrBadSignature}
 	}
-	f := *e.p.founding
 	s := &State{
 		founding: f,
 		practice: e.ID(),
 		nodes:    map[EntryID]*node{},
-		members:  map[DeviceID]*node{},
-		adds:     map[DeviceID][]*node{},
+		about:    map[DeviceID][]*node{},
+		epochs:   map[ScopeID][]*node{},
 	}
-	for _, sc := range f.Scopes {
-		id := ScopeIDOf(f.Nonce, sc.Name)
-		s.scopes = append(s.scopes, Scope{
-			ID: id, Name: sc.Name, Epochs: []Epoch{{ID: EpochIDOf(e.ID(), id), Commitment: sc.Commitment}},
-		})
-	}
-	slices.SortFunc(s.scopes, func(a, b Scope) int { return bytes.Compare(a.ID[:], b.ID[:]) })
 	s.insert(&node{Entry: e})
 	s.settle()
 	return s, nil
@@ -162,8 +176,11 @@ func (s *State) With(e Entry) (*State, error) {
 	t.nodes = maps.Clone(s.nodes)
 	t.order = slices.Clone(s.order)
 	t.heads = slices.Clone(s.heads)
-	t.members = maps.Clone(s.members)
-	t.adds = maps.Clone(s.adds)
+	t.about = maps.Clone(s.about)
+	t.epochs = maps.Clone(s.epochs)
+	t.attackers = slices.Clip(s.attackers)
+	t.checkpoints = slices.Clip(s.checkpoints)
+	t.recoveries = slices.Clip(s.recoveries)
 	t.unknown = slices.Clone(s.unknown)
 	t.insert(n)
 	t.settle()
@@ -268,6 +285,7 @@ func (s *State) judge(e Entry) (*node, error) {
 	if !e.verify() {
 		return nil, &Refusal{e.ID(), ErrBadSignature}
 	}
+	n.before = s.before(n)
 	if err := s.authority(n); err != nil {
 		// Something that this version cannot read may have allowed it. A later version will say.
 		if !n.clouded {
@@ -275,98 +293,140 @@ func (s *State) judge(e Entry) (*node, error) {
 		}
 		n.undecided = true
 	}
-	if e.p.addition == nil {
+	switch m := e.p.states.(type) {
+	case nil:
 		n.undecided = true
+	case *Promotion:
+		n.demotes = m.Role != RoleAdmin && n.view(s).status(m.Device).role == RoleAdmin
+	case *Checkpoint:
+		n.agrees = m.Of != EntryID{}
 	}
 	return n, nil
 }
 
-// authority checks whether n's ancestors allow it.
-func (s *State) authority(n *node) error {
-	author := n.Author()
-	if by := s.memberAt(author, n); author != s.founding.Root && (by == nil || by.device().Role != RoleAdmin) {
-		return ErrNotAdmin
-	}
-	a := n.p.addition
-	if a == nil {
-		return nil
-	}
-	if a.Device.ID == s.founding.Root || s.memberAt(a.Device.ID, n) != nil {
-		return ErrMemberAlready
-	}
-	// A newcomer without the current keys could read nothing, and would find out by charts that stay empty.
-	var want []EpochBox
-	for _, sc := range s.scopes {
-		want = append(want, EpochBox{Scope: sc.ID, Epoch: sc.Epochs[len(sc.Epochs)-1].ID})
-	}
-	slices.SortFunc(want, compareBoxes)
-	if !slices.EqualFunc(want, a.Boxes, func(x, y EpochBox) bool { return compareBoxes(x, y) == 0 }) {
-		return ErrBoxes
-	}
-	return nil
-}
-
-// memberAt returns the entry that holds for device among the ancestors of n (nil: all entries).
-//
-// Of additions that were made apart, the one with the lesser right holds, and of equal ones the smaller ID.
-func (s *State) memberAt(device DeviceID, n *node) *node {
-	var best *node
-	for _, a := range s.adds[device] {
-		if n != nil && !n.follows(a) {
-			continue
-		}
-		if best == nil || cmp.Or(
-			-cmp.Compare(rank(a.device().Role), rank(best.device().Role)),
-			-compareEntryID(a.ID(), best.ID()),
-		) > 0 {
-			best = a
+// before returns which of n's ancestors do not stand. After a single parent nothing has changed, unless that one seals a
+// checkpoint: whatever attacks it or is attacked by it is not among its ancestors.
+func (s *State) before(n *node) outs {
+	if len(n.p.parents) == 1 {
+		if p := s.nodes[n.p.parents[0]]; !p.agrees {
+			return p.before
 		}
 	}
-	return best
-}
-
-// rank orders roles by what they may do.
-func rank(r Role) int {
-	switch r {
-	case RoleAdmin:
-		return 4
-	case RoleServer:
-		return 3
-	case RoleMember:
-		return 2
-	case RoleReader:
-		return 1
-	}
-	return 0
+	return s.standing(n)
 }
 
 // insert adds a judged node to a State that nobody else sees yet; settle must follow.
 func (s *State) insert(n *node) {
 	n.index = len(s.nodes)
 	s.nodes[n.ID()] = n
-	if n.undecided {
-		s.unknown = append(s.unknown, n.Entry)
-	} else {
-		id := n.device().ID
-		s.adds[id] = append(slices.Clip(s.adds[id]), n)
-		s.members[id] = s.memberAt(id, nil)
-	}
 	s.heads = slices.DeleteFunc(s.heads, func(h EntryID) bool {
 		_, found := slices.BinarySearchFunc(n.p.parents, h, compareEntryID)
 		return found
 	})
 	s.heads = append(s.heads, n.ID())
 	s.order = append(s.order, n)
+	if n.undecided {
+		s.unknown = append(s.unknown, n.Entry)
+		return
+	}
+	switch m := n.p.states.(type) {
+	case *Founding:
+		s.speaks(n, m.Device.ID)
+		for _, sc := range m.Scopes {
+			s.begins(n, ScopeIDOf(m.Nonce, sc.Name))
+		}
+	case *Addition:
+		s.speaks(n, m.Device.ID)
+	case *Anchor:
+		s.speaks(n, m.ID)
+	case *Removal:
+		s.speaks(n, m.Device)
+		s.attackers = append(s.attackers, n)
+	case *Promotion:
+		s.speaks(n, m.Device)
+		s.attackers = append(s.attackers, n)
+	case *Renaming:
+		s.speaks(n, m.Device)
+	case *Rotation:
+		s.begins(n, m.Scope)
+	case *ScopeCreation:
+		s.begins(n, ScopeIDOfEntry(n.ID()))
+	case *Checkpoint:
+		s.attackers = append(s.attackers, n)
+		s.checkpoints = append(s.checkpoints, n)
+	case *Recovery:
+		s.attackers = append(s.attackers, n)
+		s.recoveries = append(s.recoveries, n)
+	}
 }
 
-// settle restores the orders that insert leaves open.
+func (s *State) speaks(n *node, of DeviceID) { s.about[of] = append(slices.Clip(s.about[of]), n) }
+
+func (s *State) begins(n *node, scope ScopeID) {
+	s.epochs[scope] = append(slices.Clip(s.epochs[scope]), n)
+}
+
+// settle restores the orders that insert leaves open, and works out what the entries amount to.
 func (s *State) settle() {
 	slices.SortFunc(s.heads, compareEntryID)
-	slices.SortFunc(s.order, func(a, b *node) int {
-		return cmp.Or(cmp.Compare(a.generation, b.generation), compareEntryID(a.ID(), b.ID()))
-	})
+	slices.SortFunc(s.order, compareNodes)
 	slices.SortFunc(s.unknown, func(a, b Entry) int { return compareEntryID(a.ID(), b.ID()) })
 	s.headsHash = HeadsHashOf(s.heads)
+	s.out = s.standing(nil)
+	v := s.all()
+	s.tips = v.tips()
+	s.members = map[DeviceID]status{}
+	for id := range s.about {
+		if id != (DeviceID{}) { // the practice itself
+			s.members[id] = v.status(id)
+		}
+	}
+	s.scopes = v.scopes()
+}
+
+func (s *State) all() view { return view{s, nil, s.out} }
+
+// tips returns the entries that stand and that no other one that stands follows, as many as an entry may join.
+func (v view) tips() []EntryID {
+	covered := map[EntryID]bool{}
+	var tips []EntryID
+	for _, n := range slices.Backward(v.s.order) {
+		_, out := v.out[n]
+		if out {
+			continue
+		}
+		if !covered[n.ID()] && len(tips) < MaxParents {
+			tips = append(tips, n.ID())
+		}
+		for _, p := range n.p.parents {
+			covered[p] = true
+		}
+	}
+	slices.SortFunc(tips, compareEntryID)
+	return tips
+}
+
+func (v view) scopes() (list []Scope) {
+	for id, nodes := range v.s.epochs {
+		sc := Scope{ID: id, Newest: v.headIDs(id), current: v.current(id), readers: v.readers(id), given: map[DeviceID]bool{}}
+		for device := range v.s.about {
+			sc.given[device] = v.given(device, id)
+		}
+		nodes = slices.Clone(nodes)
+		slices.SortFunc(nodes, compareNodes)
+		for _, n := range nodes {
+			e := Epoch{ID: EpochIDOf(n.ID(), id)}
+			if begun := n.begins(id); begun != nil {
+				sc.Name, e.Commitment = begun.Name, begun.Commitment
+			} else if m, ok := n.p.states.(*Rotation); ok {
+				e.Commitment, e.Previous = m.Commitment, m.Previous
+			}
+			sc.Epochs = append(sc.Epochs, e)
+		}
+		list = append(list, sc)
+	}
+	slices.SortFunc(list, func(a, b Scope) int { return bytes.Compare(a.ID[:], b.ID[:]) })
+	return list
 }
 
 // HeadsHashOf returns the hash that names a set of heads, which must stand ascending.

@@ -14,6 +14,13 @@ import (
 	"chartmesh/trust"
 )
 
+// tb is what tests and random histories have in common.
+type tb interface {
+	Helper()
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+}
+
 // signer is a key made from a name, so that failing tests speak of names.
 type signer struct{ key ed25519.PrivateKey }
 
@@ -34,7 +41,7 @@ func fill(name string, n int) []byte {
 	return bytes.Repeat(sum[:], n/32+1)[:n]
 }
 
-func found(t testing.TB, root, first signer) trust.Entry {
+func found(t tb, root, first signer) trust.Entry {
 	t.Helper()
 	f := trust.Founding{
 		Nonce: [32]byte{1}, Root: root.Device(), Recovery: fill("recovery", trust.HPKEPublicSize),
@@ -93,7 +100,7 @@ func with(t testing.TB, st *trust.State, entries ...trust.Entry) *trust.State {
 var root, ada, ben, cem, dan, eva = newSigner("root"), newSigner("ada"), newSigner("ben"), newSigner("cem"),
 	newSigner("dan"), newSigner("eva")
 
-func begin(t testing.TB) *trust.State {
+func begin(t tb) *trust.State {
 	t.Helper()
 	st, err := trust.Found(found(t, root, ada))
 	if err != nil {
@@ -153,8 +160,9 @@ func TestRefusals(t *testing.T) {
 	}
 	noBoxes := addition(st, cem, trust.RoleMember)
 	noBoxes.Boxes = nil
-	oneBox := addition(st, cem, trust.RoleMember)
-	oneBox.Boxes = oneBox.Boxes[:1]
+	twice := addition(st, cem, trust.RoleMember)
+	twice.Boxes = append(twice.Boxes[:1], twice.Boxes[0])
+	twice.Boxes[1].Epoch = trust.EpochID(bytes.Repeat([]byte{0xff}, 32))
 	otherEpoch := addition(st, cem, trust.RoleMember)
 	otherEpoch.Boxes[0].Epoch[0] ^= 1
 	unheard, err := trust.Draft{Kind: trust.KindAdd, Parents: []trust.EntryID{{7}},
@@ -176,7 +184,7 @@ func TestRefusals(t *testing.T) {
 		{"the root key as a device", add(t, st, ada, root, trust.RoleAdmin), trust.ErrMemberAlready},
 		{"another founding", otherRoot, trust.ErrOtherPractice},
 		{"no key boxes", draft(t, st, trust.KindAdd, noBoxes.Encode(), ada), trust.ErrBoxes},
-		{"one key box", draft(t, st, trust.KindAdd, oneBox.Encode(), ada), trust.ErrBoxes},
+		{"a box too many", draft(t, st, trust.KindAdd, twice.Encode(), ada), trust.ErrBoxes},
 		{"unknown epoch", draft(t, st, trust.KindAdd, otherEpoch.Encode(), ada), trust.ErrBoxes},
 		{"an unknown kind by a member", draft(t, st, 99, []byte("x"), ben), trust.ErrNotAdmin},
 	} {
@@ -238,12 +246,12 @@ func TestUnknownKindsAreKept(t *testing.T) {
 	if len(st.Unknown()) != 0 {
 		t.Error("unknown entries from the start")
 	}
-	promote := draft(t, st, trust.KindRole, []byte("ben becomes an administrator"), ada)
+	promote := draft(t, st, 201, []byte("ben becomes an administrator in a way that is not known yet"), ada)
 	byRoot := draft(t, st, 200, nil, root)
 	onPromote := with(t, st, promote)
 	byBen := add(t, onPromote, ben, cem, trust.RoleMember) // only the promotion could allow it
 	onBen := with(t, onPromote, byBen)
-	byCem := draft(t, onBen, trust.KindRemove, []byte("?"), cem)
+	byCem := draft(t, onBen, 202, []byte("?"), cem)
 	byAda := add(t, onBen, ada, dan, trust.RoleMember) // allowed anyway
 
 	all := append(st.Entries(), promote, byRoot, byBen, byCem, byAda)
@@ -307,7 +315,7 @@ func history(t testing.TB, rng *rand.Rand, n int) []trust.Entry {
 		var e trust.Entry
 		switch rng.IntN(10) {
 		case 0:
-			e = draft(t, st, trust.Kind(3+rng.IntN(20)), fill("unknown", i), by)
+			e = draft(t, st, trust.Kind(100+rng.IntN(20)), fill("unknown", i), by)
 		case 1:
 			e = add(t, st, newSigner("stranger"), device, trust.RoleAdmin)
 		case 2, 3, 4:
@@ -512,31 +520,6 @@ func FuzzParseEntry(f *testing.F) {
 		}
 		_, err = st.With(e)
 		fuzzing.Quiet(t, err)
-	})
-}
-
-// FuzzPayload reads what entries state without an entry around it.
-func FuzzPayload(f *testing.F) {
-	st := begin(f)
-	founding := st.Entries()[0]
-	added := add(f, st, ada, ben, trust.RoleMember)
-	fuzzing.Seeds(f, func(b []byte) error {
-		_, err := trust.ReencodeFounding(b)
-		if err != nil {
-			_, err = trust.ReencodeAddition(b)
-		}
-		return err
-	}, founding.Payload(), added.Payload())
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, read := range []func([]byte) ([]byte, error){trust.ReencodeFounding, trust.ReencodeAddition} {
-			var again []byte
-			var err error
-			fuzzing.Allocates(t, len(b), 16, 512<<10, func() { again, err = read(b) })
-			fuzzing.Quiet(t, err)
-			if err == nil && !bytes.Equal(again, b) {
-				t.Error("does not re-encode to the same bytes")
-			}
-		}
 	})
 }
 

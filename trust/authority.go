@@ -1,0 +1,146 @@
+package trust
+
+import (
+	"bytes"
+	"fmt"
+	"slices"
+)
+
+// authority checks what n states against what its author saw.
+func (s *State) authority(n *node) error {
+	v := n.view(s)
+	if n.p.states == nil { // of a kind that this version does not know
+		if root, _ := v.root(); n.Author() != root && v.status(n.Author()).role != RoleAdmin {
+			return ErrNotAdmin
+		}
+		return nil
+	}
+	if !v.mayAuthor(n) {
+		return ErrNotAdmin
+	}
+	switch m := n.p.states.(type) {
+	case *Addition:
+		return v.checkAddition(m)
+	case *Anchor:
+		return v.checkNew(m.ID)
+	case *Removal:
+		return v.checkMember(m.Device)
+	case *Promotion:
+		if v.status(m.Device).role == RoleAnchor {
+			return fmt.Errorf("%w: an anchor stays one", ErrNotMember)
+		}
+		return v.checkMember(m.Device)
+	case *Renaming:
+		if m.Device == (DeviceID{}) {
+			return nil
+		}
+		return v.checkMember(m.Device)
+	case *Rotation:
+		return v.checkRotation(m)
+	case *ScopeCreation:
+		return v.checkScope(n, m)
+	case *Reseed:
+		for _, id := range m.Voters {
+			if v.status(id).role == 0 {
+				return ErrNotMember
+			}
+		}
+	case *Checkpoint:
+		if m.Of == (EntryID{}) {
+			return nil
+		}
+		of := s.nodes[m.Of]
+		if of == nil || !n.follows(of) {
+			return fmt.Errorf("%w: it is no ancestor", ErrCheckpoint)
+		}
+		if c, ok := of.p.states.(*Checkpoint); !ok || c.Of != (EntryID{}) {
+			return ErrCheckpoint
+		}
+	case *Recovery:
+		return v.checkRecovery(m)
+	}
+	return nil
+}
+
+func (v view) checkMember(id DeviceID) error {
+	if v.status(id).role == 0 {
+		return ErrNotMember
+	}
+	return nil
+}
+
+// checkNew checks that a key was never used: a removed device comes back under another.
+func (v view) checkNew(id DeviceID) error {
+	st := v.status(id)
+	if root, _ := v.root(); st.role != 0 || id == root || id == v.s.founding.Root {
+		return ErrMemberAlready
+	}
+	if st.removed {
+		return ErrRemoved
+	}
+	return nil
+}
+
+// checkAddition holds a newcomer's boxes against the scopes: it has at least one, and of each the newest epochs, which open
+// all that came before. Without them it could read nothing, and would find out by charts that stay empty.
+func (v view) checkAddition(m *Addition) error {
+	if err := v.checkNew(m.Device.ID); err != nil {
+		return err
+	}
+	if len(m.Boxes) == 0 {
+		return ErrBoxes
+	}
+	for boxes := m.Boxes; len(boxes) > 0; {
+		scope := boxes[0].Scope
+		end := slices.IndexFunc(boxes, func(b EpochBox) bool { return b.Scope != scope })
+		if end < 0 {
+			end = len(boxes)
+		}
+		if !slices.EqualFunc(boxes[:end], v.headIDs(scope), func(b EpochBox, id EpochID) bool { return b.Epoch == id }) {
+			return ErrBoxes
+		}
+		boxes = boxes[end:]
+	}
+	return nil
+}
+
+// checkRotation checks that a rotation joins all newest epochs of its scope, and leaves out nobody who reads it.
+func (v view) checkRotation(m *Rotation) error {
+	heads := v.headIDs(m.Scope)
+	if !slices.EqualFunc(m.Previous, heads, func(p PreviousEpoch, id EpochID) bool { return p.Epoch == id }) {
+		return ErrEpochs
+	}
+	return v.checkRecipients(m.Boxes, v.readers(m.Scope))
+}
+
+func (v view) checkScope(n *node, m *ScopeCreation) error {
+	var readers []DeviceID
+	for _, b := range m.Boxes[1:] {
+		if !v.status(b.Recipient).role.MayRead() {
+			return ErrBoxes
+		}
+		readers = append(readers, b.Recipient)
+	}
+	root, _ := v.root()
+	if _, known := slices.BinarySearchFunc(readers, n.Author(), compareDeviceID); !known && n.Author() != root {
+		return ErrBoxes // who makes it would not know what is in it
+	}
+	return nil
+}
+
+// checkRecipients checks that boxes are those of the recovery key and of some devices.
+func (v view) checkRecipients(boxes []ScopeBox, devices []DeviceID) error {
+	if !slices.EqualFunc(boxes[1:], devices, func(b ScopeBox, id DeviceID) bool { return b.Recipient == id }) {
+		return ErrBoxes
+	}
+	return nil
+}
+
+func (v view) checkRecovery(m *Recovery) error {
+	if root, _ := v.root(); m.Replaced != root {
+		return ErrRecovery
+	}
+	return v.checkNew(m.Root)
+}
+
+func compareDeviceID(a, b DeviceID) int { return bytes.Compare(a[:], b[:]) }
