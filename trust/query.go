@@ -71,6 +71,27 @@ func (s *State) Tips() []EntryID { return slices.Clone(s.tips) }
 // Root returns the root key in force, which follows from the recovery code, and the recovery key, a public key of HPKE.
 func (s *State) Root() (root DeviceID, recovery []byte) { return s.all().root() }
 
+// WasRoot reports whether a key was the practice's root key once and is no more.
+func (s *State) WasRoot(id DeviceID) bool {
+	root, _ := s.Root()
+	return id != root && (id == s.founding.Root || slices.ContainsFunc(s.recoveries, func(n *node) bool {
+		return n.p.states.(*Recovery).Root == id
+	}))
+}
+
+// PracticeName returns the practice's sealed name.
+func (s *State) PracticeName() []byte {
+	v := s.all()
+	names := newest(slices.DeleteFunc(slices.Clone(s.about[DeviceID{}]), func(n *node) bool { return !v.sees(n) }))
+	if len(names) == 0 {
+		return s.founding.Practice
+	}
+	return slices.MaxFunc(names, compareNodes).p.states.(*Renaming).Names
+}
+
+// Names returns the sealed names of a device or anchor that belongs or did.
+func (s *State) Names(id DeviceID) []byte { return s.members[id].names }
+
 // Members returns the devices that belong, ascending by ID.
 func (s *State) Members() []Member {
 	return s.list(func(st status) bool { return st.role != 0 && st.role != RoleAnchor })

@@ -21,7 +21,7 @@ type Keyring struct {
 	signing ed25519.PrivateKey
 	hpke    hpke.PrivateKey
 	salting []byte
-	opened
+	administrator
 
 	dir   string // empty: in memory alone
 	moved bool
@@ -112,6 +112,7 @@ func unlock(dir string, s secrets, random io.Reader) (*Keyring, error) {
 	k.salting = derive(s.device[:], "chartmesh salt 1", 32)
 	k.mu.rand = random
 	k.mu.secrets = s
+	k.administrator.signer, k.administrator.random = k, k.fill
 	return k, nil
 }
 
@@ -179,7 +180,7 @@ func (k *Keyring) Fresh() bool {
 // or predecessor differ, and telling nothing of the body.
 func (k *Keyring) Salt(body, previous [32]byte) ([16]byte, error) {
 	var fresh [32]byte
-	if err := k.random(fresh[:]); err != nil {
+	if err := k.fill(fresh[:]); err != nil {
 		return [16]byte{}, fmt.Errorf("make salt: %w", err)
 	}
 	h := hmac.New(sha256.New, k.salting)
@@ -189,7 +190,7 @@ func (k *Keyring) Salt(body, previous [32]byte) ([16]byte, error) {
 	return [16]byte(h.Sum(nil)), nil
 }
 
-func (k *Keyring) random(b []byte) error {
+func (k *Keyring) fill(b []byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if _, err := io.ReadFull(k.mu.rand, b); err != nil {
@@ -198,11 +199,11 @@ func (k *Keyring) random(b []byte) error {
 	return nil
 }
 
-// Learn opens every key box of the membership log that is for this device and not open yet. Call it after each change
+// Learn opens every epoch that a key box of the membership log opens for this device, and those before it. Call it after each change
 // of the membership. A box that does not open, or holds other keys than everybody else's, is an error that names it; the
 // others are learnt all the same.
 func (k *Keyring) Learn(st *trust.State) error {
-	return k.learn(k.hpke, st.Boxes(k.device))
+	return k.learn(k.hpke, st, k.device)
 }
 
 // derive is HKDF-SHA256 without a salt; its input is always a uniformly random key.

@@ -12,18 +12,14 @@ import (
 // namesPad is the step to which names are padded, so that their length tells little.
 const namesPad = 64
 
-// Names returns the names of a member device and of its site; empty when they cannot be read.
+// Names returns the names of a device or anchor and of its site, also of a removed one; empty when they cannot be read.
 func (o *opened) Names(st *trust.State, device trust.DeviceID) (deviceName, site string) {
-	m, ok := st.Member(device)
-	if !ok {
-		return "", ""
-	}
-	return o.openNames(st, device, m.Names)
+	return o.openNames(st, device, st.Names(device))
 }
 
 // PracticeName returns the practice's name; empty when it cannot be read.
 func (o *opened) PracticeName(st *trust.State) string {
-	name, _ := o.openNames(st, trust.DeviceID{}, st.Founding().Practice)
+	name, _ := o.openNames(st, trust.DeviceID{}, st.PracticeName())
 	return name
 }
 
@@ -60,7 +56,7 @@ func (o *opened) openNames(st *trust.State, device trust.DeviceID, sealed []byte
 
 // sealNames seals two names so that every member can read them: under a key derived from the clinical scope's index key,
 // bound to practice and device. A zero device is the practice itself.
-func (k *Keyring) sealNames(index, practice [32]byte, device trust.DeviceID, first, second string) ([]byte, error) {
+func sealNames(random func([]byte) error, index, practice [32]byte, device trust.DeviceID, first, second string) ([]byte, error) {
 	if len(first) > trust.MaxName || len(second) > trust.MaxName {
 		return nil, fmt.Errorf("seal names: a name is over %d bytes", trust.MaxName)
 	}
@@ -75,7 +71,7 @@ func (k *Keyring) sealNames(index, practice [32]byte, device trust.DeviceID, fir
 		return nil, fmt.Errorf("seal names: %w", err)
 	}
 	nonce := make([]byte, chacha20poly1305.NonceSizeX)
-	if err := k.random(nonce); err != nil {
+	if err := random(nonce); err != nil {
 		return nil, fmt.Errorf("seal names: %w", err)
 	}
 	return cipher.Seal(nonce, nonce, w.Bytes(), namesContext(practice, device)), nil

@@ -2,11 +2,13 @@ package keyring
 
 import (
 	"bytes"
+	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/hpke"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -68,15 +70,13 @@ func (o *opened) epochKey(scope trust.ScopeID, epoch trust.EpochID) ([32]byte, e
 	return key.body, nil
 }
 
-func (o *opened) learn(private hpke.PrivateKey, boxes []trust.KeyBox) error {
+// learn opens the boxes for a recipient (zero: the recovery key), and the epochs before those that it has.
+func (o *opened) learn(private hpke.PrivateKey, st *trust.State, recipient trust.DeviceID) error {
 	var errs []error
-	for _, b := range boxes {
-		if o.has(b.Epoch) {
-			continue
-		}
-		public := private.PublicKey().Bytes()
-		if !bytes.Equal(public, b.HPKE) {
-			// Added twice, apart, under another key: the box of the other addition is ours.
+	public := private.PublicKey().Bytes()
+	for _, b := range st.Boxes(recipient) {
+		if o.has(b.Epoch) || !bytes.Equal(public, b.HPKE) {
+			// Another key: the device was added twice, apart, or the recovery code was replaced.
 			continue
 		}
 		keys, err := hpke.Open(private, kdf, aead, trust.BoxInfo(b.Scope, b.Commitment, public), b.Sealed)
@@ -84,15 +84,78 @@ func (o *opened) learn(private hpke.PrivateKey, boxes []trust.KeyBox) error {
 			errs = append(errs, fmt.Errorf("open key box of epoch %v: %w", b.Epoch, trust.ErrSealBroken))
 			continue
 		}
-		body, index := [32]byte(keys[:32]), [32]byte(keys[32:])
-		if trust.Commit(b.Scope, body, index) != b.Commitment {
-			errs = append(errs, fmt.Errorf("open key box of epoch %v: not the keys that the log commits to: %w",
-				b.Epoch, trust.ErrSealBroken))
-			continue
+		if err := o.take(b.Scope, b.Epoch, [32]byte(keys[:32]), [32]byte(keys[32:]), b.Commitment); err != nil {
+			errs = append(errs, err)
 		}
-		o.put(b.Scope, b.Epoch, body, index)
+	}
+	for _, sc := range st.Scopes() {
+		errs = append(errs, o.learnPrevious(sc))
 	}
 	return errors.Join(errs...)
+}
+
+// learnPrevious opens a scope's epochs by those that follow them.
+func (o *opened) learnPrevious(sc trust.Scope) error {
+	index, err := o.indexKey(sc.ID)
+	if err != nil {
+		return nil // nothing of it is open
+	}
+	commitments := map[trust.EpochID][32]byte{}
+	for _, e := range sc.Epochs {
+		commitments[e.ID] = e.Commitment
+	}
+	var errs []error
+	for _, e := range slices.Backward(sc.Epochs) { // each comes after those that it follows
+		body, err := o.epochKey(sc.ID, e.ID)
+		if err != nil {
+			continue
+		}
+		for _, p := range e.Previous {
+			if o.has(p.Epoch) {
+				continue
+			}
+			previous, err := openPrevious(body, p.Epoch, p.Sealed)
+			if err == nil {
+				err = o.take(sc.ID, p.Epoch, previous, index, commitments[p.Epoch])
+			}
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// take keeps an epoch's keys if they are those that the log commits to.
+func (o *opened) take(scope trust.ScopeID, epoch trust.EpochID, body, index, commitment [32]byte) error {
+	if trust.Commit(scope, body, index) != commitment {
+		return fmt.Errorf("open epoch %v: not the keys that the log commits to: %w", epoch, trust.ErrSealBroken)
+	}
+	o.put(scope, epoch, body, index)
+	return nil
+}
+
+// sealPrevious seals an epoch's key under that of the epoch that follows it. Key and nonce are used once: an epoch's key is
+// new, and follows each epoch once.
+func sealPrevious(next [32]byte, epoch trust.EpochID, body [32]byte) []byte {
+	cipher, nonce := previousCipher(next, epoch)
+	return cipher.Seal(nil, nonce, body[:], nil)
+}
+
+func openPrevious(next [32]byte, epoch trust.EpochID, sealed []byte) (body [32]byte, err error) {
+	cipher, nonce := previousCipher(next, epoch)
+	plain, err := cipher.Open(nil, nonce, sealed, nil)
+	if err != nil || len(plain) != len(body) {
+		return body, fmt.Errorf("open epoch %v by the one that follows it: %w", epoch, trust.ErrSealBroken)
+	}
+	return [32]byte(plain), nil
+}
+
+func previousCipher(next [32]byte, epoch trust.EpochID) (aead cipher.AEAD, nonce []byte) {
+	once := derive(next[:], "chartmesh previous epoch 1\x00"+string(epoch[:]), chacha20poly1305.KeySize+chacha20poly1305.NonceSizeX)
+	aead, err := chacha20poly1305.NewX(once[:chacha20poly1305.KeySize])
+	if err != nil {
+		panic("keyring: a key of fixed size was refused")
+	}
+	return aead, once[chacha20poly1305.KeySize:]
 }
 
 // sealBox seals an epoch's keys to a recipient's public key.

@@ -3,6 +3,7 @@ package keyring
 import (
 	"crypto/ed25519"
 	"crypto/hpke"
+	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -17,6 +18,9 @@ var ErrRecoveryCode = errors.New("not a recovery code")
 
 // ErrWrongRecovery says that a recovery code belongs to another practice.
 var ErrWrongRecovery = errors.New("the recovery code is not this practice's")
+
+// ErrReplacedRecovery says that another recovery code is in force by now.
+var ErrReplacedRecovery = errors.New("the recovery code was replaced by another")
 
 const (
 	// crockford's alphabet has neither I, L, O nor U.
@@ -34,7 +38,7 @@ type RecoveryCode struct{ symbols [codeSecret]byte }
 
 func (k *Keyring) newRecoveryCode() (RecoveryCode, error) {
 	var c RecoveryCode
-	if err := k.random(c.symbols[:]); err != nil {
+	if err := k.fill(c.symbols[:]); err != nil {
 		return c, fmt.Errorf("make recovery code: %w", err)
 	}
 	for i, b := range c.symbols {
@@ -125,8 +129,9 @@ func (c RecoveryCode) keys() (rootKey, hpke.PrivateKey, error) {
 	return rootKey{root}, recovery, nil
 }
 
-// Recovery is what a practice's recovery code opens: every epoch of every scope. It can open chunks and read names.
-type Recovery struct{ opened }
+// Recovery is what a practice's recovery code opens and may do: every epoch of every scope, and every entry of the membership
+// log, which outranks those of all devices.
+type Recovery struct{ administrator }
 
 // OpenWithRecovery opens every epoch of the membership log with the recovery code. An epoch that does not open is an
 // error, since the code promises all of them.
@@ -139,11 +144,17 @@ func OpenWithRecovery(code string, st *trust.State) (*Recovery, error) {
 	if err != nil {
 		return nil, err
 	}
-	if root.Device() != st.Founding().Root {
+	if now, _ := st.Root(); root.Device() != now {
+		if st.WasRoot(root.Device()) {
+			return nil, ErrReplacedRecovery
+		}
 		return nil, ErrWrongRecovery
 	}
-	r := &Recovery{}
-	if err := r.learn(private, st.Boxes(trust.DeviceID{})); err != nil {
+	r := &Recovery{administrator{signer: root, random: func(b []byte) error {
+		_, err := rand.Read(b)
+		return err
+	}}}
+	if err := r.learn(private, st, trust.DeviceID{}); err != nil {
 		return nil, fmt.Errorf("open with recovery code: %w", err)
 	}
 	for _, sc := range st.Scopes() {

@@ -1,0 +1,252 @@
+package keyring
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"chartmesh/trust"
+)
+
+// administrator makes entries of the membership log: as a device that is one, or as the practice's root key.
+type administrator struct {
+	opened
+	signer trust.Signer
+	random func([]byte) error // fills with random bytes
+}
+
+// sign makes an entry that follows everything that stands.
+func (a *administrator) sign(st *trust.State, kind trust.Kind, payload []byte, now time.Time, others ...trust.Signer) (
+	trust.Entry, error) {
+	if root, _ := st.Root(); a.signer.Device() != root {
+		if self, ok := st.Member(a.signer.Device()); !ok || self.Role != trust.RoleAdmin {
+			return trust.Entry{}, ErrNotAdmin
+		}
+	}
+	draft := trust.Draft{Kind: kind, Parents: st.Tips(), TimeMillis: now.UnixMilli(), Payload: payload}
+	return draft.Sign(a.signer, others...)
+}
+
+// Newcomer is a device to be added.
+type Newcomer struct {
+	Device     trust.DeviceID
+	HPKE       []byte
+	Role       trust.Role // zero: member
+	DeviceName string
+	SiteName   string
+	Now        time.Time
+}
+
+// Admit makes the entry that adds a device, with a key box for every newest epoch of every scope that is read here. It is
+// ErrNotAdmin unless this device is an administrator, and trust.ErrNoKey when it lacks a key itself.
+func (a *administrator) Admit(st *trust.State, n Newcomer) (trust.Entry, error) {
+	if n.Role == 0 {
+		n.Role = trust.RoleMember
+	}
+	fail := func(err error) (trust.Entry, error) {
+		return trust.Entry{}, fmt.Errorf("admit device %v: %w", n.Device, err)
+	}
+	if _, ok := st.Member(n.Device); ok {
+		return fail(trust.ErrMemberAlready)
+	}
+	m := trust.Addition{Device: trust.Device{ID: n.Device, HPKE: n.HPKE, Role: n.Role}}
+	var err error
+	if m.Device.Names, err = a.sealNamesOf(st, n.Device, n.DeviceName, n.SiteName); err != nil {
+		return fail(err)
+	}
+	for _, sc := range st.Scopes() { // ascending, and so are the newest epochs
+		if !a.reads(st, sc) {
+			continue
+		}
+		for _, epoch := range sc.Newest {
+			box, err := a.box(sc.ID, epoch, n.HPKE)
+			if err != nil {
+				return fail(err)
+			}
+			m.Boxes = append(m.Boxes, trust.EpochBox{Scope: sc.ID, Epoch: epoch, Sealed: box})
+		}
+	}
+	e, err := a.sign(st, trust.KindAdd, m.Encode(), n.Now)
+	if err != nil {
+		return fail(err)
+	}
+	return e, nil
+}
+
+// reads reports whether the signer is one of a scope's readers; the recovery key is one of all.
+func (a *administrator) reads(st *trust.State, sc trust.Scope) bool {
+	root, _ := st.Root()
+	return a.signer.Device() == root || st.MayRead(a.signer.Device(), sc.ID)
+}
+
+// box seals an epoch's keys.
+func (a *administrator) box(scope trust.ScopeID, epoch trust.EpochID, recipient []byte) ([]byte, error) {
+	body, err := a.epochKey(scope, epoch)
+	if err != nil {
+		return nil, err
+	}
+	index, err := a.indexKey(scope)
+	if err != nil {
+		return nil, err
+	}
+	return sealBox(scope, body, index, recipient)
+}
+
+// Remove makes the entry that removes a device. What it wrote counts up to cut; Rotate every scope that it could read next.
+func (a *administrator) Remove(st *trust.State, device trust.DeviceID, cut trust.Cut, now time.Time) (trust.Entry, error) {
+	e, err := a.sign(st, trust.KindRemove, trust.Removal{Device: device, Cut: cut}.Encode(), now)
+	if err != nil {
+		return e, fmt.Errorf("remove device %v: %w", device, err)
+	}
+	return e, nil
+}
+
+// SetRole makes the entry that gives a device another role. For one that may not write, cut says how far its logs count.
+func (a *administrator) SetRole(st *trust.State, device trust.DeviceID, role trust.Role, cut trust.Cut, now time.Time) (
+	trust.Entry, error) {
+	e, err := a.sign(st, trust.KindRole, trust.Promotion{Device: device, Role: role, Cut: cut}.Encode(), now)
+	if err != nil {
+		return e, fmt.Errorf("give device %v the role %v: %w", device, role, err)
+	}
+	return e, nil
+}
+
+// Rename makes the entry that names a device and its site anew, or the practice for a zero device.
+func (a *administrator) Rename(st *trust.State, device trust.DeviceID, name, site string, now time.Time) (trust.Entry, error) {
+	names, err := a.sealNamesOf(st, device, name, site)
+	if err != nil {
+		return trust.Entry{}, fmt.Errorf("rename: %w", err)
+	}
+	e, err := a.sign(st, trust.KindRename, trust.Renaming{Device: device, Names: names}.Encode(), now)
+	if err != nil {
+		return e, fmt.Errorf("rename: %w", err)
+	}
+	return e, nil
+}
+
+// AddAnchor makes the entry that adds an anchor, which is given no key.
+func (a *administrator) AddAnchor(st *trust.State, anchor trust.DeviceID, addresses []string, name string, now time.Time) (
+	trust.Entry, error) {
+	names, err := a.sealNamesOf(st, anchor, name, "")
+	if err != nil {
+		return trust.Entry{}, fmt.Errorf("add anchor: %w", err)
+	}
+	e, err := a.sign(st, trust.KindAnchor, trust.Anchor{ID: anchor, Addresses: addresses, Names: names}.Encode(), now)
+	if err != nil {
+		return e, fmt.Errorf("add anchor: %w", err)
+	}
+	return e, nil
+}
+
+// Rotate makes the entry that begins a scope's next epoch: new keys for all who read it and for the recovery key, and the keys
+// of the epochs before it sealed under the new one. It joins epochs that were begun apart.
+func (a *administrator) Rotate(st *trust.State, scope trust.ScopeID, now time.Time) (trust.Entry, error) {
+	e, err := a.rotate(st, scope, now)
+	if err != nil {
+		return e, fmt.Errorf("rotate scope %v: %w", scope, err)
+	}
+	return e, nil
+}
+
+func (a *administrator) rotate(st *trust.State, scope trust.ScopeID, now time.Time) (e trust.Entry, err error) {
+	sc, ok := st.Scope(scope)
+	if !ok || len(sc.Newest) == 0 {
+		return e, errNoScope
+	}
+	index, err := a.indexKey(scope)
+	if err != nil {
+		return e, err
+	}
+	var body [32]byte
+	if err := a.random(body[:]); err != nil {
+		return e, err
+	}
+	m := trust.Rotation{Scope: scope, Commitment: trust.Commit(scope, body, index)}
+	for _, epoch := range sc.Newest {
+		key, err := a.epochKey(scope, epoch)
+		if err != nil {
+			return e, err
+		}
+		m.Previous = append(m.Previous, trust.PreviousEpoch{Epoch: epoch, Sealed: sealPrevious(body, epoch, key)})
+	}
+	_, recovery := st.Root()
+	box, err := sealBox(scope, body, index, recovery)
+	if err != nil {
+		return e, err
+	}
+	m.Boxes = append(m.Boxes, trust.ScopeBox{Sealed: box})
+	for _, id := range st.Readers(scope) {
+		member, _ := st.Member(id)
+		if box, err = sealBox(scope, body, index, member.HPKE); err != nil {
+			return e, fmt.Errorf("device %v: %w", id, err)
+		}
+		m.Boxes = append(m.Boxes, trust.ScopeBox{Recipient: id, Sealed: box})
+	}
+	if e, err = a.sign(st, trust.KindRotate, m.Encode(), now); err != nil {
+		return e, err
+	}
+	a.put(scope, trust.EpochIDOf(e.ID(), scope), body, index)
+	return e, nil
+}
+
+// CheckIn makes the entry by which this administrator begins a checkpoint, or agrees to another's (zero: begins one).
+func (a *administrator) CheckIn(st *trust.State, of trust.EntryID, now time.Time) (trust.Entry, error) {
+	e, err := a.sign(st, trust.KindCheckpoint, trust.Checkpoint{Of: of}.Encode(), now)
+	if err != nil {
+		return e, fmt.Errorf("agree to the membership: %w", err)
+	}
+	return e, nil
+}
+
+// ReplaceRecovery makes the entry that puts another recovery code in the place of the one in force, and the new code, which
+// is nowhere kept. Who types the old one in ends its right at once; without it (empty), it ends for those who know of the
+// entry. Rotate every scope next: the old code opens every epoch so far, for ever.
+func (k *Keyring) ReplaceRecovery(st *trust.State, old string, now time.Time) (e trust.Entry, code string, err error) {
+	fail := func(err error) (trust.Entry, string, error) {
+		return trust.Entry{}, "", fmt.Errorf("replace recovery code: %w", err)
+	}
+	replaced, _ := st.Root()
+	var others []trust.Signer
+	if old != "" {
+		c, err := ParseRecoveryCode(old)
+		if err != nil {
+			return fail(err)
+		}
+		root, _, err := c.keys()
+		if err != nil {
+			return fail(err)
+		}
+		if root.Device() != replaced {
+			return fail(ErrWrongRecovery)
+		}
+		others = append(others, root)
+	}
+	next, err := k.newRecoveryCode()
+	if err != nil {
+		return fail(err)
+	}
+	root, private, err := next.keys()
+	if err != nil {
+		return fail(err)
+	}
+	m := trust.Recovery{Replaced: replaced, Root: root.Device(), Key: private.PublicKey().Bytes()}
+	if e, err = k.sign(st, trust.KindRecovery, m.Encode(), now, others...); err != nil {
+		return fail(err)
+	}
+	return e, next.Reveal(), nil
+}
+
+// sealNamesOf seals names for the members of a practice.
+func (a *administrator) sealNamesOf(st *trust.State, device trust.DeviceID, first, second string) ([]byte, error) {
+	scope, ok := st.ScopeNamed(trust.ScopeClinical)
+	if !ok {
+		return nil, errNoScope
+	}
+	index, err := a.indexKey(scope)
+	if err != nil {
+		return nil, err
+	}
+	return sealNames(a.random, index, st.Founding().Nonce, device, first, second)
+}
+
+var errNoScope = errors.New("there is no such scope")
