@@ -523,6 +523,45 @@ func FuzzParseEntry(f *testing.F) {
 	})
 }
 
+// FuzzPayload reads what entries of every kind state, without an entry around it.
+func FuzzPayload(f *testing.F) {
+	l := draw(f, `
+		0 -> 1   ada adds ben admin
+		1 -> 2   ada adds fin anchor
+		2 -> 3   ada makes ben reader a3 b4
+		3 -> 4   ada rotates clinical
+		4 -> 5   ada creates more ada ben
+		5 -> 6   ada reseeds ada ben
+		6 -> 7   ada checks
+		7 -> 8   ada names ben upstairs
+		8 -> 9   ada replaces root root2
+		9 -> 10  ada removes ben a7`)
+	var seeds [][]byte
+	for _, name := range l.names {
+		e := l.entries[name]
+		seeds = append(seeds, append([]byte{byte(e.Kind())}, e.Payload()...))
+	}
+	read := func(b []byte) ([]byte, error) {
+		if len(b) == 0 {
+			return nil, nil
+		}
+		return trust.ReencodePayload(trust.Kind(b[0]), b[1:])
+	}
+	fuzzing.Seeds(f, func(b []byte) error {
+		_, err := read(b)
+		return err
+	}, seeds...)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var again []byte
+		var err error
+		fuzzing.Allocates(t, len(b), 16, 512<<10, func() { again, err = read(b) })
+		fuzzing.Quiet(t, err)
+		if err == nil && again != nil && !bytes.Equal(again, b[1:]) {
+			t.Error("does not re-encode to the same bytes")
+		}
+	})
+}
+
 func BenchmarkReplay(b *testing.B) {
 	st := begin(b)
 	for i := range 200 {
