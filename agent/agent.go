@@ -200,6 +200,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.tellOfPeers(ctx) })
 	wg.Go(func() { a.scrub(ctx) })
 	wg.Go(func() { a.compact(ctx) })
+	wg.Go(func() { a.keepEpochs(ctx, rotateAfter) })
 	err = host.Run(ctx)
 	cancel()
 	wg.Wait()

@@ -40,7 +40,7 @@ func forked(t *rapid.T) []trust.Entry {
 	for i := range rapid.IntRange(1, 24).Draw(t, "entries") {
 		at := rapid.IntRange(0, len(states)-1).Draw(t, "knows")
 		st := states[at]
-		by := "ada"
+		var by string
 		if admins := administrators(st); len(admins) > 0 && rapid.IntRange(0, 9).Draw(t, "right") > 0 {
 			by = rapid.SampledFrom(admins).Draw(t, "author")
 		} else {

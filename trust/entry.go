@@ -180,6 +180,36 @@ func (e Entry) Removal() (Removal, bool) { return stated[Removal](e) }
 // Promotion returns the payload of a role entry.
 func (e Entry) Promotion() (Promotion, bool) { return stated[Promotion](e) }
 
+// About is whom and what an entry is about, as far as its kind says.
+type About struct {
+	Device DeviceID
+	Role   Role
+	Scope  ScopeID
+}
+
+// About returns whom and what the entry is about.
+func (e Entry) About() (a About) {
+	switch m := e.p.states.(type) {
+	case *Founding:
+		a.Device, a.Role = m.Device.ID, m.Device.Role
+	case *Addition:
+		a.Device, a.Role = m.Device.ID, m.Device.Role
+	case *Anchor:
+		a.Device, a.Role = m.ID, RoleAnchor
+	case *Removal:
+		a.Device = m.Device
+	case *Promotion:
+		a.Device, a.Role = m.Device, m.Role
+	case *Renaming:
+		a.Device = m.Device
+	case *Rotation:
+		a.Scope = m.Scope
+	case *ScopeCreation:
+		a.Scope = ScopeIDOfEntry(e.ID())
+	}
+	return a
+}
+
 func stated[T any](e Entry) (v T, ok bool) {
 	if p, ok := any(e.p.states).(*T); ok {
 		return *p, true

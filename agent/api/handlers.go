@@ -73,15 +73,8 @@ func (h *handler) diagnosis(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *handler) invite(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
-		return err
-	}
-	data, err := body(w, r, maxSmall)
+	req, err := small[InviteRequest](w, r)
 	if err != nil {
-		return err
-	}
-	var req InviteRequest
-	if err := decode(data, &req); err != nil {
 		return err
 	}
 	if req.Expires < 0 || req.Expires > MaxInvite {
@@ -97,15 +90,8 @@ type Network struct {
 }
 
 func (h *handler) network(w http.ResponseWriter, r *http.Request) error {
-	if _, err := query(r); err != nil {
-		return err
-	}
-	data, err := body(w, r, maxSmall)
+	req, err := small[Network](w, r)
 	if err != nil {
-		return err
-	}
-	var req Network
-	if err := decode(data, &req); err != nil {
 		return err
 	}
 	if req.Online == nil {

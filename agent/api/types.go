@@ -41,6 +41,8 @@ type Agent interface {
 
 	Quarantine
 
+	Membership
+
 	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
 	// ctx ends. A cursor that is no longer held is CodeGone.
 	Events(ctx context.Context, since uint64, follow bool, fn func(Event) error) error

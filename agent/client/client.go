@@ -265,11 +265,7 @@ func (c *Client) Diagnose(ctx context.Context) (diagnosis api.Diagnosis, err err
 
 // Invite implements api.Agent.
 func (c *Client) Invite(ctx context.Context, req api.InviteRequest) (invite api.Invite, err error) {
-	body, err := encode(req)
-	if err != nil {
-		return invite, err
-	}
-	err = c.do(ctx, call{method: "POST", path: "/v1/invites", kind: kindJSON, body: body}, &invite)
+	err = c.post(ctx, "/v1/invites", req, &invite)
 	return invite, err
 }
 

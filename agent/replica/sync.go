@@ -141,21 +141,32 @@ func (r *Replica) wakeAll(kind byte) error {
 	return nil
 }
 
-// Admit adds a device by an entry that this device signs, and returns the whole membership log for the newcomer.
-func (r *Replica) Admit(ctx context.Context, sign func(*trust.State) (trust.Entry, error)) ([][]byte, error) {
+// Enter adds membership entries that this device makes, all or none. Each is to be made on top of those before it.
+func (r *Replica) Enter(ctx context.Context, make func(*trust.State) ([]trust.Entry, error)) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
-	e, err := sign(r.State())
-	if err != nil {
-		return nil, err
-	}
-	st, err := r.State().With(e)
-	if err != nil {
-		return nil, fmt.Errorf("add device: %w", err)
+	st := r.State()
+	entries, err := make(st)
+	if err != nil || len(entries) == 0 {
+		return err
 	}
 	var batch storage.Batch
-	batch.Put(storage.Member.Key(e.ID()), e.Bytes())
-	if err := r.adoptState(ctx, &batch, st); err != nil {
+	for _, e := range entries {
+		if st, err = st.With(e); err != nil {
+			return fmt.Errorf("enter into the membership log: %w", err)
+		}
+		batch.Put(storage.Member.Key(e.ID()), e.Bytes())
+	}
+	return r.adoptState(ctx, &batch, st)
+}
+
+// Admit adds a device by an entry that this device signs, and returns the whole membership log for the newcomer.
+func (r *Replica) Admit(ctx context.Context, sign func(*trust.State) (trust.Entry, error)) ([][]byte, error) {
+	err := r.Enter(ctx, func(st *trust.State) ([]trust.Entry, error) {
+		e, err := sign(st)
+		return []trust.Entry{e}, err
+	})
+	if err != nil {
 		return nil, err
 	}
 	return r.EntriesSince(nil), nil

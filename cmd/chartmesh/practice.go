@@ -208,7 +208,7 @@ func (c *cli) peerCommand() *cobra.Command {
 			})
 		}),
 	}
-	return family("peer", "the other devices of the practice", list)
+	return family("peer", "the devices of the practice", list, c.peerLogCommand(), c.peerRenameCommand())
 }
 
 // orEmpty makes an empty list [] in JSON, never null.

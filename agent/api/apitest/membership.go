@@ -1,0 +1,50 @@
+package apitest
+
+import (
+	"context"
+
+	"chartmesh/agent/api"
+)
+
+// RecoveryCode is the one that the Agent knows.
+const RecoveryCode = "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE-FFFFF"
+
+// MembershipLog implements api.Agent.
+func (a *Agent) MembershipLog(_ context.Context, verify bool) (api.MembershipLog, error) {
+	founder := api.MembershipKey{Name: "Empfang", Site: "Mitte", PeerID: "12D3KooWEmpfang"}
+	labor := api.MembershipKey{Name: "Labor", Site: "Nord", PeerID: "12D3KooWLabor"}
+	return api.MembershipLog{Practice: "Praxis Berg", Founding: "f0", Root: "r0", Verified: verify, Entries: []api.MembershipEntry{
+		{ID: "f0", Time: Begun, Kind: "found", By: founder, Device: founder, Role: "admin", Bytes: 9000},
+		{ID: "a1", Time: Begun, Kind: "add", By: founder, Device: labor, Role: "member", Bytes: 4000},
+		{ID: "e2", Time: Begun, Kind: "rotate", By: api.MembershipKey{Root: true}, Scope: "clinical", Bytes: 2600, Void: "it was too late"},
+	}}, a.failing("MembershipLog")
+}
+
+// Rename implements api.Agent.
+func (a *Agent) Rename(_ context.Context, req api.RenameRequest) error {
+	if req.Device == "nobody" {
+		return &api.Error{Code: api.CodeNotFound, Message: "no such device"}
+	}
+	return a.failing("Rename")
+}
+
+// CheckRecovery implements api.Agent.
+func (a *Agent) CheckRecovery(_ context.Context, code string) (api.RecoveryReport, error) {
+	if err := a.failing("CheckRecovery"); err != nil {
+		return api.RecoveryReport{}, err
+	}
+	if code != RecoveryCode {
+		return api.RecoveryReport{}, &api.Error{Code: api.CodeInvalid, Message: "the recovery code is not this practice's"}
+	}
+	return api.RecoveryReport{Practice: "Praxis Berg", Scopes: 2, Epochs: 3}, nil
+}
+
+// ReplaceRecovery implements api.Agent.
+func (a *Agent) ReplaceRecovery(ctx context.Context, old string) (api.ReplacedRecovery, error) {
+	if old != "" {
+		if _, err := a.CheckRecovery(ctx, old); err != nil {
+			return api.ReplacedRecovery{}, err
+		}
+	}
+	return api.ReplacedRecovery{Code: "NEW00-BBBBB-CCCCC-DDDDD-EEEEE-FFFFF", Scopes: 2}, a.failing("ReplaceRecovery")
+}

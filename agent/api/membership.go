@@ -1,0 +1,126 @@
+package api
+
+import (
+	"context"
+	"net/http"
+	"time"
+)
+
+// Membership is the part of Agent that is about who belongs to the practice.
+type Membership interface {
+	// MembershipLog lists who did what to whom. With verify every signature and right is checked anew, from the founding on.
+	MembershipLog(ctx context.Context, verify bool) (MembershipLog, error)
+	// Rename names a device, or the practice. CodeForbidden unless this device may.
+	Rename(ctx context.Context, req RenameRequest) error
+	// CheckRecovery reports what a recovery code opens. CodeInvalid says what is wrong with it.
+	CheckRecovery(ctx context.Context, code string) (RecoveryReport, error)
+	// ReplaceRecovery makes another recovery code, and new keys that the old one does not open. The answer is the only place
+	// where the new code ever stands. An empty old code is one that nobody has any more.
+	ReplaceRecovery(ctx context.Context, old string) (ReplacedRecovery, error)
+}
+
+// MembershipLog is the membership log, the oldest entry first.
+type MembershipLog struct {
+	Practice string            `json:"practice"`
+	Founding string            `json:"founding"` // ID of the founding entry, which names the practice
+	Root     string            `json:"root"`     // root key in force
+	Verified bool              `json:"verified"` // everything was checked anew
+	Entries  []MembershipEntry `json:"entries"`
+}
+
+// MembershipEntry is what somebody stated.
+type MembershipEntry struct {
+	ID     string        `json:"id"`
+	Time   time.Time     `json:"time"` // by the author's clock
+	Kind   string        `json:"kind"` // found, add, remove, role, rename, rotate, scope, anchor, reseed, checkpoint, recovery or another
+	By     MembershipKey `json:"by"`
+	Device MembershipKey `json:"device,omitzero"` // whom it is about
+	Role   string        `json:"role,omitempty"`
+	Scope  string        `json:"scope,omitempty"`
+	Void   string        `json:"void,omitempty"` // why it has no effect
+	Bytes  int           `json:"bytes"`
+}
+
+// MembershipKey is a device, an anchor or the practice's root key.
+type MembershipKey struct {
+	Name   string `json:"name,omitempty"`
+	Site   string `json:"site,omitempty"`
+	PeerID string `json:"peer_id,omitempty"`
+	Root   bool   `json:"root,omitempty"` // the root key, which is the recovery code's
+}
+
+// RenameRequest names a device, by its name or peer ID, or the practice if Device is empty. What is empty stays.
+type RenameRequest struct {
+	Device string `json:"device,omitempty"`
+	Name   string `json:"name,omitempty"`
+	Site   string `json:"site,omitempty"`
+}
+
+// RecoveryRequest carries a recovery code.
+type RecoveryRequest struct {
+	Code string `json:"code"`
+}
+
+// RecoveryReport says what a recovery code opens.
+type RecoveryReport struct {
+	Practice string `json:"practice"`
+	Scopes   int    `json:"scopes"`
+	Epochs   int    `json:"epochs"`
+}
+
+// ReplacedRecovery is a new recovery code.
+type ReplacedRecovery struct {
+	Code   string `json:"recovery_code"`
+	Scopes int    `json:"scopes"` // which have new keys
+}
+
+func (h *handler) membership(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "verify")
+	if err != nil {
+		return err
+	}
+	verify, err := boolean(q, "verify")
+	if err != nil {
+		return err
+	}
+	log, err := h.agent.MembershipLog(r.Context(), verify)
+	return writeJSON(w, log, err)
+}
+
+func (h *handler) rename(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[RenameRequest](w, r)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, req, h.agent.Rename(r.Context(), req))
+}
+
+func (h *handler) checkRecovery(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[RecoveryRequest](w, r)
+	if err != nil {
+		return err
+	}
+	report, err := h.agent.CheckRecovery(r.Context(), req.Code)
+	return writeJSON(w, report, err)
+}
+
+func (h *handler) replaceRecovery(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[RecoveryRequest](w, r)
+	if err != nil {
+		return err
+	}
+	replaced, err := h.agent.ReplaceRecovery(r.Context(), req.Code)
+	return writeJSON(w, replaced, err)
+}
+
+// small reads a request that is a little JSON without a query.
+func small[T any](w http.ResponseWriter, r *http.Request) (req T, err error) {
+	if _, err = query(r); err != nil {
+		return req, err
+	}
+	data, err := body(w, r, maxSmall)
+	if err != nil {
+		return req, err
+	}
+	return req, decode(data, &req)
+}

@@ -1,0 +1,44 @@
+package client
+
+import (
+	"context"
+	"net/url"
+
+	"chartmesh/agent/api"
+)
+
+// MembershipLog implements api.Agent.
+func (c *Client) MembershipLog(ctx context.Context, verify bool) (log api.MembershipLog, err error) {
+	q := url.Values{}
+	if verify {
+		q.Set("verify", "true")
+	}
+	err = c.do(ctx, call{method: "GET", path: "/v1/membership", query: q}, &log)
+	return log, err
+}
+
+// Rename implements api.Agent.
+func (c *Client) Rename(ctx context.Context, req api.RenameRequest) error {
+	var answer api.RenameRequest
+	return c.post(ctx, "/v1/membership/names", req, &answer)
+}
+
+// CheckRecovery implements api.Agent.
+func (c *Client) CheckRecovery(ctx context.Context, code string) (report api.RecoveryReport, err error) {
+	err = c.post(ctx, "/v1/recovery/check", api.RecoveryRequest{Code: code}, &report)
+	return report, err
+}
+
+// ReplaceRecovery implements api.Agent.
+func (c *Client) ReplaceRecovery(ctx context.Context, old string) (replaced api.ReplacedRecovery, err error) {
+	err = c.post(ctx, "/v1/recovery/replacement", api.RecoveryRequest{Code: old}, &replaced)
+	return replaced, err
+}
+
+func (c *Client) post(ctx context.Context, path string, req, answer any) error {
+	body, err := encode(req)
+	if err != nil {
+		return err
+	}
+	return c.do(ctx, call{method: "POST", path: path, kind: kindJSON, body: body}, answer)
+}

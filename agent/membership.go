@@ -1,0 +1,257 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/p2p"
+	"chartmesh/trust"
+	"chartmesh/trust/keyring"
+)
+
+// MembershipLog lists who did what to whom.
+func (a *Agent) MembershipLog(_ context.Context, verify bool) (api.MembershipLog, error) {
+	st := a.records.State()
+	if verify {
+		again, rejected := trust.Replay(st.Entries())
+		if len(rejected) > 0 {
+			return api.MembershipLog{}, &api.Error{Code: api.CodeDamaged, Message: "an entry of the membership log does not hold",
+				Hint: "run `chartmesh verify`", Err: rejected[0].Err}
+		}
+		if again.HeadsHash() != st.HeadsHash() {
+			return api.MembershipLog{}, errors.New("the membership log amounts to something else when it is read again")
+		}
+	}
+	founding, root := st.Practice(), func() trust.DeviceID { root, _ := st.Root(); return root }()
+	log := api.MembershipLog{
+		Practice: a.keys.PracticeName(st), Founding: hex.EncodeToString(founding[:]), Root: hex.EncodeToString(root[:]), Verified: verify,
+	}
+	for _, e := range st.Entries() {
+		log.Entries = append(log.Entries, a.membershipEntry(st, e))
+	}
+	return log, nil
+}
+
+func (a *Agent) membershipEntry(st *trust.State, e trust.Entry) api.MembershipEntry {
+	id := e.ID()
+	m := api.MembershipEntry{
+		ID: hex.EncodeToString(id[:]), Time: time.UnixMilli(e.TimeMillis()).UTC(), Kind: e.Kind().String(),
+		By: a.membershipKey(st, e.Author()), Bytes: len(e.Bytes()),
+	}
+	about := e.About()
+	if about.Device != (trust.DeviceID{}) {
+		m.Device = a.membershipKey(st, about.Device)
+	}
+	if about.Role != 0 {
+		m.Role = about.Role.String()
+	}
+	if sc, ok := st.Scope(about.Scope); ok {
+		m.Scope = sc.Name
+	}
+	if v, void := st.Void(e.ID()); void {
+		m.Void = string(v.Why)
+	} else if slices.ContainsFunc(st.Unknown(), func(u trust.Entry) bool { return u.ID() == e.ID() }) {
+		m.Void = "this version does not know what it means"
+	}
+	return m
+}
+
+func (a *Agent) membershipKey(st *trust.State, id trust.DeviceID) api.MembershipKey {
+	if root, _ := st.Root(); id == root || st.WasRoot(id) {
+		return api.MembershipKey{Root: true}
+	}
+	k := api.MembershipKey{}
+	k.Name, k.Site = a.keys.Names(st, id)
+	if peer, err := p2p.PeerID(id); err == nil {
+		k.PeerID = peer.String()
+	}
+	return k
+}
+
+// device finds a device that belongs by its name or peer ID.
+func (a *Agent) device(st *trust.State, text string) (trust.DeviceID, error) {
+	var found []trust.DeviceID
+	for _, m := range slices.Concat(st.Members(), st.Anchors()) {
+		name, _ := a.keys.Names(st, m.Device)
+		peer, err := p2p.PeerID(m.Device)
+		if err == nil && peer.String() == text {
+			return m.Device, nil
+		}
+		if name == text {
+			found = append(found, m.Device)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return trust.DeviceID{}, &api.Error{Code: api.CodeNotFound, Message: "no device of the practice has that name or peer ID",
+			Hint: "see chartmesh peer list"}
+	}
+	return trust.DeviceID{}, &api.Error{Code: api.CodeInvalid, Message: "several devices have that name",
+		Hint: "give its peer ID: see chartmesh peer list --json"}
+}
+
+// enter makes membership entries and tells the other devices.
+func (a *Agent) enter(ctx context.Context, make func(*trust.State) ([]trust.Entry, error)) error {
+	if err := a.records.Enter(ctx, make); errors.Is(err, keyring.ErrNotAdmin) {
+		return &api.Error{Code: api.CodeForbidden, Message: "only an administrator's device may do that",
+			Hint: "see chartmesh peer list for one", Err: err}
+	} else if err != nil {
+		return explain(err)
+	}
+	if host := a.host.Load(); host != nil {
+		host.MembershipChanged()
+	}
+	return nil
+}
+
+// Rename names a device or the practice.
+func (a *Agent) Rename(ctx context.Context, req api.RenameRequest) error {
+	req.Name, req.Site = strings.TrimSpace(req.Name), strings.TrimSpace(req.Site)
+	switch {
+	case req.Name == "" && req.Site == "", req.Device == "" && req.Name == "":
+		return &api.Error{Code: api.CodeInvalid, Message: "there is no new name"}
+	case req.Device == "" && req.Site != "":
+		return &api.Error{Code: api.CodeInvalid, Message: "a practice has no site of its own"}
+	case len(req.Name) > trust.MaxName || len(req.Site) > trust.MaxName:
+		return &api.Error{Code: api.CodeInvalid, Message: fmt.Sprintf("a name has at most %d bytes", trust.MaxName)}
+	}
+	return a.enter(ctx, func(st *trust.State) ([]trust.Entry, error) {
+		var device trust.DeviceID
+		if req.Device != "" {
+			var err error
+			if device, err = a.device(st, req.Device); err != nil {
+				return nil, err
+			}
+			name, site := a.keys.Names(st, device)
+			req.Name, req.Site = cmp.Or(req.Name, name), cmp.Or(req.Site, site)
+		}
+		e, err := a.keys.Rename(st, device, req.Name, req.Site, time.Now())
+		return []trust.Entry{e}, err
+	})
+}
+
+// CheckRecovery reports what a recovery code opens.
+func (a *Agent) CheckRecovery(_ context.Context, code string) (api.RecoveryReport, error) {
+	st := a.records.State()
+	r, err := keyring.OpenWithRecovery(code, st)
+	if err != nil {
+		return api.RecoveryReport{}, explainRecovery(err)
+	}
+	report := api.RecoveryReport{Practice: r.PracticeName(st)}
+	for _, sc := range st.Scopes() {
+		report.Scopes++
+		report.Epochs += len(sc.Epochs)
+	}
+	return report, nil
+}
+
+func explainRecovery(err error) error {
+	e := &api.Error{Code: api.CodeInvalid, Err: err}
+	switch {
+	case errors.Is(err, keyring.ErrRecoveryCode):
+		e.Message, e.Hint = err.Error(), "letters and digits, in groups of five; dashes and case do not matter"
+	case errors.Is(err, keyring.ErrReplacedRecovery):
+		e.Message, e.Hint = keyring.ErrReplacedRecovery.Error(), "use the one that was printed when it was replaced"
+	case errors.Is(err, keyring.ErrWrongRecovery):
+		e.Message = keyring.ErrWrongRecovery.Error()
+	default:
+		return explain(err)
+	}
+	return e
+}
+
+// ReplaceRecovery makes another recovery code, and new keys that the old one does not open.
+func (a *Agent) ReplaceRecovery(ctx context.Context, old string) (replaced api.ReplacedRecovery, err error) {
+	err = a.enter(ctx, func(st *trust.State) ([]trust.Entry, error) {
+		e, code, err := a.keys.ReplaceRecovery(st, old, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		if st, err = st.With(e); err != nil {
+			return nil, err
+		}
+		rotated, err := a.rotate(st)
+		replaced = api.ReplacedRecovery{Code: code, Scopes: len(rotated)}
+		return append([]trust.Entry{e}, rotated...), err
+	})
+	if err != nil {
+		return api.ReplacedRecovery{}, explainRecovery(err)
+	}
+	return replaced, nil
+}
+
+// rotate makes the entries that begin a new epoch of every scope that is due.
+func (a *Agent) rotate(st *trust.State) (entries []trust.Entry, err error) {
+	for _, scope := range st.RotationsDue() {
+		if !st.MayRead(a.keys.Device(), scope) {
+			continue // for an administrator who reads it
+		}
+		e, err := a.keys.Rotate(st, scope, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		if st, err = st.With(e); err != nil {
+			return nil, err
+		}
+		entries = append(entries, e)
+	}
+	return entries, nil
+}
+
+// rotateAfter is how long an administrator's device waits for each one before it, and for itself, to rotate what is due, so that
+// they do not all rotate at once and then have to join what they began apart.
+const rotateAfter = 5 * time.Second
+
+// keepEpochs rotates what is due: a device went between a removal and the rotation, or two rotated apart.
+func (a *Agent) keepEpochs(ctx context.Context, after time.Duration) {
+	var at time.Time // when it is this device's turn; zero: nothing is due
+	for {
+		changed := a.records.Changed()
+		var wait <-chan time.Time
+		if turn, due := a.rotationTurn(); !due {
+			at = time.Time{}
+		} else {
+			if at.IsZero() {
+				at = time.Now().Add(time.Duration(1+turn) * after)
+			}
+			wait = time.After(time.Until(at))
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-changed:
+		case <-wait:
+			at = time.Time{}
+			if err := a.enter(ctx, a.rotate); err != nil && ctx.Err() == nil {
+				a.log.Error("new keys for a scope were not made; it is tried again", "error", err)
+			}
+		}
+	}
+}
+
+// rotationTurn says whether this device is to rotate something, and how many others come before it.
+func (a *Agent) rotationTurn() (turn int, due bool) {
+	st := a.records.State()
+	self, ok := st.Member(a.keys.Device())
+	if !ok || self.Role != trust.RoleAdmin || len(st.RotationsDue()) == 0 {
+		return 0, false
+	}
+	for _, m := range st.Members() { // ascending
+		if m.Device == a.keys.Device() {
+			break
+		}
+		if m.Role == trust.RoleAdmin {
+			turn++
+		}
+	}
+	return turn, true
+}

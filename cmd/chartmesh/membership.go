@@ -1,0 +1,239 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"chartmesh/agent/api"
+)
+
+func (c *cli) peerLogCommand() *cobra.Command {
+	verify := false
+	cmd := &cobra.Command{
+		Use:   "log",
+		Short: "list who added, removed, promoted or renamed whom, and when",
+		Long: `Lists the membership log, the oldest entry first: each is signed by the device that made it, or by the recovery code's key.
+Times are of that device's clock. "void" says why an entry has no effect: somebody made it after he was removed, or before he
+could know of that.
+
+With --verify every signature, and every author's right, is checked anew from the founding on.`,
+		Example: `  chartmesh peer log
+  chartmesh peer log --verify
+  chartmesh peer log --json`,
+		Args: cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			return c.with(ctx, func(agent api.Agent, _ bool) error {
+				log, err := agent.MembershipLog(ctx, verify)
+				if err != nil {
+					return err
+				}
+				p := c.printer()
+				if c.json {
+					p.json(log)
+					return p.failed
+				}
+				p.membership(log)
+				return p.failed
+			})
+		}),
+	}
+	cmd.Flags().BoolVar(&verify, "verify", false, "check every signature and right anew")
+	return cmd
+}
+
+func (p *printer) membership(log api.MembershipLog) {
+	var rows [][]string
+	for _, e := range log.Entries {
+		void := ""
+		if e.Void != "" {
+			void = "void: " + e.Void
+		}
+		rows = append(rows, []string{when(e.Time), who(e.By), deed(e), void})
+	}
+	p.table([]string{"WHEN", "WHO", "DID WHAT", ""}, rows)
+	if log.Verified {
+		p.line("checked, from the founding %.16s on: each is signed, and by somebody who might", log.Founding)
+	}
+}
+
+// who names a device as people know it.
+func who(k api.MembershipKey) string {
+	switch {
+	case k.Root:
+		return "the recovery code"
+	case k.Name != "" && k.Site != "":
+		return k.Name + " at " + k.Site
+	case k.Name != "":
+		return k.Name
+	}
+	return k.PeerID
+}
+
+// deed says what an entry states.
+func deed(e api.MembershipEntry) string {
+	whom := who(e.Device)
+	switch e.Kind {
+	case "found":
+		return "founded the practice on " + whom
+	case "add":
+		return "added " + whom + " as " + e.Role
+	case "anchor":
+		return "added the anchor " + whom
+	case "remove":
+		return "removed " + whom
+	case "role":
+		return "made " + whom + " " + e.Role
+	case "rename":
+		if whom == "" {
+			return "renamed the practice"
+		}
+		return "renamed what is now " + whom
+	case "rotate":
+		return "made new keys for " + e.Scope
+	case "scope":
+		return "created the scope " + e.Scope
+	case "reseed":
+		return "began exclusive operations anew"
+	case "checkpoint":
+		return "agreed to the membership so far"
+	case "recovery":
+		return "replaced the recovery code"
+	}
+	return e.Kind
+}
+
+func (c *cli) peerRenameCommand() *cobra.Command {
+	req := api.RenameRequest{}
+	practice := ""
+	cmd := &cobra.Command{
+		Use:   "rename [DEVICE] [--name NAME] [--site NAME] [--practice NAME]",
+		Short: "give a device, its site or the practice another name",
+		Long: `Gives a device another name, says that it is at another site now, or renames the practice. DEVICE is a name or a peer ID, as
+"chartmesh peer list" shows them. Names are sealed: nobody outside the practice can read them.`,
+		Example: `  chartmesh peer rename Labor --name "Labor 2"
+  chartmesh peer rename Laptop --site Nord
+  chartmesh peer rename --practice "Praxis Berg und Tal"`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: c.do(func(ctx context.Context, args []string) error {
+			switch {
+			case len(args) == 0 && practice == "", len(args) == 1 && practice != "":
+				return usage("name a device, or give --practice")
+			case len(args) == 1 && req.Name == "" && req.Site == "":
+				return usage("give --name or --site")
+			case len(args) == 0 && (req.Name != "" || req.Site != ""):
+				return usage("--name and --site are a device's: name it")
+			case len(args) == 1:
+				req.Device = args[0]
+			default:
+				req.Name = practice
+			}
+			return c.with(ctx, func(agent api.Agent, _ bool) error {
+				if err := agent.Rename(ctx, req); err != nil {
+					return err
+				}
+				p := c.printer()
+				if c.json {
+					p.json(req)
+				} else {
+					p.line("renamed")
+				}
+				return p.failed
+			})
+		}),
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&req.Name, "name", "", "the device's new `NAME`")
+	flags.StringVar(&req.Site, "site", "", "the `NAME` of the site where it is now")
+	flags.StringVar(&practice, "practice", "", "the practice's new `NAME`")
+	return cmd
+}
+
+func (c *cli) recoveryCommand() *cobra.Command {
+	check := &cobra.Command{
+		Use:   "check",
+		Short: "see whether a recovery code is the practice's and opens everything",
+		Long: `Reads a recovery code from stdin and says whether it is this practice's and opens every key that there is. Do so now and then
+with the one on paper. Nothing is changed or stored.`,
+		Example: "  chartmesh recovery check",
+		Args:    cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			p := c.printer()
+			code, err := c.readSecret(p, "Recovery code:")
+			if err != nil {
+				return err
+			}
+			return c.with(ctx, func(agent api.Agent, _ bool) error {
+				report, err := agent.CheckRecovery(ctx, code)
+				if err != nil {
+					return err
+				}
+				if c.json {
+					p.json(report)
+				} else {
+					p.line("It is the recovery code of %s, and opens all %d keys of %d scopes.", visible(report.Practice), report.Epochs, report.Scopes)
+				}
+				return p.failed
+			})
+		}),
+	}
+	lost := false
+	replace := &cobra.Command{
+		Use:   "replace",
+		Short: "put another recovery code in the place of the practice's",
+		Long: `Makes another recovery code and new keys. It is printed once, to stdout: write it down and keep it away from the devices.
+
+The old code is read from stdin; typed in, it is worth nothing from now on, whoever has it. If nobody has it any more, give --lost: then
+it can still act towards devices that have not heard of the new one. In either case it can go on opening what was written before
+now: what was once readable stays so for whoever kept a copy.`,
+		Example: `  chartmesh recovery replace
+  chartmesh recovery replace --lost`,
+		Args: cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) (err error) {
+			p := c.printer()
+			old := ""
+			if !lost {
+				if old, err = c.readSecret(p, "The recovery code until now (--lost if nobody has it):"); err != nil {
+					return err
+				}
+			}
+			return c.with(ctx, func(agent api.Agent, _ bool) error {
+				replaced, err := agent.ReplaceRecovery(ctx, old)
+				if err != nil {
+					return err
+				}
+				if c.json {
+					p.json(replaced)
+					return p.failed
+				}
+				p.remark("New keys were made for %s.", plural(replaced.Scopes, "scope"))
+				p.remark("The new recovery code, shown only now. Write it down and keep it away from the devices:")
+				p.line("%s", replaced.Code)
+				return p.failed
+			})
+		}),
+	}
+	replace.Flags().BoolVar(&lost, "lost", false, "nobody has the old code any more")
+	return family("recovery", "the recovery code, which opens everything when no device is left", check, replace)
+}
+
+// readSecret reads a line from stdin; at a terminal it does not show what is typed.
+func (c *cli) readSecret(p *printer, prompt string) (string, error) {
+	if f, ok := c.in.(*os.File); ok && terminal(f) {
+		_, _ = fmt.Fprint(p.err, prompt+" ")
+		b, err := term.ReadPassword(int(f.Fd()))
+		p.remark("")
+		if err != nil {
+			return "", fmt.Errorf("read the code: %w", err)
+		}
+		if line := strings.TrimSpace(string(b)); line != "" {
+			return line, nil
+		}
+		return "", usage("no code was typed")
+	}
+	return c.readCode(p)
+}
