@@ -237,22 +237,20 @@ func (s Sealed) Follows(previous ID, counter uint64) bool {
 }
 
 // Verify checks author, right and signature: ErrUnknownAuthor, ErrNotAllowed or ErrBadSignature. No key is needed. That
-// the chunk follows its predecessor is for the caller, who holds the log, to check.
+// the chunk follows its predecessor, and whether it comes after the cut of a device that was removed, is for the caller, who
+// holds the log, to check.
 func (s Sealed) Verify(st *trust.State) error {
 	h := &s.header
 	// Signature first: what is not the device's own says nothing about the device.
 	if !trust.VerifySignature(h.Device, trust.ContextChunk, s.digest[:], s.raw[len(s.raw)-ed25519.SignatureSize:]) {
 		return fmt.Errorf("verify chunk %v: %w", s.id, ErrBadSignature)
 	}
-	_, member := st.Member(h.Device)
-	_, scope := st.Scope(h.Scope)
+	right, _ := st.Right(h.Device, h.Scope)
 	switch {
-	case !member || !scope:
-		return fmt.Errorf("verify chunk %v of device %v: %w", s.id, h.Device, ErrUnknownAuthor)
-	case st.MayWrite(h.Device, h.Scope):
+	case right == trust.RightNow || right == trust.RightUntil:
 		return nil
-	case len(st.Unknown()) != 0:
-		// A newer version's entry may have given the right.
+	case right == trust.RightUnknown || len(st.Unknown()) != 0:
+		// An entry that is on the way, or a newer version's, may give the right.
 		return fmt.Errorf("verify chunk %v of device %v: %w", s.id, h.Device, ErrUnknownAuthor)
 	}
 	return fmt.Errorf("verify chunk %v of device %v: %w", s.id, h.Device, ErrNotAllowed)

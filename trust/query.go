@@ -178,6 +178,44 @@ func (s *State) CurrentEpoch(scope ScopeID) EpochID {
 	return EpochID{}
 }
 
+// Right is what the membership log says of a device's chunks in a scope.
+type Right uint8
+
+const (
+	RightUnknown Right = iota // it says nothing of the device or the scope (yet)
+	RightNever                // they do not count, and never did
+	RightUntil                // they count up to the device's cut
+	RightNow                  // they count
+)
+
+// Right returns whether a device's chunks in a scope count, and how far.
+func (s *State) Right(device DeviceID, scope ScopeID) (Right, Cut) {
+	sc, st := s.scope(scope), s.members[device]
+	switch {
+	case sc == nil || !slices.ContainsFunc(s.about[device], func(n *node) bool { return n.adds() != nil }):
+		return RightUnknown, nil
+	case st.ended && (st.wrote || st.add == nil):
+		return RightUntil, st.cut
+	case st.wrote && sc.given[device]: // also if it may not write any more since it was added apart, with a lesser right
+		return RightNow, nil
+	}
+	return RightNever, nil
+}
+
+// Ended returns the devices whose chunks count up to a cut in some scope.
+func (s *State) Ended() (list []DeviceID) {
+	for id := range s.members {
+		if slices.ContainsFunc(s.scopes, func(sc Scope) bool {
+			right, _ := s.Right(id, sc.ID)
+			return right == RightUntil
+		}) {
+			list = append(list, id)
+		}
+	}
+	slices.SortFunc(list, compareDeviceID)
+	return list
+}
+
 // MayWrite reports whether device's chunks in scope are accepted.
 func (s *State) MayWrite(device DeviceID, scope ScopeID) bool {
 	sc := s.scope(scope)

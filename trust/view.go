@@ -30,6 +30,8 @@ type status struct {
 	add     *node // the entry that holds of those that added it; nil: none did
 	role    Role  // zero if it does not belong
 	removed bool
+	wrote   bool // it has, or had, a role that may write
+	ended   bool // somebody removed it or gave it a role that may not, knowing that it wrote
 	names   []byte
 	cut     Cut // how far its logs count, of removals and of roles that may not write
 }
@@ -50,7 +52,7 @@ func (v view) status(id DeviceID) (st status) {
 		}
 		switch m := n.p.states.(type) {
 		case *Removal:
-			st.removed = true
+			st.removed, st.ended = true, true
 			st.cut = st.cut.union(m.Cut)
 		case *Promotion:
 			roles = append(roles, n)
@@ -59,18 +61,23 @@ func (v view) status(id DeviceID) (st status) {
 		}
 	}
 	if st.add == nil {
-		return status{removed: st.removed, cut: st.cut}
+		return status{removed: st.removed, ended: true, cut: st.cut} // what added it may have counted before it fell
 	}
 	st.names = st.add.adds().Names
 	if latest := newest(names); len(latest) > 0 {
 		st.names = slices.MaxFunc(latest, compareNodes).p.states.(*Renaming).Names
 	}
+	for _, n := range roles {
+		st.wrote = st.wrote || n.role().MayWrite()
+	}
 	for _, n := range newest(roles) {
 		if role := n.role(); st.role == 0 || role.rank() < st.role.rank() {
 			st.role = role
 		}
-		if m, ok := n.p.states.(*Promotion); ok && !m.Role.MayWrite() && !st.removed {
-			st.cut = st.cut.union(m.Cut)
+		if m, ok := n.p.states.(*Promotion); ok && !m.Role.MayWrite() {
+			if st.ended = true; !st.removed {
+				st.cut = st.cut.union(m.Cut)
+			}
 		}
 	}
 	if st.removed {

@@ -28,6 +28,9 @@ const maxChunkOps = 4 * crdt.MaxChangeOps
 func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 	r.write.Lock()
 	defer r.write.Unlock()
+	if more, err := r.reviewCuts(ctx); more || err != nil {
+		return more, err
+	}
 	if all, some := r.refilled.Swap(false), r.branched.Swap(false); all || some {
 		if err := r.retryUnapplied(all); err != nil {
 			return false, err
@@ -378,6 +381,9 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 		case errors.Is(err, crdt.ErrKnown):
 			continue
 		case errors.As(err, &lacks) && d.isLost(c, trial):
+			if d.anyRemoved() { // of which it may make some stand
+				return t.contest(ctx, d, place, sealed, body, crdt.ChangeHash{})
+			}
 			return t.lose(d, place, sealed, body, lostBase)
 		case errors.As(err, &twice):
 			return t.contest(ctx, d, place, sealed, body, twice.Other)
@@ -404,6 +410,9 @@ func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chun
 	}
 	if len(raws) == 0 {
 		return nil, nil
+	}
+	if t.endsAt(sealed.Header().Device, at.Scope) {
+		return t.contest(ctx, d, place, sealed, body, crdt.ChangeHash{})
 	}
 	return t.applyJudged(ctx, d, raws, list, sealed.ID())
 }

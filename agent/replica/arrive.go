@@ -102,14 +102,17 @@ func (r *Replica) take(ctx context.Context, a *arriving, sealed chunk.Sealed) er
 		if err == nil && !placed {
 			a.keepLoose(at, sealed)
 		}
+		a.noteCut(r.State(), sealed, true)
 		return err
 	}
 	if beside, err := r.besideKept(a, at, sealed); err != nil {
 		return err
 	} else if beside {
 		_, err := r.branch(a, at, sealed)
+		a.noteCut(r.State(), sealed, true)
 		return err
 	}
+	a.noteCut(r.State(), sealed, false)
 	a.advance(at.Scope, at.Log, tip{h.Counter, sealed.ID()})
 	a.taken[at] = sealed.ID()
 	a.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
@@ -169,6 +172,9 @@ func (r *Replica) commitArrived(ctx context.Context, a *arriving) error {
 		r.branched.Store(true)
 	}
 	r.mu.Unlock()
+	if a.recut {
+		r.recut.Store(true)
+	}
 	err := r.findGone(a.logs())
 	*a = *newArriving()
 	r.notify()

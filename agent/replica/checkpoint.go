@@ -39,11 +39,14 @@ type checkpoint struct {
 
 // applyCheckpoint judges and applies the changes of a checkpoint, all or none, each as if it had come alone. Most are known.
 func (t *transaction) applyCheckpoint(ctx context.Context, at chunkRef, sealed chunk.Sealed, body *chunk.Checkpoint, d *document) (*held, error) {
-	// A key that is not in the membership log signs for nobody. One that may not write now could when it was packed: every
+	// A key that is not in the membership log signs for nobody. One that may not write any more could when it was packed: every
 	// writer has agreed to that, and the chunks may be gone.
 	for _, k := range body.Logs {
-		if _, ok := t.r.State().Member(k.Device); !ok {
+		switch right, _ := t.r.State().Right(k.Device, at.Scope); right {
+		case trust.RightUnknown:
 			return park("an author in it is not known yet", missing{Kind: missingAuthor}), nil
+		case trust.RightNever:
+			return quarantine("an author in it may not write"), nil
 		}
 	}
 	trial := crdt.NewIndex(d.id)
@@ -86,7 +89,8 @@ func (t *transaction) applyCheckpoint(ctx context.Context, at chunkRef, sealed c
 			switch {
 			case errors.Is(err, crdt.ErrKnown):
 				continue
-			case errors.As(err, &lacks) && d.isLost(c, trial), errors.As(err, &twice):
+			case err == nil && t.endsAt(body.Logs[p.Log].Device, at.Scope), errors.As(err, &lacks) && d.isLost(c, trial),
+				errors.As(err, &twice):
 				if verdict, err := t.contest(ctx, d, storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}, sealed, body,
 					crdt.ChangeHash{}); verdict != nil || err != nil {
 					return verdict, err

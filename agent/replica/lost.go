@@ -31,13 +31,17 @@ type lost struct {
 type lostReason byte
 
 const (
-	lostTwice lostReason = 1
-	lostBase  lostReason = 2
+	lostTwice   lostReason = 1
+	lostBase    lostReason = 2
+	lostRemoved lostReason = 3
 )
 
 func (r lostReason) String() string {
-	if r == lostTwice {
+	switch r {
+	case lostTwice:
 		return "its author wrote two changes in one place"
+	case lostRemoved:
+		return "its author had been removed, or might not write any more"
 	}
 	return "it builds on a change that is quarantined"
 }
@@ -412,10 +416,10 @@ func (t *transaction) lostContender(hash crdt.ChangeHash, l *lost) (*contender, 
 	return nil, fmt.Errorf("%w: a chunk lacks the change that is noted of it", storage.ErrDamaged)
 }
 
-// stand returns which of all changes stand, by the changes alone and whatever order they came in: each that is acceptable,
-// builds on such as stand, and is the first (winner) among those of them at its actor and sequence number. The others are
-// returned with the reason; empty if the validator refuses them.
-func stand(doc crdt.DocumentID, all []*contender) (stands []*contender, others map[crdt.ChangeHash]lostReason, refused map[crdt.ChangeHash]string) {
+// stand returns which of all changes stand, by the changes alone and whatever order they came in: each that is acceptable and
+// not barred, builds on such as stand, and is the first (winner) among those of them at its actor and sequence number. The
+// others are returned with the reason; empty if the validator refuses them.
+func stand(doc crdt.DocumentID, all []*contender, barred map[crdt.ChangeHash]bool) (stands []*contender, others map[crdt.ChangeHash]lostReason, refused map[crdt.ChangeHash]string) {
 	byHash := make(map[crdt.ChangeHash]*contender, len(all))
 	for _, c := range all {
 		byHash[c.Hash] = c
@@ -446,10 +450,12 @@ func stand(doc crdt.DocumentID, all []*contender) (stands []*contender, others m
 		if c.change != nil {
 			rec, err = index.Judge(c.change)
 		}
-		if err == nil {
+		if err == nil && !barred[c.Hash] {
 			err = index.Add(rec)
 		}
 		switch {
+		case barred[c.Hash]:
+			others[c.Hash] = lostRemoved
 		case err == nil:
 			c.Record = rec
 			stands = append(stands, c)

@@ -14,7 +14,11 @@ import (
 // reconsider decides anew which of all changes of a document stand, makes the document that, and says of each chunk why it
 // is held; of the chunk at judged the caller does.
 func (t *transaction) reconsider(ctx context.Context, d *document, all []*contender, judged storage.Ref) error {
-	stands, others, refused := stand(d.id, all)
+	barred, err := t.barred(d, all)
+	if err != nil {
+		return err
+	}
+	stands, others, refused := stand(d.id, all, barred)
 	in := make(map[crdt.ChangeHash]bool, len(stands))
 	for _, c := range stands {
 		in[c.Hash] = true

@@ -73,11 +73,14 @@ type Replica struct {
 	// lost holds, guarded by write, the documents in which changes of this device may have to be written anew.
 	lost   map[crdt.DocumentID]trust.ScopeID
 	starts starts // guarded by write
+	// cutting holds, guarded by write, the documents that are to be looked at again since somebody was removed; nil: none.
+	cutting map[crdt.DocumentID]trust.ScopeID
 	// rebuilding says, guarded by write, that a rebuild was cut short: nothing else is written before it is over.
 	rebuilding bool
 
 	takenBack atomic.Bool // vectors claim less than before; see TakenBack
 	branched  atomic.Bool // chunks came that stand beside others; one of them may be what something else waits for
+	recut     atomic.Bool // somebody was removed, or something came of a log that ends at a cut; see reviewCuts
 	refilled  atomic.Bool // a chunk came back that had been damaged; what failed without it is tried again
 
 	// arrive is held while chunks of other devices are judged and committed, per batch.
@@ -124,6 +127,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.failing, r.lost = map[storage.Ref]string{}, map[crdt.DocumentID]trust.ScopeID{}
 	r.packs = map[chunk.ID]bool{}
 	r.mu.changed = make(chan struct{})
+	r.recut.Store(true)
 	if err := endRebuilding(cfg.Store); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
@@ -266,8 +270,10 @@ const (
 	metaStarts  byte = 10
 	MetaWitness byte = 6 // package agent's
 	metaOwnLogs byte = 7
-	MetaWritten byte = 24 // package agent's
-	MetaChecks  byte = 25 // package agent's
+	// metaReviewed is the membership, by its heads hash, as of which everything stands that is to.
+	metaReviewed byte = 11
+	MetaWritten  byte = 24 // package agent's
+	MetaChecks   byte = 25 // package agent's
 )
 
 func (r *Replica) loadRest(v storage.Reader) error {

@@ -127,6 +127,7 @@ type arriving struct {
 	turns    []storage.Ref                  // the same, in the order in which they came
 	behind   map[logRef]bool                // whether chunks are kept behind the end of a log; see gap.go
 	joins    bool                           // what is kept goes on behind what came last
+	recut    bool                           // something in batch may say which history of a log a cut is of
 }
 
 func newArriving() *arriving {

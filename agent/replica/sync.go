@@ -38,7 +38,7 @@ func (r *Replica) digestLocked(scope trust.ScopeID) session.Digest {
 // atEndLocked reports whether every durable chunk of a scope has been applied or held, nothing held has its turn,
 // and this device has nothing to write anew.
 func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
-	if len(r.mu.woken)+len(r.mu.turns) > 0 || r.mu.unsaid {
+	if len(r.mu.woken)+len(r.mu.turns) > 0 || r.mu.unsaid || r.recut.Load() {
 		return false
 	}
 	for log, p := range r.mu.vectors[scope] {
@@ -115,6 +115,7 @@ func (r *Replica) adoptState(ctx context.Context, batch *storage.Batch, st *trus
 	}
 	r.mu.Unlock()
 	r.state.Store(st)
+	r.recut.Store(true)
 	err := errors.Join(r.wakeAll(missingEpoch), r.wakeAll(missingAuthor))
 	r.notify() // last, so that the applier finds what was woken
 	return err

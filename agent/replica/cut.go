@@ -1,0 +1,318 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// The logs of a device that was removed, or may not write any more, count up to its cut. What it wrote beyond is kept and
+// barred: it is lost like a change whose place is taken (lost.go), quarantined with its reason. But what somebody in good
+// standing has built on it counts, for what an honest person wrote on top must not go with it. So whether a change is barred follows
+// from the changes that are held and from the membership log, on every device alike.
+
+// endsAt reports whether a device's chunks count up to a cut.
+func (t *transaction) endsAt(device trust.DeviceID, scope trust.ScopeID) bool {
+	right, _ := t.r.State().Right(device, scope)
+	return right == trust.RightUntil
+}
+
+// anyRemoved reports whether a change of a document does not stand because of its author.
+func (d *document) anyRemoved() bool {
+	for _, l := range d.lost {
+		if l.why == lostRemoved {
+			return true
+		}
+	}
+	return false
+}
+
+// barred returns the changes that do not count because of their authors.
+func (t *transaction) barred(d *document, all []*contender) (map[crdt.ChangeHash]bool, error) {
+	barred := map[crdt.ChangeHash]bool{}
+	st := t.r.State()
+	for _, c := range all {
+		right, cut := st.Right(c.device, d.scope)
+		if right != trust.RightUntil {
+			continue
+		}
+		within := false
+		err := t.r.store.View(func(v storage.Reader) error {
+			log, at, err := t.r.spotOf(v, c)
+			if err == nil {
+				within, err = t.r.within(v, cut, d.scope, log, at)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("hold a change against its author's cut: %w", err)
+		}
+		if !within {
+			barred[c.Hash] = true
+		}
+	}
+	if len(barred) == 0 {
+		return nil, nil
+	}
+	byHash := make(map[crdt.ChangeHash]*contender, len(all))
+	for _, c := range all {
+		byHash[c.Hash] = c
+	}
+	var spare func(c *contender)
+	spare = func(c *contender) {
+		for _, h := range c.Deps {
+			if o := byHash[h]; o != nil && barred[h] {
+				delete(barred, h)
+				spare(o)
+			}
+		}
+	}
+	for _, c := range all {
+		if !barred[c.Hash] {
+			spare(c)
+		}
+	}
+	return barred, nil
+}
+
+// spotOf returns where a change's author first wrote it: in its own chunk, which may have been packed since.
+func (r *Replica) spotOf(v storage.Reader, c *contender) (log chunk.LogID, at chunk.Position, err error) {
+	var sealed chunk.Sealed
+	if c.change == nil {
+		_, sealed, err = r.rawAt(v, c.applied.Chunk, c.Hash)
+	} else {
+		sealed, err = r.sealedAt(c.place)
+	}
+	if err != nil {
+		return log, at, err
+	}
+	if sealed.Header().Kind != chunk.KindCheckpoint {
+		return sealed.Log(), sealed.Position(), nil
+	}
+	opened, err := chunk.Open(r.keys, sealed)
+	if err != nil {
+		return log, at, fmt.Errorf("open checkpoint: %w", err)
+	}
+	body, ok := opened.(*chunk.Checkpoint)
+	if !ok {
+		return log, at, fmt.Errorf("open checkpoint: %w: it is none", storage.ErrDamaged)
+	}
+	for _, p := range body.Parts {
+		if !slices.ContainsFunc(p.Changes, func(ch chunk.Change) bool {
+			h, ok := hashOf(ch.Raw)
+			return ok && h == c.Hash
+		}) {
+			continue
+		}
+		log = body.Logs[p.Log].ID()
+		run, _ := body.Covers.Find(log, p.Counter)
+		tip, _ := run.TipAt(p.Counter)
+		return log, chunk.Position{Counter: p.Counter, Tip: tip}, nil
+	}
+	return log, at, fmt.Errorf("open checkpoint: %w: it lacks a change that is noted of it", storage.ErrDamaged)
+}
+
+// within reports whether a chunk is at or before one of a cut's positions, along the history that leads there.
+//
+// As long as a position has not arrived, a log of one history is taken for the one that leads there; when it comes, all is
+// looked at again.
+func (r *Replica) within(v storage.Reader, cut trust.Cut, scope trust.ScopeID, log chunk.LogID, at chunk.Position) (bool, error) {
+	main := &history{v: v, scope: scope, log: log}
+	f, head := r.forkOf(scope, log)
+	for _, p := range cut {
+		if p.Scope != scope || chunk.LogID(p.Log) != log || at.Counter > p.Counter {
+			continue
+		}
+		counter, tip := p.Counter, chunk.Tip(p.Tip)
+		if f != nil { // down the branch that the position ends, if it does, to where it leaves the main history
+			for n, ok := f.find(counter, tip); ok && counter > at.Counter; n, ok = f.find(counter, tip) {
+				counter, tip = counter-1, chunk.At(counter-1, n.parent).Tip
+			}
+		}
+		if counter == at.Counter {
+			if tip == at.Tip {
+				return true, nil
+			}
+			continue
+		}
+		switch end, err := main.at(counter); {
+		case errors.Is(err, errNotHeld) || err == nil && head.Counter < counter:
+			if len(f.all()) > 0 {
+				continue
+			}
+		case err != nil:
+			return false, err
+		case end.Tip != tip:
+			continue
+		}
+		have, err := main.at(at.Counter)
+		if err != nil && !errors.Is(err, errNotHeld) {
+			return false, err
+		}
+		if err != nil || have == at { // deleted meanwhile, or of the main history
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+func (f *fork) all() map[chunk.ID]node {
+	if f == nil {
+		return nil
+	}
+	return f.nodes
+}
+
+// find returns the chunk beside the main history that stands at a position.
+func (f *fork) find(counter uint64, tip chunk.Tip) (node, bool) {
+	for id, n := range f.nodes {
+		if n.counter == counter && chunk.At(counter, id).Tip == tip {
+			return n, true
+		}
+	}
+	return node{}, false
+}
+
+// reviewedAtOnce is how many documents are looked at again before somebody else may write.
+const reviewedAtOnce = 16
+
+// reviewCuts looks again at the documents in which a device's chunks beyond its cut have a part, or had one: after the
+// membership changed, and after something came that says which history a cut is of. It looks at some and reports whether there are
+// more. The caller holds Replica.write.
+func (r *Replica) reviewCuts(ctx context.Context) (more bool, err error) {
+	if r.recut.Swap(false) {
+		if r.cutting, err = r.cutDocuments(); err != nil {
+			r.recut.Store(true)
+			return false, fmt.Errorf("look for what was written after a removal: %w", err)
+		}
+		if r.cutting == nil {
+			return false, nil
+		}
+	}
+	if r.cutting == nil {
+		return false, nil
+	}
+	ids := slices.SortedFunc(maps.Keys(r.cutting), func(a, b crdt.DocumentID) int { return bytes.Compare(a[:], b[:]) })
+	for _, id := range ids[:min(len(ids), reviewedAtOnce)] {
+		if err := r.reviewDocument(ctx, r.cutting[id], id); err != nil {
+			return false, fmt.Errorf("take what was written after a removal out of a document: %w", err)
+		}
+		delete(r.cutting, id)
+	}
+	if len(r.cutting) > 0 {
+		return true, nil
+	}
+	var batch storage.Batch
+	heads := r.State().HeadsHash()
+	batch.Put(storage.Meta.Key(metaReviewed), heads[:])
+	if !r.recut.Load() { // else it is of another membership already
+		if err := r.store.Commit(ctx, &batch); err != nil {
+			return false, fmt.Errorf("note that nothing more is to be looked at: %w", err)
+		}
+	}
+	r.cutting = nil
+	return true, nil
+}
+
+func (r *Replica) reviewDocument(ctx context.Context, scope trust.ScopeID, id crdt.DocumentID) error {
+	t := r.begin(ctx)
+	d, err := r.document(scope, id)
+	if err != nil {
+		return err
+	}
+	all, err := t.contenders(d)
+	if err == nil {
+		err = t.reconsider(ctx, d, all, storage.Ref{})
+	}
+	if err != nil {
+		t.abort(ctx)
+		return err
+	}
+	return t.commit(ctx)
+}
+
+// cutDocuments names the documents in which changes do not stand because of their authors, and those with changes of a device
+// whose logs end at a cut, unless they are within it for certain. It is nil if there is nothing to look at that was not looked at.
+func (r *Replica) cutDocuments() (map[crdt.DocumentID]trust.ScopeID, error) {
+	st := r.State()
+	ended := map[trust.DeviceID]bool{}
+	for _, id := range st.Ended() {
+		ended[id] = true
+	}
+	docs := map[crdt.DocumentID]trust.ScopeID{}
+	reviewed := false
+	err := r.store.View(func(v storage.Reader) error {
+		b, err := v.Get(storage.Meta.Key(metaReviewed))
+		if err := ignoreNotFound(err); err != nil {
+			return err
+		}
+		heads := st.HeadsHash()
+		if reviewed = bytes.Equal(b, heads[:]) || b == nil && len(ended) == 0; reviewed {
+			return nil
+		}
+		err = v.Scan(storage.Lost.All(), nil, func(key, value []byte) error {
+			doc, _, err := storage.Lost.Parse(key)
+			if err != nil {
+				return err
+			}
+			l, err := parseLost(value)
+			if err == nil && l.why == lostRemoved {
+				docs[doc] = l.place.Scope
+			}
+			return err
+		})
+		if err != nil || len(ended) == 0 {
+			return err
+		}
+		return v.Scan(storage.Change.All(), nil, func(key, value []byte) error {
+			doc, _, err := storage.Change.Parse(key)
+			if err != nil {
+				return err
+			}
+			a, err := parseAppliedChange(value)
+			if err != nil || !ended[a.Device] || docs[doc] != (trust.ScopeID{}) {
+				return err
+			}
+			if right, cut := st.Right(a.Device, a.Chunk.Scope); right == trust.RightUntil && !r.surelyWithin(cut, a.Chunk) {
+				docs[doc] = a.Chunk.Scope
+			}
+			return nil
+		})
+	})
+	if reviewed {
+		docs = nil
+	}
+	return docs, err
+}
+
+// surelyWithin reports whether a chunk of a device's log, which was never forked, stands at or before a cut's position. A packed
+// change names another's log, and is looked at.
+func (r *Replica) surelyWithin(cut trust.Cut, at chunkRef) bool {
+	return !r.forked(at.Scope, at.Log) && slices.ContainsFunc(cut, func(p trust.CutPosition) bool {
+		return p.Scope == at.Scope && chunk.LogID(p.Log) == at.Log && at.Counter <= p.Counter &&
+			r.position(at.Scope, at.Log).Counter <= p.Counter
+	})
+}
+
+// noteCut sees to it that documents are looked at again if a chunk that comes may say which history a cut is of.
+func (a *arriving) noteCut(st *trust.State, sealed chunk.Sealed, beside bool) {
+	h := sealed.Header()
+	right, cut := st.Right(h.Device, h.Scope)
+	if right != trust.RightUntil {
+		return
+	}
+	if beside || slices.ContainsFunc(cut, func(p trust.CutPosition) bool {
+		return p.Scope == h.Scope && chunk.LogID(p.Log) == sealed.Log() && p.Counter == h.Counter
+	}) {
+		a.recut = true
+		a.batch.Delete(storage.Meta.Key(metaReviewed))
+	}
+}
