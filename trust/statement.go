@@ -87,12 +87,15 @@ func (p CutPosition) compare(q CutPosition) int {
 		bytes.Compare(p.Tip[:], q.Tip[:]))
 }
 
-// union returns the farther of two cuts: of removals that were made apart, what one of them lets count counts.
-func (c Cut) union(d Cut) Cut {
-	all := slices.Concat(c, d)
-	slices.SortFunc(all, CutPosition.compare)
-	return slices.Compact(all)
+// Sorted returns the cut as an entry has it.
+func (c Cut) Sorted() Cut {
+	c = slices.Clone(c)
+	slices.SortFunc(c, CutPosition.compare)
+	return slices.Compact(c)
 }
+
+// union returns the farther of two cuts: of removals that were made apart, what one of them lets count counts.
+func (c Cut) union(d Cut) Cut { return slices.Concat(c, d).Sorted() }
 
 // statement is the payload of an entry.
 type statement interface {

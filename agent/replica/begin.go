@@ -46,8 +46,7 @@ func (r *Replica) mayBegin(scope trust.ScopeID, log chunk.LogID, device trust.De
 	return true, nil
 }
 
-// readBeginners finds out who began the logs that are held, by any chunk of each. Of a log whose chunks are all gone the
-// device does not matter any more, only that it counts.
+// readBeginners finds out who began the logs that are held, by any chunk of each, or by what stands for them.
 func (r *Replica) readBeginners(scope trust.ScopeID) (map[chunk.LogID]trust.DeviceID, error) {
 	r.mu.Lock()
 	logs := r.mu.vectors[scope].Clone()
@@ -67,6 +66,14 @@ func (r *Replica) readBeginners(scope trust.ScopeID) (map[chunk.LogID]trust.Devi
 			if err != nil {
 				return err
 			}
+			if known[log] != (trust.DeviceID{}) {
+				continue
+			}
+			skip, _, err := readSkip(v, scope, log, 1) // all of it is packed
+			if err != nil {
+				return err
+			}
+			known[log] = skip.Key.Device
 		}
 		return nil
 	})

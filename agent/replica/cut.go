@@ -19,6 +19,35 @@ import (
 // standing has built on it counts, for what an honest person wrote on top must not go with it. So whether a change is barred follows
 // from the changes that are held and from the membership log, on every device alike.
 
+// CutOf says how far a device's logs have come here, for an administrator who removes it: whatever was written up to there counts.
+func (r *Replica) CutOf(device trust.DeviceID) (trust.Cut, error) {
+	r.arrive.Lock()
+	defer r.arrive.Unlock()
+	var cut trust.Cut
+	for _, s := range r.State().Scopes() {
+		begun, err := r.readBeginners(s.ID)
+		if err != nil {
+			return nil, fmt.Errorf("find the logs of a device: %w", err)
+		}
+		for log, by := range begun {
+			if by != device {
+				continue
+			}
+			f, head := r.forkOf(s.ID, log)
+			ends := []tip{head}
+			if f != nil {
+				ends = f.leaves(head)
+			}
+			for _, end := range ends {
+				if p := end.position(); p.Counter > 0 {
+					cut = append(cut, trust.CutPosition{Scope: s.ID, Log: log, Counter: p.Counter, Tip: p.Tip})
+				}
+			}
+		}
+	}
+	return cut.Sorted(), nil
+}
+
 // endsAt reports whether a device's chunks count up to a cut.
 func (t *transaction) endsAt(device trust.DeviceID, scope trust.ScopeID) bool {
 	right, _ := t.r.State().Right(device, scope)

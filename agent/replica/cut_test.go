@@ -1,0 +1,157 @@
+package replica_test
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/trust"
+)
+
+// remove has one device remove another, with what it holds of it, and begin new epochs.
+func (d *device) remove(other *device) {
+	d.t.Helper()
+	cut, err := d.CutOf(other.Device())
+	must(d.t, err)
+	must(d.t, d.Enter(d.t.Context(), func(st *trust.State) ([]trust.Entry, error) {
+		e, err := d.keys.Remove(st, other.Device(), cut, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		list := []trust.Entry{e}
+		if st, err = st.With(e); err != nil {
+			return nil, err
+		}
+		for _, scope := range st.RotationsDue() {
+			if e, err = d.keys.Rotate(st, scope, time.Now()); err != nil {
+				return nil, err
+			}
+			if st, err = st.With(e); err != nil {
+				return nil, err
+			}
+			list = append(list, e)
+		}
+		return list, nil
+	}))
+	d.applyAll()
+}
+
+func (d *device) quarantined() []api.Held {
+	d.t.Helper()
+	page, err := d.ListHeld(d.t.Context(), api.HeldQuery{State: "quarantined"})
+	must(d.t, err)
+	return page.Chunks
+}
+
+func born(d *device, date string) {
+	d.edit("Patient/p1", func(o map[string]any) { o["birthDate"] = date })
+}
+
+// stolen founds a practice of three, of which the third has written within its cut, and beyond it what only the second has.
+func stolen(t *testing.T) (a, b, c *device) {
+	t.Helper()
+	d := practice(t, "surgery", "branch", "laptop")
+	a, b, c = d[0], d[1], d[2]
+	a.put(`{"resourceType":"Patient","id":"p1","birthDate":"1970-01-01"}`, false)
+	settleAll(t, a, b, c)
+	born(c, "1970-01-02")
+	settleAll(t, a, b, c)
+	born(c, "1970-01-03")
+	sync(t, b, c)
+	return a, b, c
+}
+
+// agree holds devices to show, hold and have applied the same.
+func agree(t *testing.T, devices ...*device) {
+	t.Helper()
+	for _, d := range devices[1:] {
+		if d.export() != devices[0].export() {
+			t.Errorf("%s shows %s, and %s %s", d.name, d.export(), devices[0].name, devices[0].export())
+		}
+		x, y := d.Hello(devices[0].Device()), devices[0].Hello(d.Device())
+		for i := range x.Scopes {
+			if x.Scopes[i] != y.Scopes[i] {
+				t.Errorf("%s and %s are not in sync", d.name, devices[0].name)
+			}
+		}
+		if len(d.quarantined()) != len(devices[0].quarantined()) {
+			t.Errorf("%s has quarantined %v, and %s %v", d.name, d.quarantined(), devices[0].name, devices[0].quarantined())
+		}
+		if !d.Status().AtEnd {
+			t.Errorf("%s has not come to its end", d.name)
+		}
+	}
+}
+
+// What a removed device wrote beyond its cut is taken out again where it was applied, and kept for somebody to decide; a newcomer
+// and a device that starts anew see the same.
+func TestBeyondTheCut(t *testing.T) {
+	a, b, c := stolen(t)
+	a.remove(c)
+	if got := a.get("Patient/p1"); !strings.Contains(got, "1970-01-02") {
+		t.Errorf("within the cut: %s", got)
+	}
+	settleAll(t, a, b)
+	agree(t, a, b)
+	if got := b.get("Patient/p1"); !strings.Contains(got, "1970-01-02") || len(b.quarantined()) != 1 {
+		t.Errorf("beyond the cut: %s, quarantined %v", got, b.quarantined())
+	}
+	n := admit(t, a, "newcomer")
+	settleAll(t, a, b, n)
+	b.crash()
+	b.applyAll()
+	agree(t, a, b, n)
+
+	// Somebody lets it count after all.
+	held := b.quarantined()[0]
+	_, err := b.DecideHeld(t.Context(), "user", held.Chunk, api.HeldDecision{Verdict: "release"})
+	must(t, err)
+	settleAll(t, a, b, n)
+	agree(t, a, b, n)
+	if got := a.get("Patient/p1"); !strings.Contains(got, "1970-01-03") {
+		t.Errorf("released: %s", got)
+	}
+}
+
+// An honest edit on top of one beyond the cut counts, and so does what it was made on.
+func TestHonestEditBeyondTheCut(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		a, b, c := stolen(t)
+		b.edit("Patient/p1", func(o map[string]any) { o["gender"] = "female" })
+		a.remove(c)
+		if first { // what was written beyond comes alone at first
+			n := admit(t, a, "newcomer")
+			sync(t, a, n)
+			sync(t, n, b)
+			sync(t, n, a)
+		}
+		settleAll(t, a, b)
+		agree(t, a, b)
+		if got := a.get("Patient/p1"); !strings.Contains(got, "1970-01-03") || !strings.Contains(got, "female") {
+			t.Errorf("an honest edit, and what it was made on: %s", got)
+		}
+	}
+}
+
+// A writer that has not heard of the removal goes on under the old epoch, and nothing of it is lost.
+func TestOldEpochIsRead(t *testing.T) {
+	a, b, c := stolen(t)
+	a.remove(c)
+	b.put(`{"resourceType":"Patient","id":"p2","birthDate":"1980-01-01"}`, false)
+	a.put(`{"resourceType":"Patient","id":"p3","birthDate":"1990-01-01"}`, false)
+	settleAll(t, a, b)
+	agree(t, a, b)
+	if !strings.Contains(a.export(), "p2") || !strings.Contains(b.export(), "p3") {
+		t.Error("an edit under one of two epochs is missing")
+	}
+	if _, err := c.Put(t.Context(), "thief", []byte(`{"resourceType":"Patient","id":"p4"}`), false); err != nil {
+		t.Fatal(err) // it has not heard of anything
+	}
+	for _, e := range a.EntriesSince(c.State().Heads()) {
+		must(t, c.AddEntries(t.Context(), a.Device(), [][]byte{e}))
+	}
+	if _, err := c.Put(t.Context(), "thief", []byte(`{"resourceType":"Patient","id":"p5"}`), false); err == nil {
+		t.Error("a removed device writes, knowing that it was removed")
+	}
+}
