@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -176,13 +177,9 @@ func (a *Agent) Invite(ctx context.Context, req api.InviteRequest) (api.Invite, 
 	if host == nil {
 		return api.Invite{}, notRunning()
 	}
-	role := trust.RoleMember
-	switch req.Role {
-	case "", "member":
-	case "admin":
-		role = trust.RoleAdmin
-	default:
-		return api.Invite{}, &api.Error{Code: api.CodeInvalid, Message: "the role must be member or admin"}
+	role, ok := roleNamed(cmp.Or(req.Role, trust.RoleMember.String()))
+	if !ok {
+		return api.Invite{}, &api.Error{Code: api.CodeInvalid, Message: "the role must be admin, member, reader or server"}
 	}
 	if m, ok := a.records.State().Member(a.keys.Device()); !ok || m.Role != trust.RoleAdmin {
 		return api.Invite{}, &api.Error{Code: api.CodeForbidden, Message: "only an administrator's device can invite"}

@@ -128,6 +128,22 @@ func (s *State) Member(id DeviceID) (Member, bool) {
 	return st.member(id), true
 }
 
+// Older reports whether one device was added before another: of two administrators who remove each other it prevails.
+func (s *State) Older(a, b DeviceID) bool {
+	x, y := s.firstAdd(a), s.firstAdd(b)
+	return x != nil && y != nil && compareNodes(x, y) < 0
+}
+
+func (s *State) firstAdd(id DeviceID) (first *node) {
+	v := s.all()
+	for _, n := range s.about[id] {
+		if n.adds() != nil && v.sees(n) && (first == nil || compareNodes(n, first) < 0) {
+			first = n
+		}
+	}
+	return first
+}
+
 // Removed reports whether a device was removed, and how far its logs count.
 func (s *State) Removed(id DeviceID) (Cut, bool) {
 	st := s.members[id]

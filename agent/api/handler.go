@@ -52,6 +52,8 @@ var routes = []route{
 	{"POST", "/v1/invites", (*handler).invite},
 	{"GET", "/v1/membership", (*handler).membership},
 	{"POST", "/v1/membership/names", (*handler).rename},
+	{"POST", "/v1/membership/removals", (*handler).remove},
+	{"POST", "/v1/membership/roles", (*handler).setRole},
 	{"POST", "/v1/recovery/check", (*handler).checkRecovery},
 	{"POST", "/v1/recovery/replacement", (*handler).replaceRecovery},
 	{"PUT", "/v1/network", (*handler).network},

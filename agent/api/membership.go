@@ -12,6 +12,11 @@ type Membership interface {
 	MembershipLog(ctx context.Context, verify bool) (MembershipLog, error)
 	// Rename names a device, or the practice. CodeForbidden unless this device may.
 	Rename(ctx context.Context, req RenameRequest) error
+	// Remove removes a device for ever, and begins new keys that it does not get. CodeForbidden unless this device is an
+	// administrator's, or a recovery code is given.
+	Remove(ctx context.Context, req RemovalRequest) (RemovalReport, error)
+	// SetRole gives a device another role: admin, member, reader or server.
+	SetRole(ctx context.Context, req RoleRequest) error
 	// CheckRecovery reports what a recovery code opens. CodeInvalid says what is wrong with it.
 	CheckRecovery(ctx context.Context, code string) (RecoveryReport, error)
 	// ReplaceRecovery makes another recovery code, and new keys that the old one does not open. The answer is the only place
@@ -56,6 +61,40 @@ type RenameRequest struct {
 	Site   string `json:"site,omitempty"`
 }
 
+// RemovalRequest names a device by its name or peer ID. With a recovery code the removal outranks whatever the device may
+// state meanwhile.
+type RemovalRequest struct {
+	Device       string `json:"device"`
+	RecoveryCode string `json:"recovery_code,omitempty"`
+	// AlthoughOlder removes an administrator that was added before who removes it, also without a recovery code.
+	AlthoughOlder bool `json:"although_older,omitempty"`
+}
+
+// RemovalReport says what a removed device had, and so may still know.
+type RemovalReport struct {
+	Device      MembershipKey  `json:"device"`
+	Role        string         `json:"role"`
+	LastContact *time.Time     `json:"last_contact,omitempty"` // as far as this device knows
+	Scopes      []RemovedScope `json:"scopes"`
+	Older       bool           `json:"older,omitempty"` // an administrator that was added before who removed it, without a recovery code
+}
+
+// RemovedScope is what a removed device had of a scope.
+type RemovedScope struct {
+	Name      string `json:"name"`
+	Documents int    `json:"documents"`
+	Patients  int    `json:"patients"`
+	Chunks    uint64 `json:"chunks"`   // that it wrote and that count
+	LastKey   int    `json:"last_key"` // number of the scope's last key that it was given, from 1
+	NewKey    bool   `json:"new_key"`  // what is written from now on it cannot read
+}
+
+// RoleRequest names a device, by its name or peer ID, and its new role.
+type RoleRequest struct {
+	Device string `json:"device"`
+	Role   string `json:"role"`
+}
+
 // RecoveryRequest carries a recovery code.
 type RecoveryRequest struct {
 	Code string `json:"code"`
@@ -93,6 +132,23 @@ func (h *handler) rename(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, req, h.agent.Rename(r.Context(), req))
+}
+
+func (h *handler) remove(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[RemovalRequest](w, r)
+	if err != nil {
+		return err
+	}
+	report, err := h.agent.Remove(r.Context(), req)
+	return writeJSON(w, report, err)
+}
+
+func (h *handler) setRole(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[RoleRequest](w, r)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, req, h.agent.SetRole(r.Context(), req))
 }
 
 func (h *handler) checkRecovery(w http.ResponseWriter, r *http.Request) error {

@@ -23,6 +23,18 @@ func (c *Client) Rename(ctx context.Context, req api.RenameRequest) error {
 	return c.post(ctx, "/v1/membership/names", req, &answer)
 }
 
+// Remove implements api.Agent.
+func (c *Client) Remove(ctx context.Context, req api.RemovalRequest) (report api.RemovalReport, err error) {
+	err = c.post(ctx, "/v1/membership/removals", req, &report)
+	return report, err
+}
+
+// SetRole implements api.Agent.
+func (c *Client) SetRole(ctx context.Context, req api.RoleRequest) error {
+	var answer api.RoleRequest
+	return c.post(ctx, "/v1/membership/roles", req, &answer)
+}
+
 // CheckRecovery implements api.Agent.
 func (c *Client) CheckRecovery(ctx context.Context, code string) (report api.RecoveryReport, err error) {
 	err = c.post(ctx, "/v1/recovery/check", api.RecoveryRequest{Code: code}, &report)

@@ -48,6 +48,28 @@ func (r *Replica) CutOf(device trust.DeviceID) (trust.Cut, error) {
 	return cut.Sorted(), nil
 }
 
+// Contents counts a scope's documents and the patients in them.
+func (r *Replica) Contents(scope trust.ScopeID) (documents, patients int, err error) {
+	seen := map[crdt.DocumentID]bool{}
+	err = r.store.View(func(v storage.Reader) error {
+		return v.Keys(storage.DocumentsOf.All(), nil, func(key []byte) error {
+			typ, _, doc, err := storage.DocumentsOf.Parse(key)
+			if err != nil || !bytes.HasPrefix(doc[:], scope[:trust.DocumentPrefix]) {
+				return err
+			}
+			seen[doc] = true
+			if typ == "Patient" {
+				patients++
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return 0, 0, fmt.Errorf("count what a scope holds: %w", err)
+	}
+	return len(seen), patients, nil
+}
+
 // endsAt reports whether a device's chunks count up to a cut.
 func (t *transaction) endsAt(device trust.DeviceID, scope trust.ScopeID) bool {
 	right, _ := t.r.State().Right(device, scope)

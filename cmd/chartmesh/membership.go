@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -151,6 +152,108 @@ func (c *cli) peerRenameCommand() *cobra.Command {
 	flags.StringVar(&req.Site, "site", "", "the `NAME` of the site where it is now")
 	flags.StringVar(&practice, "practice", "", "the practice's new `NAME`")
 	return cmd
+}
+
+func (c *cli) peerRoleCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "role DEVICE admin|member|reader|server",
+		Short: "give a device another role",
+		Long: `Gives a device another role:
+
+  admin    invites and removes devices, and does all that a member does
+  member   reads and writes
+  server   as a member; for a site's machine that is always on
+  reader   reads. What it wrote until now counts as far as it has come to this device
+
+DEVICE is a name or a peer ID, as "chartmesh peer list" shows them.`,
+		Example: `  chartmesh peer role Laptop reader
+  chartmesh peer role Empfang admin`,
+		Args: cobra.ExactArgs(2),
+		RunE: c.do(func(ctx context.Context, args []string) error {
+			req := api.RoleRequest{Device: args[0], Role: args[1]}
+			return c.with(ctx, func(agent api.Agent, _ bool) error {
+				if err := agent.SetRole(ctx, req); err != nil {
+					return err
+				}
+				p := c.printer()
+				if c.json {
+					p.json(req)
+				} else {
+					p.line("%s is %s now", visible(req.Device), req.Role)
+				}
+				return p.failed
+			})
+		}),
+	}
+}
+
+func (c *cli) peerRemoveCommand() *cobra.Command {
+	var yes, recovery bool
+	cmd := &cobra.Command{
+		Use:   "remove DEVICE",
+		Short: "remove a device for ever, for example one that was stolen",
+		Long: `Removes a device from the practice for ever: its connections end, and everything that is written from now on is under new keys that
+it does not have. What it wrote counts as far as it has come to this device; what comes of it later is kept aside for
+somebody to decide ("chartmesh quarantine list"). If the device is found again, reset it and let it join anew.
+
+What the device has read it may keep: the report says what that was. DEVICE is a name or a peer ID.
+
+An administrator's device that was added before this one can remove this one in return, until all have heard of its removal. With
+--recovery the removal is made with the recovery code, which nobody can gainsay; it is read from stdin.`,
+		Example: `  chartmesh peer remove Laptop
+  chartmesh peer remove Laptop --yes --json
+  chartmesh peer remove Laptop --recovery`,
+		Args: cobra.ExactArgs(1),
+		RunE: c.do(func(ctx context.Context, args []string) (err error) {
+			p := c.printer()
+			req := api.RemovalRequest{Device: args[0], AlthoughOlder: yes}
+			switch {
+			case recovery:
+				if req.RecoveryCode, err = c.readSecret(p, "Recovery code:"); err != nil {
+					return err
+				}
+			case !yes:
+				p.remark("This removes %s for ever. Type its name to go on:", visible(req.Device))
+				line, err := c.readCode(p)
+				if err != nil {
+					return err
+				}
+				if line != req.Device {
+					return usage("that is another name; nothing was removed (--yes removes without asking)")
+				}
+			}
+			return c.with(ctx, func(agent api.Agent, _ bool) error {
+				report, err := agent.Remove(ctx, req)
+				if err != nil {
+					return err
+				}
+				if c.json {
+					p.json(report)
+				} else {
+					p.removed(report)
+				}
+				return p.failed
+			})
+		}),
+	}
+	flags := cmd.Flags()
+	flags.BoolVar(&yes, "yes", false, "do not ask, and do not insist on the recovery code for an older administrator")
+	flags.BoolVar(&recovery, "recovery", false, "remove it with the recovery code, read from stdin")
+	return cmd
+}
+
+func (p *printer) removed(report api.RemovalReport) {
+	p.line("removed %s, %s", who(report.Device), report.Role)
+	p.line("last contact: %s", ago(report.LastContact, time.Now()))
+	for _, s := range report.Scopes {
+		next := "new keys follow when an administrator's device hears of it"
+		if s.NewKey {
+			next = "what is written from now on is under another"
+		}
+		p.line("%s: it may know %s of %s, up to key %d; %s", s.Name, plural(s.Documents, "document"), plural(s.Patients, "patient"), s.LastKey, next)
+		p.line("%s: of what it wrote %s count", s.Name, plural(s.Chunks, "chunk"))
+	}
+	p.remark("What it has read it may keep. What comes of it later is listed by: chartmesh quarantine list")
 }
 
 func (c *cli) recoveryCommand() *cobra.Command {

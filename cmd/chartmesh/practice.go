@@ -108,7 +108,7 @@ join. This device's agent must be running and reachable while the other one join
 		}),
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&req.Role, "role", "member", "what the device may do: member or admin")
+	flags.StringVar(&req.Role, "role", "member", "what the device may do: member, admin, reader (sees everything and changes nothing) or server")
 	flags.DurationVar(&req.Expires, "expires", 24*time.Hour, "how long the code can be used")
 	return cmd
 }
@@ -208,7 +208,7 @@ func (c *cli) peerCommand() *cobra.Command {
 			})
 		}),
 	}
-	return family("peer", "the devices of the practice", list, c.peerLogCommand(), c.peerRenameCommand())
+	return family("peer", "the devices of the practice", list, c.peerRemoveCommand(), c.peerRoleCommand(), c.peerRenameCommand(), c.peerLogCommand())
 }
 
 // orEmpty makes an empty list [] in JSON, never null.

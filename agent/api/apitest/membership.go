@@ -28,6 +28,24 @@ func (a *Agent) Rename(_ context.Context, req api.RenameRequest) error {
 	return a.failing("Rename")
 }
 
+// Remove implements api.Agent.
+func (a *Agent) Remove(_ context.Context, req api.RemovalRequest) (api.RemovalReport, error) {
+	if req.Device == "nobody" {
+		return api.RemovalReport{}, &api.Error{Code: api.CodeNotFound, Message: "no such device"}
+	}
+	seen := Begun
+	return api.RemovalReport{Device: api.MembershipKey{Name: req.Device}, Role: "member", LastContact: &seen,
+		Scopes: []api.RemovedScope{{Name: "clinical", Documents: 3, Patients: 2, Chunks: 9, LastKey: 1, NewKey: true}}}, a.failing("Remove")
+}
+
+// SetRole implements api.Agent.
+func (a *Agent) SetRole(_ context.Context, req api.RoleRequest) error {
+	if req.Role == "king" {
+		return &api.Error{Code: api.CodeInvalid, Message: "no such role"}
+	}
+	return a.failing("SetRole")
+}
+
 // CheckRecovery implements api.Agent.
 func (a *Agent) CheckRecovery(_ context.Context, code string) (api.RecoveryReport, error) {
 	if err := a.failing("CheckRecovery"); err != nil {
