@@ -1,6 +1,7 @@
 package replica_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -154,4 +155,59 @@ func TestOldEpochIsRead(t *testing.T) {
 	if _, err := c.Put(t.Context(), "thief", []byte(`{"resourceType":"Patient","id":"p5"}`), false); err == nil {
 		t.Error("a removed device writes, knowing that it was removed")
 	}
+}
+
+// The thief of a laptop has an older copy of it, and writes another history of its log with counters below the cut: that is kept
+// aside, whichever history came to a device first.
+func TestOtherHistoryBelowTheCut(t *testing.T) {
+	for _, thiefFirst := range []bool{false, true} {
+		p := practice(t, "surgery", "branch", "laptop", "home")
+		a, b, c, d := p[0], p[1], p[2], p[3]
+		a.put(`{"resourceType":"Patient","id":"p1","birthDate":"1970-01-01"}`, false)
+		a.put(`{"resourceType":"Patient","id":"p2","birthDate":"1970-01-01"}`, false)
+		settleAll(t, a, b, c, d)
+		copied := c.twin.Copy()
+		for i := range 3 {
+			c.edit("Patient/p1", func(o map[string]any) { o["birthDate"] = fmt.Sprintf("1970-01-%02d", i+2) })
+		}
+		sync(t, a, c)
+		thief := c.rollBack(copied, c.keys)
+		thief.edit("Patient/p2", func(o map[string]any) { o["birthDate"] = "1999-09-09" })
+		if thiefFirst {
+			sync(t, d, thief)
+		}
+		a.remove(c)
+		settleAll(t, a, b)
+		if !thiefFirst {
+			settleAll(t, a, b, d)
+			for _, item := range otherHistory(t, thief) {
+				must(t, d.Arrive(t.Context(), b.Device(), [][]byte{item}))
+			}
+			d.applyAll()
+		}
+		settleAll(t, a, b, d)
+		agree(t, a, b, d)
+		sameEverywhere(t, a, b, d)
+		if got := d.export(); strings.Contains(got, "1999-09-09") || !strings.Contains(got, "1970-01-04") || len(d.quarantined()) != 1 {
+			t.Errorf("thief first %v: %s, quarantined %v", thiefFirst, got, d.quarantined())
+		}
+	}
+}
+
+// otherHistory returns the chunks of a device's own log.
+func otherHistory(t *testing.T, d *device) (list [][]byte) {
+	t.Helper()
+	for _, s := range d.State().Scopes() {
+		for _, log := range d.OwnLogs() {
+			if d.Vector(s.ID)[log.ID].Counter == 0 {
+				continue
+			}
+			items, err := d.Chunks(s.ID, log.ID, 0, 1<<20)
+			must(t, err)
+			for _, it := range items {
+				list = append(list, it.Bytes)
+			}
+		}
+	}
+	return list
 }
