@@ -189,6 +189,28 @@ func (a *Agent) ReplaceRecovery(ctx context.Context, old string) (replaced api.R
 	return replaced, nil
 }
 
+// Promote makes this device an administrator's by the recovery code.
+func (a *Agent) Promote(ctx context.Context, code string) error {
+	err := a.enter(ctx, func(st *trust.State) ([]trust.Entry, error) {
+		r, err := keyring.OpenWithRecovery(code, st)
+		if err != nil {
+			return nil, err
+		}
+		if self, ok := st.Member(a.keys.Device()); ok && self.Role == trust.RoleAdmin {
+			return nil, nil
+		}
+		e, err := r.SetRole(st, a.keys.Device(), trust.RoleAdmin, nil, time.Now())
+		return []trust.Entry{e}, err
+	})
+	if errors.Is(err, trust.ErrNotMember) {
+		return &api.Error{Code: api.CodeForbidden, Message: "this device was removed from the practice", Hint: "reset it and let it join anew", Err: err}
+	}
+	if err != nil {
+		return explainRecovery(err)
+	}
+	return nil
+}
+
 // rotate makes the entries that begin a new epoch of every scope that is due.
 func (a *Agent) rotate(st *trust.State) (entries []trust.Entry, err error) {
 	for _, scope := range st.RotationsDue() {

@@ -55,6 +55,7 @@ var routes = []route{
 	{"POST", "/v1/membership/removals", (*handler).remove},
 	{"POST", "/v1/membership/roles", (*handler).setRole},
 	{"POST", "/v1/recovery/check", (*handler).checkRecovery},
+	{"POST", "/v1/recovery/promotion", (*handler).promote},
 	{"POST", "/v1/recovery/replacement", (*handler).replaceRecovery},
 	{"PUT", "/v1/network", (*handler).network},
 	{"POST", "/v1/compaction", (*handler).compact},

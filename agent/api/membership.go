@@ -19,6 +19,8 @@ type Membership interface {
 	SetRole(ctx context.Context, req RoleRequest) error
 	// CheckRecovery reports what a recovery code opens. CodeInvalid says what is wrong with it.
 	CheckRecovery(ctx context.Context, code string) (RecoveryReport, error)
+	// Promote makes this device an administrator's by the recovery code, when there is no other left.
+	Promote(ctx context.Context, code string) error
 	// ReplaceRecovery makes another recovery code, and new keys that the old one does not open. The answer is the only place
 	// where the new code ever stands. An empty old code is one that nobody has any more.
 	ReplaceRecovery(ctx context.Context, old string) (ReplacedRecovery, error)
@@ -158,6 +160,14 @@ func (h *handler) checkRecovery(w http.ResponseWriter, r *http.Request) error {
 	}
 	report, err := h.agent.CheckRecovery(r.Context(), req.Code)
 	return writeJSON(w, report, err)
+}
+
+func (h *handler) promote(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[RecoveryRequest](w, r)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, struct{}{}, h.agent.Promote(r.Context(), req.Code))
 }
 
 func (h *handler) replaceRecovery(w http.ResponseWriter, r *http.Request) error {

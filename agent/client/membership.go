@@ -41,6 +41,12 @@ func (c *Client) CheckRecovery(ctx context.Context, code string) (report api.Rec
 	return report, err
 }
 
+// Promote implements api.Agent.
+func (c *Client) Promote(ctx context.Context, code string) error {
+	var answer struct{}
+	return c.post(ctx, "/v1/recovery/promotion", api.RecoveryRequest{Code: code}, &answer)
+}
+
 // ReplaceRecovery implements api.Agent.
 func (c *Client) ReplaceRecovery(ctx context.Context, old string) (replaced api.ReplacedRecovery, err error) {
 	err = c.post(ctx, "/v1/recovery/replacement", api.RecoveryRequest{Code: old}, &replaced)

@@ -284,6 +284,35 @@ with the one on paper. Nothing is changed or stored.`,
 			})
 		}),
 	}
+	promote := &cobra.Command{
+		Use:   "promote",
+		Short: "make this device an administrator's, when no other is left",
+		Long: `Makes this device an administrator's by the recovery code, which is read from stdin: when every administrator's device is lost and this
+one is left. It can then invite new devices, remove the lost ones and replace the code.`,
+		Example: "  chartmesh recovery promote",
+		Args:    cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			p := c.printer()
+			code, err := c.readSecret(p, "Recovery code:")
+			if err != nil {
+				return err
+			}
+			return c.with(ctx, func(agent api.Agent, _ bool) error {
+				if err := agent.Promote(ctx, code); err != nil {
+					return err
+				}
+				if c.json {
+					p.json(struct {
+						Role string `json:"role"`
+					}{"admin"})
+					return p.failed
+				}
+				p.line("This device is an administrator's now.")
+				p.hint("remove the lost ones: chartmesh peer remove NAME; let new ones join: chartmesh invite")
+				return p.failed
+			})
+		}),
+	}
 	lost := false
 	replace := &cobra.Command{
 		Use:   "replace",
@@ -321,7 +350,7 @@ now: what was once readable stays so for whoever kept a copy.`,
 		}),
 	}
 	replace.Flags().BoolVar(&lost, "lost", false, "nobody has the old code any more")
-	return family("recovery", "the recovery code, which opens everything when no device is left", check, replace)
+	return family("recovery", "the recovery code, which opens everything when no device is left", check, promote, replace)
 }
 
 // readSecret reads a line from stdin; at a terminal it does not show what is typed.

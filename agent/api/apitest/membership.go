@@ -57,6 +57,14 @@ func (a *Agent) CheckRecovery(_ context.Context, code string) (api.RecoveryRepor
 	return api.RecoveryReport{Practice: "Praxis Berg", Scopes: 2, Epochs: 3}, nil
 }
 
+// Promote implements api.Agent.
+func (a *Agent) Promote(ctx context.Context, code string) error {
+	if _, err := a.CheckRecovery(ctx, code); err != nil {
+		return err
+	}
+	return a.failing("Promote")
+}
+
 // ReplaceRecovery implements api.Agent.
 func (a *Agent) ReplaceRecovery(ctx context.Context, old string) (api.ReplacedRecovery, error) {
 	if old != "" {
