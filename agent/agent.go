@@ -46,6 +46,8 @@ type Config struct {
 	// Repair sets a damaged store aside and begins a new one; without it, opening a damaged store fails. It is for who
 	// calls Run, since the other devices fill the new one. So is the claim on the folder, which keeps commands from it.
 	Repair bool
+	// Unlock gives the keyring's passphrase, if it is protected by one; nil: there is nobody to ask.
+	Unlock func() ([]byte, error)
 	// LeastFree is how much room is left free on the disk: with less, nothing is written. 0: storage.DefaultLeastFree.
 	LeastFree uint64
 }
@@ -90,7 +92,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	keys, err := keyring.Open(cfg.Dir)
+	keys, err := keyring.Open(cfg.Dir, cfg.Unlock)
 	if err != nil {
 		return nil, openError(cfg.Dir, err)
 	}
@@ -386,6 +388,9 @@ func openError(dir string, err error) error {
 	case errors.Is(err, storage.ErrDamaged):
 		e.Code, e.Message = api.CodeDamaged, "this device's copy of the records is damaged: "+err.Error()
 		e.Hint = "start the agent: it sets the copy aside, keeps what can be read, and gets the rest from the other devices"
+	case errors.Is(err, keyring.ErrPassphrase), errors.Is(err, keyring.ErrLocked):
+		e.Code, e.Message = api.CodeForbidden, "the keys in "+dir+" are protected by another passphrase"
+		e.Hint = "if it is forgotten, nothing opens this folder; the other devices have the records, and this one can join anew"
 	case errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
 		e.Code = api.CodeDamaged
 	case errors.Is(err, storage.ErrNoRoom):

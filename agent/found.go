@@ -79,7 +79,7 @@ func Join(ctx context.Context, dir string, opts JoinOptions) error {
 	}
 	keys, err := keyring.Create(dir, nil)
 	if errors.Is(err, keyring.ErrExists) {
-		if keys, err = keyring.Open(dir); err == nil {
+		if keys, err = keyring.Open(dir, nil); err == nil {
 			err = unfinished(dir, keys)
 		}
 	}

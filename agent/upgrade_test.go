@@ -103,7 +103,7 @@ func sum(t *testing.T, path string) [32]byte {
 
 func openStore(t *testing.T, dir string, fn func(storage.Store) error) {
 	t.Helper()
-	keys, err := keyring.Open(dir)
+	keys, err := keyring.Open(dir, nil)
 	must(t, err)
 	s, err := storage.Open(filepath.Join(dir, "records"), keys.StoreKey(), storage.Options{})
 	must(t, err)

@@ -57,6 +57,8 @@ var routes = []route{
 	{"POST", "/v1/recovery/check", (*handler).checkRecovery},
 	{"POST", "/v1/recovery/promotion", (*handler).promote},
 	{"POST", "/v1/recovery/replacement", (*handler).replaceRecovery},
+	{"GET", "/v1/keyring", (*handler).keyring},
+	{"PUT", "/v1/keyring/passphrase", (*handler).protectKeyring},
 	{"PUT", "/v1/network", (*handler).network},
 	{"POST", "/v1/compaction", (*handler).compact},
 	{"PUT", "/v1/resources", (*handler).put},

@@ -26,6 +26,25 @@ type Membership interface {
 	ReplaceRecovery(ctx context.Context, old string) (ReplacedRecovery, error)
 }
 
+// Keyring is the part of Agent that is about how this device keeps its keys.
+type Keyring interface {
+	KeyringStatus(ctx context.Context) (KeyringStatus, error)
+	// ProtectKeyring seals the keys on disk under a passphrase; an empty one leaves them to the file's permissions.
+	ProtectKeyring(ctx context.Context, passphrase string) error
+}
+
+// KeyringStatus says where and how this device keeps its keys.
+type KeyringStatus struct {
+	File       string `json:"file"`
+	Protection string `json:"protection"` // permissions: of the file alone; passphrase
+	Epochs     int    `json:"epochs"`     // keys of scopes that are open
+}
+
+// PassphraseRequest carries a passphrase.
+type PassphraseRequest struct {
+	Passphrase string `json:"passphrase"`
+}
+
 // MembershipLog is the membership log, the oldest entry first.
 type MembershipLog struct {
 	Practice string            `json:"practice"`
@@ -177,6 +196,22 @@ func (h *handler) replaceRecovery(w http.ResponseWriter, r *http.Request) error 
 	}
 	replaced, err := h.agent.ReplaceRecovery(r.Context(), req.Code)
 	return writeJSON(w, replaced, err)
+}
+
+func (h *handler) keyring(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	status, err := h.agent.KeyringStatus(r.Context())
+	return writeJSON(w, status, err)
+}
+
+func (h *handler) protectKeyring(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[PassphraseRequest](w, r)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, struct{}{}, h.agent.ProtectKeyring(r.Context(), req.Passphrase))
 }
 
 // small reads a request that is a little JSON without a query.

@@ -42,6 +42,7 @@ type Agent interface {
 	Quarantine
 
 	Membership
+	Keyring
 
 	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
 	// ctx ends. A cursor that is no longer held is CodeGone.

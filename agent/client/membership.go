@@ -53,6 +53,22 @@ func (c *Client) ReplaceRecovery(ctx context.Context, old string) (replaced api.
 	return replaced, err
 }
 
+// KeyringStatus implements api.Agent.
+func (c *Client) KeyringStatus(ctx context.Context) (status api.KeyringStatus, err error) {
+	err = c.do(ctx, call{method: "GET", path: "/v1/keyring"}, &status)
+	return status, err
+}
+
+// ProtectKeyring implements api.Agent.
+func (c *Client) ProtectKeyring(ctx context.Context, passphrase string) error {
+	body, err := encode(api.PassphraseRequest{Passphrase: passphrase})
+	if err != nil {
+		return err
+	}
+	var answer struct{}
+	return c.do(ctx, call{method: "PUT", path: "/v1/keyring/passphrase", kind: kindJSON, body: body}, &answer)
+}
+
 func (c *Client) post(ctx context.Context, path string, req, answer any) error {
 	body, err := encode(req)
 	if err != nil {

@@ -294,7 +294,7 @@ func TestOlderKeyring(t *testing.T) {
 	}
 	before := chunks()
 	must(t, os.WriteFile(file, older, 0o600))
-	a.keys, err = keyring.Open(dir)
+	a.keys, err = keyring.Open(dir, nil)
 	must(t, err)
 	if a.keys.Moved() || chunk.CurrentLog(a.keys) != log {
 		t.Fatal("the keyring is not the older one")

@@ -86,7 +86,7 @@ func beginCutShort(t *testing.T, cut int, restart bool) (done bool) {
 	}
 	if restart {
 		disk.left = 0
-		keys, err = keyring.Open(dir)
+		keys, err = keyring.Open(dir, nil)
 		must(t, err)
 		open()
 		if _, err := a.Put(t.Context(), "user", patient("p5"), false); !errors.Is(err, storage.ErrNoRoom) {

@@ -33,9 +33,11 @@ type cli struct {
 	guard    func() error  // gives the process a crash monitor, once; nil: none, in tests
 	crashes  crash.Options // how it reports
 
-	data, user string // global flags
-	json       bool
-	begun      bool // a command's own code has begun: what fails now is not the command line
+	data, user   string // global flags
+	json         bool
+	passphraseFD int
+	passphrase   []byte // as it was given, for who opens the folder twice
+	begun        bool   // a command's own code has begun: what fails now is not the command line
 }
 
 // usageError says that the command line is wrong.
@@ -114,6 +116,7 @@ they open the folder themselves.`,
 	flags.StringVar(&c.data, "data", "", "the data `DIR` (CHARTMESH_DATA; default "+c.shortDefault()+")")
 	flags.StringVar(&c.user, "user", "", "the `NAME` under which writes are made (CHARTMESH_USER; default: the system's user)")
 	flags.BoolVar(&c.json, "json", false, "print JSON")
+	flags.IntVar(&c.passphraseFD, "passphrase-fd", -1, "the file descriptor `N` that a protected keyring's passphrase is read from")
 	root.AddGroup(&cobra.Group{ID: groupPractice, Title: "The practice and its devices:"},
 		&cobra.Group{ID: groupRecords, Title: "Records:"}, &cobra.Group{ID: groupRunning, Title: "Running:"})
 	add := func(group string, commands ...*cobra.Command) {
@@ -126,7 +129,7 @@ they open the folder themselves.`,
 	add(groupRecords, c.importCommand(), c.exportCommand(), c.findCommand(), c.getCommand(), c.putCommand(), c.deleteCommand(),
 		c.historyCommand(), c.conflictCommand(), c.quarantineCommand())
 	add(groupRunning, c.agentCommand(), c.statusCommand(), c.verifyCommand(), c.eventsCommand(), c.metricsCommand(), c.diagnoseCommand(),
-		c.offlineCommand(), c.onlineCommand(), c.serviceCommand(), c.compactCommand(), c.demoCommand())
+		c.offlineCommand(), c.onlineCommand(), c.keyringCommand(), c.serviceCommand(), c.compactCommand(), c.demoCommand())
 	root.AddCommand(c.versionCommand(), exitCodesTopic())
 	return root
 }
@@ -299,7 +302,7 @@ func (c *cli) connect(ctx context.Context, dir string) (agent api.Agent, running
 		if err := c.guarded(); err != nil {
 			return nil, false, nil, err
 		}
-		local, err := c.joins.open(openOptions{dir: dir, offline: true, logger: c.logger(slog.LevelWarn), leastFree: c.leastFree()})
+		local, err := c.joins.open(openOptions{dir: dir, offline: true, logger: c.logger(slog.LevelWarn), leastFree: c.leastFree(), unlock: c.unlock})
 		if err == nil {
 			within := client.InProcess(local)
 			return within, false, func() error { return errors.Join(within.Close(), local.Close()) }, nil

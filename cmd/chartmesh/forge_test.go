@@ -20,7 +20,7 @@ func scriptForge(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: forge DATA-FOLDER")
 	}
 	dir := ts.MkAbs(args[0])
-	keys, err := keyring.Open(dir)
+	keys, err := keyring.Open(dir, nil)
 	ts.Check(err)
 	store, err := storage.Open(filepath.Join(dir, "records"), keys.StoreKey(), storage.Options{})
 	ts.Check(err)

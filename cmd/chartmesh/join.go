@@ -43,7 +43,8 @@ type openOptions struct {
 	logger  *slog.Logger
 	recent  func() []byte // the end of the log; nil: none is kept
 
-	leastFree uint64 // bytes; 0: what the store keeps by itself
+	leastFree uint64                 // bytes; 0: what the store keeps by itself
+	unlock    func() ([]byte, error) // asks for the keyring's passphrase
 }
 
 // item is one resource of a file, or the reason why there is none. Its fields are those of fhir.Item.
@@ -69,7 +70,7 @@ var agentJoins = joins{
 	},
 	open: func(opts openOptions) (localAgent, error) {
 		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline,
-			NoMDNS: opts.noMDNS, RecentLog: opts.recent, Repair: !opts.offline, LeastFree: opts.leastFree})
+			NoMDNS: opts.noMDNS, RecentLog: opts.recent, Repair: !opts.offline, LeastFree: opts.leastFree, Unlock: opts.unlock})
 		if err != nil {
 			return nil, err
 		}

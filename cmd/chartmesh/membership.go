@@ -365,7 +365,7 @@ func (c *cli) readSecret(p *printer, prompt string) (string, error) {
 		if line := strings.TrimSpace(string(b)); line != "" {
 			return line, nil
 		}
-		return "", usage("no code was typed")
+		return "", usage("nothing was typed")
 	}
 	return c.readCode(p)
 }

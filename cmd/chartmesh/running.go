@@ -64,7 +64,7 @@ is more; reading goes on.`,
 				return err
 			}
 			return c.serve(ctx, openOptions{dir: dir, listen: listen, logger: opened.logger, recent: opened.recent, noMDNS: noMDNS,
-				leastFree: c.leastFree()})
+				leastFree: c.leastFree(), unlock: c.unlock})
 		}),
 	}
 	flags := cmd.Flags()

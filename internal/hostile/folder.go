@@ -23,7 +23,7 @@ type Folder struct {
 // OpenFolder opens the data folder that chartmesh init or join made. The forger goes on where its log ends.
 func OpenFolder(t testing.TB, dir string) *Folder {
 	t.Helper()
-	keys, err := keyring.Open(dir)
+	keys, err := keyring.Open(dir, nil)
 	must(t, err)
 	store, err := storage.Open(filepath.Join(dir, "records"), keys.StoreKey(), storage.Options{})
 	must(t, err)

@@ -22,46 +22,57 @@ var fileMagic = []byte{'c', 'm', 'k', 1}
 // protection says how the secrets in the file are protected. The numbers are part of the format.
 type protection uint8
 
-const protectionPermissions protection = 1 // by the file's permissions alone
+const (
+	protectionPermissions protection = 1 // by the file's permissions alone
+	protectionPassphrase  protection = 2 // sealed under a key that argon2id makes of a passphrase
+)
+
+func (p protection) String() string {
+	if p == protectionPassphrase {
+		return "passphrase"
+	}
+	return "permissions"
+}
 
 const (
 	secretsSize = 4*32 + 16 + 32
-	fileSize    = 4 + 1 + secretsSize + sha256.Size
+	headSize    = 4 + 1
+	sumSize     = sha256.Size
+	plainSize   = headSize + secretsSize + sumSize
+	maxFile     = 4096
 )
 
 // encode returns the file: magic and version, protection, secrets, SHA-256 of all before. The hash is against damage; who
 // can write the file can do anything.
-func (s secrets) encode() []byte {
+func (s secrets) encode(by *passphrase) ([]byte, error) {
 	var w wire.Writer
 	w.Raw(fileMagic)
-	w.Byte(byte(protectionPermissions))
-	for _, b := range [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], s.nonce[:], s.instance[:]} {
-		w.Raw(b)
+	if by == nil {
+		w.Byte(byte(protectionPermissions))
+		w.Raw(s.plain())
+	} else {
+		w.Byte(byte(protectionPassphrase))
+		sealed, err := by.seal(w.Bytes(), s.plain())
+		if err != nil {
+			return nil, err
+		}
+		w.Raw(sealed)
 	}
 	sum := sha256.Sum256(w.Bytes())
 	w.Raw(sum[:])
+	return w.Bytes(), nil
+}
+
+func (s secrets) plain() []byte {
+	var w wire.Writer
+	for _, b := range [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], s.nonce[:], s.instance[:]} {
+		w.Raw(b)
+	}
 	return w.Bytes()
 }
 
-func decode(b []byte) (secrets, error) {
-	var s secrets
-	if len(b) >= 4 && bytes.Equal(b[:3], fileMagic[:3]) && b[3] > fileMagic[3] {
-		return s, fmt.Errorf("%w: its version is %d, this build reads up to %d", ErrProtected, b[3], fileMagic[3])
-	}
-	if len(b) >= 5 && bytes.Equal(b[:4], fileMagic) && protection(b[4]) > protectionPermissions {
-		return s, fmt.Errorf("%w: kind %d", ErrProtected, b[4])
-	}
-	if len(b) != fileSize {
-		return s, fmt.Errorf("%w: %d bytes instead of %d", ErrDamaged, len(b), fileSize)
-	}
-	body, sum := b[:fileSize-sha256.Size], sha256.Sum256(b[:fileSize-sha256.Size])
-	if subtle.ConstantTimeCompare(sum[:], b[fileSize-sha256.Size:]) == 0 {
-		return s, fmt.Errorf("%w: its check does not fit", ErrDamaged)
-	}
-	r := wire.NewReader(body)
-	if !bytes.Equal(r.Raw(len(fileMagic)), fileMagic) || protection(r.Byte()) != protectionPermissions {
-		return s, fmt.Errorf("%w: it does not begin as one", ErrDamaged)
-	}
+func parseSecrets(plain []byte) (s secrets, err error) {
+	r := wire.NewReader(plain)
 	for _, dst := range [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], s.nonce[:], s.instance[:]} {
 		r.Fixed(dst)
 	}
@@ -71,6 +82,37 @@ func decode(b []byte) (secrets, error) {
 	return s, nil
 }
 
+// decode reads the file. unlock is asked for the passphrase if there is one.
+func decode(b []byte, unlock Unlock) (s secrets, by *passphrase, err error) {
+	if len(b) >= 4 && bytes.Equal(b[:3], fileMagic[:3]) && b[3] > fileMagic[3] {
+		return s, nil, fmt.Errorf("%w: its version is %d, this build reads up to %d", ErrProtected, b[3], fileMagic[3])
+	}
+	if len(b) < headSize+sumSize || !bytes.Equal(b[:4], fileMagic) {
+		return s, nil, fmt.Errorf("%w: it does not begin as one", ErrDamaged)
+	}
+	kind := protection(b[4])
+	if kind > protectionPassphrase {
+		return s, nil, fmt.Errorf("%w: kind %d", ErrProtected, b[4])
+	}
+	body, sum := b[:len(b)-sumSize], sha256.Sum256(b[:len(b)-sumSize])
+	if subtle.ConstantTimeCompare(sum[:], b[len(b)-sumSize:]) == 0 {
+		return s, nil, fmt.Errorf("%w: its check does not fit", ErrDamaged)
+	}
+	switch kind {
+	case protectionPermissions:
+		s, err = parseSecrets(body[headSize:])
+		return s, nil, err
+	case protectionPassphrase:
+		by, plain, err := openSealed(body, unlock)
+		if err != nil {
+			return s, nil, err
+		}
+		s, err = parseSecrets(plain)
+		return s, by, err
+	}
+	return s, nil, fmt.Errorf("%w: it does not begin as one", ErrDamaged)
+}
+
 func makeFolder(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("make folder: %w", err)
@@ -78,30 +120,30 @@ func makeFolder(dir string) error {
 	return nil
 }
 
-func readFile(dir string) (secrets, error) {
+func readFile(dir string, unlock Unlock) (secrets, *passphrase, error) {
 	path := filepath.Join(dir, FileName)
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return secrets{}, fmt.Errorf("%w: %s", ErrNotFound, dir)
+		return secrets{}, nil, fmt.Errorf("%w: %s", ErrNotFound, dir)
 	} else if err != nil {
-		return secrets{}, err
+		return secrets{}, nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return secrets{}, fmt.Errorf("%w: %s is no regular file", ErrDamaged, path)
+		return secrets{}, nil, fmt.Errorf("%w: %s is no regular file", ErrDamaged, path)
 	}
 	// Windows has access lists instead of these bits; there the file inherits those of the user's folder.
 	if open := info.Mode().Perm() & 0o077; open != 0 && runtime.GOOS != "windows" {
-		return secrets{}, fmt.Errorf("%w: %s has mode %04o; if nobody has read it, run: chmod 600 %s",
+		return secrets{}, nil, fmt.Errorf("%w: %s has mode %04o; if nobody has read it, run: chmod 600 %s",
 			ErrPermissions, path, info.Mode().Perm(), path)
 	}
-	if info.Size() > 4096 {
-		return secrets{}, fmt.Errorf("%w: %d bytes", ErrDamaged, info.Size())
+	if info.Size() > maxFile {
+		return secrets{}, nil, fmt.Errorf("%w: %d bytes", ErrDamaged, info.Size())
 	}
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return secrets{}, err
+		return secrets{}, nil, err
 	}
-	return decode(b)
+	return decode(b, unlock)
 }
 
 // writeNew makes the file, and fails with ErrExists if there is one: keys are never overwritten by others.

@@ -30,6 +30,7 @@ type Keyring struct {
 		sync.Mutex
 		rand    io.Reader
 		secrets secrets
+		by      *passphrase // nil: the file is protected by its permissions
 		fresh   bool
 	}
 }
@@ -67,20 +68,25 @@ func Create(dir string, random io.Reader) (*Keyring, error) {
 			return nil, fmt.Errorf("create keyring: %w", err)
 		}
 		s.instance = instanceOf(dir)
-		if err := writeNew(dir, s.encode()); err != nil {
+		b, err := s.encode(nil)
+		if err == nil {
+			err = writeNew(dir, b)
+		}
+		if err != nil {
 			return nil, fmt.Errorf("create keyring: %w", err)
 		}
 	}
 	return unlock(dir, s, random)
 }
 
-// Open reads the keyring in dir. If the folder was copied or restored, a new log begins (see Moved).
-func Open(dir string) (*Keyring, error) {
-	return openAs(dir, instanceOf(dir))
+// Open reads the keyring in dir, with the passphrase that ask gives if it is protected by one. If the folder was copied or
+// restored, a new log begins (see Moved).
+func Open(dir string, ask Unlock) (*Keyring, error) {
+	return openAs(dir, instanceOf(dir), ask)
 }
 
-func openAs(dir string, instance [32]byte) (*Keyring, error) {
-	s, err := readFile(dir)
+func openAs(dir string, instance [32]byte, ask Unlock) (*Keyring, error) {
+	s, by, err := readFile(dir, ask)
 	if err != nil {
 		return nil, fmt.Errorf("open keyring: %w", err)
 	}
@@ -88,6 +94,7 @@ func openAs(dir string, instance [32]byte) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open keyring: %w", err)
 	}
+	k.mu.by = by
 	if s.instance != instance {
 		k.mu.secrets.instance = instance
 		if err := k.MintLog(); err != nil {
@@ -160,10 +167,8 @@ func (k *Keyring) MintLog() error {
 	if _, err := io.ReadFull(k.mu.rand, next.nonce[:]); err != nil {
 		return fmt.Errorf("begin a new log: read randomness: %w", err)
 	}
-	if k.dir != "" {
-		if err := replace(k.dir, next.encode()); err != nil {
-			return fmt.Errorf("begin a new log: %w", err)
-		}
+	if err := k.store(next, k.mu.by); err != nil {
+		return fmt.Errorf("begin a new log: %w", err)
 	}
 	k.mu.secrets, k.mu.fresh = next, true
 	return nil

@@ -215,7 +215,7 @@ func (zeros) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
 func TestFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	if _, err := Open(dir); !errors.Is(err, ErrNotFound) {
+	if _, err := Open(dir, nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("open an empty folder: %v", err)
 	}
 	k, err := Create(dir, nil)
@@ -233,7 +233,7 @@ func TestFile(t *testing.T) {
 			}
 		}
 	}
-	got, err := Open(dir)
+	got, err := Open(dir, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -254,7 +254,7 @@ func TestFile(t *testing.T) {
 	if got.Fresh() || !k.Fresh() {
 		t.Error("which of them began the log is not told")
 	}
-	if got, err = Open(dir); err != nil || got.LogNonce() != k.LogNonce() {
+	if got, err = Open(dir, nil); err != nil || got.LogNonce() != k.LogNonce() {
 		t.Errorf("the new log is not durable: %v", err)
 	}
 	files, err := os.ReadDir(dir)
@@ -266,7 +266,7 @@ func TestFile(t *testing.T) {
 			if err := os.Chmod(path, mode); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := Open(dir); !errors.Is(err, ErrPermissions) || !strings.Contains(err.Error(), "chmod 600") {
+			if _, err := Open(dir, nil); !errors.Is(err, ErrPermissions) || !strings.Contains(err.Error(), "chmod 600") {
 				t.Errorf("mode %o: %v", mode, err)
 			}
 		}
@@ -287,7 +287,7 @@ func TestDamagedFile(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Open(dir)
+		_, err := Open(dir, nil)
 		if !errors.Is(err, ErrDamaged) && !errors.Is(err, ErrProtected) {
 			t.Errorf("%s: %v", what, err)
 		}
@@ -315,7 +315,7 @@ func TestDamagedFile(t *testing.T) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(dir); !errors.Is(err, ErrDamaged) {
+	if _, err := Open(dir, nil); !errors.Is(err, ErrDamaged) {
 		t.Errorf("a folder in its place: %v", err)
 	}
 }
@@ -334,18 +334,18 @@ func TestCopiedFolder(t *testing.T) {
 	if err := os.Chmod(filepath.Join(copied, FileName), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c, err := Open(copied)
+	c, err := Open(copied, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !c.Moved() || !c.Fresh() || c.LogNonce() == k.LogNonce() || c.Device() != k.Device() {
 		t.Errorf("moved %v, same log %v", c.Moved(), c.LogNonce() == k.LogNonce())
 	}
-	again, err := Open(copied)
+	again, err := Open(copied, nil)
 	if err != nil || again.Moved() || again.LogNonce() != c.LogNonce() {
 		t.Errorf("opened again: moved %v, %v", again.Moved(), err)
 	}
-	if orig, err := Open(dir); err != nil || orig.Moved() || orig.LogNonce() != k.LogNonce() {
+	if orig, err := Open(dir, nil); err != nil || orig.Moved() || orig.LogNonce() != k.LogNonce() {
 		t.Errorf("the original: moved %v, %v", orig.Moved(), err)
 	}
 }

@@ -50,6 +50,9 @@ func (o *opened) has(epoch trust.EpochID) bool {
 	return ok
 }
 
+// Opens reports whether an epoch's key is held.
+func (o *opened) Opens(epoch trust.EpochID) bool { return o.has(epoch) }
+
 func (o *opened) indexKey(scope trust.ScopeID) ([32]byte, error) {
 	o.epochs.RLock()
 	defer o.epochs.RUnlock()

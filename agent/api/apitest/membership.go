@@ -74,3 +74,16 @@ func (a *Agent) ReplaceRecovery(ctx context.Context, old string) (api.ReplacedRe
 	}
 	return api.ReplacedRecovery{Code: "NEW00-BBBBB-CCCCC-DDDDD-EEEEE-FFFFF", Scopes: 2}, a.failing("ReplaceRecovery")
 }
+
+// KeyringStatus implements api.Agent.
+func (a *Agent) KeyringStatus(context.Context) (api.KeyringStatus, error) {
+	return api.KeyringStatus{File: "/data/keyring", Protection: "permissions", Epochs: 2}, a.failing("KeyringStatus")
+}
+
+// ProtectKeyring implements api.Agent.
+func (a *Agent) ProtectKeyring(_ context.Context, passphrase string) error {
+	if passphrase == "short" {
+		return &api.Error{Code: api.CodeInvalid, Message: "a passphrase has 12 to 1024 bytes"}
+	}
+	return a.failing("ProtectKeyring")
+}
