@@ -388,3 +388,46 @@ func TestForks(t *testing.T) {
 		})
 	}
 }
+
+// A device that was added apart from a rotation has no box of the epoch that is written under, until somebody rotates.
+func TestRotationDueForWhoWasAddedApart(t *testing.T) {
+	l := draw(t, `
+		0 -> 1  ada adds ben admin
+		1 -> 2  ada adds cem member
+		1 -> 3  ben rotates clinical`)
+	st := l.state()
+	clinical := scopeOf(st, "clinical")
+	if due := st.RotationsDue(); !slices.Equal(due, []trust.ScopeID{clinical}) {
+		t.Fatalf("to be rotated: %v", due)
+	}
+	l.add("4", []string{"2", "3"}, []string{"ada", "rotates", "clinical"})
+	st = l.state()
+	if due := st.RotationsDue(); len(due) != 0 {
+		t.Errorf("to be rotated after that: %v", due)
+	}
+	if !slices.ContainsFunc(st.Boxes(cem.Device()), func(b trust.KeyBox) bool { return b.Epoch == st.CurrentEpoch(clinical) }) {
+		t.Error("who was added apart has no box of the current epoch")
+	}
+}
+
+// Some devices took what somebody wrote whose promotion turns out not to stand. So all do, and nothing of it counts: a device that
+// refused it would differ, and could not take what was built on it.
+func TestWrittenByRightOfAVoidPromotion(t *testing.T) {
+	l := draw(t, `
+		0 -> 1  ada adds ben admin
+		1 -> 2  ada adds cem reader
+		2 -> 3  ben makes cem member
+		2 -> 4  ada removes ben`)
+	clinical := scopeOf(l.state(), "clinical")
+	for _, c := range []struct {
+		seen []string
+		want trust.Right
+	}{{[]string{"2"}, trust.RightNever}, {[]string{"3"}, trust.RightNow}, {[]string{"3", "4"}, trust.RightUntil}} {
+		if right, cut := l.before(c.seen).Right(cem.Device(), clinical); right != c.want || len(cut) > 0 {
+			t.Errorf("after %v: right %v up to %v, want %v", c.seen, right, cut, c.want)
+		}
+	}
+	if st := l.state(); st.MayWrite(cem.Device(), clinical) || !slices.Contains(st.Ended(), cem.Device()) {
+		t.Error("a reader writes, or what it wrote is not looked at again")
+	}
+}

@@ -214,6 +214,10 @@ func (s *State) Right(device DeviceID, scope ScopeID) (Right, Cut) {
 		return RightUntil, st.cut
 	case st.wrote && sc.given[device]: // also if it may not write any more since it was added apart, with a lesser right
 		return RightNow, nil
+	case st.could && sc.could[device]:
+		// What allowed it does not stand, but may have counted where that was not known, and others may have built on it. So it
+		// is taken everywhere, and does not count.
+		return RightUntil, nil
 	}
 	return RightNever, nil
 }
@@ -253,42 +257,40 @@ func (s *State) Readers(scope ScopeID) []DeviceID {
 	return nil
 }
 
-// RotationsDue returns the scopes whose current epoch somebody could open who may not read it, or that have several newest
-// epochs: an administrator's device rotates them.
+// RotationsDue returns the scopes that have several newest epochs, or one that was not given to exactly those who read it: to
+// somebody else too, or not to a device that was added meanwhile. An administrator's device rotates them.
 func (s *State) RotationsDue() (due []ScopeID) {
 	v := s.all()
 	for _, sc := range s.scopes {
 		heads := v.heads(sc.ID)
-		if len(heads) > 1 || len(heads) == 1 && s.known(heads[0], sc.ID) {
+		if len(heads) > 1 || len(heads) == 1 && s.misgiven(heads[0], sc.ID) {
 			due = append(due, sc.ID)
 		}
 	}
 	return due
 }
 
-// known reports whether a head's epoch was given to somebody who may not read it any more, or to a recovery key that was
-// replaced.
-func (s *State) known(head *node, scope ScopeID) bool {
+// misgiven reports whether a head's epoch was given to somebody who may not read it any more, or to a recovery key that was
+// replaced; or was not given to somebody who reads the scope, since he was added apart from it: he could neither read nor write.
+func (s *State) misgiven(head *node, scope ScopeID) bool {
 	v := s.all()
-	may := map[DeviceID]bool{}
-	for _, id := range v.readers(scope) {
-		may[id] = true
-	}
+	given := map[DeviceID]bool{}
 	for id, nodes := range s.about {
-		given := slices.ContainsFunc(nodes, func(n *node) bool {
+		if slices.ContainsFunc(nodes, func(n *node) bool {
 			m, ok := n.p.states.(*Addition)
 			return ok && slices.ContainsFunc(m.Boxes, func(b EpochBox) bool {
 				return b.Scope == scope && b.Epoch == EpochIDOf(head.ID(), scope)
 			})
-		})
-		if given && !may[id] {
-			return true
+		}) {
+			given[id] = true
 		}
 	}
 	for _, b := range head.boxes(scope)[1:] {
-		if !may[b.Recipient] {
-			return true
-		}
+		given[b.Recipient] = true
+	}
+	readers := v.readers(scope)
+	if len(given) != len(readers) || slices.ContainsFunc(readers, func(id DeviceID) bool { return !given[id] }) {
+		return true
 	}
 	_, key := v.root()
 	_, then := head.view(s).root()

@@ -68,6 +68,7 @@ type Scope struct {
 	current EpochID
 	readers []DeviceID // ascending
 	given   map[DeviceID]bool
+	could   map[DeviceID]bool // the same, by entries that may not stand
 }
 
 // Epoch is a generation of a scope's key.
@@ -408,9 +409,11 @@ func (v view) tips() []EntryID {
 
 func (v view) scopes() (list []Scope) {
 	for id, nodes := range v.s.epochs {
-		sc := Scope{ID: id, Newest: v.headIDs(id), current: v.current(id), readers: v.readers(id), given: map[DeviceID]bool{}}
+		sc := Scope{ID: id, Newest: v.headIDs(id), current: v.current(id), readers: v.readers(id),
+			given: map[DeviceID]bool{}, could: map[DeviceID]bool{}}
 		for device := range v.s.about {
 			sc.given[device] = v.given(device, id)
+			sc.could[device] = v.s.given(device, id, func(*node) bool { return true })
 		}
 		nodes = slices.Clone(nodes)
 		slices.SortFunc(nodes, compareNodes)

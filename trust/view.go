@@ -31,6 +31,7 @@ type status struct {
 	role    Role  // zero if it does not belong
 	removed bool
 	wrote   bool // it has, or had, a role that may write
+	could   bool // the same, by some entry that may not stand
 	ended   bool // somebody removed it or gave it a role that may not, knowing that it wrote
 	names   []byte
 	cut     Cut // how far its logs count, of removals and of roles that may not write
@@ -39,6 +40,9 @@ type status struct {
 func (v view) status(id DeviceID) (st status) {
 	var roles, names []*node
 	for _, n := range v.s.about[id] {
+		if (n.adds() != nil || n.p.kind == KindRole) && n.role().MayWrite() {
+			st.could = true
+		}
 		if !v.sees(n) {
 			continue
 		}
@@ -87,10 +91,15 @@ func (v view) status(id DeviceID) (st status) {
 }
 
 // newest returns the entries that no other of them follows.
-func newest(list []*node) []*node {
-	return slices.DeleteFunc(slices.Clone(list), func(n *node) bool {
-		return slices.ContainsFunc(list, func(m *node) bool { return m.follows(n) })
-	})
+func newest(list []*node) (out []*node) {
+	list = slices.Clone(list)
+	slices.SortFunc(list, func(a, b *node) int { return compareNodes(b, a) })
+	for _, n := range list { // what follows it came before it, or what follows that
+		if !slices.ContainsFunc(out, func(m *node) bool { return m.follows(n) }) {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // root returns the root key in force and the recovery key that belongs to it.
@@ -154,13 +163,16 @@ func (v view) current(scope ScopeID) EpochID {
 }
 
 // given reports whether a device was given a scope, in whatever role.
-func (v view) given(id DeviceID, scope ScopeID) bool {
-	return slices.ContainsFunc(v.s.about[id], func(n *node) bool {
+func (v view) given(id DeviceID, scope ScopeID) bool { return v.s.given(id, scope, v.sees) }
+
+// given reports whether one of some entries gave a device a scope.
+func (s *State) given(id DeviceID, scope ScopeID, by func(*node) bool) bool {
+	return slices.ContainsFunc(s.about[id], func(n *node) bool {
 		m, ok := n.p.states.(*Addition)
-		return ok && v.sees(n) && slices.ContainsFunc(m.Boxes, func(b EpochBox) bool { return b.Scope == scope })
-	}) || slices.ContainsFunc(v.s.epochs[scope], func(n *node) bool {
+		return ok && by(n) && slices.ContainsFunc(m.Boxes, func(b EpochBox) bool { return b.Scope == scope })
+	}) || slices.ContainsFunc(s.epochs[scope], func(n *node) bool {
 		begun := n.begins(scope)
-		return begun != nil && v.sees(n) && slices.ContainsFunc(begun.Boxes, func(b ScopeBox) bool { return b.Recipient == id })
+		return begun != nil && by(n) && slices.ContainsFunc(begun.Boxes, func(b ScopeBox) bool { return b.Recipient == id })
 	})
 }
 
