@@ -336,7 +336,17 @@ var forks = []struct {
 		8 -> 9  ada adds eva admin
 		9 -> 10 ada checks
 		10 -> 11 dan agrees 10
-		11 -> 12 eva agrees 10`, "6<3 7<3 8<3 9<3 10<3 11<4 12<4", "ben:admin cem:admin"},
+		11 -> 12 eva agrees 10`, "6<3 7<3 8<3 9<3 10<3 11 12", "ben:admin cem:admin"},
+	{"nor one from when he was alone", `
+		0 -> 1  ada adds ben admin
+		1 -> 2  ben adds cem admin
+		2 -> 3  ben removes ada
+		3 -> 4  ben checks
+		4 -> 5  cem agrees 4
+		0 -> 6  ada checks
+		0 -> 7  ada adds eva admin
+		7 -> 8  ada checks
+		8 -> 9  eva agrees 8`, "6<3 7<3 8<3 9", "ben:admin cem:admin"},
 	{"the recovery code comes late nowhere", `
 		0 -> 1  ada checks
 		0 -> 2  root adds dan admin`, "", "ada:admin dan:admin"},

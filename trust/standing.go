@@ -154,7 +154,7 @@ func (w *weighing) attacks(by, n *node) Why {
 		}
 	case *Checkpoint:
 		agreed := w.sealed[by]
-		if agreed == nil || w.byRoot(n) {
+		if agreed == nil || w.byRoot(n) || !w.concerns(by, agreed, n) {
 			return ""
 		}
 		if !slices.ContainsFunc(agreed, func(a *node) bool { return a == n || a.follows(n) }) {
@@ -162,6 +162,16 @@ func (w *weighing) attacks(by, n *node) Why {
 		}
 	}
 	return ""
+}
+
+// concerns reports whether a checkpoint may keep an entry from standing: it knows of the entry's author, and the entry of another
+// than its author who agreed. Else who was once the only administrator could seal, from there on, a practice without all the others.
+// What the checkpoint does not reach thereby stands on what it does reach, or is of one who was alone.
+func (w *weighing) concerns(checkpoint *node, agreed []*node, n *node) bool {
+	author := n.Author()
+	return slices.ContainsFunc(w.s.about[author], checkpoint.follows) && slices.ContainsFunc(agreed, func(a *node) bool {
+		return a.Author() != author && slices.ContainsFunc(w.s.about[a.Author()], n.follows)
+	})
 }
 
 // agreed returns the entries by which every administrator of a checkpoint's ancestors first agreed to it, and nil if one
