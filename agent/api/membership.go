@@ -126,6 +126,7 @@ type RecoveryReport struct {
 	Practice string `json:"practice"`
 	Scopes   int    `json:"scopes"`
 	Epochs   int    `json:"epochs"`
+	Closed   int    `json:"closed,omitempty"` // epochs that whoever began them did not seal to the code
 }
 
 // ReplacedRecovery is a new recovery code.

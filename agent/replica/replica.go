@@ -239,7 +239,16 @@ func (r *Replica) load() error {
 			r.log.Warn("a damaged chunk was not forgotten", "error", err)
 		}
 	}
-	return r.keys.Learn(r.state.Load())
+	r.learn(r.state.Load())
+	return nil
+}
+
+// learn opens the epochs that the membership log has for this device. A box that does not open is its author's doing, perhaps one
+// who was removed for it: nothing else may stop for that.
+func (r *Replica) learn(st *trust.State) {
+	if err := r.keys.Learn(st); err != nil {
+		r.log.Warn("a key of the membership log does not open here", "error", err)
+	}
 }
 
 func loadPositions(v storage.Reader, kind storage.Kind2[[16]byte, [32]byte], into map[trust.ScopeID]chunk.Vector) error {

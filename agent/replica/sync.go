@@ -106,9 +106,7 @@ func (r *Replica) adoptState(ctx context.Context, batch *storage.Batch, st *trus
 	if err := r.store.Commit(ctx, batch); err != nil {
 		return fmt.Errorf("commit membership entries: %w", err)
 	}
-	if err := r.keys.Learn(st); err != nil {
-		return fmt.Errorf("open key boxes: %w", err)
-	}
+	r.learn(st)
 	r.mu.Lock()
 	for _, s := range st.Scopes() {
 		r.addScopeLocked(s.ID)

@@ -278,6 +278,12 @@ with the one on paper. Nothing is changed or stored.`,
 				if c.json {
 					p.json(report)
 				} else {
+					if report.Closed > 0 {
+						p.line("It is the recovery code of %s, and opens %d keys of %d scopes. %d do not open with it: whoever made them", visible(report.Practice),
+							report.Epochs, report.Scopes, report.Closed)
+						p.line("(chartmesh peer log) did not seal them to the code.")
+						return p.failed
+					}
 					p.line("It is the recovery code of %s, and opens all %d keys of %d scopes.", visible(report.Practice), report.Epochs, report.Scopes)
 				}
 				return p.failed

@@ -283,3 +283,34 @@ func BenchmarkRemoval(b *testing.B) {
 		})
 	}
 }
+
+// An administrator who begins an epoch and seals nothing to anybody else cannot keep the others, or the recovery code, from
+// removing him and from opening everything else.
+func TestHostileRotation(t *testing.T) {
+	a, b := create(t), create(t)
+	st, code := foundPractice(t, a)
+	st = admit(t, st, a, b, trust.RoleAdmin)
+	scope, _ := st.ScopeNamed(trust.ScopeClinical)
+	sc, _ := st.Scope(scope)
+	m := trust.Rotation{Scope: scope, Previous: []trust.PreviousEpoch{{Epoch: sc.Newest[0], Sealed: make([]byte, trust.PreviousEpochSize)}}}
+	for _, id := range append([]trust.DeviceID{{}}, st.Readers(scope)...) {
+		m.Boxes = append(m.Boxes, trust.ScopeBox{Recipient: id, Sealed: make([]byte, trust.KeyBoxSize)})
+	}
+	e, err := b.sign(st, trust.KindRotate, m.Encode(), now)
+	st = take(t, st, e, err)
+	if err := a.Learn(st); !errors.Is(err, trust.ErrSealBroken) {
+		t.Errorf("boxes of nothing: %v", err)
+	}
+	r, err := OpenWithRecovery(code, st)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !r.Opens(sc.Newest[0]) || r.Opens(st.CurrentEpoch(scope)) {
+		t.Error("the recovery code opens something else than what was sealed to it")
+	}
+	e, err = r.Remove(st, b.Device(), nil, now)
+	st = take(t, st, e, err)
+	if _, ok := st.Member(b.Device()); ok {
+		t.Error("the administrator belongs")
+	}
+}
