@@ -20,11 +20,21 @@ import (
 // from the changes that are held and from the membership log, on every device alike.
 
 // CutOf says how far a device's logs have come here, for an administrator who removes it: whatever was written up to there counts.
+// What does not count already, since the device may not write any more, is not made to count by that.
 func (r *Replica) CutOf(device trust.DeviceID) (trust.Cut, error) {
 	r.arrive.Lock()
 	defer r.arrive.Unlock()
 	var cut trust.Cut
-	for _, s := range r.State().Scopes() {
+	st := r.State()
+	for _, s := range st.Scopes() {
+		if right, until := st.Right(device, s.ID); right == trust.RightUntil {
+			for _, p := range until {
+				if p.Scope == s.ID {
+					cut = append(cut, p)
+				}
+			}
+			continue
+		}
 		begun, err := r.readBeginners(s.ID)
 		if err != nil {
 			return nil, fmt.Errorf("find the logs of a device: %w", err)

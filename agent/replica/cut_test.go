@@ -115,6 +115,24 @@ func TestBeyondTheCut(t *testing.T) {
 	}
 }
 
+// A device that may not write any more, writes on and is removed for it: what it wrote meanwhile is not made to count by that.
+func TestRemovedAfterItMightNotWrite(t *testing.T) {
+	a, b, c := stolen(t)
+	cut, err := a.CutOf(c.Device())
+	must(t, err)
+	must(t, a.Enter(t.Context(), func(st *trust.State) ([]trust.Entry, error) {
+		e, err := a.keys.SetRole(st, c.Device(), trust.RoleReader, cut, time.Now())
+		return []trust.Entry{e}, err
+	}))
+	settleAll(t, a, b)
+	a.remove(c)
+	settleAll(t, a, b)
+	agree(t, a, b)
+	if got := a.get("Patient/p1"); !strings.Contains(got, "1970-01-02") || len(a.quarantined()) != 1 {
+		t.Errorf("%s, quarantined %v", got, a.quarantined())
+	}
+}
+
 // An honest edit on top of one beyond the cut counts, and so does what it was made on.
 func TestHonestEditBeyondTheCut(t *testing.T) {
 	for _, first := range []bool{true, false} {
