@@ -9,12 +9,6 @@ import (
 // authority checks what n states against what its author saw.
 func (s *State) authority(n *node) error {
 	v := n.view(s)
-	if n.p.states == nil { // of a kind that this version does not know
-		if root, _ := v.root(); n.Author() != root && v.status(n.Author()).role != RoleAdmin {
-			return ErrNotAdmin
-		}
-		return nil
-	}
 	if !v.mayAuthor(n) {
 		return ErrNotAdmin
 	}

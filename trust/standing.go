@@ -145,7 +145,7 @@ func (w *weighing) attacks(by, n *node) Why {
 			return WhyRemoved
 		}
 	case *Promotion:
-		if by.demotes && m.Device == author && !n.ownAffair() {
+		if by.demotes && m.Device == author {
 			return WhyDemoted
 		}
 	case *Recovery:

@@ -392,8 +392,7 @@ func (v view) tips() []EntryID {
 	covered := map[EntryID]bool{}
 	var tips []EntryID
 	for _, n := range slices.Backward(v.s.order) {
-		_, out := v.out[n]
-		if out {
+		if !v.sees(n) {
 			continue
 		}
 		if !covered[n.ID()] && len(tips) < MaxParents {

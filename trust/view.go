@@ -113,24 +113,13 @@ func (v view) root() (root DeviceID, key []byte) {
 	return root, key
 }
 
-// mayAuthor reports whether n's author has the right to make an entry of its kind.
+// mayAuthor reports whether n's author has the right to make entries: the root key or an administrator. Nobody else has, not
+// even about himself, so that nobody else can fill the log or name a cut.
 func (v view) mayAuthor(n *node) bool {
 	if root, _ := v.root(); n.Author() == root {
 		return true
 	}
-	role := v.status(n.Author()).role
-	return role == RoleAdmin || n.ownAffair() && role != 0
-}
-
-// ownAffair reports whether an entry is of those that a device may make about itself whatever its role.
-func (n *node) ownAffair() bool {
-	switch m := n.p.states.(type) {
-	case *Removal:
-		return m.Device == n.Author()
-	case *Renaming:
-		return m.Device == n.Author()
-	}
-	return false
+	return v.status(n.Author()).role == RoleAdmin
 }
 
 // heads returns the entries that begin a scope's newest epochs: one, or several after rotations that were made apart.

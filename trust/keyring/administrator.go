@@ -18,26 +18,11 @@ type administrator struct {
 // sign makes an entry that follows everything that stands.
 func (a *administrator) sign(st *trust.State, kind trust.Kind, payload []byte, now time.Time, others ...trust.Signer) (
 	trust.Entry, error) {
-	if err := a.may(st); err != nil {
-		return trust.Entry{}, err
+	if root, _ := st.Root(); a.signer.Device() != root {
+		if self, ok := st.Member(a.signer.Device()); !ok || self.Role != trust.RoleAdmin {
+			return trust.Entry{}, ErrNotAdmin
+		}
 	}
-	return a.signOwn(st, kind, payload, now, others...)
-}
-
-// may reports whether the signer is an administrator or the root key.
-func (a *administrator) may(st *trust.State) error {
-	if root, _ := st.Root(); a.signer.Device() == root {
-		return nil
-	}
-	if self, ok := st.Member(a.signer.Device()); !ok || self.Role != trust.RoleAdmin {
-		return ErrNotAdmin
-	}
-	return nil
-}
-
-// signOwn is sign for what a device may say about itself.
-func (a *administrator) signOwn(st *trust.State, kind trust.Kind, payload []byte, now time.Time, others ...trust.Signer) (
-	trust.Entry, error) {
 	draft := trust.Draft{Kind: kind, Parents: st.Tips(), TimeMillis: now.UnixMilli(), Payload: payload}
 	return draft.Sign(a.signer, others...)
 }
@@ -126,18 +111,13 @@ func (a *administrator) SetRole(st *trust.State, device trust.DeviceID, role tru
 	return e, nil
 }
 
-// Rename makes the entry that names a device and its site anew, or the practice for a zero device. Any member may name itself.
+// Rename makes the entry that names a device and its site anew, or the practice for a zero device.
 func (a *administrator) Rename(st *trust.State, device trust.DeviceID, name, site string, now time.Time) (trust.Entry, error) {
-	if device != a.signer.Device() {
-		if err := a.may(st); err != nil {
-			return trust.Entry{}, fmt.Errorf("rename: %w", err)
-		}
-	}
 	names, err := a.sealNamesOf(st, device, name, site)
 	if err != nil {
 		return trust.Entry{}, fmt.Errorf("rename: %w", err)
 	}
-	e, err := a.signOwn(st, trust.KindRename, trust.Renaming{Device: device, Names: names}.Encode(), now)
+	e, err := a.sign(st, trust.KindRename, trust.Renaming{Device: device, Names: names}.Encode(), now)
 	if err != nil {
 		return e, fmt.Errorf("rename: %w", err)
 	}
