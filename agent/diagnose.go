@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -93,8 +94,17 @@ func (a *Agent) names(s api.Status) *strings.Replacer {
 	var pairs []string
 	for _, name := range long {
 		pairs = append(pairs, name, known[name])
+		// A log quotes what it is given, and the text of an error in it may have been quoted before.
+		once := quote(name)
+		pairs = append(pairs, once, known[name], quote(once), known[name])
 	}
 	return strings.NewReplacer(pairs...)
+}
+
+// quote is strconv.Quote without the quotes around.
+func quote(s string) string {
+	s = strconv.Quote(s)
+	return s[1 : len(s)-1]
 }
 
 // shortID is the part of a peer ID by which devices are told apart.

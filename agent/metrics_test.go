@@ -24,7 +24,7 @@ const planted = "Zwetschgenknödel"
 // readable returns in which form the planted name stands in b, or nothing.
 func readable(b []byte) string {
 	for form, look := range map[string]string{
-		"as it is": planted, "folded": "zwetschgenknodel", "hex": hex.EncodeToString([]byte(planted)), "part": planted[:9],
+		"as it is": planted, "folded": "zwetschgenknodel", "hex": hex.EncodeToString([]byte(planted)), "part": planted[:6], "other part": "genkn",
 		"escaped": strings.ReplaceAll(planted, "ö", `\u00f6`), "base64": base64.StdEncoding.EncodeToString([]byte(planted))[:20],
 	} {
 		if bytes.Contains(bytes.ToLower(b), bytes.ToLower([]byte(look))) {
@@ -38,11 +38,15 @@ func readable(b []byte) string {
 func plantedAgent(t *testing.T) *agent.Agent {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), planted)
-	_, err := agent.Init(dir, agent.InitOptions{Practice: planted + " practice", Site: planted + " site", Device: planted + " device"})
+	device := `"` + planted[:6] + `\` + planted[6:] + `" device` // which a log quotes
+	_, err := agent.Init(dir, agent.InitOptions{Practice: planted + " practice", Site: planted + " site", Device: device})
 	must(t, err)
 	var log bytes.Buffer
-	logger := slog.New(slog.NewTextHandler(&log, nil))
-	logger.Info("a line that names " + planted + " device in " + dir)
+	for _, handler := range []slog.Handler{slog.NewTextHandler(&log, nil), slog.NewJSONHandler(&log, nil)} {
+		logger := slog.New(handler)
+		logger.Info("a line that names " + device + " in " + dir)
+		logger.Info("an error that does", "error", fmt.Errorf("there is no %q", device))
+	}
 	a, err := agent.Open(agent.Config{Dir: dir, Version: "1.2.3", Offline: true, RecentLog: log.Bytes, Listen: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}})
 	must(t, err)
 	t.Cleanup(func() { must(t, a.Close()) })
@@ -123,7 +127,7 @@ func TestDiagnosisNamesNobody(t *testing.T) {
 	if form := readable(b); form != "" {
 		t.Errorf("the planted name is readable, %s: %s", form, b)
 	}
-	if !strings.Contains(d.Log, "a line that names device-") || !strings.Contains(d.Goroutines, "Diagnose") || len(d.Store) < 5 ||
+	if strings.Count(d.Log, "a line that names device-") != 2 || strings.Count(d.Log, "device-") != 4 || !strings.Contains(d.Goroutines, "Diagnose") || len(d.Store) < 5 ||
 		d.Status.Resources != 5 || d.Status.Practice != "practice" || d.Status.Site != "site-1" || d.Settings["mdns"] != "on" {
 		t.Errorf("the diagnosis says too little: %s", b)
 	}

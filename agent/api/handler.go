@@ -137,13 +137,8 @@ func (h *handler) answer(rt route) http.HandlerFunc {
 				if p == http.ErrAbortHandler {
 					panic(p)
 				}
-				// The value of a panic may hold what was being worked on; its type and the stack may not.
-				stack := make([]byte, 16<<10)
-				stack = stack[:runtime.Stack(stack, false)]
-				if at := strings.Index(string(stack), "\n"); at > 0 {
-					stack = stack[at:]
-				}
-				h.log.Error("request panicked", "route", name, "type", fmt.Sprintf("%T", p), "stack", string(stack))
+				// The value of a panic may hold what was being worked on, and so may the arguments of functions.
+				h.log.Error("request panicked", "route", name, "type", fmt.Sprintf("%T", p), "stack", stack())
 				writeError(w, 0, AsError(errors.New("panic")))
 			}
 		}()
@@ -164,6 +159,19 @@ func (h *handler) answer(rt route) http.HandlerFunc {
 		}
 		writeError(w, status, e)
 	}
+}
+
+// stack names the functions and lines that led to the panic that is being recovered, without arguments.
+func stack() string {
+	var pcs [64]uintptr
+	frames := runtime.CallersFrames(pcs[:runtime.Callers(3, pcs[:])]) // behind Callers, this function and the recovering one
+	var b strings.Builder
+	for more := true; more; {
+		var f runtime.Frame
+		f, more = frames.Next()
+		fmt.Fprintf(&b, "%s(...)\n\t%s:%d\n", f.Function, f.File, f.Line)
+	}
+	return b.String()
 }
 
 type errorBody struct {

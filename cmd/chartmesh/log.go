@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"log/slog"
 	"path/filepath"
@@ -71,8 +72,15 @@ func (c *cli) openLog(o logOptions) (openedLog, error) {
 	return l, nil
 }
 
+// logHandler writes records of both formats alike: a value is what its String says. JSON by itself would take it apart, and
+// print whole what String shortens, and the fields of what String hides.
 func logHandler(format string, to io.Writer, level slog.Level) slog.Handler {
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
+		if a.Value.Kind() == slog.KindAny && a.Key != slog.LevelKey {
+			a.Value = slog.StringValue(fmt.Sprintf("%+v", a.Value.Any()))
+		}
+		return a
+	}}
 	if format == "json" {
 		return slog.NewJSONHandler(to, opts)
 	}
