@@ -109,6 +109,13 @@ func (sc *scope) owe(id chunk.LogID) {
 	sc.oweBranches[id] = struct{}{}
 }
 
+// note remembers that the peer, which sends the chunk at p, holds it. Chunks come parents before children, so that the last ones
+// stand for those before them; and whoever sends the same ones for ever is not remembered for ever.
+func (l *logState) note(p chunk.Position) {
+	l.got = append(l.got, p)
+	l.got = l.got[max(0, len(l.got)-MaxLocators):]
+}
+
 // pendingBranch reports whether the peer may lack something of a log with several histories.
 func (sc *scope) pendingBranch(id chunk.LogID, l *logState, now time.Time) bool {
 	return l.heard && l.whole != sc.print(id) && !now.Before(l.notBefore)
@@ -128,7 +135,7 @@ func (s *Session) handleBranches(ctx context.Context, now time.Time, m *branches
 		}
 		sc.setFork(b.log)
 		l := sc.log(b.log)
-		l.heard, l.has, l.whole, l.notBefore = true, b.held, [32]byte{}, time.Time{}
+		l.heard, l.has, l.got, l.whole, l.notBefore = true, b.held, nil, [32]byte{}, time.Time{}
 		sc.loose = nil // which may have been lost
 		if l.said != sc.print(b.log) {
 			sc.owe(b.log)
@@ -201,7 +208,8 @@ func (s *Session) nextBranchChunks(id trust.ScopeID, log chunk.LogID, room int) 
 		s.mu.Unlock()
 		return nil, false, nil
 	}
-	has, print := sc.log(log).has, sc.print(log)
+	l := sc.log(log)
+	has, print := slices.Concat(l.has, l.got), sc.print(log)
 	s.mu.Unlock()
 	list, err := s.cfg.Replica.Beyond(id, log, has, max(min(s.cfg.FramePayload, room), 1))
 	if err == nil {
@@ -238,7 +246,7 @@ func (s *Session) nextBranchChunks(id trust.ScopeID, log chunk.LogID, room int) 
 	if sc = st.scopes[id]; sc == nil {
 		return nil, false, nil
 	}
-	l := sc.log(log)
+	l = sc.log(log)
 	if len(m.chunks) == 0 {
 		l.whole = print
 		return nil, true, nil
@@ -253,7 +261,7 @@ func (s *Session) nextBranchChunks(id trust.ScopeID, log chunk.LogID, room int) 
 	way.seq = st.sentSeq
 	st.inflight = append(st.inflight, way)
 	st.bytesOut += way.bytes
-	l.has = append(slices.Clip(l.has), sent...)
+	l.has = append(l.has, sent...)
 	m.hop, m.seq = st.nextHop(), way.seq
 	if m.flags = chunksBranch | chunksDigest; len(loose) > 0 {
 		m.flags = chunksLoose

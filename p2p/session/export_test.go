@@ -12,6 +12,12 @@ func EncodeChunks(scope trust.ScopeID, seq uint64, list ...[]byte) Frame {
 	return m.encode()
 }
 
+// EncodeBranch is a CHUNKS of a history beside the first.
+func EncodeBranch(scope trust.ScopeID, seq uint64, list ...[]byte) Frame {
+	m := chunks{scope: scope, seq: seq, flags: chunksBranch, chunks: list}
+	return m.encode()
+}
+
 func EncodeVector(scope trust.ScopeID, v chunk.Vector) Frame {
 	m := vector{scope: scope, vector: v}
 	return m.encode()
@@ -56,4 +62,12 @@ func Remembered(s *Session) (n int) {
 		n += len(sc.theirs) + len(sc.logs) + len(sc.ackLogs)
 	}
 	return n
+}
+
+// Positions is how many places a session keeps of where its peer stands in a log.
+func Positions(s *Session, scope trust.ScopeID, log chunk.LogID) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l := s.mu.scopes[scope].log(log)
+	return len(l.has) + cap(l.got)
 }

@@ -125,3 +125,34 @@ func TestMemoryIsBounded(t *testing.T) {
 		t.Errorf("%d logs are remembered of a liar", n)
 	}
 }
+
+// TestBranchSentForEver has a member that sends one history of a log again and again: what is noted of it stays bounded.
+func TestBranchSentForEver(t *testing.T) {
+	m := pair(t)
+	id := m.scopes[0]
+	log := sessiontest.Log(device(7), id)
+	m.nodes[0].EditAs(id, log, []byte("one history"))
+	a, _ := m.reconnect()
+	m.heal(time.Minute)
+	var list [][]byte
+	tip := chunk.Tip{}
+	for i := range session.MaxLocators / 4 {
+		c := sessiontest.Chunk(id, log, uint64(i)+1, tip, []byte("the other"))
+		place, err := sessiontest.Locate(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, tip = append(list, c), place.Position.Tip
+	}
+	for seq := range uint64(40) {
+		if _, err := a.Handle(context.Background(), m.now, session.EncodeBranch(id, seq+1, list...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := m.nodes[0].Forked(id, log); got != len(list) {
+		t.Fatalf("%d chunks of the other history are held", got)
+	}
+	if n := session.Positions(a, id, log); n > 4*session.MaxLocators {
+		t.Errorf("%d positions are kept of %d chunks", n, len(list))
+	}
+}

@@ -349,8 +349,7 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 		if m.flags&chunksBranch != 0 {
 			if _, ok := sc.mine[p.Log]; ok {
 				sc.setFork(p.Log)
-				l := sc.log(p.Log)
-				l.has = append(l.has, p.Position) // who sends it holds it
+				sc.log(p.Log).note(p.Position)
 			}
 			continue
 		}

@@ -103,6 +103,7 @@ type logState struct {
 	fork  bool             // this log has several histories, here or at the peer: what follows holds, and sent and stall do not
 	heard bool             // the peer has told what it holds
 	has   []chunk.Position // that, and what was sent since
+	got   []chunk.Position // what the peer has sent since, of very much the last
 	said  [32]byte         // what we held when the peer last heard of it
 	whole [32]byte         // what we held when the peer lacked nothing of it
 }
