@@ -32,6 +32,21 @@ func TestWorlds(t *testing.T) {
 	t.Logf("%d seeds in %.1f s", n, time.Since(start).Seconds())
 }
 
+// TestFailedOnce runs worlds that found something once. What a world does changes with the code, so that each is worth no more than
+// another one as time goes by.
+func TestFailedOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes half a minute")
+	}
+	for _, seed := range []uint64{548, 646, 771, 843, 1072, 1247, 1370, 1490} {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			if _, failure := runSeed(t, seed); failure != nil {
+				t.Fatalf("%v\nrun it again: SIM_SEED=%d go test ./simulations -run '^TestWorlds$' -v", failure, seed)
+			}
+		})
+	}
+}
+
 // TestSameSeed is what a printed seed is worth: the same one gives the same steps.
 func TestSameSeed(t *testing.T) {
 	run := func(seed uint64) (r Report) {

@@ -192,8 +192,12 @@ func (t *transaction) resolveDuplicate(ctx context.Context, ref fhirRef, by auth
 	return views[keep].doc, nil
 }
 
-// touch marks a resource as edited without changing what it says.
-func touch(key string, have crdt.Register) []crdt.Instruction {
+// touch marks a resource as edited, or as removed again, without changing what it says.
+func touch(key string, have crdt.Register, live bool) []crdt.Instruction {
+	state := int64(0)
+	if live {
+		state = 1
+	}
 	var out []crdt.Instruction
 	for _, a := range have {
 		if a.Kind != crdt.Map {
@@ -201,7 +205,7 @@ func touch(key string, have crdt.Register) []crdt.Instruction {
 		}
 		n := len(out)/2 + 1
 		out = append(out, crdt.Instruction{Do: crdt.Enter, Key: key, Op: a.Op},
-			crdt.Instruction{Do: crdt.Set, Obj: n, Key: "~v", Value: crdt.Scalar{Kind: crdt.Int, Int: 1}})
+			crdt.Instruction{Do: crdt.Set, Obj: n, Key: "~v", Value: crdt.Scalar{Kind: crdt.Int, Int: state}})
 	}
 	return out
 }

@@ -165,9 +165,15 @@ func (t *transaction) plan(ctx context.Context, d *document, j job) ([]crdt.Inst
 	}
 	switch {
 	case j.remove != "":
-		return crdt.Remove(j.remove, have[j.remove])
+		instructions, err := crdt.Remove(j.remove, have[j.remove])
+		if err == nil && len(instructions) == 0 && j.replaces != (crdt.ChangeHash{}) {
+			// It is removed where this is written anew, by somebody else: said again it meets what others make of that, and
+			// everybody learns that it is settled.
+			instructions = touch(j.remove, have[j.remove], false)
+		}
+		return instructions, err
 	case j.touch != "":
-		return touch(j.touch, have[j.touch]), nil
+		return touch(j.touch, have[j.touch], true), nil
 	case j.decide != "":
 		return crdt.Decide(j.decide, have[j.decide], j.id, j.choice)
 	}
