@@ -33,7 +33,7 @@ func FuzzCommandLine(f *testing.F) {
 	}
 	const berg = `{"resourceType":"Patient","id":"1","name":[{"family":"Berg"}]}`
 	for _, seed := range [][2]string{
-		{"status", ""}, {"status\n--json", ""}, {"put\n-", berg}, {"import\n-", berg}, {"find\nberg", ""}, {"conflict\nlist", ""},
+		{"status", ""}, {"status\n--json", ""}, {"put\n-", berg}, {"import\n-", berg}, {"find\nberg", ""}, {"find\n-", "berg"}, {"conflict\nlist", ""},
 		{"conflict\nshow\nc0ffee", ""}, {"conflict\nresolve\nc0ffee\n--choose\n1", ""},
 		{"conflict\nresolve\nc0ffee\n--value\n-", `"a"`}, {"export", ""}, {"peer\nlist", ""}, {"version", ""}, {"help\nexit-codes", ""},
 		{"events", ""},

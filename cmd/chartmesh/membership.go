@@ -214,7 +214,7 @@ An administrator's device that was added before this one can remove this one in 
 				}
 			case !yes:
 				p.remark("This removes %s for ever. Type its name to go on:", visible(req.Device))
-				line, err := c.readCode(p)
+				line, err := c.readLine("name", maxCode)
 				if err != nil {
 					return err
 				}
@@ -373,5 +373,5 @@ func (c *cli) readSecret(p *printer, prompt string) (string, error) {
 		}
 		return "", usage("nothing was typed")
 	}
-	return c.readCode(p)
+	return c.readLine("code", maxCode)
 }

@@ -138,7 +138,7 @@ of this machine, and stays in the shell's history.`,
 			p := c.printer()
 			if len(args) == 1 && args[0] != "-" {
 				opts.code = strings.TrimSpace(args[0])
-			} else if opts.code, err = c.readCode(p); err != nil {
+			} else if opts.code, err = c.readLine("code", maxCode); err != nil {
 				return err
 			}
 			opts.logger = c.logger(slog.LevelWarn)
@@ -167,17 +167,17 @@ of this machine, and stays in the shell's history.`,
 	return cmd
 }
 
-// readCode reads one line from stdin.
-func (c *cli) readCode(p *printer) (string, error) {
+// readLine reads one line of at most limit bytes from stdin, for what should not stand on a command line.
+func (c *cli) readLine(what string, limit int64) (string, error) {
 	if terminal(c.in) {
-		p.remark("Code:")
+		c.printer().remark("%s:", strings.ToUpper(what[:1])+what[1:])
 	}
-	line, err := bufio.NewReader(io.LimitReader(c.in, maxCode)).ReadString('\n')
+	line, err := bufio.NewReader(io.LimitReader(c.in, limit)).ReadString('\n')
 	if err != nil && !errors.Is(err, io.EOF) {
-		return "", fmt.Errorf("read the code: %w", err)
+		return "", fmt.Errorf("read the %s: %w", what, err)
 	}
 	if line = strings.TrimSpace(line); line == "" {
-		return "", usage("there is no code on stdin")
+		return "", usage("there is no %s on stdin", what)
 	}
 	return line, nil
 }

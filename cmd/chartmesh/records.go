@@ -18,15 +18,22 @@ import (
 func (c *cli) findCommand() *cobra.Command {
 	var limit int
 	cmd := &cobra.Command{
-		Use:   "find TEXT",
+		Use:   "find [TEXT|-]",
 		Short: "find people and organisations by name, birth date or identifier",
 		Long: `Finds what has all the words of TEXT, or their beginnings, in a name, birth date or identifier. Accents and capitals do
-not matter.`,
+not matter.
+
+Without TEXT, or with "-", it is read from stdin. Where others use this machine too, that is the better way: a command line
+can be seen by them, and stays in the shell's history.`,
 		Example: `  chartmesh find müller 1970
-  chartmesh find A123456789 --json`,
-		Args: cobra.MinimumNArgs(1),
-		RunE: c.do(func(ctx context.Context, args []string) error {
+  chartmesh find --json < text`,
+		RunE: c.do(func(ctx context.Context, args []string) (err error) {
 			text := strings.Join(args, " ")
+			if text == "" && len(args) == 0 || text == "-" {
+				if text, err = c.readLine("text", api.MaxText+2); err != nil {
+					return err
+				}
+			}
 			if strings.TrimSpace(text) == "" || len(text) > api.MaxText {
 				return usage("there is nothing to find, or too much")
 			}
