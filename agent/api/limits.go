@@ -12,6 +12,7 @@ const (
 	MaxMatches         = 1000     // results of one find
 	MaxReason          = 1024     // bytes of why something was decided
 	MaxHeldPage        = 1000     // held chunks of one page
+	MaxHistory         = 32 << 20 // bytes of the resources in one history
 	MaxInvite          = 30 * 24 * time.Hour
 
 	maxType       = 64       // a resource type's letters
@@ -20,7 +21,6 @@ const (
 	maxVersion    = 128      // a version, a conflict's id, a peer's name
 	maxSmall      = 64 << 10 // a request body that holds no resource
 	maxHeader     = 16 << 10 // all headers of a request
-	maxAnswer     = 1 << 30  // what a client takes of one answer that is not streamed
 	maxEvent      = 64 << 10 // one event on the stream
 
 	headerTimeout   = 10 * time.Second // from the connection's first byte to the end of the headers

@@ -227,6 +227,7 @@ type Revision struct {
 	Anew    string          `json:"anew,omitempty"` // the version that this one writes anew, since it lost its place to another history of its author's log
 	Deleted bool            `json:"deleted,omitempty"`
 	JSON    json.RawMessage `json:"resource,omitempty"` // as of that change
+	Omitted bool            `json:"omitted,omitempty"`  // JSON is left out, as newer ones take MaxHistory; Get has it
 }
 
 // Match is a find result.

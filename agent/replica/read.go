@@ -114,7 +114,8 @@ func (r *Replica) getVersion(ctx context.Context, found located, ref fhirRef, ve
 // historyAtOnce is how many revisions are read before edits get their turn: each makes the engine look back.
 const historyAtOnce = 16
 
-// History returns every change of a resource, oldest first, each with the resource as its author left it.
+// History returns every change of a resource, oldest first, each with the resource as its author left it, which the older
+// ones lack where that is more than MaxHistory.
 func (r *Replica) History(ctx context.Context, at api.Ref) ([]api.Revision, error) {
 	ref := fhirRef{at.Type, at.ID}
 	places, err := r.touches(ref)
@@ -122,10 +123,21 @@ func (r *Replica) History(ctx context.Context, at api.Ref) ([]api.Revision, erro
 		return nil, err
 	}
 	var revisions []api.Revision
+	size, whole := 0, 0 // of the resources from revisions[whole] on
 	for _, p := range places {
 		for part := range slices.Chunk(p.changes, historyAtOnce) {
+			known := len(revisions)
 			if revisions, err = r.appendRevisions(ctx, revisions, p, ref, part); err != nil {
 				return nil, err
+			}
+			for _, rev := range revisions[known:] {
+				size += len(rev.JSON)
+			}
+			// Whoever writes a large resource often must not have a look at it take all memory.
+			for ; size > api.MaxHistory; whole++ {
+				old := &revisions[whole]
+				size -= len(old.JSON)
+				old.JSON, old.Omitted = nil, old.JSON != nil
 			}
 		}
 	}

@@ -229,7 +229,7 @@ func (c *cli) historyCommand() *cobra.Command {
 				if c.json {
 					for i := range revisions {
 						if !full {
-							revisions[i].JSON = nil
+							revisions[i].JSON, revisions[i].Omitted = nil, false
 						}
 					}
 					p.json(orEmpty(revisions))
@@ -244,7 +244,7 @@ func (c *cli) historyCommand() *cobra.Command {
 			})
 		}),
 	}
-	cmd.Flags().BoolVar(&full, "full", false, "with the resource as of each change (with --json)")
+	cmd.Flags().BoolVar(&full, "full", false, "with the resource as of each change (with --json); of more than 32 MB, only the newest")
 	return cmd
 }
 
