@@ -318,18 +318,60 @@ func authored(millis int64) time.Time {
 func conflictName(id [16]byte) string { return hex.EncodeToString(id[:]) }
 
 // Conflicts lists every open conflict, by resource.
-func (r *Replica) Conflicts(context.Context) ([]api.Conflict, error) {
+func (r *Replica) Conflicts(ctx context.Context) ([]api.Conflict, error) {
+	type place struct {
+		doc crdt.DocumentID
+		key string
+	}
 	var list []api.Conflict
 	err := r.store.View(func(v storage.Reader) error {
-		return v.Scan(storage.Conflict.All(), nil, func(key, value []byte) error {
+		// A resource may have very many: what is shown of it, which holds them all, is read once and not for each.
+		places := map[place][][16]byte{}
+		err := v.Scan(storage.Conflict.All(), nil, func(key, value []byte) error {
 			id, err := storage.Conflict.Parse(key)
 			if err != nil {
 				return err
 			}
-			c, _, err := r.readConflict(v, id, value)
-			list = append(list, c)
+			doc, of, err := parseConflictPlace(value)
+			places[place{doc, of}] = append(places[place{doc, of}], id)
 			return err
 		})
+		if err != nil {
+			return err
+		}
+		for at, ids := range places {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if at.doc == (crdt.DocumentID{}) {
+				for _, id := range ids {
+					c, _, err := r.readDuplicate(v, id, at.key)
+					if err != nil {
+						return err
+					}
+					list = append(list, c)
+				}
+				continue
+			}
+			w, err := readView(v, at.doc, at.key)
+			if err != nil {
+				return err
+			}
+			open := map[[16]byte]openConflict{}
+			if w != nil {
+				for _, c := range w.Conflicts {
+					open[c.ID] = c
+				}
+			}
+			for _, id := range ids {
+				c, ok := open[id]
+				if !ok {
+					return errNoSuchConflict
+				}
+				list = append(list, r.apiConflict(at.key, c))
+			}
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list conflicts: %w", err)
@@ -339,6 +381,8 @@ func (r *Replica) Conflicts(context.Context) ([]api.Conflict, error) {
 	})
 	return list, nil
 }
+
+var errNoSuchConflict = fmt.Errorf("%w: a conflict that its resource does not have", storage.ErrDamaged)
 
 func (r *Replica) readConflict(v storage.Reader, id [16]byte, value []byte) (api.Conflict, located, error) {
 	doc, key, err := parseConflictPlace(value)
@@ -359,7 +403,7 @@ func (r *Replica) readConflict(v storage.Reader, id [16]byte, value []byte) (api
 			}
 		}
 	}
-	return api.Conflict{}, located{}, fmt.Errorf("%w: a conflict that its resource does not have", storage.ErrDamaged)
+	return api.Conflict{}, located{}, errNoSuchConflict
 }
 
 func (r *Replica) apiConflict(key string, c openConflict) api.Conflict {
