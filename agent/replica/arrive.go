@@ -37,7 +37,7 @@ func (r *Replica) arriveAll(ctx context.Context, from trust.DeviceID, chunks [][
 	defer r.arrive.Unlock()
 	st := r.State()
 	a := newArriving()
-	defer func() { refused.tell(r, from) }()
+	defer func() { refused.tell(r, from, "chunks are not accepted") }()
 	for _, b := range chunks {
 		if a.joins {
 			if err := r.commitArrived(ctx, a); err != nil {

@@ -86,7 +86,7 @@ func (r *Replica) readBeginners(scope trust.ScopeID) (map[chunk.LogID]trust.Devi
 // refusals counts what is not accepted of one frame, so that a frame of very many makes one line of log.
 type refusals struct {
 	n     int
-	first chunk.ID // a chunk, or the checkpoint of a skip
+	first fmt.Stringer // a chunk, the checkpoint of a skip, or an entry
 	err   error
 	skips int          // that nothing here bears out, or that took as long to look at
 	apart []chunk.Skip // good ones that do not go on with what is held first of their log
@@ -102,14 +102,14 @@ var (
 	errNoWord      = errors.New("the device whose log it is has not found the checkpoint of a skip good")
 )
 
-func (f *refusals) add(id chunk.ID, err error) {
+func (f *refusals) add(id fmt.Stringer, err error) {
 	if f.n++; f.n == 1 {
 		f.first, f.err = id, err
 	}
 }
 
-func (f *refusals) tell(r *Replica, from trust.DeviceID) {
+func (f *refusals) tell(r *Replica, from trust.DeviceID, message string) {
 	if f.n > 0 {
-		r.log.Warn("chunks are not accepted", "from", from, "count", f.n, "first", f.first, "error", f.err)
+		r.log.Warn(message, "from", from, "count", f.n, "first", f.first, "error", f.err)
 	}
 }

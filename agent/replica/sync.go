@@ -72,6 +72,8 @@ func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [
 	defer r.membership.Unlock()
 	st := r.State()
 	var batch storage.Batch
+	var refused refusals
+	defer func() { refused.tell(r, from, "membership entries are not accepted") }()
 	added := 0
 	for _, b := range entries {
 		e, err := trust.ParseEntry(b)
@@ -85,7 +87,7 @@ func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [
 			continue
 		case err != nil:
 			// Whoever relays it may be honest; what else it sends is welcome.
-			r.log.Warn("a membership entry is not accepted", "from", from, "entry", e.ID(), "error", err)
+			refused.add(e.ID(), err)
 			continue
 		}
 		st = next
