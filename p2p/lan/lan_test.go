@@ -306,6 +306,7 @@ func TestRun(t *testing.T) {
 		}
 		online = false
 		mu.Unlock()
+		synctest.Wait() // what was on its way is out
 		before := two.count()
 		time.Sleep(10 * time.Minute)
 		if two.count() != before {
