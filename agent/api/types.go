@@ -212,7 +212,7 @@ type Resource struct {
 type Written struct {
 	Ref       string `json:"resource"`
 	Version   string `json:"version"`
-	Outcome   string `json:"outcome"` // created, changed, unchanged, deleted, resolved
+	Outcome   string `json:"outcome"` // created, changed, unchanged, repeated (see docs/integration.md), deleted, resolved
 	Conflicts int    `json:"conflicts"`
 }
 

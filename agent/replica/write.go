@@ -302,7 +302,8 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 		return api.Written{}, err
 	}
 	outcome := "created"
-	if v != nil && (!v.Removed || fhir.Version(obj) != "") {
+	blind := v != nil && !v.Removed && fhir.Version(obj) == "" && !force // of somebody who does not say what they saw
+	if v != nil && !blind && (!v.Removed || fhir.Version(obj) != "") {
 		// A version of a removed resource too: the removal came after what the file says, unless it is the removal's own.
 		if j.base, obj, err = t.baseOf(ctx, j, v, obj, ref, force); err != nil {
 			return api.Written{}, err
@@ -314,10 +315,20 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 	if err := j.setWant(ref.key(), obj); err != nil {
 		return api.Written{}, err
 	}
-	if j.base != nil && !v.Removed && bytes.Equal(v.JSON, j.json[ref.key()]) {
-		// It says what stands already: most likely it is sent once more, since the answer was lost. Beside itself a text would
-		// be merged with itself, and stand there twice.
+	switch {
+	case (blind || j.base != nil) && !v.Removed && bytes.Equal(v.JSON, j.json[ref.key()]):
 		return t.written(j.doc, ref, "unchanged", 0)
+	case blind:
+		return api.Written{}, &api.Error{Code: api.CodeConflict, Message: ref.key() + " exists and the file names no version",
+			Hint: "start from `chartmesh get " + ref.key() + "`, or use --force to set it against what is there now"}
+	case j.base != nil:
+		again, err := t.r.writtenBefore(ctx, j, ref.key(), by.name)
+		if err != nil {
+			return api.Written{}, err
+		}
+		if again {
+			return t.written(j.doc, ref, "repeated", 0)
+		}
 	}
 	changed, opened, err := t.edit(ctx, j, by, chunk.OriginEdit)
 	if errors.Is(err, errTooLarge) {
@@ -402,9 +413,6 @@ func (t *transaction) baseOf(ctx context.Context, j job, v *view, obj fhir.Objec
 	}
 	heads, known := d.index.ResolveVersion(ref.key(), named)
 	switch {
-	case named == "" && !force:
-		return nil, nil, &api.Error{Code: api.CodeConflict, Message: ref.key() + " exists and the file names no version",
-			Hint: "start from `chartmesh get " + ref.key() + "`, or use --force to set it against what is there now"}
 	case !known && !force:
 		return nil, nil, &api.Error{Code: api.CodeConflict, Message: "the version that the file names is not known here",
 			Hint: "start from `chartmesh get " + ref.key() + "`, or use --force to set it against what is there now"}
