@@ -42,7 +42,7 @@ func (d *device) keepNonce() {
 }
 
 // goBack starts a device on the copy of its disk. Noticed: it knows by what stands outside the folder; else only peers can
-// tell. What it wrote since, and never told anybody, goes with the disk.
+// tell. What nobody else holds goes with the disk.
 func (w *World) goBack(d *device, noticed bool) {
 	c := d.copy
 	if c == nil || d.replica == nil {
@@ -55,7 +55,9 @@ func (w *World) goBack(d *device, noticed bool) {
 	d.wentBack = true
 	d.twin, d.secrets, d.after, d.armed, d.pending = c.twin.Copy(), c.secrets, nil, nil, nil
 	for _, e := range w.ledger.entries {
-		if e.device == d && e.counter > c.read[e.at] && !w.elsewhere(d, e) {
+		// Of others it was perhaps the last to hold what they wrote and lost in the same way.
+		lost := e.device == d && e.counter > c.read[e.at] || e.device != d && !d.has(e.at.scope, e.at.log, e.counter, e.chunk)
+		if lost && !w.elsewhere(d, e) {
 			e.mayBeGone = true
 		}
 	}

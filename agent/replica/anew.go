@@ -140,12 +140,20 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 			removed = append(removed, key)
 			continue
 		}
-		j.want[key] = value
-		// Who took a removed resource into use again said all of it, also what stands where it is written anew.
 		before, err := s.shown(ctx, key, c.Deps)
 		if err != nil {
 			return 0, err
 		}
+		have, err := s.standing(ctx, key, j.base)
+		if err != nil {
+			return 0, err
+		}
+		if before.Value.Kind != 0 && have.Kind != 0 {
+			// What its author left alone stays as it is: of a conflict there they had seen one side, or what does not stand.
+			value = crdt.Onto(have, before.Value, value)
+		}
+		j.want[key] = value
+		// Who took a removed resource into use again said all of it, also what stands where it is written anew.
 		j.restate[key] = before.Removed
 	}
 	by := author{name: c.applied.Author, timeMillis: c.applied.TimeMillis}
@@ -330,8 +338,29 @@ func (s *scratch) content(ctx context.Context, key string, at crdt.ChangeHash) (
 	return shown.Value, err
 }
 
-// shown returns what is shown of a resource at some heads.
+// standing returns what stands of a resource in the document itself at some heads; the zero Value: nothing.
+func (s *scratch) standing(ctx context.Context, key string, heads []crdt.ChangeHash) (v crdt.Value, err error) {
+	if len(heads) == 0 {
+		return v, nil
+	}
+	err = s.t.r.engineCall(ctx, s.d, func() error {
+		fields, err := s.t.r.engine.Read(ctx, s.d.id, []string{key}, heads)
+		if err == nil && len(fields) > 0 {
+			v = crdt.Show(key, fields[0].Values).Value
+		}
+		return err
+	})
+	if err != nil {
+		return v, fmt.Errorf("read what a lost change is written on: %w", err)
+	}
+	return v, nil
+}
+
+// shown returns what is shown of a resource at some heads; without any there was nothing.
 func (s *scratch) shown(ctx context.Context, key string, heads []crdt.ChangeHash) (crdt.Shown, error) {
+	if len(heads) == 0 {
+		return crdt.Shown{}, nil
+	}
 	fields, err := s.t.r.engine.Read(ctx, s.id, []string{key}, heads)
 	if err != nil {
 		return crdt.Shown{}, fmt.Errorf("read a change that does not stand: %w", err)

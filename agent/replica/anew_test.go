@@ -2,6 +2,7 @@ package replica_test
 
 import (
 	"bytes"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -89,6 +90,90 @@ func TestDecisionsWrittenAnew(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestConflictLeftAlone takes a machine back that has one side of a conflict. Who had seen both sides and edited something else
+// settled nothing by that, also when the edit goes with the side that lost its place and is written anew without it.
+func TestConflictLeftAlone(t *testing.T) {
+	anew := 0
+	for try := range 20 {
+		p := practice(t, "surgery", "branch")
+		a, b := p[0], p[1]
+		a.put(`{"resourceType":"Patient","id":"p1","birthDate":"1960-01-01","name":[{"family":"Berg"}]}`, false)
+		settleAll(t, a, b)
+		was := a.twin.Copy()
+		married := func(d *device, text string) {
+			t.Helper()
+			d.edit("Patient/p1", func(o map[string]any) { o["maritalStatus"] = map[string]any{"text": text} })
+		}
+		married(b, "single")
+		married(a, "widowed")
+		settleAll(t, a, b)
+		b.edit("Patient/p1", func(o map[string]any) { o["gender"] = "other" })
+		a = a.rollBack(was, a.keys)
+		a.edit("Patient/p1", func(o map[string]any) { o["birthDate"] = fmt.Sprintf("19%d-01-01", 61+try) })
+		settleAll(t, a, b)
+		sameEverywhere(t, a, b)
+		if s := a.Status(); s.Quarantined+s.Parked+s.Unapplied > 0 {
+			t.Fatalf("status %+v, held %s", s, heldBy(a))
+		}
+		if strings.Count(heldBy(a), "written anew as") == 2 {
+			anew++
+		}
+		var all string
+		for _, c := range a.conflicts() {
+			for _, v := range c.Values {
+				all += string(v.Value) + " "
+			}
+		}
+		if !strings.Contains(all, "single") || !strings.Contains(all, "widowed") || !strings.Contains(a.get("Patient/p1"), `"other"`) {
+			t.Errorf("try %d: listed are %s of %s", try, all, a.get("Patient/p1"))
+		}
+	}
+	if anew == 0 {
+		t.Error("no edit was ever written anew with what it was made on")
+	}
+}
+
+// TestRemovalOfWhatLostItsPlace takes a machine back that had created a record, and removed it is elsewhere: the removal holds, or
+// is listed, whichever of what was created there stands.
+func TestRemovalOfWhatLostItsPlace(t *testing.T) {
+	anew := 0
+	for try := range 20 {
+		p := practice(t, "surgery", "branch")
+		a, b := p[0], p[1]
+		a.put(`{"resourceType":"Basic","id":"first"}`, false)
+		settleAll(t, a, b)
+		was := a.twin.Copy()
+		create := func(family string) {
+			t.Helper()
+			a.put(`{"resourceType":"Patient","id":"p1","name":[{"family":"`+family+`"}]}`, false)
+		}
+		create("Berg")
+		settleAll(t, a, b)
+		_, err := b.Delete(t.Context(), "user", parseRef(t, "Patient/p1"))
+		must(t, err)
+		a = a.rollBack(was, a.keys)
+		create(fmt.Sprintf("Lind %d", try))
+		settleAll(t, a, b)
+		sameEverywhere(t, a, b)
+		if s := a.Status(); s.Quarantined+s.Parked+s.Unapplied > 0 {
+			t.Fatalf("status %+v, held %s", s, heldBy(a))
+		}
+		if strings.Count(heldBy(a), "written anew as") == 2 {
+			anew++
+		}
+		removed := false
+		for _, c := range a.conflicts() {
+			removed = removed || slices.ContainsFunc(c.Values, func(v api.ConflictValue) bool { return v.Removed })
+		}
+		if !removed {
+			t.Errorf("try %d: the removal is not listed: %+v", try, a.conflicts())
+		}
+	}
+	if anew == 0 {
+		t.Error("no removal was ever written anew with what it was made on")
 	}
 }
 

@@ -192,7 +192,8 @@ func (t *transaction) resolveDuplicate(ctx context.Context, ref fhirRef, by auth
 	return views[keep].doc, nil
 }
 
-// touch marks a resource as edited, or as removed again, without changing what it says.
+// touch marks a resource as edited, or as removed again, without changing what it says. Where there is none, its removal stands
+// for itself, against what others may write there.
 func touch(key string, have crdt.Register, live bool) []crdt.Instruction {
 	state := int64(0)
 	if live {
@@ -206,6 +207,10 @@ func touch(key string, have crdt.Register, live bool) []crdt.Instruction {
 		n := len(out)/2 + 1
 		out = append(out, crdt.Instruction{Do: crdt.Enter, Key: key, Op: a.Op},
 			crdt.Instruction{Do: crdt.Set, Obj: n, Key: "~v", Value: crdt.Scalar{Kind: crdt.Int, Int: state}})
+	}
+	if len(out) == 0 && !live {
+		out = append(out, crdt.Instruction{Do: crdt.Set, Key: key, Value: crdt.Scalar{Kind: crdt.Map}},
+			crdt.Instruction{Do: crdt.Set, Obj: 1, Key: "~v", Value: crdt.Scalar{Kind: crdt.Int, Int: state}})
 	}
 	return out
 }

@@ -1,0 +1,49 @@
+package crdt
+
+import "testing"
+
+func TestOnto(t *testing.T) {
+	m := func(kv ...any) Value {
+		v := Value{Kind: Map, Map: map[string]Value{}}
+		for i := 0; i < len(kv); i += 2 {
+			v.Map[kv[i].(string)] = kv[i+1].(Value)
+		}
+		return v
+	}
+	s := func(x string) Value { return Value{Kind: String, Str: x} }
+	l := func(vs ...Value) Value { return Value{Kind: List, List: vs} }
+	for name, x := range map[string]struct{ base, before, after, want Value }{
+		"what is left alone stays": {
+			m("a", s("73"), "b", s("x")), m("a", s("84"), "b", s("x")), m("a", s("84"), "b", s("y")), m("a", s("73"), "b", s("y")),
+		},
+		"what does not stand is not brought along": {
+			m("b", s("x")), m("a", s("84"), "b", s("x")), m("a", s("84"), "b", s("y")), m("b", s("y")),
+		},
+		"what is not known stays": {
+			m("a", s("1"), "c", s("other")), m("a", s("1")), m("a", s("2")), m("a", s("2"), "c", s("other")),
+		},
+		"what is removed goes": {
+			m("a", s("73"), "b", s("x")), m("a", s("84"), "b", s("x")), m("b", s("x")), m("b", s("x")),
+		},
+		"what is added comes": {m(), m(), m("a", m("b", s("1"))), m("a", m("b", s("1")))},
+		"an edit in what is not there brings all of it": {
+			m(), m("a", m("b", s("1"), "c", s("2"))), m("a", m("b", s("1"), "c", s("3"))), m("a", m("b", s("1"), "c", s("3"))),
+		},
+		"another kind": {m("a", s("1")), m("a", m("b", s("1"))), m("a", m("b", s("2"))), m("a", m("b", s("2")))},
+		"elements that are left alone": {
+			m("l", l(m("id", s("1"), "x", s("73")), m("id", s("2"), "x", s("old")))),
+			m("l", l(m("id", s("1"), "x", s("84")), m("id", s("2"), "x", s("old")))),
+			m("l", l(m("id", s("1"), "x", s("84")), m("id", s("2"), "x", s("new")), m("id", s("3")))),
+			m("l", l(m("id", s("1"), "x", s("73")), m("id", s("2"), "x", s("new")), m("id", s("3")))),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := Onto(x.base, x.before, x.after); !got.Equal(x.want) {
+				t.Errorf("%+v instead of %+v", got, x.want)
+			}
+			if got := Onto(x.before, x.before, x.after); !got.Equal(x.after) {
+				t.Errorf("on what its author saw: %+v instead of %+v", got, x.after)
+			}
+		})
+	}
+}
