@@ -22,6 +22,7 @@ type endlessExport struct {
 
 const exportTaken = 16 << 20
 
+// Export implements api.Agent.
 func (a endlessExport) Export(ctx context.Context, w io.Writer, _ api.ExportOptions) error {
 	line := append(bytes.Repeat([]byte("canary "), 1000), '\n')
 	for n := 0; ; n += len(line) {
@@ -74,7 +75,9 @@ func TestExportKilled(t *testing.T) {
 				t.Error("it ended as if the export were whole")
 			}
 			cancel()
-			<-served
+			if err := <-served; err != nil {
+				t.Error(err)
+			}
 			var left []string
 			if err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 				if err == nil && !e.IsDir() {
