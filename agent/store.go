@@ -335,7 +335,7 @@ func (a *Agent) storeStatus(s api.Status) (api.Store, error) {
 	if !p.Since.IsZero() {
 		own, others := p.Lost()
 		st.Repair = &api.Repair{Since: p.Since, Reason: p.Reason, Have: have, Of: of, Salvaged: p.Salvaged(), From: []string{},
-			Unsure: p.Unsure(), LostOwn: own, LostOthers: others}
+			Unsure: p.Unsure(), LostOwn: own, LostOthers: others, Kept: p.Kept()}
 		if p.Done.IsZero() {
 			st.State = api.StoreRepairing
 			for _, peer := range s.Peers {

@@ -26,6 +26,8 @@ var (
 	Chunk = define3[scope, digest, uint64](0x20, "chunk", "scope", "log ID", "counter")
 	// Branch holds the chunks of a log that was written twice, beside those under Chunk.
 	Branch = define4[scope, digest, uint64, digest](0x25, "branch", "scope", "log ID", "counter", "chunk ID")
+	// Gone holds that a chunk beside others was damaged and has not come again.
+	Gone = define4[scope, digest, uint64, digest](0x2e, "gone", "scope", "log ID", "counter", "chunk ID")
 	// Loose holds a checkpoint, or a word on one, that came before its turn, since a skip needs it.
 	Loose = define4[scope, digest, uint64, digest](0x26, "loose", "scope", "log ID", "counter", "chunk ID")
 	// Skip stands for chunks of a log that a checkpoint holds, under the counter of the last of them.

@@ -133,6 +133,9 @@ type Repair struct {
 	Unsure     uint64 `json:"unsure"`
 	LostOwn    uint64 `json:"lost_own"`
 	LostOthers uint64 `json:"lost_others"`
+	// Kept counts whole chunks that come after those: they are stored, and neither passed on nor, once documents have been made
+	// anew, shown until those have come.
+	Kept uint64 `json:"kept,omitempty"`
 }
 
 // SetAside is a damaged store that lies beside the one in use.

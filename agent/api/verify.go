@@ -32,7 +32,9 @@ type VerifyReport struct {
 	// Kinds counts everything that is damaged by the kinds of Finding.
 	Kinds    map[string]uint64 `json:"kinds,omitempty"`
 	Repaired bool              `json:"repaired"` // a repair was made of what was found
-	Wanted   uint64            `json:"wanted"`   // chunks that the repair asks the other devices for
+	Wanted   uint64            `json:"wanted"`   // damaged chunks, of now or before, that no device has sent again so far
+	// Kept counts whole chunks that come after those: they are stored, and neither shown nor passed on until those have come.
+	Kept uint64 `json:"kept,omitempty"`
 }
 
 // MaxFindings is how many findings a report names.

@@ -125,9 +125,14 @@ func (t *transaction) next() (storage.Ref, bool) {
 	r := t.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if t.turned < len(r.mu.turns) {
-		t.turned++
-		return r.mu.turns[t.turned-1], true
+	for t.turned < len(r.mu.turns) {
+		at := r.mu.turns[t.turned]
+		if !r.behindGapLocked(at) {
+			t.turned++
+			return at, true
+		}
+		r.mu.turns = slices.Delete(r.mu.turns, t.turned, t.turned+1)
+		r.mu.behind = append(r.mu.behind, at)
 	}
 	for _, s := range r.State().Scopes() {
 		for _, log := range r.mu.vectors[s.ID].Logs() {

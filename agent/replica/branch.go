@@ -25,7 +25,10 @@ import (
 // fork is what stands beside the chunks that log head and cursor count, in memory.
 type fork struct {
 	nodes map[chunk.ID]node
-	gone  map[chunk.ID]bool // damaged chunks on which one of these builds, and which have not come again
+	gone  map[chunk.ID]uint64 // damaged chunks that have not come again, with their counters
+
+	reach   map[chunk.ID]bool // what held found, until something changes; nil: not known
+	reachAt tip
 }
 
 type node struct {
@@ -55,6 +58,9 @@ func (f *fork) leaves(head tip) []tip {
 
 // held returns the chunks beside the main history of which every one before is held.
 func (f *fork) held(head tip) map[chunk.ID]bool {
+	if f.reach != nil && f.reachAt == head {
+		return f.reach
+	}
 	held, left := make(map[chunk.ID]bool, len(f.nodes)), make(map[chunk.ID]bool)
 	for id := range f.nodes {
 		var path []chunk.ID
@@ -68,7 +74,7 @@ func (f *fork) held(head tip) map[chunk.ID]bool {
 			path = append(path, at)
 			next, within := f.nodes[n.parent]
 			if !within {
-				ok = n.counter <= head.Counter+1 && !f.gone[n.parent]
+				ok = n.counter <= head.Counter+1 && !f.lacks(n.parent)
 				break
 			}
 			at, n = n.parent, next
@@ -81,6 +87,7 @@ func (f *fork) held(head tip) map[chunk.ID]bool {
 			}
 		}
 	}
+	f.reach, f.reachAt = held, head
 	return held
 }
 
@@ -138,6 +145,9 @@ func (r *Replica) loadForks(v storage.Reader) (damaged []*unreadable, err error)
 	if err != nil {
 		return nil, fmt.Errorf("read branches: %w", err)
 	}
+	if err := r.loadGone(v); err != nil {
+		return nil, fmt.Errorf("read what branches lack: %w", err)
+	}
 	return damaged, nil
 }
 
@@ -158,16 +168,25 @@ func readBranch(v storage.Reader, at storage.Ref) (chunk.Sealed, error) {
 }
 
 func (r *Replica) growLocked(scope trust.ScopeID, log chunk.LogID, id chunk.ID, n node) {
+	f := r.forkLocked(scope, log)
+	if len(f.nodes) == 0 {
+		r.log.Warn("a log has more than one history; all of it is kept", "scope", scope, "log", log, "counter", n.counter)
+	}
+	f.nodes[id], f.reach = n, nil
+	delete(f.gone, id)
+}
+
+// forkLocked returns what stands beside a log's main history, made if need be.
+func (r *Replica) forkLocked(scope trust.ScopeID, log chunk.LogID) *fork {
 	if r.mu.forks[scope] == nil {
 		r.mu.forks[scope] = map[chunk.LogID]*fork{}
 	}
-	if r.mu.forks[scope][log] == nil {
-		r.mu.forks[scope][log] = &fork{nodes: map[chunk.ID]node{}, gone: map[chunk.ID]bool{}}
-		r.log.Warn("a log has more than one history; all of it is kept", "scope", scope, "log", log, "counter", n.counter)
-	}
 	f := r.mu.forks[scope][log]
-	f.nodes[id] = n
-	delete(f.gone, id)
+	if f == nil {
+		f = &fork{nodes: map[chunk.ID]node{}, gone: map[chunk.ID]uint64{}}
+		r.mu.forks[scope][log] = f
+	}
+	return f
 }
 
 // heldVectorLocked is what a scope's vector says: of a log with branches its longest history, whichever came first.

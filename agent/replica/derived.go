@@ -158,7 +158,7 @@ func (r *Replica) goOnRebuilding(ctx context.Context) error {
 	clear(r.lost)
 	clear(r.tails)
 	r.mu.Lock()
-	r.mu.turns = turns
+	r.mu.turns, r.mu.behind = turns, nil
 	for scope := range r.mu.applied {
 		r.mu.applied[scope] = chunk.Vector{}
 	}

@@ -2,9 +2,11 @@ package replica
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"chartmesh/chunk"
 	"chartmesh/storage"
@@ -132,37 +134,106 @@ func adopt(v storage.Reader, a *arriving, ref logRef, end tip) error {
 	})
 }
 
+// behindGapLocked reports whether a chunk that stands beside the main history of its log hangs behind a gap. What it says is no
+// part of the documents until the gap is closed, as of what is kept behind the main history's end: else they would differ
+// between devices that hold the same, by where each of them keeps it.
+func (r *Replica) behindGapLocked(at storage.Ref) bool {
+	f := r.mu.forks[at.Scope][at.Log]
+	if f == nil {
+		return false
+	}
+	_, beside := f.nodes[at.ID]
+	return beside && !f.held(r.mu.tips[at.Scope][at.Log])[at.ID]
+}
+
+// recallLocked gives the chunks their turn that hung behind a gap which is closed.
+func (r *Replica) recallLocked() {
+	r.mu.behind = slices.DeleteFunc(r.mu.behind, func(at storage.Ref) bool {
+		closed := !r.behindGapLocked(at)
+		if closed {
+			r.mu.turns = append(r.mu.turns, at)
+		}
+		return closed
+	})
+}
+
+// lacks reports whether a chunk was damaged and has not come again.
+func (f *fork) lacks(id chunk.ID) bool {
+	_, ok := f.gone[id]
+	return ok
+}
+
 // missing counts the damaged chunks that are known to be missing beside the main history.
-func (f *fork) missing() (n uint64) {
+func (f *fork) missing() uint64 {
 	if f == nil {
 		return 0
 	}
-	for _, is := range f.gone {
-		if is {
-			n++
-		}
-	}
-	return n
+	return uint64(len(f.gone))
 }
 
-// findGone finds out for some logs what the histories beside the main one build on and is not there: it was damaged, and the
-// main history may have another chunk in its place by now.
+// loadGone reads which damaged chunks have not come again. What builds on one tells of it, too; this tells of the last one of a
+// history.
+func (r *Replica) loadGone(v storage.Reader) error {
+	return v.Keys(storage.Gone.All(), nil, func(key []byte) error {
+		scope, log, counter, id, err := storage.Gone.Parse(key)
+		if err != nil {
+			return err
+		}
+		if _, here := r.forkLocked(scope, log).nodes[id]; !here {
+			r.forkLocked(scope, log).gone[id] = counter
+		}
+		return nil
+	})
+}
+
+// forgetCome removes the notes of damaged chunks that have come again, but not beside the main history.
+func (r *Replica) forgetCome(ctx context.Context) error {
+	var batch storage.Batch
+	if err := r.store.View(func(v storage.Reader) error {
+		return v.Keys(storage.Gone.All(), nil, func(key []byte) error {
+			scope, log, _, id, err := storage.Gone.Parse(key)
+			if f, _ := r.forkOf(scope, log); err == nil && !f.lacks(id) {
+				batch.Delete(bytes.Clone(key))
+			}
+			return err
+		})
+	}); err != nil || batch.Len() == 0 {
+		return err
+	}
+	return r.store.Commit(ctx, &batch)
+}
+
+// findGone finds out for some logs what is not there of the histories beside the main one, or of what they build on: it was
+// damaged, and the main history may have another chunk in its place by now.
 func (r *Replica) findGone(logs map[logRef]bool) error {
 	for ref := range logs {
 		f, head := r.forkOf(ref.scope, ref.log)
-		gone := map[chunk.ID]bool{}
+		if len(f.nodes)+len(f.gone) == 0 {
+			continue
+		}
+		asked := maps.Clone(f.gone)
+		for _, n := range f.nodes {
+			if _, within := f.nodes[n.parent]; !within && n.counter > 1 {
+				asked[n.parent] = n.counter - 1
+			}
+		}
+		gone, here := map[chunk.ID]uint64{}, map[chunk.ID]bool{}
 		err := r.store.View(func(v storage.Reader) error {
 			main := &history{v: v, scope: ref.scope, log: ref.log}
-			for _, n := range f.nodes {
-				if _, within := f.nodes[n.parent]; within || n.counter == 1 || n.counter > head.Counter+1 {
+			for id, counter := range asked {
+				if counter > head.Counter {
 					continue
 				}
-				at, err := main.at(n.counter - 1)
+				at, err := main.at(counter)
 				if err := ignoreDamage(ignoreNotFound(err)); err != nil {
 					return err
 				}
-				if err == nil {
-					gone[n.parent] = at != chunk.At(n.counter-1, n.parent)
+				switch {
+				case err != nil:
+				case at == chunk.At(counter, id):
+					here[id] = true
+				default:
+					gone[id] = counter
 				}
 			}
 			return nil
@@ -172,8 +243,13 @@ func (r *Replica) findGone(logs map[logRef]bool) error {
 		}
 		r.mu.Lock()
 		if have := r.mu.forks[ref.scope][ref.log]; have != nil {
+			maps.DeleteFunc(have.gone, func(id chunk.ID, _ uint64) bool { return here[id] })
 			maps.Copy(have.gone, gone)
+			if have.reach = nil; len(have.nodes)+len(have.gone) == 0 {
+				delete(r.mu.forks[ref.scope], ref.log) // one history again, as it is told elsewhere
+			}
 		}
+		r.recallLocked()
 		r.mu.Unlock()
 	}
 	return nil
@@ -224,6 +300,7 @@ func (a *arriving) putBranch(at chunkRef, sealed chunk.Sealed) {
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: id}
 	a.batch.Put(storage.Branch.Key(at.Scope, at.Log, at.Counter, id), sealed.Bytes())
 	a.batch.Put(storage.Parked.Key(missingTurn, [32]byte{}, place), nil)
+	a.batch.Delete(storage.Gone.Key(at.Scope, at.Log, at.Counter, id))
 	if a.branches[at] == nil {
 		a.branches[at] = map[chunk.ID]node{}
 	}

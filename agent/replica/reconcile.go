@@ -261,6 +261,10 @@ func (r *Replica) shownOfLost() (shown map[fhirRef][]shownOnce, err error) {
 		})
 	}
 	shown = map[fhirRef][]shownOnce{}
+	lacking, err := r.lackingLost()
+	if err != nil {
+		return nil, err
+	}
 	err = r.store.View(func(v storage.Reader) error {
 		from := sources{r: r, v: v}
 		var docs []crdt.DocumentID // that lack a chunk, ascending
@@ -278,6 +282,9 @@ func (r *Replica) shownOfLost() (shown map[fhirRef][]shownOnce, err error) {
 			return err
 		}
 		for _, doc := range docs {
+			delete(lacking, doc)
+		}
+		for _, doc := range append(docs, slices.Collect(maps.Keys(lacking))...) {
 			s := shownOnce{doc: doc, applied: map[crdt.ChangeHash]bool{}}
 			there := map[crdt.ChangeHash]bool{} // true: nothing there builds on it
 			if err := readable(v, storage.Change.With(doc), func(_, value []byte) error {
@@ -326,18 +333,73 @@ func (r *Replica) shownOfLost() (shown map[fhirRef][]shownOnce, err error) {
 	return shown, err
 }
 
-// lacks reports whether the chunk that brought a change is not held. Where a log has several histories the counter does not
-// tell.
+// lackingLost returns the documents with a change that does not stand and whose chunk is not held any more: they name what a
+// device that never held it does not know of, and cannot be decided anew without it.
+func (r *Replica) lackingLost() (map[crdt.DocumentID]bool, error) {
+	docs := map[crdt.DocumentID]bool{}
+	places := map[crdt.DocumentID]map[crdt.ChangeHash]storage.Ref{}
+	if err := r.store.View(func(v storage.Reader) error {
+		return v.Keys(storage.Lost.All(), nil, func(key []byte) error {
+			doc, hash, err := storage.Lost.Parse(key)
+			if err != nil {
+				return err
+			}
+			value, err := v.Get(key)
+			if err == nil {
+				var l *lost
+				if l, err = parseLost(value); err == nil {
+					if places[doc] == nil {
+						places[doc] = map[crdt.ChangeHash]storage.Ref{}
+					}
+					places[doc][hash] = l.place
+				}
+			}
+			docs[doc] = docs[doc] || err != nil // one that does not read is made anew, too
+			return nil
+		})
+	}); err != nil {
+		return nil, fmt.Errorf("read changes that do not stand: %w", err)
+	}
+	for doc, changes := range places {
+		for hash, place := range changes {
+			if docs[doc] {
+				break
+			}
+			found, main, err := r.storedAt(place)
+			var raw []byte
+			if err == nil {
+				raw, err = r.rawIn(found.chunk, hash)
+			}
+			if err != nil && !isUnreadable(unreadableAs(place, err)) {
+				return nil, fmt.Errorf("read a change that does not stand: %w", err)
+			}
+			r.mu.Lock()
+			docs[doc] = raw == nil || main && place.Counter > r.mu.tips[place.Scope][place.Log].Counter || r.behindGapLocked(place)
+			r.mu.Unlock()
+		}
+	}
+	maps.DeleteFunc(docs, func(_ crdt.DocumentID, lacks bool) bool { return !lacks })
+	return docs, nil
+}
+
+// lacks reports whether the chunk that brought a change is not held: it is not here, or hangs behind a gap. Where a log has
+// several histories the counter does not tell.
 func (s *sources) lacks(a appliedChange) bool {
 	beyond := a.Chunk.Counter > s.r.position(a.Chunk.Scope, a.Chunk.Log).Counter
 	if !s.r.forked(a.Chunk.Scope, a.Chunk.Log) {
 		return beyond
 	}
+	var sealed chunk.Sealed
 	var err error
 	if beyond {
-		_, _, err = s.r.rawBeside(s.v, a.Chunk, a.Record.Hash)
-	} else {
-		_, err = s.raw(a.Chunk, a.Record.Hash)
+		_, sealed, err = s.r.rawBeside(s.v, a.Chunk, a.Record.Hash)
+	} else if _, err = s.raw(a.Chunk, a.Record.Hash); err == nil && s.open[a.Record.Hash] == nil {
+		_, sealed, err = s.r.rawAt(s.v, a.Chunk, a.Record.Hash)
+	}
+	if err == nil && sealed.Bytes() != nil {
+		s.r.mu.Lock()
+		defer s.r.mu.Unlock()
+		return s.r.behindGapLocked(storage.Ref{Scope: a.Chunk.Scope, Log: a.Chunk.Log, Counter: a.Chunk.Counter, ID: sealed.ID()})
 	}
 	return errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrNotFound)
 }

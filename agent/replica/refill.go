@@ -15,7 +15,7 @@ import (
 
 // SalvagedKinds are the kinds of key that a Refill takes: what does not follow from anything else.
 func SalvagedKinds() []storage.Kind {
-	return []storage.Kind{storage.Meta.Kind, storage.Member.Kind, storage.Chunk.Kind, storage.Branch.Kind, storage.Loose.Kind,
+	return []storage.Kind{storage.Meta.Kind, storage.Member.Kind, storage.Chunk.Kind, storage.Branch.Kind, storage.Gone.Kind, storage.Loose.Kind,
 		storage.Skip.Kind, storage.Checkpoint.Kind, storage.Word.Kind, storage.Ack.Kind, storage.Peer.Kind, storage.Saving.Kind}
 }
 

@@ -175,6 +175,7 @@ func (s *rejoinStep) shrink(v storage.Reader, head tip, fork, done uint64) error
 
 func (s *rejoinStep) putBeside(sealed chunk.Sealed, done uint64) {
 	place := s.place(tip{sealed.Header().Counter, sealed.ID()})
+	s.t.batch.Delete(storage.Gone.Key(place.Scope, place.Log, place.Counter, place.ID))
 	s.t.batch.Put(storage.Branch.Key(place.Scope, place.Log, place.Counter, place.ID), sealed.Bytes())
 	s.out = append(s.out, sealed)
 	if place.Counter > done {
@@ -243,12 +244,16 @@ func (s *rejoinStep) settle(r *Replica) {
 		gone[at] = true
 		delete(r.mu.forks[s.skip.Scope][s.skip.Log].nodes, at.ID)
 	}
-	if f := r.mu.forks[s.skip.Scope][s.skip.Log]; f != nil && len(f.nodes) == 0 {
-		delete(r.mu.forks[s.skip.Scope], s.skip.Log) // one history again, as it is told elsewhere
+	if f := r.mu.forks[s.skip.Scope][s.skip.Log]; f != nil {
+		if f.reach = nil; len(f.nodes)+len(f.gone) == 0 {
+			delete(r.mu.forks[s.skip.Scope], s.skip.Log) // one history again, as it is told elsewhere
+		}
 	}
-	r.mu.turns = slices.DeleteFunc(r.mu.turns, func(at storage.Ref) bool { return at.Log == s.skip.Log && gone[tip{at.Counter, at.ID}] })
-	r.mu.turns = append(r.mu.turns, s.turns...)
+	is := func(at storage.Ref) bool { return at.Log == s.skip.Log && gone[tip{at.Counter, at.ID}] }
+	r.mu.turns = append(slices.DeleteFunc(r.mu.turns, is), s.turns...)
+	r.mu.behind = slices.DeleteFunc(r.mu.behind, is)
 	r.advanceLocked(s.skip.Scope, s.skip.Log, s.head)
+	r.recallLocked()
 }
 
 // applyLoose has the checkpoint of a skip that cannot be taken looked at where it lies: what it packs comes all the same.

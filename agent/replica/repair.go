@@ -45,6 +45,7 @@ type RepairLog struct {
 	Salvaged uint64 // chunks that were read from the damaged store
 	Unsure   uint64 // own chunks that were not, and that no other device was known to hold
 	Lost     uint64 // what has not come so far; not stored
+	Kept     uint64 // of that, and of other histories, what is here and hangs behind what has not come; not stored
 }
 
 // Unsure counts own chunks of which it is not known that another device holds them.
@@ -65,6 +66,14 @@ func (p Repair) Lost() (own, others uint64) {
 		}
 	}
 	return own, others
+}
+
+// Kept counts the chunks that are here, behind what has not come: no part of the documents, and not told to others, until it has.
+func (p Repair) Kept() (n uint64) {
+	for _, l := range p.Logs {
+		n += l.Kept
+	}
+	return n
 }
 
 // Salvaged counts the chunks that were read from the damaged store.
@@ -151,12 +160,34 @@ func (r *Replica) Repair() (p Repair, have, of uint64, err error) {
 		return p, 0, 0, fmt.Errorf("read repair: %w", err)
 	}
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	ends := make([]tip, len(p.Logs))
 	for i := range p.Logs {
 		l := &p.Logs[i]
+		f := r.mu.forks[l.Scope][l.Log]
+		ends[i] = r.mu.tips[l.Scope][l.Log]
 		held := min(r.mu.vectors[l.Scope][l.Log].Counter, l.Target)
-		l.Lost = l.Target - held + r.mu.forks[l.Scope][l.Log].missing()
+		l.Lost = l.Target - held + f.missing()
+		if f != nil {
+			l.Kept = uint64(len(f.nodes) - len(f.held(ends[i])))
+		}
 		have, of = have+held, of+held+l.Lost
+	}
+	r.mu.Unlock()
+	err = r.store.View(func(v storage.Reader) error {
+		for i := range p.Logs {
+			l := &p.Logs[i]
+			if l.Lost == 0 {
+				continue
+			}
+			from := storage.Chunk.Key(l.Scope, l.Log, ends[i].Counter+1)
+			if err := v.Keys(storage.Chunk.With2(l.Scope, l.Log), from, func([]byte) error { l.Kept++; return nil }); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return p, 0, 0, fmt.Errorf("count what is kept behind a gap: %w", err)
 	}
 	return p, have, of, nil
 }
@@ -220,6 +251,7 @@ func (r *Replica) takeBackBranch(ctx context.Context, at storage.Ref, why error)
 	var batch storage.Batch
 	batch.Delete(storage.Branch.Key(at.Scope, at.Log, at.Counter, at.ID))
 	batch.Delete(storage.Parked.Key(missingTurn, [32]byte{}, at))
+	batch.Put(storage.Gone.Key(at.Scope, at.Log, at.Counter, at.ID), nil)
 	ref := chunkRef{at.Scope, at.Log, at.Counter}
 	if err := r.noteDamage(&batch, ref, at.Log == r.logID(at.Scope), r.tip(at.Scope, at.Log).Counter); err != nil {
 		return err
@@ -231,9 +263,10 @@ func (r *Replica) takeBackBranch(ctx context.Context, at storage.Ref, why error)
 	r.mu.Lock()
 	if f := r.mu.forks[at.Scope][at.Log]; f != nil {
 		delete(f.nodes, at.ID)
-		f.gone[at.ID] = true
+		f.gone[at.ID], f.reach = at.Counter, nil
 	}
 	r.mu.woken, r.mu.turns = slices.DeleteFunc(r.mu.woken, is), slices.DeleteFunc(r.mu.turns, is)
+	r.mu.behind = slices.DeleteFunc(r.mu.behind, is)
 	r.mu.Unlock()
 	r.takenBack.Store(true)
 	r.notify()
@@ -316,7 +349,9 @@ func (r *Replica) noteDamage(batch *storage.Batch, at chunkRef, own bool, target
 		return err
 	}
 	if p.Since.IsZero() || !p.Done.IsZero() {
-		p = Repair{Since: r.now(), Reason: "single chunks are damaged"}
+		// What did not come in the one before is missing still.
+		still := slices.DeleteFunc(p.Logs, func(l RepairLog) bool { return l.Lost == 0 })
+		p = Repair{Since: r.now(), Reason: "single chunks are damaged", Logs: still}
 	}
 	p.add(at, own, target, r.ackedElsewhere(at))
 	batch.Put(storage.Meta.Key(metaRepair), p.marshal())

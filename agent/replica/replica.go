@@ -94,6 +94,7 @@ type Replica struct {
 		applied map[trust.ScopeID]chunk.Vector        // the applier's cursors
 		woken   []storage.Ref                         // parked chunks whose turn has come; changed under write, too
 		turns   []storage.Ref                         // chunks that stand beside those that a cursor comes to, not looked at yet
+		behind  []storage.Ref                         // of those, the ones that hang behind a gap: their turn comes when it is closed
 		unsaid  bool                                  // Replica.lost is not empty
 		forks   map[trust.ScopeID]map[chunk.LogID]*fork
 		own     []OwnLog
@@ -233,6 +234,9 @@ func (r *Replica) load() error {
 	}
 	if err := r.findGone(forked); err != nil {
 		return fmt.Errorf("open replica: %w", err)
+	}
+	if err := r.forgetCome(context.Background()); err != nil {
+		r.log.Warn("it was not noted that damaged chunks have come again", "error", err)
 	}
 	for _, bad := range damaged {
 		if err := r.takeBackBranch(context.Background(), bad.at, bad.err); err != nil {

@@ -85,15 +85,15 @@ func (r *Replica) Verify(ctx context.Context, opts api.VerifyOptions, progress f
 			return api.VerifyReport{}, err
 		}
 		report.Repaired, report.Clean = true, again.report.Found == 0
-		_, have, of, err := r.Repair()
-		if err != nil {
-			return api.VerifyReport{}, err
-		}
-		report.Wanted = of - have
 		if !report.Clean {
 			report.Found, report.Kinds, report.Findings = again.report.Found, again.report.Kinds, again.report.Findings
 		}
 	}
+	p, have, of, err := r.Repair()
+	if err != nil {
+		return api.VerifyReport{}, err
+	}
+	report.Wanted, report.Kept = of-have, p.Kept()
 	report.Took = time.Since(start)
 	return report, nil
 }

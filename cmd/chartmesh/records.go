@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"chartmesh/agent/api"
+	"chartmesh/cmd/chartmesh/wholefile"
 )
 
 func (c *cli) findCommand() *cobra.Command {
@@ -297,9 +297,9 @@ What is written is not encrypted.`,
 	return cmd
 }
 
-// exportFile writes beside name and renames, so that an incomplete export never has the name of a whole one.
+// exportFile writes a file that has its name only once it is whole, and of which nothing is left otherwise: it is not encrypted.
 func exportFile(ctx context.Context, agent api.Agent, name string, opts api.ExportOptions) error {
-	f, err := os.CreateTemp(filepath.Dir(name), "."+filepath.Base(name)+".*") // 0600
+	f, err := wholefile.Create(name)
 	if err != nil {
 		return fmt.Errorf("begin the export: %w", err)
 	}
@@ -309,14 +309,10 @@ func exportFile(ctx context.Context, agent api.Agent, name string, opts api.Expo
 		err = w.Flush()
 	}
 	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), name)
+		err = f.Commit()
 	}
 	if err != nil {
-		return errors.Join(fmt.Errorf("export to %s: %w", name, err), os.Remove(f.Name()))
+		return errors.Join(fmt.Errorf("export to %s: %w", name, err), f.Discard())
 	}
 	return nil
 }

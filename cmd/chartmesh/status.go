@@ -195,6 +195,9 @@ func (p *printer) store(s api.Store) {
 		default:
 			p.line("damage      found %s and repaired whole", when(r.Since))
 		}
+		if r.Kept > 0 {
+			p.line("            %s after those that are missing: kept, and passed on when they have come", plural(r.Kept, "chunk"))
+		}
 	}
 	for i, a := range s.SetAside {
 		label := ""

@@ -94,6 +94,9 @@ func (p *printer) verified(r api.VerifyReport) {
 	if r.Wanted > 0 {
 		p.line("wanted      %s, asked for from the other devices; see chartmesh status", plural(r.Wanted, "chunk"))
 	}
+	if r.Kept > 0 {
+		p.line("kept        %s after those, not shown or passed on before they have come", plural(r.Kept, "chunk"))
+	}
 }
 
 // progressShown prints how far something long is.

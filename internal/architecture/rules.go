@@ -55,13 +55,14 @@ var rules = map[string]rule{
 	// The commands, which nobody imports.
 	"cmd/chartmesh": {
 		module: []string{
-			"agent", "agent/api", "agent/client", "cmd/chartmesh/crash", "cmd/chartmesh/demo", "cmd/chartmesh/logfile", "crdt/engine", "fhir",
+			"agent", "agent/api", "agent/client", "cmd/chartmesh/crash", "cmd/chartmesh/demo", "cmd/chartmesh/logfile", "cmd/chartmesh/wholefile", "crdt/engine", "fhir",
 		},
 		others: []string{"github.com/kardianos/service", "github.com/spf13", "golang.org/x/sync", "golang.org/x/term"},
 	},
-	"cmd/chartmesh/crash":   {others: []string{"golang.org/x/sys"}},
-	"cmd/chartmesh/logfile": {},
-	"cmd/chartmesh/demo":    {module: []string{"agent", "agent/api", "agent/client", "fhir", "fhir/synthetic"}},
+	"cmd/chartmesh/crash":     {others: []string{"golang.org/x/sys"}},
+	"cmd/chartmesh/logfile":   {},
+	"cmd/chartmesh/wholefile": {others: []string{"golang.org/x/sys"}},
+	"cmd/chartmesh/demo":      {module: []string{"agent", "agent/api", "agent/client", "fhir", "fhir/synthetic"}},
 
 	// What proves the rest, and is part of nothing.
 	"acceptance": {

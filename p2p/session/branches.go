@@ -110,10 +110,96 @@ func (sc *scope) owe(id chunk.LogID) {
 }
 
 // note remembers that the peer, which sends the chunk at p, holds it. Chunks come parents before children, so that the last ones
-// stand for those before them; and whoever sends the same ones for ever is not remembered for ever.
-func (l *logState) note(p chunk.Position) {
+// stand for those before them; and whoever sends the same ones for ever is not remembered for ever. Where there is no room, one
+// takes the place of the first; what is forgotten is sent to the peer, which has it, and costs no more than that.
+func (st *state) note(l *logState, p chunk.Position) {
+	if n := len(l.got); n == MaxLocators || st.places >= st.mostOf {
+		if n > 0 {
+			copy(l.got, l.got[1:])
+			l.got[n-1] = p
+		}
+		return
+	}
 	l.got = append(l.got, p)
-	l.got = l.got[max(0, len(l.got)-MaxLocators):]
+	l.told++
+	st.places++
+}
+
+// hold remembers what the peer holds of a log, if there is room: what counts is what is told last.
+func (st *state) hold(l *logState, has []chunk.Position) bool {
+	st.drop(l)
+	l.heard = st.places+len(has) <= st.mostOf
+	if l.full = !l.heard; l.heard {
+		l.has, l.told = slices.Clone(has), len(has) // a part of a frame would keep the whole
+		st.places += len(has)
+	}
+	return l.heard
+}
+
+// drop forgets what the peer holds of a log, so that nothing of it is sent before the peer tells anew.
+func (st *state) drop(l *logState) {
+	st.places -= l.told
+	l.heard, l.has, l.got, l.told, l.whole = false, nil, nil, 0, [32]byte{}
+}
+
+// letGo makes room.
+func (st *state) letGo(sc *scope, which func(chunk.LogID, *logState) bool) {
+	for id, l := range sc.logs {
+		if l.told > 0 && which(id, l) {
+			st.drop(l)
+		}
+	}
+}
+
+// makeRoom forgets what the peer holds of logs of which it lacks nothing, or of which nothing is held here.
+func (st *state) makeRoom() {
+	for _, sc := range st.scopes {
+		st.letGo(sc, func(id chunk.LogID, l *logState) bool {
+			_, mine := sc.mine[id]
+			return !mine || l.heard && l.whole == sc.print(id)
+		})
+	}
+}
+
+// askAgain has the peer tell once more what it holds, when there was no room for some of it and it has been sent what it lacks of
+// the rest: now, and not only when nothing has brought the two nearer for long. It does so as long as that makes the logs fewer
+// that have not had their turn.
+func (sc *scope) askAgain(st *state) {
+	left := 0
+	for id := range sc.mine {
+		l := sc.logs[id]
+		switch {
+		case l == nil || !l.fork:
+		case l.heard && l.whole != sc.print(id):
+			return
+		case l.full && !l.sated:
+			left++
+		}
+	}
+	if left > 0 && (sc.unheard == 0 || left < sc.unheard) {
+		st.oweHello, st.askHello = true, true
+	}
+	sc.unheard = left
+}
+
+// inTurn orders what the peer tells so that room is for logs that are held here, and of those first for the ones for which there
+// was none before, or never.
+func (sc *scope) inTurn(logs []branch) []branch {
+	rank := func(b branch) int {
+		_, mine := sc.mine[b.log]
+		l := sc.logs[b.log]
+		switch {
+		case !mine:
+			return 3
+		case l == nil || !l.full:
+			return 2
+		case l.sated:
+			return 1
+		}
+		return 0
+	}
+	slices.SortStableFunc(logs, func(a, b branch) int { return cmp.Compare(rank(a), rank(b)) })
+	return logs
 }
 
 // pendingBranch reports whether the peer may lack something of a log with several histories.
@@ -123,19 +209,27 @@ func (sc *scope) pendingBranch(id chunk.LogID, l *logState, now time.Time) bool 
 
 func (s *Session) handleBranches(ctx context.Context, now time.Time, m *branches) error {
 	s.mu.Lock()
-	sc := s.mu.scopes[m.scope]
+	st := &s.mu.state
+	sc := st.scopes[m.scope]
 	if sc == nil {
 		s.mu.Unlock()
 		return nil
 	}
-	told := chunk.Vector{}
+	told, size := chunk.Vector{}, 0
 	for _, b := range m.logs {
+		size += len(b.held)
+	}
+	if st.places+size > st.mostOf {
+		st.makeRoom()
+	}
+	for _, b := range sc.inTurn(m.logs) {
 		if _, mine := sc.mine[b.log]; !mine && len(sc.logs) >= chunk.MaxLogs {
 			continue
 		}
 		sc.setFork(b.log)
 		l := sc.log(b.log)
-		l.heard, l.has, l.got, l.whole, l.notBefore = true, b.held, nil, [32]byte{}, time.Time{}
+		st.hold(l, b.held)
+		l.notBefore = time.Time{}
 		sc.loose = nil // which may have been lost
 		if l.said != sc.print(b.log) {
 			sc.owe(b.log)
@@ -248,7 +342,8 @@ func (s *Session) nextBranchChunks(id trust.ScopeID, log chunk.LogID, room int) 
 	}
 	l = sc.log(log)
 	if len(m.chunks) == 0 {
-		l.whole = print
+		l.whole, l.sated = print, true
+		sc.askAgain(st)
 		return nil, true, nil
 	}
 	for _, at := range loose {

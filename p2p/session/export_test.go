@@ -71,3 +71,31 @@ func Positions(s *Session, scope trust.ScopeID, log chunk.LogID) int {
 	l := s.mu.scopes[scope].log(log)
 	return len(l.has) + cap(l.got)
 }
+
+// SetMostPlaces lowers the bound on what a session remembers of what its peer holds.
+func SetMostPlaces(s *Session, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.mostOf = n
+}
+
+// Places is how many positions a session keeps of what its peer told and sent, as counted and as they are.
+func Places(s *Session) (counted, kept int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sc := range s.mu.scopes {
+		for _, l := range sc.logs {
+			kept += cap(l.has) + len(l.got)
+		}
+	}
+	return s.mu.places, kept
+}
+
+// EncodeBranches says of each log that the peer holds the positions.
+func EncodeBranches(scope trust.ScopeID, logs []chunk.LogID, held []chunk.Position) Frame {
+	m := branches{scope: scope}
+	for _, id := range logs {
+		m.logs = append(m.logs, branch{log: id, held: held})
+	}
+	return m.encode()
+}

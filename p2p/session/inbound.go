@@ -349,7 +349,7 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 		if m.flags&chunksBranch != 0 {
 			if _, ok := sc.mine[p.Log]; ok {
 				sc.setFork(p.Log)
-				sc.log(p.Log).note(p.Position)
+				st.note(sc.log(p.Log), p.Position)
 			}
 			continue
 		}

@@ -31,6 +31,9 @@ const (
 	// MaxBranchedLogs is how many logs one BRANCHES frame describes, and MaxLocators by how many positions each.
 	MaxBranchedLogs = 4096
 	MaxLocators     = 4096
+	// MaxPlaces is how many positions a session remembers of what its peer told and sent of logs with several histories, all
+	// scopes together: 1.5 MiB. A device has one session with each other device.
+	MaxPlaces = 1 << 16
 	// SignatureSize is the length of an ACK's signature (Ed25519).
 	SignatureSize = 64
 

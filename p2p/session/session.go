@@ -218,7 +218,7 @@ type Session struct {
 func New(cfg Config) *Session {
 	cfg.defaults()
 	s := &Session{cfg: cfg}
-	s.mu.scopes = map[trust.ScopeID]*scope{}
+	s.mu.scopes, s.mu.mostOf = map[trust.ScopeID]*scope{}, MaxPlaces
 	return s
 }
 

@@ -18,6 +18,8 @@ type state struct {
 	allHeads [32]byte        // hash of ours, all of them
 	scopes   map[trust.ScopeID]*scope
 	order    []trust.ScopeID // ascending
+	places   int             // what of peers' positions is remembered: the sum of logState.places
+	mostOf   int             // of them
 	turn     int             // where the next CHUNKS frame begins to look, so that no log waits for another
 
 	greeted     bool
@@ -80,6 +82,7 @@ type scope struct {
 
 	forks       map[chunk.LogID][32]byte // logs of which we hold several histories
 	oweBranches map[chunk.LogID]struct{}
+	unheard     int // logs for which there was no room when the peer was last asked to tell once more; 0: it was not asked
 	oweVector   bool
 	saidVector  bool // since the peer's last HELLO
 	oweAck      bool
@@ -104,6 +107,9 @@ type logState struct {
 	heard bool             // the peer has told what it holds
 	has   []chunk.Position // that, and what was sent since
 	got   []chunk.Position // what the peer has sent since, of very much the last
+	full  bool             // there was no room for what the peer last told
+	sated bool             // the peer was sent all of it once
+	told  int              // how many of has and got count among state.places: those that the peer named
 	said  [32]byte         // what we held when the peer last heard of it
 	whole [32]byte         // what we held when the peer lacked nothing of it
 }
@@ -162,7 +168,12 @@ func (s *Session) look() *state {
 		}
 		kept[d.Scope] = sc
 	}
-	st.scopes = kept // what is no longer shared is forgotten
+	for id, sc := range st.scopes { // what is no longer shared is forgotten
+		if kept[id] == nil {
+			st.letGo(sc, func(chunk.LogID, *logState) bool { return true })
+		}
+	}
+	st.scopes = kept
 	return st
 }
 
@@ -334,8 +345,9 @@ func (st *state) resolve(now time.Time, seen uint64, only *trust.ScopeID) {
 // forget drops what was believed to be on the way, since the peer has begun anew. What it told to hold, it still holds.
 func (st *state) forget() {
 	st.inflight, st.bytesOut, st.seenSeq = nil, 0, 0
+	st.places = 0
 	for _, sc := range st.scopes {
-		sc.logs, sc.loose = map[chunk.LogID]*logState{}, nil
+		sc.logs, sc.loose, sc.unheard = map[chunk.LogID]*logState{}, nil, 0
 		sc.paused = false
 	}
 }
