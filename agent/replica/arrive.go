@@ -173,7 +173,7 @@ func (r *Replica) commitArrived(ctx context.Context, a *arriving) error {
 	}
 	r.mu.Unlock()
 	if a.recut {
-		r.recut.Store(true)
+		r.recut.Add(1)
 	}
 	err := r.findGone(a.logs())
 	*a = *newArriving()

@@ -245,41 +245,83 @@ func (f *fork) find(counter uint64, tip chunk.Tip) (node, bool) {
 // reviewedAtOnce is how many documents are looked at again before somebody else may write.
 const reviewedAtOnce = 16
 
-// reviewCuts looks again at the documents in which a device's chunks beyond its cut have a part, or had one: after the
-// membership changed, and after something came that says which history a cut is of. It looks at some and reports whether there are
-// more. The caller holds Replica.write.
-func (r *Replica) reviewCuts(ctx context.Context) (more bool, err error) {
-	if r.recut.Swap(false) {
-		if r.cutting, err = r.cutDocuments(); err != nil {
-			r.recut.Store(true)
-			return false, fmt.Errorf("look for what was written after a removal: %w", err)
-		}
-		if r.cutting == nil {
-			return false, nil
-		}
+// review is what is to be looked at again since the membership changed, or something came that says which history a cut is of.
+type review struct {
+	asked uint64   // Replica.recut when it began
+	heads [32]byte // the membership that it is of
+	docs  map[crdt.DocumentID]trust.ScopeID
+}
+
+// beginReview sees to it that what was not looked at before a restart is looked at now. Going through all changes, which may be
+// necessary if anybody's logs end at a cut, is left to the applier.
+func (r *Replica) beginReview() error {
+	st := r.State()
+	due, err := r.reviewDue(st)
+	if err == nil && due && len(st.Ended()) == 0 {
+		var docs map[crdt.DocumentID]trust.ScopeID
+		docs, err = r.cutDocuments(st)
+		due = len(docs) > 0
 	}
-	if r.cutting == nil {
+	if due {
+		r.recut.Add(1)
+	}
+	return err
+}
+
+// reviewDue reports whether a membership is another one than was last followed to the end.
+func (r *Replica) reviewDue(st *trust.State) (due bool, err error) {
+	heads := st.HeadsHash()
+	err = r.store.View(func(v storage.Reader) error {
+		b, err := v.Get(storage.Meta.Key(metaReviewed))
+		due = !bytes.Equal(b, heads[:])
+		return ignoreNotFound(err)
+	})
+	return due, err
+}
+
+// reviewed reports whether everything stands that is to by the membership and by what arrived.
+func (r *Replica) reviewed() bool { return r.recut.Load() == r.reviewedTo.Load() }
+
+// reviewCuts looks again at the documents in which a device's chunks beyond its cut have a part, or had one. It looks at some
+// and reports whether there are more. The caller holds Replica.write.
+func (r *Replica) reviewCuts(ctx context.Context) (more bool, err error) {
+	asked := r.recut.Load()
+	if asked == r.reviewedTo.Load() {
 		return false, nil
 	}
-	ids := slices.SortedFunc(maps.Keys(r.cutting), func(a, b crdt.DocumentID) int { return bytes.Compare(a[:], b[:]) })
+	if r.cutting == nil || r.cutting.asked != asked {
+		st := r.State()
+		docs, err := r.cutDocuments(st)
+		if err != nil {
+			return false, fmt.Errorf("look for what was written after a removal: %w", err)
+		}
+		r.cutting = &review{asked: asked, heads: st.HeadsHash(), docs: docs}
+	}
+	docs := r.cutting.docs
+	ids := slices.SortedFunc(maps.Keys(docs), func(a, b crdt.DocumentID) int { return bytes.Compare(a[:], b[:]) })
 	for _, id := range ids[:min(len(ids), reviewedAtOnce)] {
-		if err := r.reviewDocument(ctx, r.cutting[id], id); err != nil {
+		if err := r.reviewDocument(ctx, docs[id], id); err != nil {
 			return false, fmt.Errorf("take what was written after a removal out of a document: %w", err)
 		}
-		delete(r.cutting, id)
+		delete(docs, id)
 	}
-	if len(r.cutting) > 0 {
+	if len(docs) > 0 {
+		return true, nil
+	}
+	// What arrives now, and asks for another look, comes before this note or after it.
+	r.arrive.Lock()
+	defer r.arrive.Unlock()
+	if r.recut.Load() != asked {
 		return true, nil
 	}
 	var batch storage.Batch
-	heads := r.State().HeadsHash()
-	batch.Put(storage.Meta.Key(metaReviewed), heads[:])
-	if !r.recut.Load() { // else it is of another membership already
-		if err := r.store.Commit(ctx, &batch); err != nil {
-			return false, fmt.Errorf("note that nothing more is to be looked at: %w", err)
-		}
+	batch.Put(storage.Meta.Key(metaReviewed), r.cutting.heads[:])
+	if err := r.store.Commit(ctx, &batch); err != nil {
+		return false, fmt.Errorf("note that nothing more is to be looked at: %w", err)
 	}
 	r.cutting = nil
+	r.reviewedTo.Store(asked)
+	r.notify()
 	return true, nil
 }
 
@@ -301,25 +343,14 @@ func (r *Replica) reviewDocument(ctx context.Context, scope trust.ScopeID, id cr
 }
 
 // cutDocuments names the documents in which changes do not stand because of their authors, and those with changes of a device
-// whose logs end at a cut, unless they are within it for certain. It is nil if there is nothing to look at that was not looked at.
-func (r *Replica) cutDocuments() (map[crdt.DocumentID]trust.ScopeID, error) {
-	st := r.State()
-	ended := map[trust.DeviceID]bool{}
-	for _, id := range st.Ended() {
-		ended[id] = true
-	}
+// whose logs end at a cut, unless they are within it for certain. There are none if they were looked at as of this membership.
+func (r *Replica) cutDocuments(st *trust.State) (map[crdt.DocumentID]trust.ScopeID, error) {
 	docs := map[crdt.DocumentID]trust.ScopeID{}
-	reviewed := false
+	if due, err := r.reviewDue(st); err != nil || !due {
+		return nil, err
+	}
 	err := r.store.View(func(v storage.Reader) error {
-		b, err := v.Get(storage.Meta.Key(metaReviewed))
-		if err := ignoreNotFound(err); err != nil {
-			return err
-		}
-		heads := st.HeadsHash()
-		if reviewed = bytes.Equal(b, heads[:]) || b == nil && len(ended) == 0; reviewed {
-			return nil
-		}
-		err = v.Scan(storage.Lost.All(), nil, func(key, value []byte) error {
+		err := v.Scan(storage.Lost.All(), nil, func(key, value []byte) error {
 			doc, _, err := storage.Lost.Parse(key)
 			if err != nil {
 				return err
@@ -330,8 +361,15 @@ func (r *Replica) cutDocuments() (map[crdt.DocumentID]trust.ScopeID, error) {
 			}
 			return err
 		})
-		if err != nil || len(ended) == 0 {
+		if err != nil {
 			return err
+		}
+		ended := map[trust.DeviceID]bool{}
+		for _, id := range st.Ended() {
+			ended[id] = true
+		}
+		if len(ended) == 0 {
+			return nil
 		}
 		return v.Scan(storage.Change.All(), nil, func(key, value []byte) error {
 			doc, _, err := storage.Change.Parse(key)
@@ -348,9 +386,6 @@ func (r *Replica) cutDocuments() (map[crdt.DocumentID]trust.ScopeID, error) {
 			return nil
 		})
 	})
-	if reviewed {
-		docs = nil
-	}
 	return docs, err
 }
 

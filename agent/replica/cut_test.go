@@ -229,3 +229,41 @@ func otherHistory(t *testing.T, d *device) (list [][]byte) {
 	}
 	return list
 }
+
+// TestReviewTakesItsTurns removes a device with nothing that counts, whose changes are in more documents than are looked at
+// in one turn: until the last one is, the others are not told that everything is followed, also over a restart.
+func TestReviewTakesItsTurns(t *testing.T) {
+	d := practice(t, "surgery", "laptop")
+	a, c := d[0], d[1]
+	const documents = 40
+	for i := range documents {
+		c.put(fmt.Sprintf(`{"resourceType":"Patient","id":"p%d","birthDate":"1970-01-01"}`, i), false)
+	}
+	settleAll(t, a, c)
+	a = a.rollBack(a.twin, a.keys)
+	if !a.Status().AtEnd {
+		t.Error("after a restart with nobody removed something is to be looked at")
+	}
+	must(t, a.Enter(t.Context(), func(st *trust.State) ([]trust.Entry, error) {
+		e, err := a.keys.Remove(st, c.Device(), nil, time.Now())
+		return []trust.Entry{e}, err
+	}))
+	turns := 0
+	for more := true; more; turns++ {
+		switch s := a.Status(); {
+		case s.AtEnd && s.Quarantined < documents:
+			t.Fatalf("turn %d: at its end with %d of %d changes barred", turns, s.Quarantined, documents)
+		case turns == 1:
+			a = a.rollBack(a.twin, a.keys)
+		}
+		var err error
+		more, err = a.Apply(t.Context())
+		must(t, err)
+	}
+	if s := a.Status(); !s.AtEnd || s.Quarantined != documents || turns < 4 {
+		t.Errorf("after %d turns: %+v", turns, s)
+	}
+	if a = a.rollBack(a.twin, a.keys); !a.Status().AtEnd {
+		t.Error("what was looked at is looked at again after a restart")
+	}
+}

@@ -73,15 +73,18 @@ type Replica struct {
 	// lost holds, guarded by write, the documents in which changes of this device may have to be written anew.
 	lost   map[crdt.DocumentID]trust.ScopeID
 	starts starts // guarded by write
-	// cutting holds, guarded by write, the documents that are to be looked at again since somebody was removed; nil: none.
-	cutting map[crdt.DocumentID]trust.ScopeID
+	// cutting is, guarded by write, what is being looked at again since somebody was removed; nil: nothing.
+	cutting *review
 	// rebuilding says, guarded by write, that a rebuild was cut short: nothing else is written before it is over.
 	rebuilding bool
 
 	takenBack atomic.Bool // vectors claim less than before; see TakenBack
 	branched  atomic.Bool // chunks came that stand beside others; one of them may be what something else waits for
-	recut     atomic.Bool // somebody was removed, or something came of a log that ends at a cut; see reviewCuts
 	refilled  atomic.Bool // a chunk came back that had been damaged; what failed without it is tried again
+
+	// recut counts how often the membership changed, or something came of a log that ends at a cut, and reviewedTo is up to where that
+	// was followed; see reviewCuts.
+	recut, reviewedTo atomic.Uint64
 
 	// arrive is held while chunks of other devices are judged and committed, per batch.
 	arrive sync.Mutex
@@ -128,12 +131,14 @@ func Open(cfg Config) (*Replica, error) {
 	r.failing, r.lost = map[storage.Ref]string{}, map[crdt.DocumentID]trust.ScopeID{}
 	r.packs = map[chunk.ID]bool{}
 	r.mu.changed = make(chan struct{})
-	r.recut.Store(true)
 	if err := endRebuilding(cfg.Store); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	if err := r.load(); err != nil {
 		return nil, err
+	}
+	if err := r.beginReview(); err != nil {
+		return nil, fmt.Errorf("open replica: %w", err)
 	}
 	if err := r.nameTerms(context.Background()); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)

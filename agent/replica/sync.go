@@ -38,7 +38,7 @@ func (r *Replica) digestLocked(scope trust.ScopeID) session.Digest {
 // atEndLocked reports whether every durable chunk of a scope has been applied or held, nothing held has its turn,
 // and this device has nothing to write anew.
 func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
-	if len(r.mu.woken)+len(r.mu.turns) > 0 || r.mu.unsaid || r.recut.Load() {
+	if len(r.mu.woken)+len(r.mu.turns) > 0 || r.mu.unsaid || !r.reviewed() {
 		return false
 	}
 	for log, p := range r.mu.vectors[scope] {
@@ -114,8 +114,9 @@ func (r *Replica) adoptState(ctx context.Context, batch *storage.Batch, st *trus
 		r.addScopeLocked(s.ID)
 	}
 	r.mu.Unlock()
+	r.recut.Add(1) // before, so that nobody says of the new membership that all is followed, and after, so that it is looked at
 	r.state.Store(st)
-	r.recut.Store(true)
+	r.recut.Add(1)
 	err := errors.Join(r.wakeAll(missingEpoch), r.wakeAll(missingAuthor))
 	r.notify() // last, so that the applier finds what was woken
 	return err
