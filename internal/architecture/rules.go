@@ -110,7 +110,7 @@ var testImports = map[string][]string{
 	"agent/replica": {"crdt/engine", "internal/hostile"}, // the replica is given its engine
 	"agent/api":     {"agent/api/apitest"},
 	"agent/client":  {"agent/api/apitest"},
-	"cmd/chartmesh": {"agent/api/apitest", "chunk", "crdt", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member; what a log is given
+	"cmd/chartmesh": {"agent/api/apitest", "chunk", "crdt", "p2p", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member; what a log is given; guesses
 }
 
 // testOthers is the same for other modules.
