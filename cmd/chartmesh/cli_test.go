@@ -293,7 +293,7 @@ func TestPractice(t *testing.T) {
 		{args: "join CODE --site Nord --device Labor", out: []string{"joined as Labor at Nord\n"}},
 		{args: "join - --site Nord --device Labor --json", stdin: " CODE2 \n", out: []string{`"joined": true`}},
 		{args: "join --site Nord --device Labor", code: 2, err: []string{"stdin"}},
-		{args: "join CODE --site Nord --device ' '", code: 2},
+		{args: "join CODE --site Nord --device=", code: 2},
 		{args: "join ABLE zebra one two three --site Nord --device Labor", out: []string{"joined as Labor at Nord\n"}, err: []string{"fingerprint: F1", "confirm"}},
 		{args: "join - --site Nord --device Labor --address 192.0.2.1:4801 --json", stdin: " CODE2 \n", out: []string{`"joined": true`, `"role": "member"`}},
 		{args: "invite", code: 5, err: []string{"no agent runs", "chartmesh agent"}},
