@@ -270,7 +270,7 @@ func found(t testing.TB, root, name string) *site {
 
 func (s *site) invite() string {
 	s.t.Helper()
-	i, err := s.client.Invite(s.t.Context(), api.InviteRequest{})
+	i, err := s.client.Invite(s.t.Context(), api.InviteRequest{Yes: true})
 	must(s.t, err)
 	return i.Code
 }

@@ -2,9 +2,11 @@ package agent
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"chartmesh/agent/api"
@@ -64,18 +66,33 @@ func adopt(ctx context.Context, dir string, keys *keyring.Keyring, entries []tru
 
 // JoinOptions bring a new device into a practice.
 type JoinOptions struct {
-	Code         string
-	Site, Device string
+	Code         string // words, a code or a link
+	Site, Device string // the site may be left to the invitation
+	Address      string // where the inviter is, if it is not to be looked for: IP:PORT or a multiaddress
 	Logger       *slog.Logger
+	Timeout      time.Duration // for finding the inviter; zero: half a minute
+	// Begun is told this device's fingerprint before it asks, and Waiting when somebody is asked to confirm it. Either may be
+	// nil.
+	Begun   func(fingerprint string)
+	Waiting func()
 }
+
+// Joined is what a device has become.
+type Joined struct{ Device, Site, Role string }
 
 // Join redeems an invitation: it asks the inviter, which must be online, and makes the folder. After a failure it may be
 // called again with the same code.
-func Join(ctx context.Context, dir string, opts JoinOptions) error {
-	code, err := p2p.ParseCode(opts.Code)
+func Join(ctx context.Context, dir string, opts JoinOptions) (Joined, error) {
+	inv, err := p2p.ParseInvitation(opts.Code)
 	if err != nil {
-		return &api.Error{Code: api.CodeInvalid, Message: "this is not an invitation code: " + err.Error(), Err: err,
-			Hint: "`chartmesh invite` on a device of the practice prints one"}
+		return Joined{}, &api.Error{Code: api.CodeInvalid, Message: err.Error(), Err: err,
+			Hint: "`chartmesh invite` on a device of the practice prints five words and a code; nothing was sent, no try is lost"}
+	}
+	var addrs []string
+	if opts.Address != "" {
+		if addrs, err = p2p.ParseAddress(opts.Address); err != nil {
+			return Joined{}, &api.Error{Code: api.CodeInvalid, Message: "the address is " + err.Error(), Err: err}
+		}
 	}
 	keys, err := keyring.Create(dir, nil)
 	if errors.Is(err, keyring.ErrExists) {
@@ -84,35 +101,70 @@ func Join(ctx context.Context, dir string, opts JoinOptions) error {
 		}
 	}
 	if err != nil {
-		return err
+		return Joined{}, err
+	}
+	n := p2p.Newcomer{Device: keys.Device(), HPKE: keys.HPKEPublic(), DeviceName: opts.Device, SiteName: opts.Site}
+	if opts.Begun != nil {
+		opts.Begun(n.Fingerprint())
 	}
 	res, err := p2p.Join(ctx, p2p.JoinConfig{
-		Identity: identity{keys}, Code: code, Logger: opts.Logger,
-		Newcomer: p2p.Newcomer{HPKE: keys.HPKEPublic(), DeviceName: opts.Device, SiteName: opts.Site},
+		Identity: identity{keys}, Invitation: inv, Newcomer: n, Addrs: addrs, Logger: opts.Logger, Timeout: opts.Timeout, Waiting: opts.Waiting,
 	})
-	switch {
-	case errors.Is(err, p2p.ErrRefused):
-		return &api.Error{Code: api.CodeForbidden, Message: err.Error(), Err: err, Hint: "ask for a new code"}
-	case err != nil:
-		return &api.Error{Code: api.CodeUnavailable, Message: "the inviting device cannot be reached", Err: err,
-			Hint: "its agent must be running and reachable; then try again with the same code"}
+	if err != nil {
+		return Joined{}, explainJoin(ctx, err)
 	}
 	var entries []trust.Entry
 	for _, b := range res.Entries {
 		e, err := trust.ParseEntry(b)
 		if err != nil {
-			return fmt.Errorf("read membership log: %w", err)
+			return Joined{}, fmt.Errorf("read membership log: %w", err)
 		}
 		entries = append(entries, e)
 	}
 	st, rejected := trust.Replay(entries)
 	if len(rejected) > 0 {
-		return fmt.Errorf("read membership log: %w", rejected[0].Err)
+		return Joined{}, fmt.Errorf("read membership log: %w", rejected[0].Err)
 	}
-	if _, ok := st.Member(keys.Device()); !ok {
-		return errors.New("the inviter's answer does not make this device a member")
+	self, ok := st.Member(keys.Device())
+	inviter, known := st.Member(res.Inviter.Device)
+	switch {
+	case !ok || self.Role != res.Role || !slices.Equal(self.HPKE, n.HPKE):
+		return Joined{}, errors.New("the inviter's answer does not make this device what was agreed on")
+	case !known || sha256.Sum256(inviter.HPKE) != res.HPKE:
+		return Joined{}, errors.New("the inviter's answer does not know the inviter")
 	}
-	return adopt(ctx, dir, keys, entries, res.Inviter)
+	if err := adopt(ctx, dir, keys, entries, res.Inviter); err != nil {
+		return Joined{}, err
+	}
+	if err := keys.Learn(st); err != nil {
+		return Joined{}, fmt.Errorf("open the practice's keys: %w", err)
+	}
+	joined := Joined{Role: self.Role.String()}
+	joined.Device, joined.Site = keys.Names(st, keys.Device())
+	return joined, nil
+}
+
+func explainJoin(ctx context.Context, err error) error {
+	why, refused := errors.AsType[p2p.Refusal](err)
+	e := &api.Error{Code: api.CodeForbidden, Message: why.Error(), Err: err, Hint: "ask for a new code"}
+	switch {
+	case refused && why == p2p.RefusedNow:
+		e.Code, e.Hint = api.CodeUnavailable, "look at its log and its disk, then try again with the same code"
+	case refused && why == p2p.RefusedSite:
+		e.Code, e.Hint = api.CodeInvalid, "name it with --site, and use the same code again"
+	case refused && why == p2p.RefusedUnknown:
+		e.Hint = "compare it with the other screen; a wrong code can be tried 5 times"
+	case refused:
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, p2p.ErrNobody):
+		e.Code, e.Message = api.CodeUnavailable, p2p.ErrNobody.Error()+" on this network"
+		e.Hint = "is the invitation still open, and its agent running in the same network? Else name its address with --address, or take the code or link"
+	default:
+		e.Code, e.Message = api.CodeUnavailable, "the inviting device cannot be reached, or does not know the code"
+		e.Hint = "its agent must be running and reachable, and the invitation open; then try again with the same code"
+	}
+	return e
 }
 
 // unfinished checks that a folder has keys but no practice yet.

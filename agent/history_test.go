@@ -80,9 +80,10 @@ func pair(t *testing.T) (a, b *machine) {
 	_, err := agent.Init(a.dir, agent.InitOptions{Practice: "Practice", Site: a.name, Device: a.name})
 	must(t, err)
 	a.run()
-	invite, err := a.Invite(t.Context(), api.InviteRequest{Role: "member", Expires: time.Hour})
+	invite, err := a.Invite(t.Context(), api.InviteRequest{Role: "member", Expires: time.Hour, Yes: true})
 	must(t, err)
-	must(t, agent.Join(t.Context(), b.dir, agent.JoinOptions{Code: invite.Code, Site: b.name, Device: b.name}))
+	_, err = agent.Join(t.Context(), b.dir, agent.JoinOptions{Code: invite.Code, Site: b.name, Device: b.name})
+	must(t, err)
 	b.run()
 	return a, b
 }

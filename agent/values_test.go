@@ -30,8 +30,9 @@ func FuzzValues(f *testing.F) {
 	}
 	now := time.UnixMilli(1790000000000)
 	invitations := []invite{
-		{id: p2p.InviteID{1}, key: p2p.JoinKey{2}, tries: maxTries, role: trust.RoleAdmin, expires: now},
-		{used: true, by: trust.DeviceID{3}, hpke: [32]byte{4}, expires: now},
+		{secrets: [2]secret{{id: p2p.InviteID{1}, key: p2p.JoinKey{2}, tries: maxTries}, {id: p2p.InviteID{5}}}, locator: 1 << 21,
+			role: trust.RoleAdmin, site: fuzzing.Canary, ask: true, expires: now},
+		{state: inviteUsed, by: trust.DeviceID{3}, hpke: [32]byte{4}, expires: now},
 	}
 	fuzzing.Seeds(f, read,
 		append([]byte{0}, marshalPeer(peerRecord{Addrs: []string{"/ip4/10.0.0.1/tcp/1", fuzzing.Canary}, LastContact: now})...),

@@ -166,10 +166,11 @@ func found(b testing.TB) *site {
 func admit(b testing.TB, to *site, name string) *site {
 	b.Helper()
 	ctx := within(b)
-	invite, err := to.Invite(ctx, api.InviteRequest{Role: "member", Expires: time.Hour})
+	invite, err := to.Invite(ctx, api.InviteRequest{Role: "member", Expires: time.Hour, Yes: true})
 	must(b, err)
 	s := &site{name: name, dir: filepath.Join(b.TempDir(), name)}
-	must(b, agent.Join(ctx, s.dir, agent.JoinOptions{Code: invite.Code, Site: name, Device: name}))
+	_, err = agent.Join(ctx, s.dir, agent.JoinOptions{Code: invite.Code, Site: name, Device: name})
+	must(b, err)
 	return s
 }
 

@@ -21,7 +21,7 @@ import (
 // Code invites one device to a practice. It is a secret: whoever has it first, joins. Printed it is "cm1" and base32 in
 // lower case; letters that look like digits do not occur.
 //
-//	version 1 | role | secret 16 | inviter 32 | founding 16 | expires, minutes 4 | count | addresses | checksum 4
+//	version 2 | role | secret 16 | inviter 32 | founding 16 | expires, minutes 4 | count | addresses | checksum 4
 //
 // An address is a kind and its fields: IPv4 4 or IPv6 16 bytes, then port 2. The checksum is the start of the SHA-256 of
 // what stands before it.
@@ -45,7 +45,8 @@ var ErrCode = errors.New("this is not an invitation code: mistyped, or cut short
 
 const (
 	codePrefix   = "cm1"
-	codeVersion  = 1
+	linkPrefix   = "chartmesh:join/" // makes a link of a code, which a QR code can carry
+	codeVersion  = 2
 	codeChecksum = 4
 )
 
@@ -87,7 +88,12 @@ func codeAddrs(addrs []string) []string {
 // Invite returns the name under which the inviter stores the invite.
 func (c Code) Invite() InviteID { return InviteID(c.derive("chartmesh join invite 1")[:16]) }
 
-// Key returns what proves that the secret is known.
+// Invitation returns what the code is good for.
+func (c Code) Invitation() Invitation {
+	return Invitation{ID: c.Invite(), Key: c.Key(), Inviter: c.Inviter, Founding: c.Founding, Addrs: c.Addrs}
+}
+
+// Key returns the password of the exchange.
 func (c Code) Key() JoinKey { return JoinKey(c.derive("chartmesh join key 1")) }
 
 func (c Code) derive(context string) []byte {
@@ -97,9 +103,6 @@ func (c Code) derive(context string) []byte {
 	h.Write(c.Founding[:])
 	return h.Sum(nil)
 }
-
-// Founds reports whether id is the founding entry that the code names.
-func (c Code) Founds(id trust.EntryID) bool { return [16]byte(id[:16]) == c.Founding }
 
 // Text returns the code as it is printed. It contains the secret, so it is not String.
 func (c Code) Text() (string, error) {
@@ -129,18 +132,24 @@ func (c Code) Text() (string, error) {
 	return codePrefix + codeEncoding.EncodeToString(w.Bytes()), nil
 }
 
+// Link returns the code as a link.
+func (c Code) Link() (string, error) {
+	text, err := c.Text()
+	return linkPrefix + text, err
+}
+
 // String hides the secret.
 func (c Code) String() string { return "invitation of " + c.Inviter.String() }
 
 // GoString hides the secret.
 func (c Code) GoString() string { return c.String() }
 
-// ParseCode reads a code as printed; case, spaces, line breaks and dashes do not matter.
+// ParseCode reads a code or a link as printed; case, spaces, line breaks and dashes do not matter.
 func ParseCode(text string) (Code, error) {
 	if len(text) > MaxCodeText {
 		return Code{}, ErrCode
 	}
-	text = codeTyping.Replace(strings.ToLower(text))
+	text = codeTyping.Replace(strings.TrimPrefix(strings.TrimSpace(strings.ToLower(text)), linkPrefix))
 	// The prefix has no letter that the replacer changes but none may be lost in it either: "cm1".
 	body, ok := strings.CutPrefix(text, codePrefix)
 	if !ok {

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
@@ -19,10 +20,14 @@ import (
 // discover announces this device on the local network and hears of others until ctx ends. Whom it hears of is dialled like
 // anybody whose addresses are known; the gate stays as it is.
 func (h *Host) discover(ctx context.Context) {
+	var invites func() []lan.Locator
+	if h.cfg.Invites != nil {
+		invites = h.cfg.Invites.Locators
+	}
 	lan.Run(ctx, lan.Config{
 		Device: h.self, Tag: h.cfg.LAN, Open: h.cfg.Multicast, Logger: h.log, Members: h.members, Changes: h.announce,
 		Listen: func() []netip.AddrPort { return h.listening(ma.P_UDP) }, TCP: func() []netip.AddrPort { return h.listening(ma.P_TCP) },
-		Online: h.gate.open.Load, Found: h.found, Moved: h.NetworkChanged,
+		Online: h.gate.open.Load, Invites: invites, Found: h.found, Moved: h.NetworkChanged,
 	})
 }
 
@@ -64,25 +69,7 @@ func (h *Host) found(device trust.DeviceID, at netip.Addr, udp, tcp uint16) {
 	if !h.cfg.Admit(device) {
 		return
 	}
-	var addrs []ma.Multiaddr
-	for _, way := range []struct {
-		port uint16
-		head string
-		tail string
-	}{{udp, "udp", "/quic-v1"}, {tcp, "tcp", ""}} {
-		if way.port == 0 {
-			continue
-		}
-		a, err := manet.FromIPAndZone(at.AsSlice(), "")
-		if err != nil {
-			return
-		}
-		rest, err := ma.NewMultiaddr("/" + way.head + "/" + netip.AddrPortFrom(at, way.port).String()[len(at.String())+1:] + way.tail)
-		if err != nil {
-			return
-		}
-		addrs = append(addrs, a.Encapsulate(rest))
-	}
+	addrs := addrsAt(at, udp, tcp)
 	h.mu.Lock()
 	m, err := h.memberLocked(device)
 	if err != nil {
@@ -105,6 +92,25 @@ func (h *Host) found(device trust.DeviceID, at netip.Addr, udp, tcp uint16) {
 		h.probe(link) // it speaks from elsewhere now: is it still at the other end?
 	}
 	h.wakeDialler()
+}
+
+// addrsAt returns how to dial ports at an address; 0 is no port.
+func addrsAt(at netip.Addr, udp, tcp uint16) (addrs []ma.Multiaddr) {
+	version := "ip4"
+	if at.Is6() {
+		version = "ip6"
+	}
+	add := func(format string, port uint16) {
+		if port == 0 {
+			return
+		}
+		if a, err := ma.NewMultiaddr(fmt.Sprintf(format, version, at, port)); err == nil {
+			addrs = append(addrs, a)
+		}
+	}
+	add("/%s/%s/udp/%d/quic-v1", udp)
+	add("/%s/%s/tcp/%d", tcp)
+	return addrs
 }
 
 // nearLocked returns where a member was heard lately.

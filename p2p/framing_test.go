@@ -105,10 +105,17 @@ func FuzzAddresses(f *testing.F) {
 		}
 		f.Add(list)
 	}
+	f.Add("192.0.2.1:4801")
+	f.Add("[fd00::1]:4801")
 	f.Add("/ip4/1.2.3.4/tcp/1/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA")
 	f.Add("/unix/" + fuzzing.Canary)
 	f.Add("/ip6zone/x/ip6/fe80::1/udp/1/quic-v1/webtransport")
 	f.Fuzz(func(t *testing.T, list string) {
+		if at, err := ParseAddress(list); err == nil && len(parseAddrs(at)) != len(at) {
+			t.Errorf("%q is read as %q, which cannot be dialled", list, at)
+		} else {
+			fuzzing.Quiet(t, err)
+		}
 		addrs := strings.Split(list, "\n")
 		known := parseAddrs(addrs)
 		if len(known) > maxAddrs {

@@ -60,7 +60,8 @@ type Host struct {
 		online bool
 		ended  bool // Run is over or Close was called: no new links
 		peers  map[trust.DeviceID]*member
-		past   Traffic // of the sessions that are over
+		proven map[trust.DeviceID]int // strangers who know a code, and wait to be confirmed
+		past   Traffic                // of the sessions that are over
 	}
 	work sync.WaitGroup // everything that Run started
 }
@@ -110,7 +111,7 @@ func Open(cfg Config) (*Host, error) {
 		news: newNews(cfg.OnPeer, cfg.OnAddrs),
 	}
 	h.mu.online = !cfg.Offline
-	h.mu.peers = map[trust.DeviceID]*member{}
+	h.mu.peers, h.mu.proven = map[trust.DeviceID]*member{}, map[trust.DeviceID]int{}
 	lh, err := newHost(cfg.Identity, h.gate, cfg.Listen)
 	if err != nil {
 		return nil, err
@@ -261,7 +262,7 @@ func (h *Host) connected(c network.Conn) {
 		return
 	}
 	time.AfterFunc(strangerLimit, func() {
-		if d, err := DeviceOf(c.RemotePeer()); err != nil || !h.cfg.Admit(d) {
+		if d, err := DeviceOf(c.RemotePeer()); err != nil || !h.cfg.Admit(d) && !h.hasProven(d) {
 			_ = c.Close()
 		}
 	})

@@ -2,213 +2,170 @@ package p2p
 
 import (
 	"context"
-	"crypto/hmac"
 	"crypto/sha256"
+	"encoding/base32"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/protocol"
 
+	"chartmesh/p2p/lan"
 	"chartmesh/trust"
-	"chartmesh/wire"
 )
 
-// JoinProtocol is the libp2p protocol by which a stranger with a code becomes a member.
-//
-// The newcomer, connected to the very device that the code names, sends one request and gets one answer, each behind
-// its length, four bytes, big endian:
-//
-//	request  "cmjn" | 1 | invite ID 16 | device 32 | HPKE key | device name | site name | nonce 32 | MAC 32
-//	answer   1 | MAC 32 | count | entries…      or: 2, refused
-//
-// Both MACs are HMAC-SHA256 under the code's key; the first also covers the inviter's device ID, the second the request.
-const JoinProtocol protocol.ID = "/chartmesh/join/1.0.0"
+// JoinProtocol is the libp2p protocol by which a stranger with a code becomes a member. What is said stands in exchange.go.
+const JoinProtocol protocol.ID = "/chartmesh/join/2.0.0"
 
-// ErrRefused says that the inviter refused: the code is wrong, used or expired. It does not say which.
-var ErrRefused = errors.New("the invitation was refused: the code is wrong, was used, or has expired")
+// ErrRefused is every [Refusal].
+var ErrRefused = errors.New("the invitation was refused")
 
-// InviteID names an invite; it is derived from the code's secret and tells nothing of it.
+// Refusal is why the inviter refused. All but the first two are told only to who has proven that it knows the code.
+type Refusal byte
+
+// The numbers are sent.
+const (
+	RefusedUnknown  Refusal = 1 // no such invitation, or the wrong secret: it does not say which
+	RefusedTries    Refusal = 2
+	RefusedExpired  Refusal = 3
+	RefusedUsed     Refusal = 4
+	RefusedDeclined Refusal = 5
+	RefusedNow      Refusal = 6
+	RefusedSite     Refusal = 7
+	RefusedMember   Refusal = 8
+)
+
+func (r Refusal) Error() string {
+	switch r {
+	case RefusedUnknown:
+		return "the invitation was refused: the code is wrong, or the invitation is over"
+	case RefusedTries:
+		return "the invitation was refused: a wrong code was tried too often"
+	case RefusedExpired:
+		return "the invitation was refused: it has expired"
+	case RefusedUsed:
+		return "the invitation was refused: another device has used it"
+	case RefusedDeclined:
+		return "the invitation was refused: the administrator declined this device"
+	case RefusedNow:
+		return "the invitation was refused for now: the inviting device cannot take this one at the moment"
+	case RefusedSite:
+		return "the invitation was refused: nobody has said at which site this device is"
+	case RefusedMember:
+		return "the invitation was refused: this device is a member already"
+	}
+	return fmt.Sprintf("the invitation was refused, for reason %d", byte(r))
+}
+
+// Is makes every refusal ErrRefused.
+func (Refusal) Is(target error) bool { return target == ErrRefused }
+
+// InviteID names an invite towards the inviter. That of a code is derived from its secret and tells nothing of it; that of
+// words from their public part.
 type InviteID [16]byte
 
-// JoinKey proves knowledge of a code's secret, from which it is derived. The inviter stores it instead of the secret.
+// JoinKey is the password of the exchange, derived from a code's secret. The inviter stores it instead of the secret.
 type JoinKey [32]byte
 
 func (JoinKey) String() string   { return "[key]" }
 func (JoinKey) GoString() string { return "[key]" }
 
+// Invitation is what a newcomer has in hand: what a code or words say.
+type Invitation struct {
+	ID  InviteID
+	Key JoinKey
+
+	Spoken  bool        // words: Locator says whom to look for, and the rest is unknown
+	Locator lan.Locator // of words
+
+	Inviter  trust.DeviceID
+	Founding [16]byte
+	Addrs    []string
+}
+
+// ParseInvitation reads a code, a link or words as typed.
+func ParseInvitation(text string) (Invitation, error) {
+	// A code has digits, from its prefix on; words have none.
+	if strings.ContainsAny(text, "0123456789") {
+		c, err := ParseCode(text)
+		return c.Invitation(), err
+	}
+	w, err := ParseWords(text)
+	return w.Invitation(), err
+}
+
 // Newcomer is who asks to join.
 type Newcomer struct {
 	Device trust.DeviceID
 	HPKE   []byte // public key
-	// Names of the device and of its site. The inviter reads them and seals them into the entry.
+	// Names of the device and of its site; the site may be left to the invite. Only who knows the code's secret reads them.
 	DeviceName, SiteName string
 }
 
-// Request is a newcomer's request as the inviter judges it: find the invite by its ID, count the try, ask whether the
-// request Proves its key, and only then look at expiry and use.
-type Request struct {
-	Newcomer Newcomer
-	Invite   InviteID
+// Same reports whether two newcomers are one.
+func (n Newcomer) Same(o Newcomer) bool { return n.Device == o.Device && slices.Equal(n.HPKE, o.HPKE) }
 
-	inviter trust.DeviceID
-	nonce   [32]byte
-	mac     [32]byte
+var fingerprintEncoding = base32.NewEncoding("0123456789ABCDEFGHJKMNPQRSTVWXYZ").WithPadding(base32.NoPadding)
+
+// Fingerprint is what people compare: both screens show the same for one newcomer's keys.
+func (n Newcomer) Fingerprint() string {
+	h := sha256.New()
+	h.Write([]byte("chartmesh fingerprint 1"))
+	h.Write(n.Device[:])
+	h.Write(n.HPKE)
+	text := fingerprintEncoding.EncodeToString(h.Sum(nil)[:10])
+	return text[:4] + "-" + text[4:8] + "-" + text[8:12] + "-" + text[12:]
 }
 
-// Response is what a newcomer gets.
-type Response struct {
-	Key     JoinKey  // the invite's, which vouches for the answer
-	Entries [][]byte // the membership log with the newcomer's own entry, parents before children
+// Terms is what the inviter brings to an exchange.
+type Terms struct {
+	Key      JoinKey
+	Role     trust.Role
+	Founding trust.EntryID
+	HPKE     [32]byte // hash of the inviter's public key
 }
 
 // Invites is where invitations live.
 type Invites interface {
-	// Open reports whether any invite is open now, or was used so lately that its newcomer may ask again. Strangers are
-	// let in, for the join protocol alone, only then.
+	// Open reports whether any invite is open now, or was so lately that a newcomer should hear what became of it.
+	// Strangers are let in, for the join protocol alone, only then.
 	Open() bool
-	// Redeem judges a request and answers it. When it returns without an error the invite is durably used. The same
-	// newcomer (device and HPKE key) asking again gets the same answer. Every error is answered by the same refusal.
-	Redeem(ctx context.Context, req Request) (Response, error)
+	// Locators lists those of the invites for which Open is true.
+	Locators() []lan.Locator
+	// Terms finds an invite. The errors are refusals.
+	Terms(InviteID) (Terms, error)
+	// Count takes a try, durably, before it is known whether the newcomer knows the secret. No error but then is it judged.
+	Count(context.Context, InviteID) error
+	// Redeem admits a newcomer who has proven that it knows the secret, which gives the try back. Where somebody must confirm
+	// it first, waiting is called and it returns when that is decided or ctx ends. When it returns the membership log the
+	// invite is durably used; when it returns an error it is as it was. The same newcomer (device and HPKE key) asking again
+	// gets the same answer. An error that is no Refusal is answered by RefusedNow.
+	Redeem(ctx context.Context, id InviteID, n Newcomer, waiting func()) ([][]byte, error)
 }
 
 // JoinConfig is what a newcomer brings.
 type JoinConfig struct {
-	Identity Identity
-	Code     Code
-	Newcomer Newcomer // Device is taken from Identity
-	Logger   *slog.Logger
-	Timeout  time.Duration // zero: 30 s
+	Identity   Identity
+	Invitation Invitation
+	Newcomer   Newcomer // Device is taken from Identity
+	Addrs      []string // where to ask besides, as multiaddrs without a peer ID; or, of words, instead of looking
+	// Multicast opens another network than the system's, for tests; nil: the system's.
+	Multicast func() (lan.Conn, error)
+	Logger    *slog.Logger
+	// Timeout is for finding the inviter and proving the code; confirmation may take until ctx ends. Zero: 30 s.
+	Timeout time.Duration
+	// Waiting is called when the inviter, who has proven to know the code, asks its administrator; nil: nobody is told.
+	Waiting func()
 }
 
 // JoinResult is what a newcomer got. The answer came from the inviter and was vouched for by the code's secret, and the
-// entry that the code names is among the entries; what they say is the caller's to judge.
+// founding entry that both sides agreed on is among the entries; what they say is the caller's to judge.
 type JoinResult struct {
 	Entries [][]byte
 	Inviter PeerAddr
-}
-
-// Request makes a newcomer's request from a code and 32 random bytes.
-func (c Code) Request(n Newcomer, nonce [32]byte) Request {
-	r := Request{Newcomer: n, Invite: c.Invite(), inviter: c.Inviter, nonce: nonce}
-	r.mac = r.macUnder(c.Key())
-	return r
-}
-
-// Proves reports whether the request was made by somebody who knows the code that key was derived from.
-func (r Request) Proves(key JoinKey) bool {
-	want := r.macUnder(key)
-	return hmac.Equal(want[:], r.mac[:])
-}
-
-// Same reports whether two requests are of the same newcomer.
-func (n Newcomer) Same(o Newcomer) bool { return n.Device == o.Device && slices.Equal(n.HPKE, o.HPKE) }
-
-var joinMagic = []byte{'c', 'm', 'j', 'n', 1}
-
-func (r Request) body() []byte {
-	var w wire.Writer
-	w.Raw(joinMagic)
-	w.Raw(r.Invite[:])
-	w.Raw(r.Newcomer.Device[:])
-	w.Blob(r.Newcomer.HPKE)
-	w.String(r.Newcomer.DeviceName)
-	w.String(r.Newcomer.SiteName)
-	w.Raw(r.nonce[:])
-	return w.Bytes()
-}
-
-func (r Request) macUnder(key JoinKey) [32]byte {
-	h := hmac.New(sha256.New, key[:])
-	h.Write([]byte("chartmesh join request 1"))
-	h.Write(r.inviter[:])
-	h.Write(r.body())
-	return [32]byte(h.Sum(nil))
-}
-
-func (r Request) encode() []byte { return append(r.body(), r.mac[:]...) }
-
-// parseRequest reads a request that came to inviter.
-func parseRequest(b []byte, inviter trust.DeviceID) (Request, error) {
-	q := Request{inviter: inviter}
-	r := wire.NewReader(b)
-	if m := r.Raw(len(joinMagic)); !slices.Equal(m, joinMagic) {
-		r.Fail("magic or version")
-	}
-	r.Fixed(q.Invite[:])
-	r.Fixed(q.Newcomer.Device[:])
-	q.Newcomer.HPKE = slices.Clone(r.Blob(MaxHPKEKey))
-	q.Newcomer.DeviceName = r.String(MaxJoinName)
-	q.Newcomer.SiteName = r.String(MaxJoinName)
-	r.Fixed(q.nonce[:])
-	r.Fixed(q.mac[:])
-	return q, r.Close()
-}
-
-const (
-	answerEntries = 1
-	answerRefused = 2
-)
-
-// answer is what the inviter sends; no entries: refused.
-type answer struct {
-	mac     [32]byte
-	entries [][]byte
-}
-
-func (a answer) macUnder(key JoinKey, q Request) [32]byte {
-	h := hmac.New(sha256.New, key[:])
-	h.Write([]byte("chartmesh join answer 1"))
-	h.Write(q.mac[:])
-	h.Write(a.list())
-	return [32]byte(h.Sum(nil))
-}
-
-func (a answer) provenBy(key JoinKey, q Request) bool {
-	want := a.macUnder(key, q)
-	return hmac.Equal(want[:], a.mac[:])
-}
-
-func (a answer) list() []byte {
-	var w wire.Writer
-	w.Uvarint(uint64(len(a.entries)))
-	for _, e := range a.entries {
-		w.Blob(e)
-	}
-	return w.Bytes()
-}
-
-func (a answer) encode() []byte {
-	var w wire.Writer
-	if len(a.entries) == 0 {
-		w.Byte(answerRefused)
-		return w.Bytes()
-	}
-	w.Byte(answerEntries)
-	w.Raw(a.mac[:])
-	w.Raw(a.list())
-	return w.Bytes()
-}
-
-func parseAnswer(b []byte) (answer, error) {
-	var a answer
-	r := wire.NewReader(b)
-	switch r.Byte() {
-	case answerRefused:
-		return a, r.Close()
-	case answerEntries:
-	default:
-		r.Fail("kind of answer")
-	}
-	r.Fixed(a.mac[:])
-	n := r.Uvarint(maxJoinEntries)
-	if n == 0 || n > uint64(r.Len()) {
-		r.Fail("number of entries")
-		n = 0
-	}
-	for range n {
-		a.entries = append(a.entries, r.Blob(maxJoinEntry))
-	}
-	return a, r.Close()
+	Role    trust.Role // that the inviter agreed to
+	HPKE    [32]byte   // hash of the inviter's public key
 }

@@ -3,48 +3,69 @@ package p2p
 import (
 	"context"
 	"crypto/rand"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
+	"net/netip"
 	"slices"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/crypto"
+	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/sec"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"chartmesh/p2p/lan"
 	"chartmesh/trust"
 	"chartmesh/wire"
 )
 
-// serveJoin answers one request of a newcomer, on the inviter's side.
+// serveJoin answers a newcomer, on the inviter's side.
 func (h *Host) serveJoin(ctx context.Context, s network.Stream, device trust.DeviceID) {
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, joinPatience)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	b, err := readJoin(s, maxJoinRequest)
-	if err != nil {
-		_ = s.Reset()
+	impatient := time.AfterFunc(joinPatience, cancel)
+	defer impatient.Stop()
+	say, err := h.exchange(ctx, s, device)
+	if err != nil && say == nil {
+		_ = s.Reset() // it hung up, or does not speak the protocol
 		return
 	}
-	a, err := h.redeem(ctx, b, device)
-	if err != nil {
-		// Why is for the log alone; the stranger learns it neither by words nor by time.
-		h.log.Warn("join refused", "device", device, "reason", err)
-		timer := time.NewTimer(time.Until(began.Add(refusalDelay)))
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-	} else {
-		h.log.Info("device joined", "device", device)
+	impatient.Stop()
+	var entries [][]byte
+	if err == nil {
+		entries, err = h.redeem(ctx, s, say)
 	}
-	if writeJoin(s, a.encode()) != nil {
+	var last []byte
+	why, told := errors.AsType[Refusal](err)
+	if !told {
+		why = RefusedNow
+	}
+	switch {
+	case err == nil:
+		h.log.Info("device joined", "device", device)
+		last = say.say(answer{kind: saysWelcome, entries: entries})
+	default:
+		h.log.Warn("join refused", "device", device, "reason", err)
+		if last = say.refusal(why); !say.proven {
+			// Who has proven nothing learns nothing by time either.
+			select {
+			case <-time.After(time.Until(began.Add(refusalDelay))):
+			case <-ctx.Done():
+			}
+		}
+	}
+	_ = s.SetDeadline(time.Now().Add(joinPatience))
+	if writeJoin(s, last) != nil {
 		_ = s.Reset()
 		return
 	}
@@ -53,103 +74,366 @@ func (h *Host) serveJoin(ctx context.Context, s network.Stream, device trust.Dev
 	_ = s.Close()
 	if err == nil {
 		h.MembershipChanged()
+	} else if say.proven {
+		_ = s.Conn().Close() // its time as a stranger may have run out while it waited
 	}
 }
 
-func (h *Host) redeem(ctx context.Context, b []byte, device trust.DeviceID) (answer, error) {
-	q, err := parseRequest(b, h.self)
+// exchange hears what a stranger says and whether it knows the secret. With an error and an answering that is not nil the
+// stranger is refused; with none but an error there is nobody to say it to.
+func (h *Host) exchange(ctx context.Context, s network.Stream, device trust.DeviceID) (*answering, error) {
+	b, err := readJoin(s, maxJoinHello)
 	if err != nil {
-		return answer{}, fmt.Errorf("read request: %w", err)
+		return nil, err
 	}
-	if q.Newcomer.Device != device {
-		return answer{}, errors.New("the request is for another device than the one that sent it")
-	}
-	res, err := h.cfg.Invites.Redeem(ctx, q)
+	m, err := parseHello(b)
 	if err != nil {
-		return answer{}, err
+		return &answering{}, fmt.Errorf("%w: %w", RefusedUnknown, err)
 	}
-	if !q.Proves(res.Key) || len(res.Entries) == 0 {
-		return answer{}, errors.New("the request does not prove the code")
+	terms, err := h.cfg.Invites.Terms(m.invite)
+	if err != nil {
+		return &answering{}, err
 	}
-	a := answer{entries: res.Entries}
-	a.mac = a.macUnder(res.Key, q)
+	a := challengeTo(b, m, terms, h.self, device)
+	if err := writeJoin(s, a.challenge); err != nil {
+		return nil, err
+	}
+	if b, err = readJoin(s, maxJoinProof); err != nil {
+		return nil, err
+	}
+	p, err := parseProof(b)
+	if err != nil {
+		return nil, err
+	}
+	// From here on the other side can learn whether a guess is right, be it by our silence. The stream's end does not end
+	// the counting.
+	if err := h.cfg.Invites.Count(context.WithoutCancel(ctx), m.invite); err != nil {
+		return a, err
+	}
+	if err := a.judge(p); err != nil {
+		return a, fmt.Errorf("%w: %w", RefusedUnknown, err)
+	}
+	a.proven = true
 	return a, nil
 }
 
-// Join asks the inviter of a code for membership. It runs a host of its own for that time and listens nowhere. ErrRefused
-// means that the code is wrong, used or expired.
+// redeem has the invite's keeper admit a newcomer who has proven the code. It may wait for a person meanwhile; if the newcomer
+// hangs up, it does not.
+func (h *Host) redeem(ctx context.Context, s network.Stream, a *answering) ([][]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, confirmLimit)
+	defer cancel()
+	device := a.newcomer.Device
+	h.mu.Lock()
+	h.mu.proven[device]++
+	h.mu.Unlock()
+	defer func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.mu.proven[device]--; h.mu.proven[device] == 0 {
+			delete(h.mu.proven, device)
+		}
+	}()
+	return h.cfg.Invites.Redeem(ctx, a.invite, a.newcomer, func() {
+		if writeJoin(s, a.say(answer{kind: saysWaiting})) != nil {
+			cancel()
+			return
+		}
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if !h.mu.ended {
+			h.work.Go(func() {
+				defer cancel()
+				_, _ = io.CopyN(io.Discard, s, 1) // the newcomer has no more to say: it hung up
+			})
+		}
+	})
+}
+
+func (h *Host) hasProven(d trust.DeviceID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mu.proven[d] > 0
+}
+
+// Join asks the inviter for membership. It runs a host of its own for that time and listens nowhere. ErrRefused means that
+// the inviter will not have it, and why.
 func Join(ctx context.Context, cfg JoinConfig) (JoinResult, error) {
 	if cfg.Timeout <= 0 {
 		cfg.Timeout = joinTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, cfg.Timeout)
-	defer cancel()
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	n := cfg.Newcomer
-	n.Device = cfg.Identity.Device()
-	if len(n.HPKE) > MaxHPKEKey || len(n.DeviceName) > MaxJoinName || len(n.SiteName) > MaxJoinName {
+	cfg.Newcomer.Device = cfg.Identity.Device()
+	if n := cfg.Newcomer; len(n.HPKE) > MaxHPKEKey || len(n.DeviceName) > MaxJoinName || len(n.SiteName) > MaxJoinName {
 		return JoinResult{}, errors.New("join: name or key is too long")
 	}
-	id, err := PeerID(cfg.Code.Inviter)
-	if err != nil {
-		return JoinResult{}, fmt.Errorf("join: %w", err)
-	}
-	g := newGate(func(d trust.DeviceID) bool { return d == cfg.Code.Inviter }, nil)
+	g := newGate(func(trust.DeviceID) bool { return true }, nil) // it dials nobody but whom it means to
 	g.open.Store(true)
 	h, err := newHost(cfg.Identity, g, nil)
 	if err != nil {
 		return JoinResult{}, fmt.Errorf("join: %w", err)
 	}
 	defer func() { _ = h.Close() }()
-	addrs := parseAddrs(cfg.Code.Addrs)
-	if len(addrs) == 0 {
-		return JoinResult{}, errors.New("join: the code names no address")
+	j := joiner{cfg: cfg, host: h}
+	if !cfg.Invitation.Spoken {
+		id, err := PeerID(cfg.Invitation.Inviter)
+		if err != nil {
+			return JoinResult{}, fmt.Errorf("join: %w", err)
+		}
+		addrs := append(parseAddrs(cfg.Addrs), parseAddrs(cfg.Invitation.Addrs)...)
+		if len(addrs) == 0 {
+			return JoinResult{}, errors.New("join: the code names no address")
+		}
+		r, _, err := j.ask(ctx, id, addrs)
+		return r, err
 	}
-	if err := h.Connect(ctx, peer.AddrInfo{ID: id, Addrs: addrs}); err != nil {
-		return JoinResult{}, fmt.Errorf("join: the inviting device cannot be reached, or takes no newcomers now: %w", err)
+	return j.askAround(ctx)
+}
+
+// joiner is a newcomer that looks for its inviter.
+type joiner struct {
+	cfg  JoinConfig
+	host host.Host
+}
+
+// seekOn is how long a newcomer looks for another inviter when one that claimed to be it was not.
+const seekOn = 3 * time.Second
+
+// askAround asks those who may have the invitation, one after the other, until one proves that it has.
+func (j *joiner) askAround(ctx context.Context) (JoinResult, error) {
+	seeking, cancel := context.WithTimeout(ctx, j.cfg.Timeout)
+	defer cancel()
+	found := make(chan []ma.Multiaddr)
+	var failed, unsought error
+	sought := make(chan struct{})
+	go func() {
+		defer close(sought)
+		unsought = j.find(seeking, found)
+		close(found)
+	}()
+	defer func() {
+		cancel()
+		<-sought
+	}()
+	asked := map[peer.ID]bool{}
+	for len(asked) < maxAsked {
+		select {
+		case <-seeking.Done():
+		case addrs, more := <-found:
+			if !more {
+				failed = errors.Join(failed, unsought)
+				break
+			}
+			id, err := j.whoIs(seeking, addrs)
+			switch {
+			case err != nil:
+				failed = errors.Join(failed, err)
+				continue
+			case asked[id]:
+				continue
+			}
+			asked[id] = true
+			r, final, err := j.ask(ctx, id, addrs)
+			if err == nil || final {
+				return r, err
+			}
+			failed = err // of those who were asked the last word counts
+			time.AfterFunc(seekOn, cancel)
+			continue
+		}
+		break
 	}
-	s, err := h.NewStream(network.WithNoDial(ctx, "connected"), id, JoinProtocol)
+	switch {
+	case ctx.Err() != nil:
+		return JoinResult{}, fmt.Errorf("join: %w", ctx.Err())
+	case failed != nil:
+		return JoinResult{}, fmt.Errorf("join: %w", failed)
+	}
+	return JoinResult{}, ErrNobody
+}
+
+// ErrNobody says that no device that has the invitation was found.
+var ErrNobody = errors.New("no device that has this invitation was found")
+
+// find sends the addresses of who may have the invitation, one who may have it at a time. It returns when there are no more.
+func (j *joiner) find(ctx context.Context, to chan<- []ma.Multiaddr) error {
+	send := func(addrs []ma.Multiaddr) {
+		select {
+		case to <- addrs:
+		case <-ctx.Done():
+		}
+	}
+	if len(j.cfg.Addrs) > 0 {
+		send(parseAddrs(j.cfg.Addrs))
+		return nil
+	}
+	seen := map[netip.AddrPort]bool{}
+	return lan.Seek(ctx, j.cfg.Multicast, j.cfg.Invitation.Locator, func(at netip.Addr, udp, tcp uint16) {
+		key := netip.AddrPortFrom(at, udp)
+		if udp == 0 {
+			key = netip.AddrPortFrom(at, tcp)
+		}
+		if !seen[key] && len(seen) < maxKnown {
+			seen[key] = true
+			addrs := addrsAt(at, udp, tcp)
+			if own(at) {
+				// A device on this machine that listens on loopback alone speaks there, and yet seems to speak from elsewhere.
+				addrs = append(addrs, addrsAt(netip.AddrFrom4([4]byte{127, 0, 0, 1}), udp, tcp)...)
+			}
+			send(addrs)
+		}
+	})
+}
+
+// own reports whether an address is one of this machine's.
+func own(at netip.Addr) bool {
+	list, err := net.InterfaceAddrs()
+	return err == nil && slices.ContainsFunc(list, func(a net.Addr) bool {
+		p, err := netip.ParsePrefix(a.String())
+		return err == nil && p.Addr() == at
+	})
+}
+
+// whoIs asks at the addresses of one device who is there. Words and announcements name no device, so that nobody who listens
+// learns one; who dials is told by the handshake, which fails since another was expected.
+func (j *joiner) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	type answer struct {
+		id  peer.ID
+		err error
+	}
+	answers := make(chan answer, len(addrs))
+	for _, a := range addrs {
+		go func() { // ends with ctx, which ends here
+			id, err := j.whoIsAt(ctx, a)
+			answers <- answer{id, err}
+		}()
+	}
+	failed := errors.New("the inviting device cannot be reached")
+	for range addrs {
+		got := <-answers
+		if got.err == nil {
+			return got.id, nil
+		}
+		failed = errors.Join(failed, got.err)
+	}
+	return "", failed
+}
+
+func (j *joiner) whoIsAt(ctx context.Context, addr ma.Multiaddr) (peer.ID, error) {
+	_, public, err := crypto.GenerateEd25519Key(rand.Reader)
 	if err != nil {
-		return JoinResult{}, fmt.Errorf("join: the inviting device takes no newcomers now: %w", err)
+		return "", err
+	}
+	nobody, err := peer.IDFromPublicKey(public)
+	if err != nil {
+		return "", err
+	}
+	j.host.Peerstore().AddAddr(nobody, addr, peerstore.TempAddrTTL)
+	_, err = j.host.Network().DialPeer(ctx, nobody)
+	mismatch, ok := errors.AsType[sec.ErrPeerIDMismatch](err)
+	if !ok {
+		return "", fmt.Errorf("ask who is there: %w", err)
+	}
+	if _, err := DeviceOf(mismatch.Actual); err != nil {
+		return "", err
+	}
+	return mismatch.Actual, nil
+}
+
+// open opens a stream to a device. One that lets in only so many strangers a second is asked again.
+func (j *joiner) open(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) (s network.Stream, err error) {
+	for try := 0; ; try++ {
+		if err = j.host.Connect(ctx, peer.AddrInfo{ID: id, Addrs: addrs}); err == nil {
+			if s, err = j.host.NewStream(network.WithNoDial(ctx, "connected"), id, JoinProtocol); err == nil {
+				return s, nil
+			}
+		}
+		if try == maxAskedAgain {
+			return nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(time.Second / strangersPerSecond):
+		}
+		if w, ok := j.host.Network().(*swarm.Swarm); ok {
+			w.Backoff().Clear(id)
+		}
+	}
+}
+
+// ask goes through the exchange with one device. final: it has proven that it knows the secret, so there is no other to ask.
+func (j *joiner) ask(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) (r JoinResult, final bool, err error) {
+	inviter, err := DeviceOf(id)
+	if err != nil {
+		return r, false, fmt.Errorf("join: %w", err)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	impatient := time.AfterFunc(j.cfg.Timeout, cancel)
+	defer impatient.Stop()
+	s, err := j.open(ctx, id, addrs)
+	if err != nil {
+		return r, false, fmt.Errorf("join: the inviting device cannot be reached, or takes no newcomers now: %w", err)
 	}
 	defer func() { _ = s.Reset() }()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
 
-	var nonce [32]byte
-	_, _ = rand.Read(nonce[:]) // never fails
-	q := cfg.Code.Request(n, nonce)
-	if err := writeJoin(s, q.encode()); err != nil {
-		return JoinResult{}, fmt.Errorf("join: send request: %w", err)
+	var session [16]byte
+	_, _ = rand.Read(session[:]) // never fails
+	a := ask(j.cfg.Invitation, inviter, j.cfg.Newcomer, session)
+	if err := writeJoin(s, a.hello); err != nil {
+		return r, false, fmt.Errorf("join: %w", err)
 	}
-	b, err := readJoin(s, MaxJoinAnswer)
+	b, err := readJoin(s, maxJoinHello)
 	if err != nil {
-		return JoinResult{}, fmt.Errorf("join: read answer: %w", err)
+		return r, false, fmt.Errorf("join: read challenge: %w", err)
 	}
-	a, err := parseAnswer(b)
-	switch {
-	case err != nil:
-		return JoinResult{}, fmt.Errorf("join: read answer: %w", err)
-	case len(a.entries) == 0:
-		return JoinResult{}, ErrRefused
-	case !a.provenBy(cfg.Code.Key(), q):
-		return JoinResult{}, errors.New("join: the answer is not vouched for by the code")
-	case !slices.ContainsFunc(a.entries, func(e []byte) bool { return cfg.Code.Founds(sha256.Sum256(e)) }):
-		return JoinResult{}, errors.New("join: the answer is of another practice than the code")
+	proof, err := a.prove(b, j.cfg.Newcomer)
+	if err != nil {
+		return r, false, fmt.Errorf("join: %w", err)
 	}
-	return JoinResult{Entries: a.entries, Inviter: inviterAddr(cfg.Code, s.Conn().RemoteMultiaddr())}, nil
-}
-
-// inviterAddr lists the inviter's addresses, first the one that worked.
-func inviterAddr(c Code, worked ma.Multiaddr) PeerAddr {
-	addrs := []string{worked.String()}
-	for _, a := range c.Addrs {
-		if !slices.Contains(addrs, a) {
-			addrs = append(addrs, a)
+	if err := writeJoin(s, proof); err != nil {
+		return r, false, fmt.Errorf("join: %w", err)
+	}
+	for done := false; !done; {
+		if b, err = readJoin(s, MaxJoinAnswer); err != nil {
+			return r, a.heard, fmt.Errorf("join: read answer: %w", err)
+		}
+		if r.Entries, done, err = a.hear(b); err != nil {
+			return JoinResult{}, a.heard, fmt.Errorf("join: %w", err)
+		}
+		if impatient.Stop(); !done && j.cfg.Waiting != nil {
+			j.cfg.Waiting()
 		}
 	}
-	return PeerAddr{Device: c.Inviter, Addrs: addrs}
+	r.Role, r.HPKE = a.challenge.role, a.challenge.hpke
+	r.Inviter = PeerAddr{Device: inviter, Addrs: []string{s.Conn().RemoteMultiaddr().String()}}
+	for _, m := range addrs {
+		if text := m.String(); !slices.Contains(r.Inviter.Addrs, text) {
+			r.Inviter.Addrs = append(r.Inviter.Addrs, text)
+		}
+	}
+	return r, true, nil
+}
+
+// ParseAddress reads where a device is, "192.168.1.20:4801" or a multiaddress, as multiaddrs.
+func ParseAddress(text string) ([]string, error) {
+	if at, err := netip.ParseAddrPort(text); err == nil && at.Port() != 0 {
+		var list []string
+		for _, a := range addrsAt(at.Addr().Unmap(), at.Port(), at.Port()) {
+			list = append(list, a.String())
+		}
+		return list, nil
+	}
+	list := parseAddrs([]string{text})
+	if len(list) == 0 {
+		return nil, errors.New("neither IP:PORT nor a multiaddress")
+	}
+	return []string{list[0].String()}, nil
 }
 
 func writeJoin(s network.Stream, b []byte) error {

@@ -15,7 +15,9 @@ const (
 	// MaxHPKEKey is how long a newcomer's HPKE key may be.
 	MaxHPKEKey = 4096
 
-	maxJoinRequest = MaxHPKEKey + 2*MaxJoinName + 256
+	maxJoinHello   = MaxHPKEKey + 128
+	maxSealedNames = 2*MaxJoinName + 32
+	maxJoinProof   = maxSealedNames + 64
 	maxJoinEntry   = 1 << 20
 	maxJoinEntries = 1 << 16
 
@@ -28,6 +30,8 @@ const (
 	maxStrangers       = 8 // at once, while an invite is open
 	strangersPerSecond = 1
 	strangersBurst     = 8
+	maxAskedAgain      = 3 // times by a newcomer, a second apart
+	maxAsked           = 3 // inviters that a newcomer with words asks; each could be one that guesses
 
 	maxAddrs     = 16 // kept per peer
 	maxKnown     = 1024
@@ -45,7 +49,8 @@ const (
 	writeStall    = 60 * time.Second // for 64 KiB
 	farewell      = 500 * time.Millisecond
 	joinTimeout   = 30 * time.Second
-	joinPatience  = 10 * time.Second       // with a stranger
+	joinPatience  = 10 * time.Second       // with a stranger who has proven nothing
+	confirmLimit  = 15 * time.Minute       // for an administrator to confirm one who has
 	refusalDelay  = 300 * time.Millisecond // every refusal takes this long, whatever its reason
 	strangerLimit = 30 * time.Second       // then a stranger's connection is closed
 	linkSettled   = time.Second            // an inbound connection beside a younger link is of two that dialled at once

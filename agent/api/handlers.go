@@ -72,18 +72,6 @@ func (h *handler) diagnosis(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, d, err)
 }
 
-func (h *handler) invite(w http.ResponseWriter, r *http.Request) error {
-	req, err := small[InviteRequest](w, r)
-	if err != nil {
-		return err
-	}
-	if req.Expires < 0 || req.Expires > MaxInvite {
-		return invalid("an invite lasts at most 30 days", "")
-	}
-	invite, err := h.agent.Invite(r.Context(), req)
-	return writeJSON(w, invite, err)
-}
-
 // Network is the body of PUT /v1/network and its answer.
 type Network struct {
 	Online *bool `json:"online"`

@@ -13,7 +13,6 @@ type Agent interface {
 	Status(ctx context.Context, peer string) (Status, error)
 	// WaitInSync blocks until Status would say in_sync (with peer, when not empty), or ctx ends (CodeTimeout).
 	WaitInSync(ctx context.Context, peer string) (Status, error)
-	Invite(ctx context.Context, req InviteRequest) (Invite, error)
 	// Metrics writes figures of the agent in Prometheus' text form. No label names a person, a place or a record.
 	Metrics(ctx context.Context, w io.Writer) error
 	// Diagnose gathers what somebody who helps from afar needs to know, without names and without patient data.
@@ -41,6 +40,7 @@ type Agent interface {
 
 	Quarantine
 
+	Invitations
 	Membership
 	Keyring
 
@@ -187,18 +187,6 @@ type PeerSync struct {
 	BytesReceived uint64    `json:"bytes_received"`
 	ChunksSent    uint64    `json:"chunks_sent"`
 	ChunksRecv    uint64    `json:"chunks_received"`
-}
-
-// InviteRequest asks for a one-time code.
-type InviteRequest struct {
-	Role    string        `json:"role"` // member (default), admin
-	Expires time.Duration `json:"expires_ns"`
-}
-
-// Invite carries the code to type at the new device.
-type Invite struct {
-	Code    string    `json:"code"`
-	Expires time.Time `json:"expires"`
 }
 
 // Resource is one resource as it stands.

@@ -263,12 +263,6 @@ func (c *Client) Diagnose(ctx context.Context) (diagnosis api.Diagnosis, err err
 	return diagnosis, err
 }
 
-// Invite implements api.Agent.
-func (c *Client) Invite(ctx context.Context, req api.InviteRequest) (invite api.Invite, err error) {
-	err = c.post(ctx, "/v1/invites", req, &invite)
-	return invite, err
-}
-
 // SetOnline implements api.Agent.
 func (c *Client) SetOnline(ctx context.Context, online bool) error {
 	body, err := encode(api.Network{Online: &online})

@@ -72,12 +72,14 @@ func (f *folder) joins() joins {
 			}
 			return founded{recoveryCode: "RECOVERY-CODE", peerID: "12D3"}, nil
 		},
-		join: func(ctx context.Context, _ string, opts joinOptions) error {
-			if _, ok := ctx.Deadline(); !ok {
-				return errors.New("joining has no end")
+		join: func(_ context.Context, _ string, opts joinOptions) (joined, error) {
+			if opts.timeout <= 0 {
+				return joined{}, errors.New("joining has no end")
 			}
+			opts.begun("F1")
+			opts.waiting()
 			f.joined = opts
-			return nil
+			return joined{opts.device, opts.site, "member"}, nil
 		},
 		open: func(opts openOptions) (localAgent, error) {
 			f.mu.Lock()
@@ -291,7 +293,9 @@ func TestPractice(t *testing.T) {
 		{args: "join CODE --site Nord --device Labor", out: []string{"joined as Labor at Nord\n"}},
 		{args: "join - --site Nord --device Labor --json", stdin: " CODE2 \n", out: []string{`"joined": true`}},
 		{args: "join --site Nord --device Labor", code: 2, err: []string{"stdin"}},
-		{args: "join CODE --device Labor", code: 2},
+		{args: "join CODE --site Nord --device=", code: 2},
+		{args: "join ABLE zebra one two three --site Nord --device Labor", out: []string{"joined as Labor at Nord\n"}, err: []string{"fingerprint: F1", "confirm"}},
+		{args: "join - --site Nord --device Labor --address 192.0.2.1:4801 --json", stdin: " CODE2 \n", out: []string{`"joined": true`, `"role": "member"`}},
 		{args: "invite", code: 5, err: []string{"no agent runs", "chartmesh agent"}},
 		{args: "offline", code: 5},
 		{args: "events --follow", code: 5},
@@ -308,8 +312,19 @@ func TestPractice(t *testing.T) {
 	stop := f.start(t)
 	defer stop()
 	f.steps(t, []step{
-		{args: "invite", out: []string{"code-for-member\n"}, err: []string{"2026-11-03"}},
-		{args: "invite --role admin --expires 1h --json", out: []string{`"code": "code-for-admin"`, `"2026-11-02T09:00:00Z"`}},
+		{args: "invite --yes", out: []string{"able zebra one two three\n", "join/code-for-member\n"}, err: []string{"2026-11-03", "--address 192.0.2.1:4801"}},
+		{args: "invite --yes --qr", out: []string{"▀", "█"}},
+		{args: "invite --role admin --expires 1h --yes --json", out: []string{`"code":"code-for-admin"`, `"2026-11-02T09:00:00Z"`}},
+		{args: "invite", stdin: "y\n", out: []string{"Labor at Nord joined as member\n"}, err: []string{"Labor at Nord wants to join", "F1"}},
+		{args: "invite", code: 2, err: []string{"nobody to confirm", "--yes"}},
+		{args: "invite --json", stdin: "yes\n", out: []string{`"state":"waiting"`, `"state":"used"`}},
+		{args: "invite list", out: []string{"able-zebra", "waiting", "Labor at Nord, F1"}},
+		{args: "invite list --json", out: []string{`"fingerprint": "F1"`}},
+		{args: "invite confirm able-zebra f1", out: []string{"confirmed\n"}},
+		{args: "invite confirm able-zebra F1 --decline", out: []string{"turned away\n"}},
+		{args: "invite confirm able-zebra F2", code: 4},
+		{args: "invite revoke able-zebra", out: []string{"able-zebra is withdrawn\n"}},
+		{args: "invite revoke other-name", code: 3},
 		{args: "invite --expires 1000h", code: 2},
 		{args: "offline", err: []string{"the network is off"}},
 		{args: "status --json", out: []string{`"state": "offline"`, `"running": true`, `"sync": []`, `"peers": []`}},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"log/slog"
+	"time"
 
 	"chartmesh/agent"
 	"chartmesh/agent/api"
@@ -14,7 +15,7 @@ import (
 // joins is what the commands need besides api.Agent; tests put an agent in memory in its place.
 type joins struct {
 	init func(dir string, opts initOptions) (founded, error)
-	join func(ctx context.Context, dir string, opts joinOptions) error
+	join func(ctx context.Context, dir string, opts joinOptions) (joined, error)
 	open func(opts openOptions) (localAgent, error)
 	read func(name string, r io.Reader, fn func(item) error) error
 }
@@ -31,9 +32,15 @@ type initOptions struct{ practice, site, device string }
 type founded struct{ recoveryCode, peerID string }
 
 type joinOptions struct {
-	code, site, device string
-	logger             *slog.Logger
+	code, site, device, address string
+
+	logger  *slog.Logger
+	timeout time.Duration
+	begun   func(fingerprint string)
+	waiting func()
 }
+
+type joined struct{ device, site, role string }
 
 type openOptions struct {
 	dir     string
@@ -65,8 +72,10 @@ var agentJoins = joins{
 		f, err := agent.Init(dir, agent.InitOptions{Practice: opts.practice, Site: opts.site, Device: opts.device})
 		return founded{recoveryCode: f.RecoveryCode, peerID: f.PeerID}, err
 	},
-	join: func(ctx context.Context, dir string, opts joinOptions) error {
-		return agent.Join(ctx, dir, agent.JoinOptions{Code: opts.code, Site: opts.site, Device: opts.device, Logger: opts.logger})
+	join: func(ctx context.Context, dir string, opts joinOptions) (joined, error) {
+		j, err := agent.Join(ctx, dir, agent.JoinOptions{Code: opts.code, Site: opts.site, Device: opts.device, Address: opts.address,
+			Logger: opts.logger, Timeout: opts.timeout, Begun: opts.begun, Waiting: opts.waiting})
+		return joined{j.Device, j.Site, j.Role}, err
 	},
 	open: func(opts openOptions) (localAgent, error) {
 		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline,

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -14,11 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chartmesh/agent/api"
-	"chartmesh/agent/client"
 )
-
-// maxCode is what is read of an invite code.
-const maxCode = 8 << 10
 
 func (c *cli) initCommand() *cobra.Command {
 	var opts initOptions
@@ -74,97 +69,6 @@ func hostname() string {
 		return ""
 	}
 	return name
-}
-
-func (c *cli) inviteCommand() *cobra.Command {
-	req := api.InviteRequest{}
-	cmd := &cobra.Command{
-		Use:   "invite",
-		Short: "make a code with which one more device can join",
-		Long: `Prints a code that admits one device, once. Give it to nobody else: until it is used or expires, whoever has it can
-join. This device's agent must be running and reachable while the other one joins.`,
-		Example: `  chartmesh invite
-  chartmesh invite --expires 15m --json`,
-		Args: cobra.NoArgs,
-		RunE: c.do(func(ctx context.Context, _ []string) error {
-			if req.Expires <= 0 || req.Expires > api.MaxInvite {
-				return usage("--expires is a time of at most 30 days, for example 24h")
-			}
-			return c.running(func(agent *client.Client) error {
-				invite, err := agent.Invite(ctx, req)
-				if err != nil {
-					return err
-				}
-				p := c.printer()
-				if c.json {
-					p.json(invite)
-					return p.failed
-				}
-				p.line("%s", invite.Code)
-				p.remark("It admits one device until %s.", when(invite.Expires))
-				p.hint("on that device: chartmesh join --site NAME --device NAME, and enter the code when asked")
-				return p.failed
-			})
-		}),
-	}
-	flags := cmd.Flags()
-	flags.StringVar(&req.Role, "role", "member", "what the device may do: member, admin, reader (sees everything and changes nothing) or server")
-	flags.DurationVar(&req.Expires, "expires", 24*time.Hour, "how long the code can be used")
-	return cmd
-}
-
-func (c *cli) joinCommand() *cobra.Command {
-	var opts joinOptions
-	var timeout time.Duration
-	cmd := &cobra.Command{
-		Use:   "join [CODE|-] --site NAME [--device NAME]",
-		Short: "join a practice with a code from another device",
-		Long: `Joins the practice whose device made the code, and gets the keys of what the device may read. The records follow when
-the agent runs.
-
-Without CODE, or with "-", the code is read from stdin. That is the better way: a command line can be seen by other users
-of this machine, and stays in the shell's history.`,
-		Example: `  chartmesh join --site Nord --device Labor
-  chartmesh join - --site Nord < code.txt`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: c.do(func(ctx context.Context, args []string) error {
-			dir, err := c.folder()
-			if err != nil {
-				return err
-			}
-			if strings.TrimSpace(opts.site) == "" || strings.TrimSpace(opts.device) == "" {
-				return usage("a device needs --site and --device")
-			}
-			p := c.printer()
-			if len(args) == 1 && args[0] != "-" {
-				opts.code = strings.TrimSpace(args[0])
-			} else if opts.code, err = c.readLine("code", maxCode); err != nil {
-				return err
-			}
-			opts.logger = c.logger(slog.LevelWarn)
-			ctx, cancel := context.WithTimeout(ctx, timeout)
-			defer cancel()
-			if err := c.joins.join(ctx, dir, opts); err != nil {
-				return err
-			}
-			if c.json {
-				p.json(struct {
-					Joined bool   `json:"joined"`
-					Site   string `json:"site"`
-					Device string `json:"device"`
-				}{true, opts.site, opts.device})
-				return p.failed
-			}
-			p.line("joined as %s at %s", visible(opts.device), visible(opts.site))
-			p.hint("next: chartmesh agent, and then chartmesh status --wait in-sync")
-			return p.failed
-		}),
-	}
-	flags := cmd.Flags()
-	flags.StringVar(&opts.site, "site", "", "the site's `NAME`")
-	flags.StringVar(&opts.device, "device", hostname(), "this device's `NAME`")
-	flags.DurationVar(&timeout, "timeout", time.Minute, "how long to try")
-	return cmd
 }
 
 // readLine reads one line of at most limit bytes from stdin, for what should not stand on a command line.

@@ -24,6 +24,7 @@ const eventuallyWithin = 30 * time.Second
 //	json VAR PATH                  sets VAR to what stands at PATH ("peers.0.name") in the JSON of the last stdout
 //	forge DATA-FOLDER              appends a malformed chunk to the folder's log, as a hostile member would
 //	replace FILE OLD NEW           replaces a text, which must be there, in a file
+//	guess FILE                     writes guess1 to guess5, wrong words for the invitation that FILE ends with
 //
 // and $LISTEN, which makes an agent listen on loopback alone.
 func TestScript(t *testing.T) {
@@ -43,6 +44,7 @@ func TestScript(t *testing.T) {
 			"json":       scriptJSON,
 			"replace":    scriptReplace,
 			"forge":      scriptForge,
+			"guess":      scriptGuess,
 		},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

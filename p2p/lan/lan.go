@@ -14,18 +14,22 @@
 // On the wire (RFC 6762, port 5353, group 224.0.0.251) an announcement is a response with two records:
 //
 //	_p2p._udp.local.             PTR  INSTANCE._p2p._udp.local.
-//	INSTANCE._p2p._udp.local.    TXT  "n=NONCE" "m=TAG" "u=PORT" "t=PORT"
+//	INSTANCE._p2p._udp.local.    TXT  "n=NONCE" "m=TAG" "u=PORT" "t=PORT" "j=MARK"…
 //
-// NONCE and TAG are 16 bytes in hexadecimal, INSTANCE is the nonce's, u the port of QUIC, t that of TCP; one may be missing.
+// NONCE and TAG are 16 bytes in hexadecimal, INSTANCE is the nonce's, u the port of QUIC, t that of TCP; one may be missing. There
+// is a MARK, 8 bytes, for each invitation that is open: who was told its public part finds the device by it.
 // See docs/spec/lan-discovery.md.
 package lan
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/subtle"
+	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -39,12 +43,22 @@ const (
 	maxPacket  = 9000 // bytes; RFC 6762, 17
 	maxRecords = 64   // that are looked at in one packet
 	tagContext = "chartmesh lan 1"
+
+	markContext = "chartmesh lan invite 1"
+	maxMarks    = 8 // in one announcement
 )
 
 // Nonce makes an announcement unlike any other; a Tag binds it to a device.
 type (
 	Nonce [16]byte
 	Tag   [16]byte
+)
+
+// Locator is the public part of an invitation that is read over the telephone, of 22 bits: by it a newcomer finds the device
+// that made it. A Mark says, in one announcement, that its sender has the invitation of a locator.
+type (
+	Locator uint32
+	Mark    [8]byte
 )
 
 // Tagger makes the tag of a message under a key that every member has and nobody else.
@@ -54,7 +68,8 @@ type Tagger func(message []byte) ([16]byte, error)
 type Announcement struct {
 	Nonce    Nonce
 	Tag      Tag
-	UDP, TCP uint16 // ports of QUIC and TCP; 0: none
+	UDP, TCP uint16         // ports of QUIC and TCP; 0: none
+	Marks    [maxMarks]Mark // of the invitations that are open; zero: none
 }
 
 // message is what the tag of an announcement of device is made of.
@@ -84,6 +99,27 @@ func (a Announcement) By(tag Tagger, members []trust.DeviceID) (trust.DeviceID, 
 	return trust.DeviceID{}, false
 }
 
+// mark is what a holder of the locator looks for. It names neither the locator nor, with the next nonce, the same invitation.
+func (a Announcement) mark(l Locator) (m Mark) {
+	h := sha256.New()
+	h.Write([]byte(markContext))
+	h.Write(a.Nonce[:])
+	h.Write(binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, a.UDP), a.TCP))
+	h.Write(binary.BigEndian.AppendUint32(nil, uint32(l)))
+	copy(m[:], h.Sum(nil))
+	return m
+}
+
+// Invite marks the announcement with the invitations of the locators, as many as it takes.
+func (a *Announcement) Invite(locators []Locator) {
+	for i, l := range locators[:min(len(locators), maxMarks)] {
+		a.Marks[i] = a.mark(l)
+	}
+}
+
+// Invites reports whether the sender has the invitation of a locator.
+func (a Announcement) Invites(l Locator) bool { return slices.Contains(a.Marks[:], a.mark(l)) }
+
 // Append appends the announcement as a packet.
 func (a Announcement) Append(b []byte) ([]byte, error) {
 	name, err := dnsmessage.NewName(service)
@@ -100,6 +136,11 @@ func (a Announcement) Append(b []byte) ([]byte, error) {
 	}
 	if a.TCP != 0 {
 		text = append(text, "t="+strconv.Itoa(int(a.TCP)))
+	}
+	for _, m := range a.Marks {
+		if m != (Mark{}) {
+			text = append(text, "j="+hex.EncodeToString(m[:]))
+		}
 	}
 	m := dnsmessage.NewBuilder(b, dnsmessage.Header{Response: true, Authoritative: true})
 	head := dnsmessage.ResourceHeader{Class: dnsmessage.ClassINET, TTL: ttl}
@@ -201,6 +242,7 @@ func isService(name dnsmessage.Name) bool {
 
 func parseText(text []string) (a Announcement, ok bool) {
 	var nonce, tag bool
+	marks := 0
 	for _, s := range text {
 		if len(s) < 2 || s[1] != '=' {
 			return a, false
@@ -215,6 +257,10 @@ func parseText(text []string) (a Announcement, ok bool) {
 			a.UDP = parsePort(value)
 		case 't':
 			a.TCP = parsePort(value)
+		case 'j':
+			if marks < maxMarks && parseHex(a.Marks[marks][:], value) && a.Marks[marks] != (Mark{}) {
+				marks++
+			}
 		}
 	}
 	return a, nonce && tag && (a.UDP != 0 || a.TCP != 0)

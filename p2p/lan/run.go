@@ -14,7 +14,7 @@ import (
 	"chartmesh/trust"
 )
 
-// Config says who this device is, and whom it looks for. All but Changes, Open and Logger are needed.
+// Config says who this device is, and whom it looks for. All but Invites, Moved, Changes, Open and Logger are needed.
 type Config struct {
 	Device  trust.DeviceID
 	Tag     Tagger
@@ -22,6 +22,7 @@ type Config struct {
 	Listen  func() []netip.AddrPort // of QUIC, where this device listens; unspecified addresses mean every interface
 	TCP     func() []netip.AddrPort // the same of TCP
 	Online  func() bool             // false: neither speak nor listen
+	Invites func() []Locator        // what newcomers may look for here; nil: nothing
 
 	// Found is told of a member's ports at an address, by a goroutine of Run's.
 	Found func(device trust.DeviceID, at netip.Addr, udp, tcp uint16)
@@ -221,6 +222,9 @@ func (d *driver) send(now time.Time) time.Time {
 	}
 	for _, i := range d.known {
 		a := Announcement{Nonce: d.nonce, UDP: port(d.cfg.Listen(), i), TCP: port(d.cfg.TCP(), i)}
+		if d.cfg.Invites != nil {
+			a.Invite(d.cfg.Invites())
+		}
 		if a.UDP == 0 && a.TCP == 0 || a.Sign(d.cfg.Tag, d.cfg.Device) != nil {
 			continue // without the practice's key there is nothing to say yet
 		}

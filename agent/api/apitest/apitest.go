@@ -149,14 +149,6 @@ func (a *Agent) Diagnose(ctx context.Context) (api.Diagnosis, error) {
 		Goroutines: "g\n", Log: "l\n", Store: []api.StoreFile{{Name: "store/000001.sst", Bytes: 1, Modified: Begun}}}, err
 }
 
-// Invite implements api.Agent.
-func (a *Agent) Invite(_ context.Context, req api.InviteRequest) (api.Invite, error) {
-	if err := a.failing("Invite"); err != nil {
-		return api.Invite{}, err
-	}
-	return api.Invite{Code: "code-for-" + cmp.Or(req.Role, "member"), Expires: Begun.Add(req.Expires)}, nil
-}
-
 // SetOnline implements api.Agent.
 func (a *Agent) SetOnline(_ context.Context, online bool) error {
 	a.Change(func(s *api.Status) {

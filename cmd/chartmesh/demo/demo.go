@@ -146,11 +146,11 @@ func (s *story) importPatients(ctx context.Context) error {
 }
 
 func (s *story) join(ctx context.Context) error {
-	invite, err := s.a.client.Invite(ctx, api.InviteRequest{})
+	invite, err := s.a.client.Invite(ctx, api.InviteRequest{Yes: true})
 	if err != nil {
 		return fmt.Errorf("invite: %w", err)
 	}
-	if err := agent.Join(ctx, s.dirB, agent.JoinOptions{Code: invite.Code, Site: branch, Device: "consulting room"}); err != nil {
+	if _, err := agent.Join(ctx, s.dirB, agent.JoinOptions{Code: invite.Code, Site: branch, Device: "consulting room"}); err != nil {
 		return fmt.Errorf("join: %w", err)
 	}
 	if s.b, err = s.start(ctx, s.dirB); err != nil {
