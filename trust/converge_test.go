@@ -170,6 +170,11 @@ func TestHistoriesConverge(t *testing.T) {
 		if got := amount(one, rejected); got != want {
 			t.Fatalf("one by one:\n%s\nwant\n%s", got, want)
 		}
+		for _, s := range []*trust.State{st, one} {
+			if err := s.CheckPlain(); err != nil {
+				t.Fatal(err)
+			}
+		}
 		checkStanding(t, st)
 	})
 }

@@ -90,11 +90,9 @@ func (v view) status(id DeviceID) (st status) {
 	return st
 }
 
-// newest returns the entries that no other of them follows.
+// newest returns the entries of a list in which ancestors come first that no other of them follows.
 func newest(list []*node) (out []*node) {
-	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b *node) int { return compareNodes(b, a) })
-	for _, n := range list { // what follows it came before it, or what follows that
+	for _, n := range slices.Backward(list) { // what follows it came before it, or what follows that
 		if !slices.ContainsFunc(out, func(m *node) bool { return m.follows(n) }) {
 			out = append(out, n)
 		}
@@ -120,6 +118,17 @@ func (v view) mayAuthor(n *node) bool {
 		return true
 	}
 	return v.status(n.Author()).role == RoleAdmin
+}
+
+// administrators returns the devices that are administrators, ascending.
+func (v view) administrators() (list []DeviceID) {
+	for id := range v.s.about {
+		if v.status(id).role == RoleAdmin {
+			list = append(list, id)
+		}
+	}
+	slices.SortFunc(list, compareDeviceID)
+	return list
 }
 
 // heads returns the entries that begin a scope's newest epochs: one, or several after rotations that were made apart.
@@ -159,9 +168,11 @@ func (s *State) given(id DeviceID, scope ScopeID, by func(*node) bool) bool {
 	return slices.ContainsFunc(s.about[id], func(n *node) bool {
 		m, ok := n.p.states.(*Addition)
 		return ok && by(n) && slices.ContainsFunc(m.Boxes, func(b EpochBox) bool { return b.Scope == scope })
-	}) || slices.ContainsFunc(s.epochs[scope], func(n *node) bool {
-		begun := n.begins(scope)
-		return begun != nil && by(n) && slices.ContainsFunc(begun.Boxes, func(b ScopeBox) bool { return b.Recipient == id })
+	}) || slices.ContainsFunc(s.epochs[scope][:min(1, len(s.epochs[scope]))], func(n *node) bool {
+		_, found := slices.BinarySearchFunc(n.begins(scope).Boxes, id, func(b ScopeBox, id DeviceID) int {
+			return compareDeviceID(b.Recipient, id)
+		})
+		return found && by(n)
 	})
 }
 
