@@ -20,10 +20,12 @@ func (s *State) authority(n *node) error {
 	case *Removal:
 		return v.checkMember(m.Device)
 	case *Promotion:
-		if v.status(m.Device).role == RoleAnchor {
+		switch n.had = v.status(m.Device).role; n.had {
+		case RoleAnchor:
 			return fmt.Errorf("%w: an anchor stays one", ErrNotMember)
+		case 0:
+			return ErrNotMember
 		}
-		return v.checkMember(m.Device)
 	case *Renaming:
 		if m.Device == (DeviceID{}) {
 			return nil
@@ -104,7 +106,10 @@ func (v view) checkRotation(m *Rotation) error {
 	if !slices.EqualFunc(m.Previous, heads, func(p PreviousEpoch, id EpochID) bool { return p.Epoch == id }) {
 		return ErrEpochs
 	}
-	return v.checkRecipients(m.Boxes, v.readers(m.Scope))
+	if !slices.EqualFunc(m.Boxes[1:], v.readers(m.Scope), func(b ScopeBox, id DeviceID) bool { return b.Recipient == id }) {
+		return ErrBoxes
+	}
+	return nil
 }
 
 func (v view) checkScope(n *node, m *ScopeCreation) error {
@@ -118,14 +123,6 @@ func (v view) checkScope(n *node, m *ScopeCreation) error {
 	root, _ := v.root()
 	if _, known := slices.BinarySearchFunc(readers, n.Author(), compareDeviceID); !known && n.Author() != root {
 		return ErrBoxes // who makes it would not know what is in it
-	}
-	return nil
-}
-
-// checkRecipients checks that boxes are those of the recovery key and of some devices.
-func (v view) checkRecipients(boxes []ScopeBox, devices []DeviceID) error {
-	if !slices.EqualFunc(boxes[1:], devices, func(b ScopeBox, id DeviceID) bool { return b.Recipient == id }) {
-		return ErrBoxes
 	}
 	return nil
 }

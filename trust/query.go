@@ -80,14 +80,7 @@ func (s *State) WasRoot(id DeviceID) bool {
 }
 
 // PracticeName returns the practice's sealed name.
-func (s *State) PracticeName() []byte {
-	v := s.all()
-	names := newest(slices.DeleteFunc(slices.Clone(s.about[DeviceID{}]), func(n *node) bool { return !v.sees(n) }))
-	if len(names) == 0 {
-		return s.founding.Practice
-	}
-	return slices.MaxFunc(names, compareNodes).p.states.(*Renaming).Names
-}
+func (s *State) PracticeName() []byte { return s.all().names(DeviceID{}, nil) }
 
 // Names returns the sealed names of a device or anchor that belongs or did.
 func (s *State) Names(id DeviceID) []byte { return s.members[id].names }

@@ -59,6 +59,7 @@ type weighing struct {
 	attackers []attacker
 	number    map[*node]int // of an attacker
 	against   []bits64      // by place: which attackers are against it
+	threats   []int         // by place: how many of them are open
 	due       []int         // places to look at, since something was labelled
 	isDue     []bool        // by place
 }
@@ -100,67 +101,36 @@ func (s *State) standing(at *node) outs {
 	return w.out
 }
 
-// unsettled returns the last entry of those at or before at whose ancestors no later one can make stand or fall, and the entries
-// that follow it. It is one to which all are ancestors or descendants, so that nothing that follows it is apart from what comes before;
-// nor does anything that follows it seal a checkpoint that could attack something before.
+// unsettled returns the last entry of those at or before at that settles what came before it, and what follows that entry.
+//
+// It is one of which all others are ancestors or descendants, so that nothing that follows it is apart from what came before. Nor
+// seals an agreement that follows it a checkpoint against something before, since all of that it has seen. Only that somebody turns
+// out to be a root key, who came before as a device, reaches behind it.
 func (s *State) unsettled(at *node) (base *node, nodes []*node) {
-	type pass struct {
-		*node
-		place int
+	size := len(s.order)
+	if at != nil {
+		size = at.count
 	}
-	// An entry that has all before it for ancestors may be one that everything passes through. It is none once something comes that
-	// does not follow it; passed is how many of these in a row an entry follows.
-	var seen []*node
-	var passes []pass
-	passed := make([]int, len(s.nodes))
-	place := make([]int, len(s.nodes))
-	through := make([]bool, len(s.nodes))
-	count := 0
-	for _, n := range s.order {
+	for _, n := range slices.Backward(s.order) {
 		if at != nil && !at.follows(n) {
 			continue
 		}
-		for _, p := range n.parents {
-			passed[n.index] = max(passed[n.index], passed[p.index])
-		}
-		place[n.index] = len(seen)
-		if n.count == len(seen) {
-			count++
-			passed[n.index] = count
-			passes = append(passes, pass{n, count})
-		} else {
-			for len(passes) > 0 && passes[len(passes)-1].place > passed[n.index] {
-				passes = passes[:len(passes)-1]
-			}
-		}
-		seen = append(seen, n)
-	}
-	for _, p := range passes {
-		through[p.index] = true
-	}
-	reach := len(seen) // the first entry on which a later one still has a bearing
-	for i, n := range slices.Backward(seen) {
-		if through[n.index] && i <= reach {
+		size--
+		if n.count == size && !slices.ContainsFunc(nodes, func(m *node) bool { return !m.follows(n) }) && !s.unseats(n, nodes) {
 			base = n
 			break
 		}
-		if n.undecided {
-			continue
-		}
-		switch m := n.p.states.(type) {
-		case *Checkpoint:
-			if of := s.nodes[m.Of]; of != nil && !through[of.index] {
-				reach = min(reach, place[of.index])
-			}
-		case *Recovery:
-			for _, own := range s.by[m.Root] { // it was a device's, which was not known to its author
-				if at == nil || at.follows(own) {
-					reach = min(reach, place[own.index])
-				}
-			}
-		}
+		nodes = append(nodes, n)
 	}
-	return base, slices.DeleteFunc(seen[place[base.index]+1:], func(n *node) bool { return n.undecided })
+	slices.Reverse(nodes)
+	return base, slices.DeleteFunc(nodes, func(n *node) bool { return n.undecided })
+}
+
+// unseats reports whether an entry, or one of those that follow it, makes a root key of what was a device's key before.
+func (s *State) unseats(n *node, following []*node) bool {
+	return slices.ContainsFunc(s.recoveries, func(r *node) bool {
+		return (r == n || r.follows(n) && slices.Contains(following, r)) && slices.ContainsFunc(s.by[r.p.states.(*Recovery).Root], n.follows)
+	})
 }
 
 func (w *weighing) sees(n *node) bool { return !n.undecided && (w.at == nil || w.at.follows(n)) }
@@ -187,14 +157,16 @@ func (w *weighing) contested() (any bool) {
 			w.roots[r.p.states.(*Recovery).Root] = true
 		}
 	}
-	w.against = make([]bits64, len(w.nodes))
+	w.against, w.threats = make([]bits64, len(w.nodes)), make([]int, len(w.nodes))
 	for i := range w.attackers {
 		by := &w.attackers[i]
 		w.attack(by, func(n *node) {
 			any = true
 			place := w.place[n.index]
 			by.victims.set(place, len(w.nodes))
-			w.against[place].set(i, len(w.attackers))
+			if w.against[place].set(i, len(w.attackers)) {
+				w.threats[place]++
+			}
 		})
 	}
 	return any
@@ -343,22 +315,11 @@ func (w *weighing) look(i int) {
 	if w.labels[i] != open {
 		return
 	}
-	n, undecided := w.nodes[i], false
-	for a := range w.against[i].all() {
-		switch w.attackers[a].label {
-		case stands:
-			w.put(i, falls)
-			return
-		case open:
-			undecided = true
-		}
-	}
-	if w.waits(n) {
-		return
-	}
-	if !w.supported(n) {
+	switch n := w.nodes[i]; {
+	case w.waits(n):
+	case !w.supported(n):
 		w.put(i, falls)
-	} else if !undecided {
+	case w.threats[i] == 0:
 		w.put(i, stands)
 	}
 }
@@ -380,7 +341,11 @@ func (w *weighing) put(i int, l label) {
 		a := &w.attackers[number]
 		a.label = l
 		for v := range a.victims.all() {
-			again(v)
+			if w.threats[v]--; w.labels[v] == open && l == stands {
+				w.put(v, falls)
+			} else if w.threats[v] == 0 {
+				again(v)
+			}
 		}
 	}
 	if _, ok := n.p.states.(*Recovery); ok {
@@ -575,11 +540,15 @@ func (w *weighing) dependsOn(i int) iter.Seq[int] {
 // bits64 is a set of small numbers; nil is the empty one.
 type bits64 []uint64
 
-func (b *bits64) set(i, size int) {
+// set adds a number below size, and reports whether it is new.
+func (b *bits64) set(i, size int) bool {
 	if *b == nil {
 		*b = make(bits64, (size+63)/64)
 	}
-	(*b)[i/64] |= 1 << (i % 64)
+	word, bit := &(*b)[i/64], uint64(1)<<(i%64)
+	added := *word&bit == 0
+	*word |= bit
+	return added
 }
 
 func (b bits64) all() iter.Seq[int] {

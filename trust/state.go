@@ -103,7 +103,8 @@ type State struct {
 	// What has an effect if it stands.
 	//
 	// Each list is in an order in which they could have come: ancestors come first.
-	about      map[DeviceID][]*node // what is stated about each device
+	about      map[DeviceID][]*node // what makes each device belong, or not, and its role
+	names      map[DeviceID][]*node // what names each device; zero: the practice
 	by         map[DeviceID][]*node // what each author made
 	epochs     map[ScopeID][]*node  // what begins an epoch of each scope; the first begins the scope
 	agreements map[EntryID][]*node  // what agrees to each checkpoint
@@ -127,7 +128,8 @@ type node struct {
 	ancestors  []uint64   // bit set of indexes
 	count      int        // how many ancestors it has
 	before     outs       // which of the ancestors do not stand, by themselves
-	agrees     bool       // it agrees to a checkpoint, and may seal it
+	agrees     bool       // it agrees to a checkpoint
+	had        Role       // the role of the device that it gives another one
 	demotes    bool       // it makes an administrator something else
 	admins     []DeviceID // who is to agree, where it begins a checkpoint
 	undecided  bool       // has no effect in this version: of an unknown kind, or possible only by such an entry
@@ -183,6 +185,7 @@ func Found(e Entry) (*State, error) {
 		practice:   e.ID(),
 		nodes:      map[EntryID]*node{},
 		about:      map[DeviceID][]*node{},
+		names:      map[DeviceID][]*node{},
 		by:         map[DeviceID][]*node{},
 		epochs:     map[ScopeID][]*node{},
 		agreements: map[EntryID][]*node{},
@@ -198,18 +201,42 @@ func (s *State) With(e Entry) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
+	t := s.clone()
+	t.insert(n)
+	t.settle()
+	return t, nil
+}
+
+// WithAll returns the State that holds some entries too, each judged on top of those before it, and of each the error of With. What
+// they amount to is worked out once, so that it costs less than to take them one by one.
+func (s *State) WithAll(entries []Entry) (*State, []error) {
+	t, errs := s.clone(), make([]error, len(entries))
+	for i, e := range entries {
+		var n *node
+		if n, errs[i] = t.judge(e); errs[i] == nil {
+			t.insert(n)
+		}
+	}
+	if t.Len() == s.Len() {
+		return s, errs
+	}
+	t.settle()
+	return t, errs
+}
+
+// clone returns a State to which entries may be added.
+func (s *State) clone() *State {
 	t := *s
 	t.nodes = maps.Clone(s.nodes)
 	t.order = slices.Clone(s.order)
 	t.heads = slices.Clone(s.heads)
 	t.about = maps.Clone(s.about)
+	t.names = maps.Clone(s.names)
 	t.by = maps.Clone(s.by)
 	t.epochs = maps.Clone(s.epochs)
 	t.agreements = maps.Clone(s.agreements)
 	t.unknown = slices.Clone(s.unknown)
-	t.insert(n)
-	t.settle()
-	return &t, nil
+	return &t
 }
 
 // Rejected is an entry that Replay left out, and why.
@@ -325,7 +352,7 @@ func (s *State) judge(e Entry) (*node, error) {
 	case nil:
 		n.undecided = true
 	case *Promotion:
-		n.demotes = m.Role != RoleAdmin && n.view(s).status(m.Device).role == RoleAdmin
+		n.demotes = m.Role != RoleAdmin && n.had == RoleAdmin
 	case *Checkpoint:
 		if n.agrees = m.Of != (EntryID{}); !n.agrees {
 			n.admins = n.view(s).administrators()
@@ -334,10 +361,9 @@ func (s *State) judge(e Entry) (*node, error) {
 	return n, nil
 }
 
-// before returns which of n's ancestors do not stand. After a single parent nothing has changed, unless that one seals a
-// checkpoint: whatever attacks it or is attacked by it is not among its ancestors.
+// before returns which of n's ancestors do not stand. A single parent follows all of the others and settles them.
 func (s *State) before(n *node) outs {
-	if len(n.parents) == 1 && !n.parents[0].agrees {
+	if len(n.parents) == 1 && !s.unseats(n.parents[0], nil) {
 		return n.parents[0].before
 	}
 	return s.standing(n)
@@ -377,7 +403,7 @@ func (s *State) insert(n *node) {
 	case *Promotion:
 		s.speaks(n, m.Device)
 	case *Renaming:
-		s.speaks(n, m.Device)
+		s.names[m.Device] = s.grow(s.names[m.Device], n)
 	case *Rotation:
 		s.begins(n, m.Scope)
 	case *ScopeCreation:
@@ -413,9 +439,9 @@ func (s *State) settle() {
 	s.tips = v.tips()
 	s.members = map[DeviceID]status{}
 	for id := range s.about {
-		if id != (DeviceID{}) { // the practice itself
-			s.members[id] = v.status(id)
-		}
+		st := v.status(id)
+		st.names = v.names(id, st.add)
+		s.members[id] = st
 	}
 	s.scopes = v.scopes()
 	s.settled = true
