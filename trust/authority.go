@@ -100,10 +100,26 @@ func (v view) checkAddition(m *Addition) error {
 	return nil
 }
 
-// checkRotation checks that a rotation joins all newest epochs of its scope, and leaves out nobody who reads it.
+// checkRotation checks that a rotation joins all newest epochs of its scope, and leaves out nobody who reads it. It may join others
+// of the scope too, which no epoch opens that is read now.
 func (v view) checkRotation(m *Rotation) error {
+	joins := func(id EpochID) bool {
+		_, ok := slices.BinarySearchFunc(m.Previous, id, func(p PreviousEpoch, id EpochID) int { return bytes.Compare(p.Epoch[:], id[:]) })
+		return ok
+	}
 	heads := v.headIDs(m.Scope)
-	if !slices.EqualFunc(m.Previous, heads, func(p PreviousEpoch, id EpochID) bool { return p.Epoch == id }) {
+	if len(heads) == 0 || slices.ContainsFunc(heads, func(id EpochID) bool { return !joins(id) }) {
+		return ErrEpochs
+	}
+	others := len(m.Previous) - len(heads)
+	for _, n := range v.s.epochs[m.Scope] {
+		if others > 0 && v.at.follows(n) {
+			if id := EpochIDOf(n.ID(), m.Scope); joins(id) && !slices.Contains(heads, id) {
+				others--
+			}
+		}
+	}
+	if others > 0 {
 		return ErrEpochs
 	}
 	if !slices.EqualFunc(m.Boxes[1:], v.readers(m.Scope), func(b ScopeBox, id DeviceID) bool { return b.Recipient == id }) {

@@ -75,6 +75,7 @@ type Scope struct {
 // Epoch is a generation of a scope's key.
 type Epoch struct {
 	ID         EpochID
+	Entry      EntryID // the entry that begins it
 	Commitment [32]byte
 	Previous   []PreviousEpoch // those that it follows, sealed under its key; none for a scope's first
 }
@@ -478,7 +479,7 @@ func (v view) scopes() (list []Scope) {
 		}
 		nodes = slices.SortedFunc(slices.Values(nodes), compareNodes)
 		for _, n := range nodes {
-			e := Epoch{ID: EpochIDOf(n.ID(), id)}
+			e := Epoch{ID: EpochIDOf(n.ID(), id), Entry: n.ID()}
 			if begun := n.begins(id); begun != nil {
 				sc.Name, e.Commitment = begun.Name, begun.Commitment
 			} else if m, ok := n.p.states.(*Rotation); ok {
