@@ -249,6 +249,8 @@ const reviewedAtOnce = 16
 // membership changed, and after something came that says which history a cut is of. It looks at some and reports whether there are
 // more. The caller holds Replica.write.
 func (r *Replica) reviewCuts(ctx context.Context) (more bool, err error) {
+	defer func() { r.reviewing.Store(r.cutting != nil) }()
+	r.reviewing.Store(true)
 	if r.recut.Swap(false) {
 		if r.cutting, err = r.cutDocuments(); err != nil {
 			r.recut.Store(true)

@@ -115,6 +115,29 @@ func TestBeyondTheCut(t *testing.T) {
 	}
 }
 
+// A device is at its end when all documents of a removed one have been looked at again, not when the first ones have.
+func TestNotAtEndBeforeAllIsReviewed(t *testing.T) {
+	d := practice(t, "surgery", "branch", "laptop")
+	a, b, c := d[0], d[1], d[2]
+	settleAll(t, a, b, c)
+	for i := range 40 {
+		c.put(fmt.Sprintf(`{"resourceType":"Patient","id":"p%d","birthDate":"1970-01-01"}`, i), false)
+	}
+	sync(t, b, c)
+	a.remove(c)
+	must(t, b.AddEntries(t.Context(), a.Device(), a.EntriesSince(b.State().Heads())))
+	for more, rounds := true, 0; more; rounds++ {
+		var err error
+		more, err = b.Apply(t.Context())
+		must(t, err)
+		if at := b.Status().AtEnd; at && len(b.quarantined()) != 40 {
+			t.Fatalf("at its end after %d rounds, with %d of 40 changes taken out", rounds+1, len(b.quarantined()))
+		} else if !more && !at {
+			t.Fatal("never at its end")
+		}
+	}
+}
+
 // A device that may not write any more, writes on and is removed for it: what it wrote meanwhile is not made to count by that.
 func TestRemovedAfterItMightNotWrite(t *testing.T) {
 	a, b, c := stolen(t)

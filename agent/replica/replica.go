@@ -75,6 +75,8 @@ type Replica struct {
 	starts starts // guarded by write
 	// cutting holds, guarded by write, the documents that are to be looked at again since somebody was removed; nil: none.
 	cutting map[crdt.DocumentID]trust.ScopeID
+	// reviewing says that they are not all looked at yet: until then a device is not at its end.
+	reviewing atomic.Bool
 	// rebuilding says, guarded by write, that a rebuild was cut short: nothing else is written before it is over.
 	rebuilding bool
 

@@ -38,7 +38,7 @@ func (r *Replica) digestLocked(scope trust.ScopeID) session.Digest {
 // atEndLocked reports whether every durable chunk of a scope has been applied or held, nothing held has its turn,
 // and this device has nothing to write anew.
 func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
-	if len(r.mu.woken)+len(r.mu.turns) > 0 || r.mu.unsaid || r.recut.Load() {
+	if len(r.mu.woken)+len(r.mu.turns) > 0 || r.mu.unsaid || r.recut.Load() || r.reviewing.Load() {
 		return false
 	}
 	for log, p := range r.mu.vectors[scope] {
