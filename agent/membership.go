@@ -219,7 +219,7 @@ func (a *Agent) Promote(ctx context.Context, code string) error {
 
 // rotate makes the entries that begin a new epoch of every scope that is due and of which this device has the keys.
 func (a *Agent) rotate(st *trust.State) (entries []trust.Entry, err error) {
-	for _, scope := range st.RotationsDue() {
+	for _, scope := range a.keys.RotationsDue(st) {
 		if !st.MayRead(a.keys.Device(), scope) {
 			continue // for an administrator who reads it
 		}
@@ -247,10 +247,17 @@ const rotateAfter = 5 * time.Second
 // keepEpochs rotates what is due: a device went between a removal and the rotation, or two rotated apart.
 func (a *Agent) keepEpochs(ctx context.Context, after time.Duration) {
 	var at time.Time // when it is this device's turn; zero: nothing is due
+	var seen *trust.State
+	var turn int
+	var due bool
 	for {
 		changed := a.records.Changed()
+		if st := a.records.State(); st != seen { // what is due follows from it, and from the keys that it gave
+			seen = st
+			turn, due = a.rotationTurn()
+		}
 		var wait <-chan time.Time
-		if turn, due := a.rotationTurn(); !due {
+		if !due {
 			at = time.Time{}
 		} else {
 			if at.IsZero() {
@@ -275,7 +282,7 @@ func (a *Agent) keepEpochs(ctx context.Context, after time.Duration) {
 func (a *Agent) rotationTurn() (turn int, due bool) {
 	st := a.records.State()
 	self, ok := st.Member(a.keys.Device())
-	if !ok || self.Role != trust.RoleAdmin || len(st.RotationsDue()) == 0 {
+	if !ok || self.Role != trust.RoleAdmin || len(a.keys.RotationsDue(st)) == 0 {
 		return 0, false
 	}
 	for _, m := range st.Members() { // ascending

@@ -29,7 +29,8 @@ func (a *Agent) Remove(ctx context.Context, req api.RemovalRequest) (report api.
 			return report, explainRecovery(err)
 		}
 	}
-	if report, err = a.removal(before, device); err != nil {
+	var scopes []trust.ScopeID // of report.Scopes
+	if report, scopes, err = a.removal(before, device); err != nil {
 		return report, explain(err)
 	}
 	if report.Older = report.Older && recovery == nil; report.Older && !req.AlthoughOlder {
@@ -42,11 +43,7 @@ func (a *Agent) Remove(ctx context.Context, req api.RemovalRequest) (report api.
 		return report, explain(err)
 	}
 	for _, p := range cut {
-		at := slices.IndexFunc(report.Scopes, func(s api.RemovedScope) bool {
-			sc, ok := before.Scope(p.Scope)
-			return ok && sc.Name == s.Name
-		})
-		if at >= 0 {
+		if at := slices.Index(scopes, p.Scope); at >= 0 {
 			report.Scopes[at].Chunks += p.Counter
 		}
 	}
@@ -79,32 +76,22 @@ func (a *Agent) Remove(ctx context.Context, req api.RemovalRequest) (report api.
 		return report, err
 	}
 	after := a.records.State()
-	for i, s := range report.Scopes {
-		if sc := scopeNamed(after, s.Name); sc.ID != (trust.ScopeID{}) {
-			report.Scopes[i].NewKey = len(sc.Epochs) > s.LastKey
-		}
+	for i, id := range scopes {
+		sc, _ := after.Scope(id)
+		report.Scopes[i].NewKey = len(sc.Epochs) > report.Scopes[i].LastKey
 	}
 	a.log.Info("a device was removed from the practice", "device", device)
 	return report, nil
 }
 
-func scopeNamed(st *trust.State, name string) trust.Scope {
-	for _, sc := range st.Scopes() {
-		if sc.Name == name {
-			return sc
-		}
-	}
-	return trust.Scope{}
-}
-
-// removal says what a device has that is to be removed.
-func (a *Agent) removal(st *trust.State, device trust.DeviceID) (report api.RemovalReport, err error) {
+// removal says what a device has that is to be removed, and of which scopes.
+func (a *Agent) removal(st *trust.State, device trust.DeviceID) (report api.RemovalReport, scopes []trust.ScopeID, err error) {
 	report.Device = a.membershipKey(st, device)
 	report.Scopes = []api.RemovedScope{}
 	m, ok := st.Member(device)
 	if !ok {
 		report.Role = trust.RoleAnchor.String()
-		return report, nil
+		return report, nil, nil
 	}
 	report.Role = m.Role.String()
 	if last := a.peers.get(device).LastContact; !last.IsZero() {
@@ -118,11 +105,11 @@ func (a *Agent) removal(st *trust.State, device trust.DeviceID) (report api.Remo
 		}
 		s := api.RemovedScope{Name: sc.Name, LastKey: len(sc.Epochs)}
 		if s.Documents, s.Patients, err = a.records.Contents(sc.ID); err != nil {
-			return report, err
+			return report, nil, err
 		}
-		report.Scopes = append(report.Scopes, s)
+		report.Scopes, scopes = append(report.Scopes, s), append(scopes, sc.ID)
 	}
-	return report, nil
+	return report, scopes, nil
 }
 
 // SetRole gives a device another role.

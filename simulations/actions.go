@@ -287,7 +287,10 @@ func (w *World) write(d *device, i *intent, what string, do func() (outcome stri
 	}
 	added, chunks := w.ledger.read(d, i)
 	w.note("%s: %s: %s", d.name, what, outcome)
-	if (chunks > 0) != (outcome != "unchanged") {
+	if outcome == "repeated" && !w.ledger.wrote(d, i) {
+		w.fail("I-acknowledged", "%s answered that %s repeats what nobody wrote", d.name, what)
+	}
+	if (chunks > 0) != (outcome != "unchanged" && outcome != "repeated") {
 		w.fail("I-acknowledged", "%s answered %q to %s, and %d chunks were written", d.name, outcome, what, chunks)
 	}
 	for _, entry := range added {

@@ -249,6 +249,14 @@ func (l *ledger) introduced(e *entry) []string {
 	return list
 }
 
+// wrote reports whether the users of a device wrote what they are about to write, on the very version that they saw.
+func (l *ledger) wrote(d *device, i *intent) bool {
+	return slices.ContainsFunc(l.entries, func(e *entry) bool {
+		return e.device.name == d.name && e.kind == kindPut && i.content[e.ref] != "" &&
+			e.content[e.ref] == i.content[e.ref] && e.base[e.ref] == i.base[e.ref]
+	})
+}
+
 // refs lists all resources that were ever written.
 func (l *ledger) refs() []string { return slices.Sorted(maps.Keys(l.byRef)) }
 

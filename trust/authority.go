@@ -20,10 +20,12 @@ func (s *State) authority(n *node) error {
 	case *Removal:
 		return v.checkMember(m.Device)
 	case *Promotion:
-		if v.status(m.Device).role == RoleAnchor {
+		switch n.had = v.status(m.Device).role; n.had {
+		case RoleAnchor:
 			return fmt.Errorf("%w: an anchor stays one", ErrNotMember)
+		case 0:
+			return ErrNotMember
 		}
-		return v.checkMember(m.Device)
 	case *Renaming:
 		if m.Device == (DeviceID{}) {
 			return nil
@@ -98,13 +100,32 @@ func (v view) checkAddition(m *Addition) error {
 	return nil
 }
 
-// checkRotation checks that a rotation joins all newest epochs of its scope, and leaves out nobody who reads it.
+// checkRotation checks that a rotation joins all newest epochs of its scope, and leaves out nobody who reads it. It may join others
+// of the scope too, which no epoch opens that is read now.
 func (v view) checkRotation(m *Rotation) error {
+	joins := func(id EpochID) bool {
+		_, ok := slices.BinarySearchFunc(m.Previous, id, func(p PreviousEpoch, id EpochID) int { return bytes.Compare(p.Epoch[:], id[:]) })
+		return ok
+	}
 	heads := v.headIDs(m.Scope)
-	if !slices.EqualFunc(m.Previous, heads, func(p PreviousEpoch, id EpochID) bool { return p.Epoch == id }) {
+	if len(heads) == 0 || slices.ContainsFunc(heads, func(id EpochID) bool { return !joins(id) }) {
 		return ErrEpochs
 	}
-	return v.checkRecipients(m.Boxes, v.readers(m.Scope))
+	others := len(m.Previous) - len(heads)
+	for _, n := range v.s.epochs[m.Scope] {
+		if others > 0 && v.at.follows(n) {
+			if id := EpochIDOf(n.ID(), m.Scope); joins(id) && !slices.Contains(heads, id) {
+				others--
+			}
+		}
+	}
+	if others > 0 {
+		return ErrEpochs
+	}
+	if !slices.EqualFunc(m.Boxes[1:], v.readers(m.Scope), func(b ScopeBox, id DeviceID) bool { return b.Recipient == id }) {
+		return ErrBoxes
+	}
+	return nil
 }
 
 func (v view) checkScope(n *node, m *ScopeCreation) error {
@@ -118,14 +139,6 @@ func (v view) checkScope(n *node, m *ScopeCreation) error {
 	root, _ := v.root()
 	if _, known := slices.BinarySearchFunc(readers, n.Author(), compareDeviceID); !known && n.Author() != root {
 		return ErrBoxes // who makes it would not know what is in it
-	}
-	return nil
-}
-
-// checkRecipients checks that boxes are those of the recovery key and of some devices.
-func (v view) checkRecipients(boxes []ScopeBox, devices []DeviceID) error {
-	if !slices.EqualFunc(boxes[1:], devices, func(b ScopeBox, id DeviceID) bool { return b.Recipient == id }) {
-		return ErrBoxes
 	}
 	return nil
 }

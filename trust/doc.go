@@ -4,8 +4,10 @@
 // graph that administrators extend apart. A [State] is what a set of entries amounts to: [Member]s, [Scope]s with their
 // epochs, and the [KeyBox]es that carry epoch keys to their recipients.
 //
-// Guarantees: a State is a pure function of the set of entries, never of the order in which they came. An entry is
-// judged by its own ancestors alone, so that everybody judges it alike and for ever. Entries are kept byte for byte.
+// Guarantees: a State is a pure function of the set of entries, never of the order in which they came. Two things are kept apart.
+// Whether an entry is admitted follows from its own ancestors alone, so that everybody judges it alike and for ever: the root key and
+// administrators make entries, nobody else. Whether it stands follows from the whole set, and may change as entries come:
+// [State.Void] says which have no effect, and why. Entries are kept byte for byte.
 // An entry of a kind that this version does not know is kept and passed on; it makes [State.Unknown] non-empty, and what
 // only it could allow is kept undecided beside it, never dropped.
 //

@@ -177,9 +177,6 @@ func (e Entry) Addition() (Addition, bool) { return stated[Addition](e) }
 // Removal returns the payload of a remove entry.
 func (e Entry) Removal() (Removal, bool) { return stated[Removal](e) }
 
-// Promotion returns the payload of a role entry.
-func (e Entry) Promotion() (Promotion, bool) { return stated[Promotion](e) }
-
 // About is whom and what an entry is about, as far as its kind says.
 type About struct {
 	Device DeviceID

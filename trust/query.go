@@ -80,14 +80,7 @@ func (s *State) WasRoot(id DeviceID) bool {
 }
 
 // PracticeName returns the practice's sealed name.
-func (s *State) PracticeName() []byte {
-	v := s.all()
-	names := newest(slices.DeleteFunc(slices.Clone(s.about[DeviceID{}]), func(n *node) bool { return !v.sees(n) }))
-	if len(names) == 0 {
-		return s.founding.Practice
-	}
-	return slices.MaxFunc(names, compareNodes).p.states.(*Renaming).Names
-}
+func (s *State) PracticeName() []byte { return s.all().names(DeviceID{}, nil) }
 
 // Names returns the sealed names of a device or anchor that belongs or did.
 func (s *State) Names(id DeviceID) []byte { return s.members[id].names }
@@ -258,7 +251,7 @@ func (s *State) Readers(scope ScopeID) []DeviceID {
 }
 
 // RotationsDue returns the scopes that have several newest epochs, or one that was not given to exactly those who read it: to
-// somebody else too, or not to a device that was added meanwhile. An administrator's device rotates them.
+// somebody else too, or not to a device that was added meanwhile, or under another key. An administrator's device rotates them.
 func (s *State) RotationsDue() (due []ScopeID) {
 	v := s.all()
 	for _, sc := range s.scopes {
@@ -271,30 +264,49 @@ func (s *State) RotationsDue() (due []ScopeID) {
 }
 
 // misgiven reports whether a head's epoch was given to somebody who may not read it any more, or to a recovery key that was
-// replaced; or was not given to somebody who reads the scope, since he was added apart from it: he could neither read nor write.
+// replaced; or was not given to somebody who reads the scope, since he was added apart from it, or was sealed to a key of his that
+// does not hold: he could neither read nor write.
 func (s *State) misgiven(head *node, scope ScopeID) bool {
 	v := s.all()
-	given := map[DeviceID]bool{}
+	given := map[DeviceID][]byte{}
 	for id, nodes := range s.about {
-		if slices.ContainsFunc(nodes, func(n *node) bool {
-			m, ok := n.p.states.(*Addition)
-			return ok && slices.ContainsFunc(m.Boxes, func(b EpochBox) bool {
+		for _, n := range nodes {
+			if m, ok := n.p.states.(*Addition); ok && slices.ContainsFunc(m.Boxes, func(b EpochBox) bool {
 				return b.Scope == scope && b.Epoch == EpochIDOf(head.ID(), scope)
-			})
-		}) {
-			given[id] = true
+			}) && !bytes.Equal(given[id], s.members[id].hpke()) {
+				given[id] = m.Device.HPKE
+			}
 		}
 	}
 	for _, b := range head.boxes(scope)[1:] {
-		given[b.Recipient] = true
+		given[b.Recipient] = s.keyAt(head, b.Recipient)
 	}
 	readers := v.readers(scope)
-	if len(given) != len(readers) || slices.ContainsFunc(readers, func(id DeviceID) bool { return !given[id] }) {
+	if len(given) != len(readers) || slices.ContainsFunc(readers, func(id DeviceID) bool {
+		return !bytes.Equal(given[id], s.members[id].hpke())
+	}) {
 		return true
 	}
 	_, key := v.root()
 	_, then := head.view(s).root()
 	return !bytes.Equal(key, then)
+}
+
+// hpke returns the public key to which a device's boxes are sealed.
+func (st status) hpke() []byte {
+	if st.add == nil {
+		return nil
+	}
+	return st.add.adds().HPKE
+}
+
+// keyAt returns the public key of a device to which the author of an entry sealed: a device that was added twice, apart, under two
+// keys had for some people the one that does not hold.
+func (s *State) keyAt(n *node, id DeviceID) []byte {
+	if d := n.adds(); d != nil && d.ID == id {
+		return d.HPKE
+	}
+	return n.view(s).status(id).hpke()
 }
 
 // boxes returns the boxes of the epoch that an entry begins in a scope.
@@ -308,26 +320,23 @@ func (n *node) boxes(scope ScopeID) []ScopeBox {
 // Boxes returns the key boxes for a device; for the zero DeviceID, those for the recovery key in force. Boxes of entries that
 // do not stand are among them: chunks were written under their epochs before that was known.
 func (s *State) Boxes(recipient DeviceID) []KeyBox {
-	_, key := s.all().root()
-	if recipient != (DeviceID{}) {
-		st := s.members[recipient]
-		if st.add == nil {
-			return nil
-		}
-		key = st.add.adds().HPKE
+	if recipient != (DeviceID{}) && s.members[recipient].add == nil {
+		return nil
 	}
 	var out []KeyBox
 	for _, sc := range s.scopes {
 		for _, n := range s.epochs[sc.ID] {
-			hpke := key
-			if recipient == (DeviceID{}) {
-				_, hpke = n.view(s).root()
-			}
 			boxes := n.boxes(sc.ID)
 			at, ok := slices.BinarySearchFunc(boxes, recipient, func(b ScopeBox, id DeviceID) int {
 				return compareDeviceID(b.Recipient, id)
 			})
 			if ok {
+				var hpke []byte
+				if recipient == (DeviceID{}) {
+					_, hpke = n.view(s).root()
+				} else {
+					hpke = s.keyAt(n, recipient)
+				}
 				e := EpochIDOf(n.ID(), sc.ID)
 				out = append(out, KeyBox{Scope: sc.ID, Epoch: e, Commitment: sc.commitment(e), Recipient: recipient, HPKE: hpke,
 					Sealed: boxes[at].Sealed})

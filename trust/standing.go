@@ -1,7 +1,9 @@
 package trust
 
 import (
-	"cmp"
+	"iter"
+	"maps"
+	"math/bits"
 	"slices"
 )
 
@@ -45,366 +47,518 @@ const (
 	falls
 )
 
-// weighing finds out which of some entries stand.
+// weighing finds out which of some entries stand: those that follow base. Which of the others do is settled by it.
 type weighing struct {
-	s       *State
-	sees    func(*node) bool
-	nodes   []*node // ancestors before descendants
-	labels  map[*node]label
-	out     outs
-	against map[*node][]attack
-	sealed  map[*node][]*node // checkpoints that are sealed, each with those who agreed
+	s         *State
+	at        *node
+	nodes     []*node // to be weighed, ancestors before descendants
+	place     []int   // by index: where an entry has its place in nodes, or -1
+	labels    []label // by place
+	out       outs
+	roots     map[DeviceID]bool // every root key there was
+	attackers []attacker
+	number    map[*node]int // of an attacker
+	against   []bits64      // by place: which attackers are against it
+	threats   []int         // by place: how many of them are open
+	due       []int         // places to look at, since something was labelled
+	isDue     []bool        // by place
 }
 
-type attack struct {
-	by  *node
-	why Why
+type attacker struct {
+	*node
+	agreed  []*node // for a checkpoint that is sealed: who agreed
+	victims bits64  // by place
+	label
 }
 
 // standing returns the entries that do not stand of those at or before at (nil: of all).
 func (s *State) standing(at *node) outs {
-	sees := func(n *node) bool { return !n.undecided && (at == nil || at.follows(n)) }
-	var attackers []*node
-	for _, n := range s.attackers {
-		if sees(n) {
-			attackers = append(attackers, n)
-		}
-	}
-	if len(attackers) == 0 {
+	if s.attackers == 0 {
 		return nil
 	}
-	w := &weighing{
-		s: s, sees: sees, labels: map[*node]label{}, out: outs{}, against: map[*node][]attack{}, sealed: map[*node][]*node{},
+	base, nodes := s.unsettled(at)
+	w := &weighing{s: s, at: at, nodes: nodes, place: make([]int, len(s.nodes)), number: map[*node]int{}}
+	for i := range w.place {
+		w.place[i] = -1
 	}
-	for _, n := range s.order {
-		if sees(n) {
-			w.nodes = append(w.nodes, n)
+	for i, n := range nodes {
+		w.place[n.index] = i
+	}
+	if !w.contested() {
+		return base.before
+	}
+	w.labels = make([]label, len(nodes))
+	w.out = maps.Clone(base.before)
+	if w.out == nil {
+		w.out = outs{}
+	}
+	w.weigh()
+	for i, n := range nodes {
+		if w.labels[i] == falls {
+			w.out[n] = w.reason(n)
 		}
-	}
-	for _, n := range attackers {
-		if c, ok := n.p.states.(*Checkpoint); ok && c.Of == (EntryID{}) {
-			if agreed := w.agreed(n); agreed != nil {
-				w.sealed[n] = agreed
-			}
-		}
-	}
-	contested := false
-	for _, n := range w.nodes {
-		for _, by := range attackers {
-			if why := w.attacks(by, n); why != "" {
-				w.against[n] = append(w.against[n], attack{by, why})
-				contested = true
-			}
-		}
-	}
-	if !contested {
-		return nil
-	}
-	for w.spread() {
-		w.breakCircles()
-	}
-	for n := range w.out {
-		w.out[n] = w.reason(n)
 	}
 	return w.out
 }
 
-// reason says why an entry fell. Several reasons may have come true, in one order or another; of these it is always the same.
-func (w *weighing) reason(n *node) Void {
-	var by *attack
-	for i, a := range w.against[n] {
-		if w.labels[a.by] == stands && (by == nil || compareNodes(a.by, by.by) < 0) {
-			by = &w.against[n][i]
+// unsettled returns the last entry of those at or before at that settles what came before it, and what follows that entry.
+//
+// It is one of which all others are ancestors or descendants, so that nothing that follows it is apart from what came before. Nor
+// seals an agreement that follows it a checkpoint against something before, since all of that it has seen. Only that somebody turns
+// out to be a root key, who came before as a device, reaches behind it.
+func (s *State) unsettled(at *node) (base *node, nodes []*node) {
+	size := len(s.order)
+	if at != nil {
+		size = at.count
+	}
+	for _, n := range slices.Backward(s.order) {
+		if at != nil && !at.follows(n) {
+			continue
 		}
-	}
-	if by != nil {
-		return Void{by.why, by.by.ID()}
-	}
-	if !w.supported(n) {
-		return Void{Why: WhyUnsupported}
-	}
-	var over *node
-	for _, m := range w.nodes {
-		if w.labels[m] == stands && (over == nil || compareNodes(m, over) < 0) &&
-			slices.ContainsFunc(w.against[m], func(a attack) bool { return a.by == n }) {
-			over = m
+		size--
+		if n.count == size && !slices.ContainsFunc(nodes, func(m *node) bool { return !m.follows(n) }) && !s.unseats(n, nodes) {
+			base = n
+			break
 		}
+		nodes = append(nodes, n)
 	}
-	return Void{WhyOutranked, over.ID()}
+	slices.Reverse(nodes)
+	return base, slices.DeleteFunc(nodes, func(n *node) bool { return n.undecided })
 }
 
-// attacks says why n does not stand if by does, or nothing.
-func (w *weighing) attacks(by, n *node) Why {
-	if by == n || by.follows(n) || n.follows(by) {
-		return ""
+// unseats reports whether an entry, or one of those that follow it, makes a root key of what was a device's key before.
+func (s *State) unseats(n *node, following []*node) bool {
+	return slices.ContainsFunc(s.recoveries, func(r *node) bool {
+		return (r == n || r.follows(n) && slices.Contains(following, r)) && slices.ContainsFunc(s.by[r.p.states.(*Recovery).Root], n.follows)
+	})
+}
+
+func (w *weighing) sees(n *node) bool { return !n.undecided && (w.at == nil || w.at.follows(n)) }
+
+// apart reports whether an entry is to be weighed and neither follows the other.
+func (w *weighing) apart(a, b *node) bool {
+	return a != b && w.place[a.index] >= 0 && !a.follows(b) && !b.follows(a)
+}
+
+// contested finds out which entries attack which, and reports whether any do.
+func (w *weighing) contested() (any bool) {
+	for _, n := range w.nodes {
+		if n.attacks() {
+			w.number[n] = len(w.attackers)
+			w.attackers = append(w.attackers, attacker{node: n})
+		}
 	}
-	author := n.Author()
+	if len(w.attackers) == 0 {
+		return false
+	}
+	w.roots = map[DeviceID]bool{w.s.founding.Root: true}
+	for _, r := range w.s.recoveries {
+		if w.sees(r) {
+			w.roots[r.p.states.(*Recovery).Root] = true
+		}
+	}
+	w.against, w.threats = make([]bits64, len(w.nodes)), make([]int, len(w.nodes))
+	for i := range w.attackers {
+		by := &w.attackers[i]
+		w.attack(by, func(n *node) {
+			any = true
+			place := w.place[n.index]
+			by.victims.set(place, len(w.nodes))
+			if w.against[place].set(i, len(w.attackers)) {
+				w.threats[place]++
+			}
+		})
+	}
+	return any
+}
+
+// attack calls hit for every entry that does not stand if by does.
+func (w *weighing) attack(by *attacker, hit func(*node)) {
+	each := func(nodes []*node) {
+		for _, n := range nodes {
+			if w.apart(n, by.node) {
+				hit(n)
+			}
+		}
+	}
 	switch m := by.p.states.(type) {
 	case *Removal:
-		if m.Device == author {
-			return WhyRemoved
-		}
+		each(w.s.by[m.Device])
 	case *Promotion:
-		if by.demotes && m.Device == author {
-			return WhyDemoted
-		}
+		each(w.s.by[m.Device])
 	case *Recovery:
-		if _, both := n.p.states.(*Recovery); both || len(by.p.sigs) == 2 && m.Replaced == author {
-			return WhyReplaced
+		each(w.s.recoveries)
+		if len(by.p.sigs) == 2 {
+			each(w.s.by[m.Replaced])
 		}
 	case *Checkpoint:
-		agreed := w.sealed[by]
-		if agreed == nil || w.byRoot(n) || !w.concerns(by, agreed, n) {
-			return ""
+		if by.agreed = w.agreed(by.node); by.agreed == nil {
+			return
 		}
-		if !slices.ContainsFunc(agreed, func(a *node) bool { return a == n || a.follows(n) }) {
-			return WhyLate
+		seen := make([]uint64, len(w.s.nodes)/64+1) // what does not come late
+		for _, a := range by.agreed {
+			seen[a.index/64] |= 1 << (a.index % 64)
+			for i, word := range a.ancestors {
+				seen[i] |= word
+			}
+		}
+		knows := map[DeviceID]bool{}
+		for _, n := range w.nodes {
+			author := n.Author()
+			if seen[n.index/64]&(1<<(n.index%64)) != 0 || w.roots[author] || !w.apart(n, by.node) {
+				continue
+			}
+			known, ok := knows[author]
+			if !ok {
+				known = slices.ContainsFunc(w.s.about[author], by.follows)
+				knows[author] = known
+			}
+			if known && w.knowsOther(n, by.agreed) {
+				hit(n)
+			}
 		}
 	}
-	return ""
 }
 
-// concerns reports whether a checkpoint may keep an entry from standing: it knows of the entry's author, and the entry of another
-// than its author who agreed. Else who was once the only administrator could seal, from there on, a practice without all the others.
-// What the checkpoint does not reach thereby stands on what it does reach, or is of one who was alone.
-func (w *weighing) concerns(checkpoint *node, agreed []*node, n *node) bool {
-	author := n.Author()
-	return slices.ContainsFunc(w.s.about[author], checkpoint.follows) && slices.ContainsFunc(agreed, func(a *node) bool {
-		return a.Author() != author && slices.ContainsFunc(w.s.about[a.Author()], n.follows)
+// knowsOther reports whether an entry knows of another than its author who agreed to a checkpoint. A checkpoint keeps from standing
+// only what does, and whose author it knows: else who was once the only administrator could seal, from there on, a practice
+// without all the others. What it does not reach thereby stands on what it does reach, or is of one who was alone.
+func (w *weighing) knowsOther(n *node, agreed []*node) bool {
+	return slices.ContainsFunc(agreed, func(a *node) bool {
+		return a.Author() != n.Author() && slices.ContainsFunc(w.s.about[a.Author()], n.follows)
 	})
 }
 
 // agreed returns the entries by which every administrator of a checkpoint's ancestors first agreed to it, and nil if one
 // has not. What one of them had seen when he agreed does not come late.
 func (w *weighing) agreed(c *node) []*node {
+	first := map[DeviceID][]*node{}
+	for _, n := range w.s.agreements[c.ID()] { // ancestors first
+		if id := n.Author(); w.sees(n) && !slices.ContainsFunc(first[id], n.follows) {
+			first[id] = append(first[id], n)
+		}
+	}
 	agreed := []*node{c}
-	for id := range w.s.about {
-		if st := c.view(w.s).status(id); st.role != RoleAdmin || id == c.Author() {
+	for _, id := range c.admins {
+		if id == c.Author() {
 			continue
 		}
-		var first []*node
-		for _, n := range w.s.checkpoints {
-			if n.Author() == id && n.p.states.(*Checkpoint).Of == c.ID() && w.sees(n) {
-				first = append(first, n)
-			}
-		}
-		first = slices.DeleteFunc(slices.Clone(first), func(n *node) bool { return slices.ContainsFunc(first, n.follows) })
-		if len(first) == 0 {
+		if len(first[id]) == 0 {
 			return nil
 		}
-		agreed = append(agreed, first...)
+		agreed = append(agreed, first[id]...)
 	}
 	return agreed
 }
 
-// spread labels whatever follows from what is labelled, and reports whether anything is left open.
-func (w *weighing) spread() (left bool) {
-	for changed := true; changed; {
-		changed, left = false, false
-		for _, n := range w.nodes {
-			if w.labels[n] != open {
-				continue
-			}
-			if w.label(n); w.labels[n] != open {
-				changed = true
-			} else {
-				left = true
-			}
-		}
+// why says why what an entry attacks does not stand.
+func (a attacker) why() Why {
+	switch a.p.states.(type) {
+	case *Removal:
+		return WhyRemoved
+	case *Promotion:
+		return WhyDemoted
+	case *Recovery:
+		return WhyReplaced
 	}
-	return left
+	return WhyLate
 }
 
-func (w *weighing) label(n *node) {
-	undecided := false
-	for _, a := range w.against[n] {
-		switch w.labels[a.by] {
-		case stands:
-			w.fall(n)
-			return
-		case open:
-			undecided = true
+// reason says why an entry fell. Several reasons may have come true, in one order or another; of these it is always the same.
+func (w *weighing) reason(n *node) Void {
+	var by *attacker
+	for i := range w.against[w.place[n.index]].all() {
+		if a := &w.attackers[i]; a.label == stands && (by == nil || compareNodes(a.node, by.node) < 0) {
+			by = a
 		}
 	}
-	if slices.ContainsFunc(w.supporters(n), func(m *node) bool { return w.labels[m] == open }) {
-		return
+	if by != nil {
+		return Void{by.why(), by.ID()}
 	}
 	if !w.supported(n) {
-		w.fall(n)
-	} else if !undecided {
-		w.labels[n] = stands
+		return Void{Why: WhyUnsupported}
+	}
+	var over *node
+	for i := range w.attackers[w.number[n]].victims.all() {
+		if m := w.nodes[i]; w.labels[i] == stands && (over == nil || compareNodes(m, over) < 0) {
+			over = m
+		}
+	}
+	return Void{WhyOutranked, over.ID()}
+}
+
+// weigh labels all entries.
+func (w *weighing) weigh() {
+	w.isDue = make([]bool, len(w.nodes))
+	for i := range w.nodes {
+		w.look(i)
+	}
+	for {
+		for len(w.due) > 0 {
+			i := w.due[len(w.due)-1]
+			w.due = w.due[:len(w.due)-1]
+			w.isDue[i] = false
+			w.look(i)
+		}
+		circles := w.circles()
+		if len(circles) == 0 {
+			return
+		}
+		for _, circle := range circles {
+			w.breakCircle(circle)
+		}
 	}
 }
 
-// fall labels an entry; its reason is found when everything is labelled.
-func (w *weighing) fall(n *node) { w.labels[n], w.out[n] = falls, Void{} }
+// look labels an entry if that follows from what is labelled.
+func (w *weighing) look(i int) {
+	if w.labels[i] != open {
+		return
+	}
+	switch n := w.nodes[i]; {
+	case w.waits(n):
+	case !w.supported(n):
+		w.put(i, falls)
+	case w.threats[i] == 0:
+		w.put(i, stands)
+	}
+}
+
+// put labels an entry and has those looked at again for which it makes a difference. The reason is found when everything is
+// labelled.
+func (w *weighing) put(i int, l label) {
+	w.labels[i] = l
+	n := w.nodes[i]
+	if l == falls {
+		w.out[n] = Void{}
+	}
+	again := func(i int) {
+		if w.labels[i] == open && !w.isDue[i] {
+			w.isDue[i], w.due = true, append(w.due, i)
+		}
+	}
+	if number, ok := w.number[n]; ok {
+		a := &w.attackers[number]
+		a.label = l
+		for v := range a.victims.all() {
+			if w.threats[v]--; w.labels[v] == open && l == stands {
+				w.put(v, falls)
+			} else if w.threats[v] == 0 {
+				again(v)
+			}
+		}
+	}
+	if _, ok := n.p.states.(*Recovery); ok {
+		for i := range w.nodes[w.place[n.index]:] {
+			again(w.place[n.index] + i)
+		}
+	} else if about := n.About().Device; about != (DeviceID{}) {
+		for _, m := range w.s.by[about] {
+			if place := w.place[m.index]; place >= 0 && m.follows(n) {
+				again(place)
+			}
+		}
+	}
+}
 
 // supporters are the ancestors on which it depends whether n's author had the right to make it.
-func (w *weighing) supporters(n *node) (list []*node) {
-	for _, m := range slices.Concat(w.s.about[n.Author()], w.s.recoveries) {
-		if n.follows(m) {
-			list = append(list, m)
+func (w *weighing) supporters(n *node) iter.Seq[*node] {
+	return func(yield func(*node) bool) {
+		for _, list := range [][]*node{w.s.about[n.Author()], w.s.recoveries} {
+			for _, m := range list {
+				if n.follows(m) && !yield(m) {
+					return
+				}
+			}
 		}
 	}
-	return list
 }
 
+func (w *weighing) isOpen(n *node) bool {
+	return w.place[n.index] >= 0 && w.labels[w.place[n.index]] == open
+}
+
+// waits reports whether one of an entry's supporters is open.
+func (w *weighing) waits(n *node) bool {
+	for m := range w.supporters(n) {
+		if w.isOpen(m) {
+			return true
+		}
+	}
+	return false
+}
+
+// supported reports whether n's author had the right to make it, by what stands. It had by what stood when n was judged.
 func (w *weighing) supported(n *node) bool {
-	if n.p.states == nil {
-		return true
-	}
-	if _, ok := n.p.states.(*Founding); ok {
-		return true
-	}
-	return view{w.s, n, w.out}.mayAuthor(n)
-}
-
-// byRoot reports whether an entry is a root key's.
-func (w *weighing) byRoot(n *node) bool {
-	return n.Author() == w.s.founding.Root || slices.ContainsFunc(w.s.recoveries, func(r *node) bool {
-		return w.sees(r) && r.p.states.(*Recovery).Root == n.Author()
-	})
-}
-
-// breakCircles lets the foremost entry of each circle stand, against those that attack it. Only circles that depend on
-// nothing else that is open are broken.
-func (w *weighing) breakCircles() {
-	for _, circle := range w.circles() {
-		var best *node
-		for _, n := range circle {
-			if slices.ContainsFunc(w.supporters(n), func(m *node) bool { return w.labels[m] == open }) {
-				continue // depends on an earlier one of the circle
-			}
-			if best == nil || w.before(n, best, circle) {
-				best = n
-			}
-		}
-		w.labels[best] = stands
-		for _, a := range w.against[best] {
-			if w.labels[a.by] == open {
-				w.fall(a.by)
-			}
-		}
-	}
-}
-
-// before reports whether a prevails over b, both of a circle.
-func (w *weighing) before(a, b *node, circle []*node) bool {
-	root := func(n *node) int {
-		if w.byRoot(n) {
-			return 0
-		}
-		return 1
-	}
-	agreed := func(n *node) (count int) {
-		// Administrators whom one side alone knows do not count: who forks the log can add as many as he likes.
-		seen := map[DeviceID]bool{}
-		for _, k := range w.sealed[n] {
-			if id := k.Author(); !seen[id] && w.known(id, circle) {
-				seen[id] = true
-				count++
-			}
-		}
-		return count
-	}
-	return cmp.Or(
-		cmp.Compare(root(a), root(b)),
-		-cmp.Compare(agreed(a), agreed(b)),
-		w.seniority(a.Author(), b.Author()),
-		cmp.Compare(a.generation, b.generation),
-		compareEntryID(a.ID(), b.ID()),
-	) < 0
-}
-
-// known reports whether every entry of a circle knows of a device.
-func (w *weighing) known(id DeviceID, circle []*node) bool {
-	for _, n := range circle {
-		if !slices.ContainsFunc(w.s.about[id], n.follows) {
-			return false
+	for m := range w.supporters(n) {
+		_, then := n.before[m]
+		if _, now := w.out[m]; now != then {
+			return view{w.s, n, w.out}.mayAuthor(n)
 		}
 	}
 	return true
 }
 
-// seniority orders two devices by when they were added.
-func (w *weighing) seniority(a, b DeviceID) int {
-	first := func(id DeviceID) (first *node) {
-		for _, n := range w.s.about[id] {
-			if n.adds() != nil && w.sees(n) && (first == nil || compareNodes(n, first) < 0) {
-				first = n
+// breakCircle lets the foremost entry of a circle stand, against those that attack it.
+func (w *weighing) breakCircle(circle []*node) {
+	known := map[DeviceID]bool{}
+	var best *node
+	var foremost rank
+	for _, n := range circle {
+		if w.waits(n) {
+			continue // depends on an earlier one of the circle
+		}
+		if r := w.rank(n, circle, known); best == nil || r.before(foremost) {
+			best, foremost = n, r
+		}
+	}
+	place := w.place[best.index]
+	w.put(place, stands)
+	for a := range w.against[place].all() {
+		if w.attackers[a].label == open {
+			w.put(w.place[w.attackers[a].index], falls)
+		}
+	}
+}
+
+// rank says what an entry has to prevail by over others of a circle.
+type rank struct {
+	*node
+	root   bool
+	agreed int   // how many administrators whom all know of have agreed, for a sealed checkpoint
+	added  *node // its author's addition
+}
+
+// rank finds out an entry's rank; known keeps who is known to the whole circle.
+func (w *weighing) rank(n *node, circle []*node, known map[DeviceID]bool) rank {
+	r := rank{node: n, root: w.roots[n.Author()]}
+	if number, ok := w.number[n]; ok {
+		seen := map[DeviceID]bool{}
+		for _, a := range w.attackers[number].agreed {
+			id := a.Author()
+			all, ok := known[id]
+			if !ok {
+				// Administrators whom one side alone knows do not count: who forks the log can add as many as he likes.
+				all = !slices.ContainsFunc(circle, func(n *node) bool { return !slices.ContainsFunc(w.s.about[id], n.follows) })
+				known[id] = all
+			}
+			if !seen[id] && all {
+				seen[id] = true
+				r.agreed++
 			}
 		}
-		return first
 	}
-	x, y := first(a), first(b)
-	if x == nil || y == nil || x == y {
-		return 0
+	for _, m := range w.s.about[n.Author()] {
+		if m.adds() != nil && w.sees(m) && (r.added == nil || compareNodes(m, r.added) < 0) {
+			r.added = m
+		}
 	}
-	return compareNodes(x, y)
+	return r
+}
+
+// before reports whether an entry prevails over another.
+func (r rank) before(than rank) bool {
+	switch {
+	case r.root != than.root:
+		return r.root
+	case r.agreed != than.agreed:
+		return r.agreed > than.agreed
+	case r.added != nil && than.added != nil && r.added != than.added:
+		return compareNodes(r.added, than.added) < 0
+	}
+	return compareNodes(r.node, than.node) < 0
 }
 
 // circles returns the sets of open entries that depend on each other and on nothing else that is open: the strongly
-// connected components without a way out (Tarjan 1972).
+// connected components without a way out (Tarjan 1972). Only these are broken.
 func (w *weighing) circles() (circles [][]*node) {
 	type mark struct {
 		index, low int
 		stacked    bool
+		component  int
 	}
-	marks := map[*node]*mark{}
-	var stack []*node
-	component := map[*node]int{}
-	count := 0
-	var visit func(n *node) *mark
-	visit = func(n *node) *mark {
-		m := &mark{len(marks), len(marks), true}
-		marks[n] = m
-		stack = append(stack, n)
-		for _, d := range w.dependsOn(n) {
-			switch k := marks[d]; {
-			case k == nil:
-				m.low = min(m.low, visit(d).low)
-			case k.stacked:
-				m.low = min(m.low, k.index)
+	marks := make([]mark, len(w.nodes))
+	var stack []int
+	count, components := 0, 0
+	var visit func(i int) int
+	visit = func(i int) int {
+		count++
+		marks[i] = mark{index: count, low: count, stacked: true}
+		stack = append(stack, i)
+		for d := range w.dependsOn(i) {
+			if marks[d].index == 0 {
+				marks[i].low = min(marks[i].low, visit(d))
+			} else if marks[d].stacked {
+				marks[i].low = min(marks[i].low, marks[d].index)
 			}
 		}
-		if m.low == m.index {
-			count++
-			at := slices.Index(stack, n)
-			var circle []*node
-			out := false
-			for _, k := range stack[at:] {
-				marks[k].stacked = false
-				component[k] = count
-				circle = append(circle, k)
-			}
+		if marks[i].low == marks[i].index {
+			components++
+			at := slices.Index(stack, i)
+			members := stack[at:]
 			stack = stack[:at]
-			for _, k := range circle {
-				out = out || slices.ContainsFunc(w.dependsOn(k), func(d *node) bool { return component[d] != count })
+			for _, k := range members {
+				marks[k].stacked, marks[k].component = false, components
 			}
-			if !out {
-				circles = append(circles, circle)
+			var circle []*node
+			for _, k := range members {
+				for d := range w.dependsOn(k) {
+					if marks[d].component != components {
+						return marks[i].low
+					}
+				}
+				circle = append(circle, w.nodes[k])
 			}
+			circles = append(circles, circle)
 		}
-		return m
+		return marks[i].low
 	}
-	for _, n := range w.nodes {
-		if w.labels[n] == open && marks[n] == nil {
-			visit(n)
+	for i := range w.nodes {
+		if w.labels[i] == open && marks[i].index == 0 {
+			visit(i)
 		}
 	}
 	return circles
 }
 
-func (w *weighing) dependsOn(n *node) (list []*node) {
-	for _, a := range w.against[n] {
-		if w.labels[a.by] == open {
-			list = append(list, a.by)
+// dependsOn returns the places of the open entries on which it depends whether one stands.
+func (w *weighing) dependsOn(i int) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for a := range w.against[i].all() {
+			if w.attackers[a].label == open && !yield(w.place[w.attackers[a].index]) {
+				return
+			}
+		}
+		for m := range w.supporters(w.nodes[i]) {
+			if w.isOpen(m) && !yield(w.place[m.index]) {
+				return
+			}
 		}
 	}
-	for _, m := range w.supporters(n) {
-		if w.labels[m] == open {
-			list = append(list, m)
+}
+
+// bits64 is a set of small numbers; nil is the empty one.
+type bits64 []uint64
+
+// set adds a number below size, and reports whether it is new.
+func (b *bits64) set(i, size int) bool {
+	if *b == nil {
+		*b = make(bits64, (size+63)/64)
+	}
+	word, bit := &(*b)[i/64], uint64(1)<<(i%64)
+	added := *word&bit == 0
+	*word |= bit
+	return added
+}
+
+func (b bits64) all() iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for at, word := range b {
+			for ; word != 0; word &= word - 1 {
+				if !yield(at*64 + bits.TrailingZeros64(word)) {
+					return
+				}
+			}
 		}
 	}
-	return list
 }

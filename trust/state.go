@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 )
 
@@ -74,6 +75,7 @@ type Scope struct {
 // Epoch is a generation of a scope's key.
 type Epoch struct {
 	ID         EpochID
+	Entry      EntryID // the entry that begins it
 	Commitment [32]byte
 	Previous   []PreviousEpoch // those that it follows, sealed under its key; none for a scope's first
 }
@@ -100,11 +102,17 @@ type State struct {
 	unknown   []Entry
 
 	// What has an effect if it stands.
-	about       map[DeviceID][]*node // what is stated about each device
-	epochs      map[ScopeID][]*node  // what begins an epoch of each scope
-	attackers   []*node              // what may keep other entries from standing
-	checkpoints []*node
-	recoveries  []*node
+	//
+	// Each list is in an order in which they could have come: ancestors come first.
+	about      map[DeviceID][]*node // what makes each device belong, or not, and its role
+	names      map[DeviceID][]*node // what names each device; zero: the practice
+	by         map[DeviceID][]*node // what each author made
+	epochs     map[ScopeID][]*node  // what begins an epoch of each scope; the first begins the scope
+	agreements map[EntryID][]*node  // what agrees to each checkpoint
+	recoveries []*node
+	attackers  int // how many may keep others from standing
+
+	settled bool // others may see it: what it holds is shared with the States that go on from it
 
 	// What follows from all of it.
 	out     outs
@@ -115,14 +123,31 @@ type State struct {
 
 type node struct {
 	Entry
-	index      int      // position in order of arrival, a bit in ancestors
-	generation int      // longest way from the founding entry
-	ancestors  []uint64 // bit set of indexes
-	before     outs     // which of the ancestors do not stand, by themselves
-	agrees     bool     // it agrees to a checkpoint, and may seal it
-	demotes    bool     // it makes an administrator something else
-	undecided  bool     // has no effect in this version: of an unknown kind, or possible only by such an entry
-	clouded    bool     // an ancestor is undecided
+	parents    []*node
+	index      int        // position in order of arrival, a bit in ancestors
+	generation int        // longest way from the founding entry
+	ancestors  []uint64   // bit set of indexes
+	count      int        // how many ancestors it has
+	before     outs       // which of the ancestors do not stand, by themselves
+	agrees     bool       // it agrees to a checkpoint
+	had        Role       // the role of the device that it gives another one
+	demotes    bool       // it makes an administrator something else
+	admins     []DeviceID // who is to agree, where it begins a checkpoint
+	undecided  bool       // has no effect in this version: of an unknown kind, or possible only by such an entry
+	clouded    bool       // an ancestor is undecided
+}
+
+// attacks reports whether an entry may keep others from standing.
+func (n *node) attacks() bool {
+	switch n.p.states.(type) {
+	case *Removal, *Recovery:
+		return true
+	case *Promotion:
+		return n.demotes
+	case *Checkpoint:
+		return !n.agrees
+	}
+	return false
 }
 
 func (n *node) follows(a *node) bool {
@@ -139,6 +164,7 @@ func (n *node) inherit(p *node) {
 		n.ancestors[i] |= w
 	}
 	n.ancestors[last] |= 1 << (p.index % 64)
+	n.parents = append(n.parents, p)
 	n.generation = max(n.generation, p.generation+1)
 	n.clouded = n.clouded || p.undecided || p.clouded
 }
@@ -156,11 +182,14 @@ func Found(e Entry) (*State, error) {
 		return nil, &Refusal{e.ID(), ErrBadSignature}
 	}
 	s := &State{
-		founding: f,
-		practice: e.ID(),
-		nodes:    map[EntryID]*node{},
-		about:    map[DeviceID][]*node{},
-		epochs:   map[ScopeID][]*node{},
+		founding:   f,
+		practice:   e.ID(),
+		nodes:      map[EntryID]*node{},
+		about:      map[DeviceID][]*node{},
+		names:      map[DeviceID][]*node{},
+		by:         map[DeviceID][]*node{},
+		epochs:     map[ScopeID][]*node{},
+		agreements: map[EntryID][]*node{},
 	}
 	s.insert(&node{Entry: e})
 	s.settle()
@@ -173,19 +202,42 @@ func (s *State) With(e Entry) (*State, error) {
 	if err != nil {
 		return nil, err
 	}
+	t := s.clone()
+	t.insert(n)
+	t.settle()
+	return t, nil
+}
+
+// WithAll returns the State that holds some entries too, each judged on top of those before it, and of each the error of With. What
+// they amount to is worked out once, so that it costs less than to take them one by one.
+func (s *State) WithAll(entries []Entry) (*State, []error) {
+	t, errs := s.clone(), make([]error, len(entries))
+	for i, e := range entries {
+		var n *node
+		if n, errs[i] = t.judge(e); errs[i] == nil {
+			t.insert(n)
+		}
+	}
+	if t.Len() == s.Len() {
+		return s, errs
+	}
+	t.settle()
+	return t, errs
+}
+
+// clone returns a State to which entries may be added.
+func (s *State) clone() *State {
 	t := *s
 	t.nodes = maps.Clone(s.nodes)
 	t.order = slices.Clone(s.order)
 	t.heads = slices.Clone(s.heads)
 	t.about = maps.Clone(s.about)
+	t.names = maps.Clone(s.names)
+	t.by = maps.Clone(s.by)
 	t.epochs = maps.Clone(s.epochs)
-	t.attackers = slices.Clip(s.attackers)
-	t.checkpoints = slices.Clip(s.checkpoints)
-	t.recoveries = slices.Clip(s.recoveries)
+	t.agreements = maps.Clone(s.agreements)
 	t.unknown = slices.Clone(s.unknown)
-	t.insert(n)
-	t.settle()
-	return &t, nil
+	return &t
 }
 
 // Rejected is an entry that Replay left out, and why.
@@ -224,7 +276,7 @@ func Replay(entries []Entry) (*State, []Rejected) {
 		}
 		rejected[founding[0].ID()] = err
 	} else {
-		s = first
+		s, first.settled = first, false
 		// An entry is judged when its last parent has been taken. Which of two comes first makes no difference, since
 		// judgement looks at ancestors alone; only beyond MaxEntries would it.
 		ready := slices.Clone(children[s.practice])
@@ -280,6 +332,9 @@ func (s *State) judge(e Entry) (*node, error) {
 		}
 		n.inherit(p)
 	}
+	for _, w := range n.ancestors {
+		n.count += bits.OnesCount64(w)
+	}
 	if len(s.nodes) >= MaxEntries {
 		return nil, ErrFull
 	}
@@ -298,20 +353,19 @@ func (s *State) judge(e Entry) (*node, error) {
 	case nil:
 		n.undecided = true
 	case *Promotion:
-		n.demotes = m.Role != RoleAdmin && n.view(s).status(m.Device).role == RoleAdmin
+		n.demotes = m.Role != RoleAdmin && n.had == RoleAdmin
 	case *Checkpoint:
-		n.agrees = m.Of != EntryID{}
+		if n.agrees = m.Of != (EntryID{}); !n.agrees {
+			n.admins = n.view(s).administrators()
+		}
 	}
 	return n, nil
 }
 
-// before returns which of n's ancestors do not stand. After a single parent nothing has changed, unless that one seals a
-// checkpoint: whatever attacks it or is attacked by it is not among its ancestors.
+// before returns which of n's ancestors do not stand. A single parent follows all of the others and settles them.
 func (s *State) before(n *node) outs {
-	if len(n.p.parents) == 1 {
-		if p := s.nodes[n.p.parents[0]]; !p.agrees {
-			return p.before
-		}
+	if len(n.parents) == 1 && !s.unseats(n.parents[0], nil) {
+		return n.parents[0].before
 	}
 	return s.standing(n)
 }
@@ -325,10 +379,15 @@ func (s *State) insert(n *node) {
 		return found
 	})
 	s.heads = append(s.heads, n.ID())
-	s.order = append(s.order, n)
+	at, _ := slices.BinarySearchFunc(s.order, n, compareNodes)
+	s.order = slices.Insert(s.order, at, n)
 	if n.undecided {
 		s.unknown = append(s.unknown, n.Entry)
 		return
+	}
+	s.by[n.Author()] = s.grow(s.by[n.Author()], n)
+	if n.attacks() {
+		s.attackers++
 	}
 	switch m := n.p.states.(type) {
 	case *Founding:
@@ -342,35 +401,38 @@ func (s *State) insert(n *node) {
 		s.speaks(n, m.ID)
 	case *Removal:
 		s.speaks(n, m.Device)
-		s.attackers = append(s.attackers, n)
 	case *Promotion:
 		s.speaks(n, m.Device)
-		s.attackers = append(s.attackers, n)
 	case *Renaming:
-		s.speaks(n, m.Device)
+		s.names[m.Device] = s.grow(s.names[m.Device], n)
 	case *Rotation:
 		s.begins(n, m.Scope)
 	case *ScopeCreation:
 		s.begins(n, ScopeIDOfEntry(n.ID()))
 	case *Checkpoint:
-		s.attackers = append(s.attackers, n)
-		s.checkpoints = append(s.checkpoints, n)
+		if n.agrees {
+			s.agreements[m.Of] = s.grow(s.agreements[m.Of], n)
+		}
 	case *Recovery:
-		s.attackers = append(s.attackers, n)
-		s.recoveries = append(s.recoveries, n)
+		s.recoveries = s.grow(s.recoveries, n)
 	}
 }
 
-func (s *State) speaks(n *node, of DeviceID) { s.about[of] = append(slices.Clip(s.about[of]), n) }
+func (s *State) speaks(n *node, of DeviceID) { s.about[of] = s.grow(s.about[of], n) }
 
-func (s *State) begins(n *node, scope ScopeID) {
-	s.epochs[scope] = append(slices.Clip(s.epochs[scope]), n)
+func (s *State) begins(n *node, scope ScopeID) { s.epochs[scope] = s.grow(s.epochs[scope], n) }
+
+// grow appends to a list that settled States share.
+func (s *State) grow(list []*node, n *node) []*node {
+	if s.settled {
+		list = slices.Clip(list)
+	}
+	return append(list, n)
 }
 
 // settle restores the orders that insert leaves open, and works out what the entries amount to.
 func (s *State) settle() {
 	slices.SortFunc(s.heads, compareEntryID)
-	slices.SortFunc(s.order, compareNodes)
 	slices.SortFunc(s.unknown, func(a, b Entry) int { return compareEntryID(a.ID(), b.ID()) })
 	s.headsHash = HeadsHashOf(s.heads)
 	s.out = s.standing(nil)
@@ -378,28 +440,29 @@ func (s *State) settle() {
 	s.tips = v.tips()
 	s.members = map[DeviceID]status{}
 	for id := range s.about {
-		if id != (DeviceID{}) { // the practice itself
-			s.members[id] = v.status(id)
-		}
+		st := v.status(id)
+		st.names = v.names(id, st.add)
+		s.members[id] = st
 	}
 	s.scopes = v.scopes()
+	s.settled = true
 }
 
 func (s *State) all() view { return view{s, nil, s.out} }
 
 // tips returns the entries that stand and that no other one that stands follows, as many as an entry may join.
 func (v view) tips() []EntryID {
-	covered := map[EntryID]bool{}
+	covered := make([]bool, len(v.s.order))
 	var tips []EntryID
 	for _, n := range slices.Backward(v.s.order) {
 		if !v.sees(n) {
 			continue
 		}
-		if !covered[n.ID()] && len(tips) < MaxParents {
+		if !covered[n.index] && len(tips) < MaxParents {
 			tips = append(tips, n.ID())
 		}
-		for _, p := range n.p.parents {
-			covered[p] = true
+		for _, p := range n.parents {
+			covered[p.index] = true
 		}
 	}
 	slices.SortFunc(tips, compareEntryID)
@@ -414,10 +477,9 @@ func (v view) scopes() (list []Scope) {
 			sc.given[device] = v.given(device, id)
 			sc.could[device] = v.s.given(device, id, func(*node) bool { return true })
 		}
-		nodes = slices.Clone(nodes)
-		slices.SortFunc(nodes, compareNodes)
+		nodes = slices.SortedFunc(slices.Values(nodes), compareNodes)
 		for _, n := range nodes {
-			e := Epoch{ID: EpochIDOf(n.ID(), id)}
+			e := Epoch{ID: EpochIDOf(n.ID(), id), Entry: n.ID()}
 			if begun := n.begins(id); begun != nil {
 				sc.Name, e.Commitment = begun.Name, begun.Commitment
 			} else if m, ok := n.p.states.(*Rotation); ok {

@@ -30,15 +30,15 @@ type status struct {
 	add     *node // the entry that holds of those that added it; nil: none did
 	role    Role  // zero if it does not belong
 	removed bool
-	wrote   bool // it has, or had, a role that may write
-	could   bool // the same, by some entry that may not stand
-	ended   bool // somebody removed it or gave it a role that may not, knowing that it wrote
-	names   []byte
-	cut     Cut // how far its logs count, of removals and of roles that may not write
+	wrote   bool   // it has, or had, a role that may write
+	could   bool   // the same, by some entry that may not stand
+	ended   bool   // somebody removed it or gave it a role that may not, knowing that it wrote
+	names   []byte // found out for a whole State alone
+	cut     Cut    // how far its logs count, of removals and of roles that may not write
 }
 
 func (v view) status(id DeviceID) (st status) {
-	var roles, names []*node
+	var roles []*node
 	for _, n := range v.s.about[id] {
 		if (n.adds() != nil || n.p.kind == KindRole) && n.role().MayWrite() {
 			st.could = true
@@ -60,16 +60,10 @@ func (v view) status(id DeviceID) (st status) {
 			st.cut = st.cut.union(m.Cut)
 		case *Promotion:
 			roles = append(roles, n)
-		case *Renaming:
-			names = append(names, n)
 		}
 	}
 	if st.add == nil {
 		return status{removed: st.removed, ended: true, cut: st.cut} // what added it may have counted before it fell
-	}
-	st.names = st.add.adds().Names
-	if latest := newest(names); len(latest) > 0 {
-		st.names = slices.MaxFunc(latest, compareNodes).p.states.(*Renaming).Names
 	}
 	for _, n := range roles {
 		st.wrote = st.wrote || n.role().MayWrite()
@@ -90,11 +84,28 @@ func (v view) status(id DeviceID) (st status) {
 	return st
 }
 
-// newest returns the entries that no other of them follows.
+// names returns the sealed names of a device that add added, or the practice's for a zero id.
+func (v view) names(id DeviceID, add *node) []byte {
+	var last *node // a name that follows another is listed after it
+	for _, n := range v.s.names[id] {
+		if v.sees(n) && (last == nil || compareNodes(n, last) > 0) {
+			last = n
+		}
+	}
+	switch {
+	case last != nil && (add != nil || id == (DeviceID{})):
+		return last.p.states.(*Renaming).Names
+	case id == (DeviceID{}):
+		return v.s.founding.Practice
+	case add == nil:
+		return nil
+	}
+	return add.adds().Names
+}
+
+// newest returns the entries of a list in which ancestors come first that no other of them follows.
 func newest(list []*node) (out []*node) {
-	list = slices.Clone(list)
-	slices.SortFunc(list, func(a, b *node) int { return compareNodes(b, a) })
-	for _, n := range list { // what follows it came before it, or what follows that
+	for _, n := range slices.Backward(list) { // what follows it came before it, or what follows that
 		if !slices.ContainsFunc(out, func(m *node) bool { return m.follows(n) }) {
 			out = append(out, n)
 		}
@@ -120,6 +131,17 @@ func (v view) mayAuthor(n *node) bool {
 		return true
 	}
 	return v.status(n.Author()).role == RoleAdmin
+}
+
+// administrators returns the devices that are administrators, ascending.
+func (v view) administrators() (list []DeviceID) {
+	for id := range v.s.about {
+		if v.status(id).role == RoleAdmin {
+			list = append(list, id)
+		}
+	}
+	slices.SortFunc(list, compareDeviceID)
+	return list
 }
 
 // heads returns the entries that begin a scope's newest epochs: one, or several after rotations that were made apart.
@@ -159,9 +181,11 @@ func (s *State) given(id DeviceID, scope ScopeID, by func(*node) bool) bool {
 	return slices.ContainsFunc(s.about[id], func(n *node) bool {
 		m, ok := n.p.states.(*Addition)
 		return ok && by(n) && slices.ContainsFunc(m.Boxes, func(b EpochBox) bool { return b.Scope == scope })
-	}) || slices.ContainsFunc(s.epochs[scope], func(n *node) bool {
-		begun := n.begins(scope)
-		return begun != nil && by(n) && slices.ContainsFunc(begun.Boxes, func(b ScopeBox) bool { return b.Recipient == id })
+	}) || slices.ContainsFunc(s.epochs[scope][:min(1, len(s.epochs[scope]))], func(n *node) bool {
+		_, found := slices.BinarySearchFunc(n.begins(scope).Boxes, id, func(b ScopeBox, id DeviceID) int {
+			return compareDeviceID(b.Recipient, id)
+		})
+		return found && by(n)
 	})
 }
 

@@ -70,29 +70,29 @@ func (r *Replica) EntriesSince(heads []trust.EntryID) [][]byte {
 func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [][]byte) error {
 	r.membership.Lock()
 	defer r.membership.Unlock()
-	st := r.State()
 	var batch storage.Batch
 	var refused refusals
 	defer func() { refused.tell(r, from, "membership entries are not accepted") }()
-	added := 0
-	for _, b := range entries {
-		e, err := trust.ParseEntry(b)
-		if err != nil {
+	list := make([]trust.Entry, len(entries))
+	for i, b := range entries {
+		var err error
+		if list[i], err = trust.ParseEntry(b); err != nil {
 			return fmt.Errorf("membership entry from %v: %w", from, err)
 		}
-		next, err := st.With(e)
+	}
+	added := 0
+	st, errs := r.State().WithAll(list)
+	for i, err := range errs {
 		var parent *trust.MissingParent
-		switch {
+		switch e := list[i]; {
+		case err == nil:
+			added++
+			batch.Put(storage.Member.Key(e.ID()), e.Bytes())
 		case errors.Is(err, trust.ErrKnown), errors.As(err, &parent):
-			continue
-		case err != nil:
+		default:
 			// Whoever relays it may be honest; what else it sends is welcome.
 			refused.add(e.ID(), err)
-			continue
 		}
-		st = next
-		added++
-		batch.Put(storage.Member.Key(e.ID()), e.Bytes())
 	}
 	if added == 0 {
 		return nil

@@ -1,8 +1,10 @@
 package keyring
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"chartmesh/trust"
@@ -18,12 +20,18 @@ type administrator struct {
 // sign makes an entry that follows everything that stands.
 func (a *administrator) sign(st *trust.State, kind trust.Kind, payload []byte, now time.Time, others ...trust.Signer) (
 	trust.Entry, error) {
+	return a.signAfter(st, st.Tips(), kind, payload, now, others...)
+}
+
+// signAfter makes an entry with other parents than those.
+func (a *administrator) signAfter(st *trust.State, parents []trust.EntryID, kind trust.Kind, payload []byte, now time.Time,
+	others ...trust.Signer) (trust.Entry, error) {
 	if root, _ := st.Root(); a.signer.Device() != root {
 		if self, ok := st.Member(a.signer.Device()); !ok || self.Role != trust.RoleAdmin {
 			return trust.Entry{}, ErrNotAdmin
 		}
 	}
-	draft := trust.Draft{Kind: kind, Parents: st.Tips(), TimeMillis: now.UnixMilli(), Payload: payload}
+	draft := trust.Draft{Kind: kind, Parents: parents, TimeMillis: now.UnixMilli(), Payload: payload}
 	return draft.Sign(a.signer, others...)
 }
 
@@ -138,8 +146,24 @@ func (a *administrator) AddAnchor(st *trust.State, anchor trust.DeviceID, addres
 	return e, nil
 }
 
+// RotationsDue returns the scopes that this administrator should rotate: those that everybody finds due, those whose newest epoch was
+// not given to him although he has a box of it, and those with an epoch that he alone may open.
+func (a *administrator) RotationsDue(st *trust.State) (due []trust.ScopeID) {
+	all := st.RotationsDue()
+	for _, sc := range st.Scopes() {
+		// Who was added apart from a rotation has no box of it, and waits for somebody who has.
+		waits := !a.reads(st, sc) || len(sc.Newest) == 0 || slices.ContainsFunc(sc.Newest, func(id trust.EpochID) bool {
+			return !a.has(id) && !a.isShut(id)
+		})
+		if slices.Contains(all, sc.ID) || !waits && (slices.ContainsFunc(sc.Newest, a.isShut) || len(a.loose(sc)) > 0) {
+			due = append(due, sc.ID)
+		}
+	}
+	return due
+}
+
 // Rotate makes the entry that begins a scope's next epoch: new keys for all who read it and for the recovery key, and the keys
-// of the epochs before it sealed under the new one. It joins epochs that were begun apart.
+// of the epochs before it sealed under the new one. It joins epochs that were begun apart, and such as no other opens.
 func (a *administrator) Rotate(st *trust.State, scope trust.ScopeID, now time.Time) (trust.Entry, error) {
 	e, err := a.rotate(st, scope, now)
 	if err != nil {
@@ -162,13 +186,33 @@ func (a *administrator) rotate(st *trust.State, scope trust.ScopeID, now time.Ti
 		return e, err
 	}
 	m := trust.Rotation{Scope: scope, Commitment: trust.Commit(scope, body, index)}
-	for _, epoch := range sc.Newest {
+	parents, joins := st.Tips(), slices.Clone(sc.Newest)
+	for _, epoch := range a.loose(sc) {
+		if len(joins) < trust.MaxParents && len(parents) < trust.MaxParents {
+			joins = append(joins, epoch.ID)
+			if _, void := st.Void(epoch.Entry); void { // it follows no tip, and is to be known to those who judge this
+				parents = append(parents, epoch.Entry)
+			}
+		}
+	}
+	for _, epoch := range joins {
+		p := trust.PreviousEpoch{Epoch: epoch}
 		key, err := a.epochKey(scope, epoch)
-		if err != nil {
+		switch {
+		case err == nil:
+			p.Sealed = sealPrevious(body, epoch, key)
+		case a.isShut(epoch):
+			// Nobody could go on if this waited for somebody who can open it. If there is one, an administrator, he joins it again.
+			p.Sealed = make([]byte, trust.PreviousEpochSize)
+			if err := a.random(p.Sealed); err != nil {
+				return e, err
+			}
+		default:
 			return e, err
 		}
-		m.Previous = append(m.Previous, trust.PreviousEpoch{Epoch: epoch, Sealed: sealPrevious(body, epoch, key)})
+		m.Previous = append(m.Previous, p)
 	}
+	slices.SortFunc(m.Previous, func(a, b trust.PreviousEpoch) int { return bytes.Compare(a.Epoch[:], b.Epoch[:]) })
 	_, recovery := st.Root()
 	box, err := sealBox(scope, body, index, recovery)
 	if err != nil {
@@ -182,19 +226,10 @@ func (a *administrator) rotate(st *trust.State, scope trust.ScopeID, now time.Ti
 		}
 		m.Boxes = append(m.Boxes, trust.ScopeBox{Recipient: id, Sealed: box})
 	}
-	if e, err = a.sign(st, trust.KindRotate, m.Encode(), now); err != nil {
+	if e, err = a.signAfter(st, parents, trust.KindRotate, m.Encode(), now); err != nil {
 		return e, err
 	}
 	a.put(scope, trust.EpochIDOf(e.ID(), scope), body, index)
-	return e, nil
-}
-
-// CheckIn makes the entry by which this administrator begins a checkpoint, or agrees to another's (zero: begins one).
-func (a *administrator) CheckIn(st *trust.State, of trust.EntryID, now time.Time) (trust.Entry, error) {
-	e, err := a.sign(st, trust.KindCheckpoint, trust.Checkpoint{Of: of}.Encode(), now)
-	if err != nil {
-		return e, fmt.Errorf("agree to the membership: %w", err)
-	}
 	return e, nil
 }
 

@@ -1,7 +1,8 @@
 // Package keyring holds a device's private keys and offers them as operations: sign, seal, open, derive.
 //
 // Nouns: a [Keyring] is what one device owns, in one file of its data folder. A [RecoveryCode] is what the practice
-// wrote down on paper; a [Recovery] is what that code opens.
+// wrote down on paper; a [Recovery] is what that code opens, and may sign membership entries as the practice's root key, which outranks
+// every administrator.
 //
 // Guarantees: no key is returned, printed, logged or part of an error, with two exceptions that the libraries below
 // force: [Keyring.StoreKey], since the store encrypts with bytes, and [Keyring.Derive], whose results are useless for

@@ -24,6 +24,7 @@ type opened struct {
 		sync.RWMutex
 		keys  map[trust.EpochID]epochKeys
 		index map[trust.ScopeID][32]byte
+		shut  map[trust.EpochID]bool // the own box of which holds no keys, or not those that the log commits to
 	}
 }
 
@@ -41,6 +42,23 @@ func (o *opened) put(scope trust.ScopeID, epoch trust.EpochID, body, index [32]b
 	}
 	o.epochs.keys[epoch] = epochKeys{scope, body}
 	o.epochs.index[scope] = index
+	delete(o.epochs.shut, epoch)
+}
+
+// shut notes that the box of an epoch for the own key does not hold its keys. Whoever made it seals to nobody what he wants, or erred.
+func (o *opened) shut(epoch trust.EpochID) {
+	o.epochs.Lock()
+	defer o.epochs.Unlock()
+	if o.epochs.shut == nil {
+		o.epochs.shut = map[trust.EpochID]bool{}
+	}
+	o.epochs.shut[epoch] = true
+}
+
+func (o *opened) isShut(epoch trust.EpochID) bool {
+	o.epochs.RLock()
+	defer o.epochs.RUnlock()
+	return o.epochs.shut[epoch]
 }
 
 func (o *opened) has(epoch trust.EpochID) bool {
@@ -76,6 +94,7 @@ func (o *opened) epochKey(scope trust.ScopeID, epoch trust.EpochID) ([32]byte, e
 // learn opens the boxes for a recipient (zero: the recovery key), and the epochs before those that it has.
 func (o *opened) learn(private hpke.PrivateKey, st *trust.State, recipient trust.DeviceID) error {
 	var errs []error
+	shut := map[trust.EpochID]error{}
 	public := private.PublicKey().Bytes()
 	for _, b := range st.Boxes(recipient) {
 		if o.has(b.Epoch) || !bytes.Equal(public, b.HPKE) {
@@ -84,20 +103,27 @@ func (o *opened) learn(private hpke.PrivateKey, st *trust.State, recipient trust
 		}
 		keys, err := hpke.Open(private, kdf, aead, trust.BoxInfo(b.Scope, b.Commitment, public), b.Sealed)
 		if err != nil || len(keys) != 64 {
-			errs = append(errs, fmt.Errorf("open key box of epoch %v: %w", b.Epoch, trust.ErrSealBroken))
+			o.shut(b.Epoch)
+			shut[b.Epoch] = fmt.Errorf("open key box of epoch %v: %w", b.Epoch, trust.ErrSealBroken)
 			continue
 		}
 		if err := o.take(b.Scope, b.Epoch, [32]byte(keys[:32]), [32]byte(keys[32:]), b.Commitment); err != nil {
-			errs = append(errs, err)
+			o.shut(b.Epoch)
+			shut[b.Epoch] = err
 		}
 	}
 	for _, sc := range st.Scopes() {
 		errs = append(errs, o.learnPrevious(sc))
+		for _, e := range sc.Epochs {
+			if !o.has(e.ID) { // else another that follows it opens it
+				errs = append(errs, shut[e.ID])
+			}
+		}
 	}
 	return errors.Join(errs...)
 }
 
-// learnPrevious opens a scope's epochs by those that follow them.
+// learnPrevious opens a scope's epochs by those that follow them. One that does not open so was not held by who began the other.
 func (o *opened) learnPrevious(sc trust.Scope) error {
 	index, err := o.indexKey(sc.ID)
 	if err != nil {
@@ -125,6 +151,40 @@ func (o *opened) learnPrevious(sc trust.Scope) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// loose returns the epochs of a scope, newest first, that are open here and that none opens which is read now: who began those
+// could not open them, or what began them does not stand. A newcomer and whoever lacks them cannot read what was written under them
+// until an epoch is begun that opens them. None of them opens another.
+func (o *opened) loose(sc trust.Scope) (loose []trust.Epoch) {
+	index, err := o.indexKey(sc.ID)
+	if err != nil {
+		return nil
+	}
+	commitments := map[trust.EpochID][32]byte{}
+	for _, e := range sc.Epochs {
+		commitments[e.ID] = e.Commitment
+	}
+	reached := map[trust.EpochID]bool{}
+	for _, id := range sc.Newest {
+		reached[id] = true
+	}
+	for _, e := range slices.Backward(sc.Epochs) {
+		body, err := o.epochKey(sc.ID, e.ID)
+		if err != nil {
+			continue
+		}
+		if !reached[e.ID] {
+			loose = append(loose, e)
+		}
+		for _, p := range e.Previous {
+			previous, err := openPrevious(body, p.Epoch, p.Sealed)
+			if err == nil && trust.Commit(sc.ID, previous, index) == commitments[p.Epoch] {
+				reached[p.Epoch] = true
+			}
+		}
+	}
+	return loose
 }
 
 // take keeps an epoch's keys if they are those that the log commits to.
