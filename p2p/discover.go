@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -64,24 +65,9 @@ func (h *Host) found(device trust.DeviceID, at netip.Addr, udp, tcp uint16) {
 	if !h.cfg.Admit(device) {
 		return
 	}
-	var addrs []ma.Multiaddr
-	for _, way := range []struct {
-		port uint16
-		head string
-		tail string
-	}{{udp, "udp", "/quic-v1"}, {tcp, "tcp", ""}} {
-		if way.port == 0 {
-			continue
-		}
-		a, err := manet.FromIPAndZone(at.AsSlice(), "")
-		if err != nil {
-			return
-		}
-		rest, err := ma.NewMultiaddr("/" + way.head + "/" + netip.AddrPortFrom(at, way.port).String()[len(at.String())+1:] + way.tail)
-		if err != nil {
-			return
-		}
-		addrs = append(addrs, a.Encapsulate(rest))
+	addrs := placesAt(at, udp, tcp)
+	if len(addrs) == 0 {
+		return
 	}
 	h.mu.Lock()
 	m, err := h.memberLocked(device)
@@ -105,6 +91,26 @@ func (h *Host) found(device trust.DeviceID, at netip.Addr, udp, tcp uint16) {
 		h.probe(link) // it speaks from elsewhere now: is it still at the other end?
 	}
 	h.wakeDialler()
+}
+
+// placesAt returns the addresses of ports of QUIC and TCP at an IP address; 0: none.
+func placesAt(at netip.Addr, udp, tcp uint16) (addrs []ma.Multiaddr) {
+	ip, err := manet.FromIPAndZone(at.AsSlice(), at.Zone())
+	if err != nil {
+		return nil
+	}
+	for _, way := range []struct {
+		port       uint16
+		head, tail string
+	}{{udp, "udp", "/quic-v1"}, {tcp, "tcp", ""}} {
+		if way.port == 0 {
+			continue
+		}
+		if rest, err := ma.NewMultiaddr("/" + way.head + "/" + strconv.Itoa(int(way.port)) + way.tail); err == nil {
+			addrs = append(addrs, ip.Encapsulate(rest))
+		}
+	}
+	return addrs
 }
 
 // nearLocked returns where a member was heard lately.

@@ -129,6 +129,22 @@ type RecoveryReport struct {
 	Closed   int    `json:"closed,omitempty"` // epochs that whoever began them did not seal to the code
 }
 
+// Restored says what was found when a new device was founded with the recovery code.
+type Restored struct {
+	RecoveryReport
+	PeerID  string           `json:"peer_id"` // of the new device
+	Devices []RestoredDevice `json:"devices"` // the others, lost ones among them
+}
+
+// RestoredDevice is another device of a practice, as its membership log names it.
+type RestoredDevice struct {
+	PeerID   string `json:"peer_id"`
+	Name     string `json:"name,omitempty"`
+	Site     string `json:"site,omitempty"`
+	Role     string `json:"role"`
+	Answered bool   `json:"answered"` // and took the new device in
+}
+
 // ReplacedRecovery is a new recovery code.
 type ReplacedRecovery struct {
 	Code   string `json:"recovery_code"`

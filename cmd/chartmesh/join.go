@@ -13,10 +13,11 @@ import (
 
 // joins is what the commands need besides api.Agent; tests put an agent in memory in its place.
 type joins struct {
-	init func(dir string, opts initOptions) (founded, error)
-	join func(ctx context.Context, dir string, opts joinOptions) error
-	open func(opts openOptions) (localAgent, error)
-	read func(name string, r io.Reader, fn func(item) error) error
+	init    func(dir string, opts initOptions) (founded, error)
+	join    func(ctx context.Context, dir string, opts joinOptions) error
+	restore func(ctx context.Context, dir string, opts restoreOptions) (api.Restored, error)
+	open    func(opts openOptions) (localAgent, error)
+	read    func(name string, r io.Reader, fn func(item) error) error
 }
 
 // localAgent is an agent in this process.
@@ -32,6 +33,12 @@ type founded struct{ recoveryCode, peerID string }
 
 type joinOptions struct {
 	code, site, device string
+	logger             *slog.Logger
+}
+
+type restoreOptions struct {
+	code, site, device string
+	addresses          []string
 	logger             *slog.Logger
 }
 
@@ -67,6 +74,10 @@ var agentJoins = joins{
 	},
 	join: func(ctx context.Context, dir string, opts joinOptions) error {
 		return agent.Join(ctx, dir, agent.JoinOptions{Code: opts.code, Site: opts.site, Device: opts.device, Logger: opts.logger})
+	},
+	restore: func(ctx context.Context, dir string, opts restoreOptions) (api.Restored, error) {
+		return agent.Restore(ctx, dir, agent.RestoreOptions{Code: opts.code, Site: opts.site, Device: opts.device, Addresses: opts.addresses,
+			Logger: opts.logger})
 	},
 	open: func(opts openOptions) (localAgent, error) {
 		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline,
