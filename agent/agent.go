@@ -392,6 +392,13 @@ func openError(dir string, err error) error {
 	case errors.Is(err, keyring.ErrPassphrase), errors.Is(err, keyring.ErrLocked):
 		e.Code, e.Message = api.CodeForbidden, "the keys in "+dir+" are protected by another passphrase"
 		e.Hint = "if it is forgotten, nothing opens this folder; the other devices have the records, and this one can join anew"
+	case errors.Is(err, keyring.ErrKeychainEntry):
+		e.Code, e.Message = api.CodeForbidden, "the keys in "+dir+" are sealed by a key in the system's keychain, and this one does not have it"
+		e.Hint = "the folder belongs to another machine or user, or the keychain was reset: let this device join anew, or get back in with " +
+			"`chartmesh recovery restore` into another folder; the other devices have the records"
+	case errors.Is(err, keyring.ErrNoKeychain):
+		e.Code, e.Message = api.CodeForbidden, "the keys in "+dir+" are sealed by a key in the system's keychain, which cannot be reached"
+		e.Hint = "log in as the user whose keychain has it and unlock it; for a service move the keys first, in that session: `chartmesh keyring protect`"
 	case errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
 		e.Code = api.CodeDamaged
 	case errors.Is(err, storage.ErrNoRoom):

@@ -29,20 +29,21 @@ type Membership interface {
 // Keyring is the part of Agent that is about how this device keeps its keys.
 type Keyring interface {
 	KeyringStatus(ctx context.Context) (KeyringStatus, error)
-	// ProtectKeyring seals the keys on disk under a passphrase; an empty one leaves them to the file's permissions.
-	ProtectKeyring(ctx context.Context, passphrase string) error
+	// ProtectKeyring seals the keys on disk under a passphrase or a key in the system's keychain, or leaves them to the file's permissions.
+	ProtectKeyring(ctx context.Context, req ProtectionRequest) error
 }
 
 // KeyringStatus says where and how this device keeps its keys.
 type KeyringStatus struct {
 	File       string `json:"file"`
-	Protection string `json:"protection"` // permissions: of the file alone; passphrase
+	Protection string `json:"protection"` // permissions: of the file alone; passphrase; keychain
 	Epochs     int    `json:"epochs"`     // keys of scopes that are open
 }
 
-// PassphraseRequest carries a passphrase.
-type PassphraseRequest struct {
-	Passphrase string `json:"passphrase"`
+// ProtectionRequest says what the keys on disk are to be sealed by: neither leaves them to the file's permissions.
+type ProtectionRequest struct {
+	Passphrase string `json:"passphrase,omitempty"`
+	Keychain   bool   `json:"keychain,omitempty"`
 }
 
 // MembershipLog is the membership log, the oldest entry first.
@@ -224,11 +225,11 @@ func (h *handler) keyring(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *handler) protectKeyring(w http.ResponseWriter, r *http.Request) error {
-	req, err := small[PassphraseRequest](w, r)
+	req, err := small[ProtectionRequest](w, r)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, struct{}{}, h.agent.ProtectKeyring(r.Context(), req.Passphrase))
+	return writeJSON(w, struct{}{}, h.agent.ProtectKeyring(r.Context(), req))
 }
 
 // small reads a request that is a little JSON without a query.

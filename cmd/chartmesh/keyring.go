@@ -70,6 +70,8 @@ func (c *cli) keyringCommand() *cobra.Command {
 				switch s.Protection {
 				case "passphrase":
 					p.line("protected by a passphrase, which every start asks for")
+				case "keychain":
+					p.line("protected by a key in the system's keychain: only this user on this machine opens them, when logged in")
 				default:
 					p.line("protected by the file's permissions alone: whoever can read this user's files has them")
 					p.hint("chartmesh keyring protect")
@@ -79,24 +81,32 @@ func (c *cli) keyringCommand() *cobra.Command {
 			})
 		}),
 	}
-	remove := false
+	var remove, keychain bool
 	protect := &cobra.Command{
-		Use:   "protect",
-		Short: "seal this device's keys under a passphrase",
+		Use:   "protect [--keychain | --remove]",
+		Short: "seal this device's keys under a passphrase, or by the system's keychain",
 		Long: `Reads a passphrase from stdin and seals the keys of this device under it (argon2id, 64 MiB): a copy of the folder, or the disk of a
 stolen machine, is worth nothing without. Every start of the agent asks for it, at the terminal or by --passphrase-fd; nothing opens the
 folder if it is forgotten, but the practice's other devices have the records, and this one can join anew.
 
+With --keychain they are sealed under a key that the system's keychain keeps (Secret Service on Linux, the keychain of macOS): nobody types
+anything, and a copy of the folder is worth nothing on another machine. It needs the session of the user, so it is nothing for a
+service that starts before anybody logs in. If the keychain is reset, nothing opens the folder.
+
 The keys that stood there in clear may still be somewhere on the disk, and are in older copies of the folder.`,
 		Example: `  chartmesh keyring protect
   chartmesh agent --passphrase-fd 3 3< /run/credentials/chartmesh
+  chartmesh keyring protect --keychain
   chartmesh keyring protect --remove`,
 		Args: cobra.NoArgs,
 		RunE: c.do(func(ctx context.Context, _ []string) (err error) {
 			p := c.printer()
-			text := ""
-			if !remove {
-				if text, err = c.readSecret(p, "New passphrase:"); err != nil {
+			req := api.ProtectionRequest{Keychain: keychain}
+			if remove && keychain {
+				return usage("--keychain or --remove, not both")
+			}
+			if !remove && !keychain {
+				if req.Passphrase, err = c.readSecret(p, "New passphrase:"); err != nil {
 					return err
 				}
 				if terminal(c.in) {
@@ -104,13 +114,13 @@ The keys that stood there in clear may still be somewhere on the disk, and are i
 					if err != nil {
 						return err
 					}
-					if again != text {
+					if again != req.Passphrase {
 						return usage("the two differ; nothing was changed")
 					}
 				}
 			}
 			return c.with(ctx, func(agent api.Agent, _ bool) error {
-				if err := agent.ProtectKeyring(ctx, text); err != nil {
+				if err := agent.ProtectKeyring(ctx, req); err != nil {
 					return err
 				}
 				s, err := agent.KeyringStatus(ctx)
@@ -127,5 +137,6 @@ The keys that stood there in clear may still be somewhere on the disk, and are i
 		}),
 	}
 	protect.Flags().BoolVar(&remove, "remove", false, "leave the keys to the file's permissions again")
+	protect.Flags().BoolVar(&keychain, "keychain", false, "seal the keys under a key in the system's keychain instead")
 	return family("keyring", "how this device keeps its keys", status, protect)
 }

@@ -25,12 +25,13 @@ type Keyring struct {
 
 	dir   string // empty: in memory alone
 	moved bool
+	chain Keychain
 
 	mu struct {
 		sync.Mutex
 		rand    io.Reader
 		secrets secrets
-		by      *passphrase // nil: the file is protected by its permissions
+		by      sealing // nil: the file is protected by its permissions
 		fresh   bool
 	}
 }
@@ -43,6 +44,8 @@ type secrets struct {
 	device   [32]byte // salts, and what is derived for other libraries
 	nonce    [16]byte // of the current log
 	instance [32]byte // which folder on which machine the nonce is bound to
+	next     [32]byte // zero, or what store becomes when the store has been encrypted anew
+	rotated  uint64   // when that was last done, milliseconds since 1970; 0: never
 }
 
 var (
@@ -76,17 +79,21 @@ func Create(dir string, random io.Reader) (*Keyring, error) {
 			return nil, fmt.Errorf("create keyring: %w", err)
 		}
 	}
-	return unlock(dir, s, random)
+	k, err := unlock(dir, s, random)
+	if err == nil && dir != "" {
+		k.chain = systemKeychain{}
+	}
+	return k, err
 }
 
-// Open reads the keyring in dir, with the passphrase that ask gives if it is protected by one. If the folder was copied or
+// Open reads the keyring in dir, with the passphrase that ask gives if it is protected by one, or a key of the system's keychain. If the folder was copied or
 // restored, a new log begins (see Moved).
 func Open(dir string, ask Unlock) (*Keyring, error) {
-	return openAs(dir, instanceOf(dir), ask)
+	return openAs(dir, instanceOf(dir), access{ask, systemKeychain{}})
 }
 
-func openAs(dir string, instance [32]byte, ask Unlock) (*Keyring, error) {
-	s, by, err := readFile(dir, ask)
+func openAs(dir string, instance [32]byte, with access) (*Keyring, error) {
+	s, by, err := readFile(dir, with)
 	if err != nil {
 		return nil, fmt.Errorf("open keyring: %w", err)
 	}
@@ -94,7 +101,7 @@ func openAs(dir string, instance [32]byte, ask Unlock) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open keyring: %w", err)
 	}
-	k.mu.by = by
+	k.mu.by, k.chain = by, with.chain
 	if s.instance != instance {
 		k.mu.secrets.instance = instance
 		if err := k.MintLog(); err != nil {
