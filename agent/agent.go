@@ -399,6 +399,9 @@ func openError(dir string, err error) error {
 	case errors.Is(err, keyring.ErrNoKeychain):
 		e.Code, e.Message = api.CodeForbidden, "the keys in "+dir+" are sealed by a key in the system's keychain, which cannot be reached"
 		e.Hint = "log in as the user whose keychain has it and unlock it; for a service move the keys first, in that session: `chartmesh keyring protect`"
+	case errors.Is(err, keyring.ErrChanged):
+		e.Code, e.Message = api.CodeInUse, "another process has just changed how the keys in "+dir+" are kept"
+		e.Hint = "try again"
 	case errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
 		e.Code = api.CodeDamaged
 	case errors.Is(err, storage.ErrNoRoom):

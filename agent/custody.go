@@ -16,6 +16,9 @@ func (a *Agent) KeyringStatus(context.Context) (api.KeyringStatus, error) {
 		return api.KeyringStatus{}, err
 	}
 	s := api.KeyringStatus{File: file, Protection: a.keys.Protection()}
+	if t := a.keys.StoreKeyChanged(); !t.IsZero() {
+		s.StoreKeyChanged = &t
+	}
 	for _, sc := range a.records.State().Scopes() {
 		for _, e := range sc.Epochs {
 			if a.keys.Opens(e.ID) {

@@ -38,6 +38,17 @@ type KeyringStatus struct {
 	File       string `json:"file"`
 	Protection string `json:"protection"` // permissions: of the file alone; passphrase; keychain
 	Epochs     int    `json:"epochs"`     // keys of scopes that are open
+
+	// StoreKeyChanged is when the store was last encrypted anew; nil: never.
+	StoreKeyChanged *time.Time `json:"store_key_changed,omitempty"`
+}
+
+// StoreRotation says how the store was encrypted anew.
+type StoreRotation struct {
+	Values  uint64        `json:"values"`
+	Bytes   uint64        `json:"bytes"` // on disk, before
+	Changed time.Time     `json:"store_key_changed"`
+	Took    time.Duration `json:"took_ns"`
 }
 
 // ProtectionRequest says what the keys on disk are to be sealed by: neither leaves them to the file's permissions.

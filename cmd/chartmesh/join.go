@@ -16,6 +16,7 @@ type joins struct {
 	init    func(dir string, opts initOptions) (founded, error)
 	join    func(ctx context.Context, dir string, opts joinOptions) error
 	restore func(ctx context.Context, dir string, opts restoreOptions) (api.Restored, error)
+	rotate  func(ctx context.Context, dir string, opts openOptions) (api.StoreRotation, error)
 	open    func(opts openOptions) (localAgent, error)
 	read    func(name string, r io.Reader, fn func(item) error) error
 }
@@ -78,6 +79,9 @@ var agentJoins = joins{
 	restore: func(ctx context.Context, dir string, opts restoreOptions) (api.Restored, error) {
 		return agent.Restore(ctx, dir, agent.RestoreOptions{Code: opts.code, Site: opts.site, Device: opts.device, Addresses: opts.addresses,
 			Logger: opts.logger})
+	},
+	rotate: func(ctx context.Context, dir string, opts openOptions) (api.StoreRotation, error) {
+		return agent.RotateStore(ctx, dir, agent.RotateOptions{Unlock: opts.unlock, LeastFree: opts.leastFree, Logger: opts.logger})
 	},
 	open: func(opts openOptions) (localAgent, error) {
 		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline,

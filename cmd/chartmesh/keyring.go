@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -77,6 +79,9 @@ func (c *cli) keyringCommand() *cobra.Command {
 					p.hint("chartmesh keyring protect")
 				}
 				p.line("%s of scopes open", plural(s.Epochs, "key"))
+				if s.StoreKeyChanged != nil {
+					p.line("the store was last encrypted anew %s", when(*s.StoreKeyChanged))
+				}
 				return p.failed
 			})
 		}),
@@ -138,5 +143,41 @@ The keys that stood there in clear may still be somewhere on the disk, and are i
 	}
 	protect.Flags().BoolVar(&remove, "remove", false, "leave the keys to the file's permissions again")
 	protect.Flags().BoolVar(&keychain, "keychain", false, "seal the keys under a key in the system's keychain instead")
-	return family("keyring", "how this device keeps its keys", status, protect)
+	return family("keyring", "how this device keeps its keys", status, protect, c.rotateStorageCommand())
+}
+
+func (c *cli) rotateStorageCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "rotate-storage",
+		Short: "encrypt this device's store anew, under another key",
+		Long: `Writes the store of this device anew under another key, and removes the old one. Whoever has an older copy of the folder, or of its
+keyring, can open what that copy holds and nothing that is stored from now on. The agent must be stopped; it takes as long as writing the
+records once, and that much room. Cut short at any moment, the next command or the agent finishes it or takes it back.
+
+This changes nothing for the other devices: the keys of scopes, which they share, are made anew when a device is removed.`,
+		Example: `  chartmesh keyring rotate-storage
+  chartmesh keyring rotate-storage --json`,
+		Args: cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			dir, err := c.folder()
+			if err != nil {
+				return err
+			}
+			if err := c.guarded(); err != nil {
+				return err
+			}
+			p := c.printer()
+			r, err := c.joins.rotate(ctx, dir, openOptions{logger: c.logger(slog.LevelWarn), leastFree: c.leastFree(), unlock: c.unlock})
+			if err != nil {
+				return err
+			}
+			if c.json {
+				p.json(r)
+				return p.failed
+			}
+			p.line("the store is encrypted anew: %s, in %s", plural(r.Values, "value"), r.Took.Round(time.Millisecond))
+			p.remark("Copies of the folder from before still open with the keyring that is in them.")
+			return p.failed
+		}),
+	}
 }

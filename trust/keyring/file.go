@@ -166,30 +166,26 @@ func makeFolder(dir string) error {
 	return nil
 }
 
-func readFile(dir string, with access) (secrets, sealing, error) {
+func readBytes(dir string) ([]byte, error) {
 	path := filepath.Join(dir, FileName)
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return secrets{}, nil, fmt.Errorf("%w: %s", ErrNotFound, dir)
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, dir)
 	} else if err != nil {
-		return secrets{}, nil, err
+		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return secrets{}, nil, fmt.Errorf("%w: %s is no regular file", ErrDamaged, path)
+		return nil, fmt.Errorf("%w: %s is no regular file", ErrDamaged, path)
 	}
 	// Windows has access lists instead of these bits; there the file inherits those of the user's folder.
 	if open := info.Mode().Perm() & 0o077; open != 0 && runtime.GOOS != "windows" {
-		return secrets{}, nil, fmt.Errorf("%w: %s has mode %04o; if nobody has read it, run: chmod 600 %s",
+		return nil, fmt.Errorf("%w: %s has mode %04o; if nobody has read it, run: chmod 600 %s",
 			ErrPermissions, path, info.Mode().Perm(), path)
 	}
 	if info.Size() > maxFile {
-		return secrets{}, nil, fmt.Errorf("%w: %d bytes", ErrDamaged, info.Size())
+		return nil, fmt.Errorf("%w: %d bytes", ErrDamaged, info.Size())
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return secrets{}, nil, err
-	}
-	return decode(b, with)
+	return os.ReadFile(path)
 }
 
 // writeNew makes the file, and fails with ErrExists if there is one: keys are never overwritten by others.

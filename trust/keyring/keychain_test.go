@@ -138,7 +138,7 @@ func TestKeychainFails(t *testing.T) {
 		"set":     {func(f *fakeKeychain, _ string) { f.fail = "set" }, errFake},
 		"get":     {func(f *fakeKeychain, _ string) { f.fail = "get" }, errFake},
 		"forgets": {func(f *fakeKeychain, _ string) { f.forget = true }, ErrKeychainEntry},
-		"file":    {func(_ *fakeKeychain, dir string) { _ = os.Rename(dir, dir+"-away") }, os.ErrNotExist},
+		"file":    {func(_ *fakeKeychain, dir string) { _ = os.Rename(dir, dir+"-away") }, ErrNotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
 			k, dir, chain := newChained(t)

@@ -496,3 +496,56 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestStoreKey: until the change of the store's key is at its end the file holds both keys, and then the new one alone.
+func TestStoreKey(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	k, err := Create(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := k.StoreKey()
+	if _, ok := k.NextStoreKey(); ok || !k.StoreKeyChanged().IsZero() || k.EndStoreKey(time.Now()) == nil || k.StoreKey() != old {
+		t.Fatal("another key came from nowhere")
+	}
+	reopen := func() *Keyring {
+		k, err := Open(dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	if err := k.BeginStoreKey(); err != nil {
+		t.Fatal(err)
+	}
+	next, ok := reopen().NextStoreKey()
+	if mine, _ := k.NextStoreKey(); !ok || next != mine || next == old || reopen().StoreKey() != old {
+		t.Fatal("the file does not hold both keys")
+	}
+	if err := reopen().DropStoreKey(); err != nil {
+		t.Fatal(err)
+	}
+	// A process that has read the file before must not write over what came since.
+	for what, write := range map[string]func() error{
+		"end": func() error { return k.EndStoreKey(time.Now()) }, "log": k.MintLog, "protect": func() error { return k.Protect(nil) }, "look": k.Unchanged,
+	} {
+		if err := write(); !errors.Is(err, ErrChanged) {
+			t.Errorf("%s over another process's file: %v", what, err)
+		}
+	}
+	k = reopen()
+	if _, ok := k.NextStoreKey(); ok || k.StoreKey() != old {
+		t.Fatal("a key that was given up is there")
+	}
+	if err := k.BeginStoreKey(); err != nil {
+		t.Fatal(err)
+	}
+	next, _ = k.NextStoreKey()
+	if err := k.EndStoreKey(time.UnixMilli(7)); err != nil || k.StoreKey() != next {
+		t.Fatal(err)
+	}
+	k = reopen()
+	if _, ok := k.NextStoreKey(); ok || k.StoreKey() != next || !k.StoreKeyChanged().Equal(time.UnixMilli(7)) {
+		t.Error("the file does not say what was done")
+	}
+}

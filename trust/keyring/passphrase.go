@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -153,16 +154,38 @@ func (k *Keyring) Protection() string {
 	return k.mu.by.protection().String()
 }
 
-// store writes the file, if there is one.
+// store writes the file, if there is one, and not over what another process has written since: that could be the only copy of a key.
+// The caller holds mu.
 func (k *Keyring) store(s secrets, by sealing) error {
 	if k.dir == "" {
 		return nil
 	}
-	b, err := s.encode(by)
-	if err != nil {
+	if err := k.unchangedLocked(); err != nil {
 		return err
 	}
-	return replace(k.dir, b)
+	b, err := s.encode(by)
+	if err == nil {
+		err = replace(k.dir, b)
+	}
+	if err == nil {
+		k.mu.file = sha256.Sum256(b)
+	}
+	return err
+}
+
+// Unchanged returns ErrChanged if another process has changed the file since it was read.
+func (k *Keyring) Unchanged() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.unchangedLocked()
+}
+
+func (k *Keyring) unchangedLocked() error {
+	b, err := readBytes(k.dir)
+	if err == nil && sha256.Sum256(b) != k.mu.file {
+		err = ErrChanged
+	}
+	return err
 }
 
 // Format prints nothing of the key, whatever the verb.
