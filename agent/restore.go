@@ -261,8 +261,12 @@ func (s *survivors) found(named bool, err error) error {
 		return &api.Error{Code: api.CodeUnavailable, Message: "no device of the practice can be reached there", Err: errors.Join(s.mu.refusals...),
 			Hint: "its agent must be running and reachable; `chartmesh status` there shows its addresses"}
 	}
+	hint := "start the agent of one that is left; if it is elsewhere, name its address: --address IP:PORT"
+	if is(p2p.ErrOtherCode) {
+		hint = "others answered and refuse the code: is it the right one? If so, " + hint
+	}
 	return &api.Error{Code: api.CodeUnavailable, Message: "no device of the practice that knows this recovery code was found on the local network",
-		Err: err, Hint: "start the agent of one that is left; if it is elsewhere, name its address: --address IP:PORT"}
+		Err: err, Hint: hint}
 }
 
 // merge returns what all that answered know together.

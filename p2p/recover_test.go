@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +38,18 @@ func roots(d trust.DeviceID) p2p.RootKey {
 func newSurvivor(t *testing.T, listen []string) *site {
 	m := &members{}
 	m.set1(newIdentity(1).Device(), true)
-	return newSite(t, 1, m, func(c *p2p.Config) { c.Root, c.Listen = roots, listen })
+	s := newSite(t, 1, m, func(c *p2p.Config) { c.Root, c.Listen = roots, listen })
+	s.answers(t)
+	return s
+}
+
+// answers waits until the site runs.
+func (s *site) answers(t *testing.T) {
+	t.Helper()
+	wait(t, "it answers", func() bool {
+		_, err := call(t, 92, p2p.Bare(s.Addresses()))
+		return errors.Is(err, p2p.ErrOtherCode)
+	})
 }
 
 func call(t *testing.T, i int, addrs []string, entries ...[]byte) (p2p.Reply, error) {
@@ -114,6 +126,31 @@ func TestRecover(t *testing.T) {
 			t.Errorf("it is a peer: %+v", s.Peers())
 		}
 	})
+}
+
+// TestCallAtOnce: calls that one caller makes at once do not take one device's address for another's.
+func TestCallAtOnce(t *testing.T) {
+	m := &members{}
+	var sites []*site
+	for i := range 4 {
+		sites = append(sites, newSite(t, i+1, m, func(c *p2p.Config) { c.Root = roots }))
+		sites[i].answers(t)
+	}
+	c, err := p2p.NewCaller(newIdentity(rootNow))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	var calls sync.WaitGroup
+	for _, s := range sites {
+		calls.Go(func() {
+			r, err := c.Call(t.Context(), p2p.Bare(s.Addresses()), nil)
+			if err != nil || r.Peer.Device != s.id.Device() {
+				t.Errorf("%v, %v answered for %v", err, r.Peer.Device, s.id.Device())
+			}
+		})
+	}
+	calls.Wait()
 }
 
 // TestCallers: no more than a few hold connections with the recovery code, and members are not kept out by them.

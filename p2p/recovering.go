@@ -14,7 +14,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/peerstore"
 	"github.com/libp2p/go-libp2p/core/sec"
-	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
 	"chartmesh/p2p/lan"
@@ -71,28 +70,17 @@ func (h *Host) recover(ctx context.Context, s network.Stream, root trust.DeviceI
 
 // Caller is a machine that has the recovery code and nothing else: it calls devices of the practice as the practice's root key. It
 // listens nowhere.
-type Caller struct {
-	host  host.Host
-	dummy peer.ID // nobody's
-}
+type Caller struct{ host host.Host }
 
 // NewCaller makes a caller. The identity is that of the root key.
 func NewCaller(id Identity) (*Caller, error) {
-	public, _, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, fmt.Errorf("open network: %w", err)
-	}
-	dummy, err := PeerID(trust.DeviceID(public))
-	if err != nil {
-		return nil, fmt.Errorf("open network: %w", err)
-	}
 	g := newGate(func(trust.DeviceID) bool { return true }, nil)
 	g.open.Store(true)
 	h, err := newHost(id, g, nil)
 	if err != nil {
 		return nil, err
 	}
-	return &Caller{h, dummy}, nil
+	return &Caller{h}, nil
 }
 
 // Close ends all calls.
@@ -187,19 +175,24 @@ func refusedOr(ctx context.Context, err error) error {
 }
 
 // who finds out whose the addresses are: a handshake that expects somebody else fails, before this side has said who it is, and says
-// whom it met.
+// whom it met. Each call expects another, since the host knows one set of addresses of each.
 func (c *Caller) who(ctx context.Context, at []ma.Multiaddr) (peer.ID, error) {
-	if s, ok := c.host.Network().(*swarm.Swarm); ok {
-		s.Backoff().Clear(c.dummy)
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", err
 	}
-	c.host.Peerstore().ClearAddrs(c.dummy)
-	c.host.Peerstore().AddAddrs(c.dummy, at, peerstore.TempAddrTTL)
-	_, err := c.host.Network().DialPeer(ctx, c.dummy)
+	nobody, err := PeerID(trust.DeviceID(public))
+	if err != nil {
+		return "", err
+	}
+	c.host.Peerstore().AddAddrs(nobody, at, peerstore.TempAddrTTL)
+	defer c.host.Peerstore().ClearAddrs(nobody)
+	_, err = c.host.Network().DialPeer(ctx, nobody)
 	if other, ok := errors.AsType[sec.ErrPeerIDMismatch](err); ok {
 		return other.Actual, nil
 	}
 	if err == nil {
-		err = errors.New("it has no key of its own") // impossible: nobody has the dummy's
+		err = errors.New("it has a key that nobody has")
 	}
 	return "", err
 }

@@ -420,8 +420,17 @@ func TestNothingPrintsKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	caller, err := parsed.CallerKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chained, err := newKeychained(&fakeKeychain{held: map[string][]byte{}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := k.mu.secrets
-	secret := [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], k.salting, parsed.symbols[:]}
+	secret := [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], k.salting, parsed.symbols[:], caller.secret, caller.root.private.Seed(),
+		chained.key[:]}
 	for _, e := range k.epochs.keys {
 		secret = append(secret, bytes.Clone(e.body[:]))
 	}
@@ -429,7 +438,7 @@ func TestNothingPrintsKeys(t *testing.T) {
 		secret = append(secret, bytes.Clone(x[:]))
 	}
 	var out bytes.Buffer
-	for _, v := range []any{k, r, parsed, &parsed, struct{ K *Keyring }{k}, []any{k, r, parsed}} {
+	for _, v := range []any{k, r, parsed, &parsed, caller, chained, struct{ K *Keyring }{k}, []any{k, r, parsed, caller, chained}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%o"} {
 			fmt.Fprintf(&out, verb+"\n", v)
 		}
