@@ -181,6 +181,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			_, member := a.records.State().Member(d)
 			return member
 		},
+		Root:   a.rootKey,
 		OnPeer: a.peers.changed, OnAddrs: a.peers.learnt,
 		// What one frame brings is made durable at once, and a cut loses no more than one.
 		Session: session.Config{FramePayload: 64 << 10},
@@ -378,7 +379,7 @@ func openError(dir string, err error) error {
 		e.Hint = "found one with `chartmesh init`, join one with `chartmesh join`, or name another folder with --data"
 	case errors.Is(err, storage.ErrNotFound):
 		e.Code, e.Message = api.CodeNotFound, "joining a practice was begun in "+dir+" and not finished"
-		e.Hint = "run `chartmesh join` again with the same code"
+		e.Hint = "run `chartmesh join` or `chartmesh recovery restore` again with the same code"
 	case errors.Is(err, storage.ErrInUse):
 		e.Code, e.Message = api.CodeInUse, dir+" is open in another process"
 		e.Hint = "an agent that runs for it answers all commands; wait for another command to end"
@@ -391,6 +392,16 @@ func openError(dir string, err error) error {
 	case errors.Is(err, keyring.ErrPassphrase), errors.Is(err, keyring.ErrLocked):
 		e.Code, e.Message = api.CodeForbidden, "the keys in "+dir+" are protected by another passphrase"
 		e.Hint = "if it is forgotten, nothing opens this folder; the other devices have the records, and this one can join anew"
+	case errors.Is(err, keyring.ErrKeychainEntry):
+		e.Code, e.Message = api.CodeForbidden, "the keys in "+dir+" are sealed by a key in the system's keychain, and this one does not have it"
+		e.Hint = "the folder belongs to another machine or user, or the keychain was reset: let this device join anew, or get back in with " +
+			"`chartmesh recovery restore` into another folder; the other devices have the records"
+	case errors.Is(err, keyring.ErrNoKeychain):
+		e.Code, e.Message = api.CodeForbidden, "the keys in "+dir+" are sealed by a key in the system's keychain, which cannot be reached"
+		e.Hint = "log in as the user whose keychain has it and unlock it; for a service move the keys first, in that session: `chartmesh keyring protect`"
+	case errors.Is(err, keyring.ErrChanged):
+		e.Code, e.Message = api.CodeInUse, "another process has just changed how the keys in "+dir+" are kept"
+		e.Hint = "try again"
 	case errors.Is(err, keyring.ErrDamaged), errors.Is(err, storage.ErrWrongKey):
 		e.Code = api.CodeDamaged
 	case errors.Is(err, storage.ErrNoRoom):
@@ -398,6 +409,18 @@ func openError(dir string, err error) error {
 		e.Hint = "make room on the disk of " + dir + ", then start again"
 	}
 	return e
+}
+
+// rootKey says whether a key follows from the recovery code.
+func (a *Agent) rootKey(id trust.DeviceID) p2p.RootKey {
+	st := a.records.State()
+	switch root, _ := st.Root(); {
+	case id == root:
+		return p2p.RootInForce
+	case st.WasRoot(id):
+		return p2p.RootReplaced
+	}
+	return p2p.RootNone
 }
 
 // announcementTag is by which members know each other on the local network: all of them read the clinical records.

@@ -23,13 +23,18 @@ const (
 	claimEvery    = 20 * time.Millisecond
 )
 
-// claim claims the folder for who calls Run; else it looks whether an agent has.
+// claim claims the folder for who calls Run; else it looks whether an agent has. Either brings a change of the store's key that was cut
+// short to its end.
 func (a *Agent) claim() error {
+	r := rotation{dir: a.cfg.Dir, keys: a.keys}
 	if a.cfg.Repair {
-		return whileInUse(func() (err error) {
+		if err := whileInUse(func() (err error) {
 			a.claimed, err = lockClaim(a.cfg.Dir)
 			return err
-		})
+		}); err != nil {
+			return err
+		}
+		return r.settle()
 	}
 	l, err := lockClaim(a.cfg.Dir)
 	if errors.Is(err, storage.ErrInUse) {
@@ -38,7 +43,7 @@ func (a *Agent) claim() error {
 	} else if err != nil {
 		return err
 	}
-	return l.Close()
+	return errors.Join(r.settle(), l.Close())
 }
 
 func lockClaim(dir string) (io.Closer, error) {

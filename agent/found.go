@@ -37,7 +37,7 @@ func Init(dir string, opts InitOptions) (_ Founded, err error) {
 	if err != nil {
 		return Founded{}, fmt.Errorf("found practice: %w", err)
 	}
-	if err := adopt(context.Background(), dir, keys, []trust.Entry{entry}, p2p.PeerAddr{}); err != nil {
+	if err := adopt(context.Background(), dir, keys, []trust.Entry{entry}); err != nil {
 		return Founded{}, err
 	}
 	id, err := p2p.PeerID(keys.Device())
@@ -48,17 +48,19 @@ func Init(dir string, opts InitOptions) (_ Founded, err error) {
 }
 
 // adopt makes the store around a membership log.
-func adopt(ctx context.Context, dir string, keys *keyring.Keyring, entries []trust.Entry, inviter p2p.PeerAddr) (err error) {
+func adopt(ctx context.Context, dir string, keys *keyring.Keyring, entries []trust.Entry, peers ...p2p.PeerAddr) (err error) {
 	store, err := storage.Open(storeIn(dir), keys.StoreKey(), storage.Options{})
 	if err != nil {
 		return openError(dir, err)
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	if len(inviter.Addrs) > 0 {
-		var b storage.Batch
-		b.Put(storage.Peer.Key(inviter.Device), marshalPeer(peerRecord{Addrs: inviter.Addrs}))
+	var b storage.Batch
+	for _, p := range peers {
+		b.Put(storage.Peer.Key(p.Device), marshalPeer(peerRecord{Addrs: p.Addrs}))
+	}
+	if len(peers) > 0 {
 		if err := store.Commit(ctx, &b); err != nil {
-			return fmt.Errorf("remember inviter: %w", err)
+			return fmt.Errorf("remember who is where: %w", err)
 		}
 	}
 	return replica.Adopt(ctx, store, entries)

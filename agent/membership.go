@@ -146,6 +146,11 @@ func (a *Agent) CheckRecovery(_ context.Context, code string) (api.RecoveryRepor
 	if err != nil {
 		return api.RecoveryReport{}, explainRecovery(err)
 	}
+	return opens(st, r), nil
+}
+
+// opens says what a recovery code opens.
+func opens(st *trust.State, r *keyring.Recovery) api.RecoveryReport {
 	report := api.RecoveryReport{Practice: r.PracticeName(st)}
 	for _, sc := range st.Scopes() {
 		report.Scopes++
@@ -157,7 +162,7 @@ func (a *Agent) CheckRecovery(_ context.Context, code string) (api.RecoveryRepor
 			}
 		}
 	}
-	return report, nil
+	return report
 }
 
 func explainRecovery(err error) error {

@@ -39,7 +39,7 @@ func TestDowngradeIsRefused(t *testing.T) {
 			must(t, err)
 			b[3] = 6
 			must(t, os.WriteFile(path, b, 0o600))
-		}, []string{"version is 6", "up to 1"}},
+		}, []string{"version is 6", "up to 2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")

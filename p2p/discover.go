@@ -2,10 +2,10 @@ package p2p
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -69,7 +69,10 @@ func (h *Host) found(device trust.DeviceID, at netip.Addr, udp, tcp uint16) {
 	if !h.cfg.Admit(device) {
 		return
 	}
-	addrs := addrsAt(at, udp, tcp)
+	addrs := placesAt(at, udp, tcp)
+	if len(addrs) == 0 {
+		return
+	}
 	h.mu.Lock()
 	m, err := h.memberLocked(device)
 	if err != nil {
@@ -94,22 +97,23 @@ func (h *Host) found(device trust.DeviceID, at netip.Addr, udp, tcp uint16) {
 	h.wakeDialler()
 }
 
-// addrsAt returns how to dial ports at an address; 0 is no port.
-func addrsAt(at netip.Addr, udp, tcp uint16) (addrs []ma.Multiaddr) {
-	version := "ip4"
-	if at.Is6() {
-		version = "ip6"
+// placesAt returns the addresses of ports of QUIC and TCP at an IP address; 0: none.
+func placesAt(at netip.Addr, udp, tcp uint16) (addrs []ma.Multiaddr) {
+	ip, err := manet.FromIPAndZone(at.AsSlice(), at.Zone())
+	if err != nil {
+		return nil
 	}
-	add := func(format string, port uint16) {
-		if port == 0 {
-			return
+	for _, way := range []struct {
+		port       uint16
+		head, tail string
+	}{{udp, "udp", "/quic-v1"}, {tcp, "tcp", ""}} {
+		if way.port == 0 {
+			continue
 		}
-		if a, err := ma.NewMultiaddr(fmt.Sprintf(format, version, at, port)); err == nil {
-			addrs = append(addrs, a)
+		if rest, err := ma.NewMultiaddr("/" + way.head + "/" + strconv.Itoa(int(way.port)) + way.tail); err == nil {
+			addrs = append(addrs, ip.Encapsulate(rest))
 		}
 	}
-	add("/%s/%s/udp/%d/quic-v1", udp)
-	add("/%s/%s/tcp/%d", tcp)
 	return addrs
 }
 

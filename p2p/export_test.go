@@ -23,3 +23,26 @@ func WithChecksum(text string) string {
 	sum := sha256.Sum256(b)
 	return codePrefix + codeEncoding.EncodeToString(append(b, sum[:codeChecksum]...))
 }
+
+// Bare returns addresses without the device's name.
+func Bare(addrs []string) (list []string) {
+	for _, a := range parseAddrs(addrs) {
+		list = append(list, a.String())
+	}
+	return list
+}
+
+// EncodeRecoverRequest and the others are for tests of the messages of recovery.
+func EncodeRecoverRequest(entries [][]byte) []byte { return recoverRequest(entries).encode() }
+
+func EncodeRecoverAnswer(entries [][]byte) []byte { return recoverAnswer(entries).encode() }
+
+func ReencodeRecoverRequest(b []byte) ([]byte, error) {
+	q, err := parseRecoverRequest(b)
+	return q.encode(), err
+}
+
+func ReencodeRecoverAnswer(b []byte) ([]byte, error) {
+	a, err := parseRecoverAnswer(b)
+	return a.encode(), err
+}

@@ -108,6 +108,7 @@ func FuzzAddresses(f *testing.F) {
 	f.Add("192.0.2.1:4801")
 	f.Add("[fd00::1]:4801")
 	f.Add("/ip4/1.2.3.4/tcp/1/p2p/12D3KooWD3eckifWpRn9wQpMG9R9hX3sD158z7EqHWmweQAJU5SA")
+	f.Add("192.0.2.7:4801\n[2001:db8::1]:4801")
 	f.Add("/unix/" + fuzzing.Canary)
 	f.Add("/ip6zone/x/ip6/fe80::1/udp/1/quic-v1/webtransport")
 	f.Fuzz(func(t *testing.T, list string) {
@@ -124,6 +125,12 @@ func FuzzAddresses(f *testing.F) {
 		for _, a := range known {
 			if len(a.String()) == 0 {
 				t.Error("an address is empty")
+			}
+		}
+		for _, text := range addrs {
+			typed, err := Addresses(text)
+			if n := len(parseAddrs(typed)); err == nil && (n == 0 || n != len(typed)) {
+				t.Errorf("%q is read as %q", text, typed)
 			}
 		}
 		got := codeAddrs(addrs)

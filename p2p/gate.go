@@ -22,13 +22,29 @@ type gate struct {
 	// strangers counts connections of devices that are no members, counted by the network itself.
 	strangers func() int
 	rate      *rate.Limiter // of strangers let in
+
+	// root says of whom has the recovery code, or one that was replaced. They are let in for the protocol of recovery alone, and counted, each
+	// kind by itself: who has an old code must not keep out who has the one in force.
+	root    func(trust.DeviceID) RootKey
+	callers func(RootKey) int
+	old     *rate.Limiter // of replaced codes let in
 }
 
 var _ connmgr.ConnectionGater = (*gate)(nil)
 
 func newGate(admit func(trust.DeviceID) bool, invites Invites) *gate {
-	return &gate{admit: admit, invites: invites, strangers: func() int { return 0 },
-		rate: rate.NewLimiter(strangersPerSecond, strangersBurst)}
+	return &gate{admit: admit, invites: invites, strangers: func() int { return 0 }, callers: func(RootKey) int { return 0 },
+		root: func(trust.DeviceID) RootKey { return RootNone },
+		rate: rate.NewLimiter(strangersPerSecond, strangersBurst), old: rate.NewLimiter(strangersPerSecond, strangersBurst)}
+}
+
+// recovers says whether somebody's key is or was the practice's root key.
+func (g *gate) recovers(id peer.ID) RootKey {
+	d, err := DeviceOf(id)
+	if err != nil {
+		return RootNone
+	}
+	return g.root(d)
 }
 
 func (g *gate) admits(id peer.ID) bool {
@@ -45,13 +61,16 @@ func (g *gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return g.open.Loa
 // InterceptAccept lets anybody begin a handshake, as fast as the resource limits allow.
 func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool { return g.open.Load() }
 
-// InterceptSecured lets members in and, while an invite is open, a few strangers.
+// InterceptSecured lets members in, who has the recovery code and, while an invite is open, a few strangers.
 func (g *gate) InterceptSecured(dir network.Direction, id peer.ID, _ network.ConnMultiaddrs) bool {
 	switch {
 	case !g.open.Load():
 		return false
 	case g.admits(id):
 		return true
+	}
+	if root := g.recovers(id); root != RootNone {
+		return dir == network.DirInbound && g.callers(root) < maxCallers && (root == RootInForce || g.old.Allow())
 	}
 	return dir == network.DirInbound && g.invites != nil && g.invites.Open() && g.strangers() < maxStrangers &&
 		g.rate.Allow()

@@ -117,7 +117,15 @@ func Open(cfg Config) (*Host, error) {
 		return nil, err
 	}
 	h.host = lh
-	h.gate.strangers = h.strangers
+	h.gate.strangers = func() int {
+		return h.count(func(id peer.ID) bool { return !h.gate.admits(id) && h.gate.recovers(id) == RootNone })
+	}
+	h.gate.callers = func(kind RootKey) int {
+		return h.count(func(id peer.ID) bool { return h.gate.recovers(id) == kind })
+	}
+	if cfg.Root != nil {
+		h.gate.root = cfg.Root
+	}
 	return h, nil
 }
 
@@ -152,6 +160,9 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.cfg.Invites != nil {
 		h.host.SetStreamHandler(JoinProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveJoin) })
 	}
+	if h.cfg.Root != nil {
+		h.host.SetStreamHandler(RecoverProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveRecovery) })
+	}
 	h.work.Go(func() { h.listenEvents(ctx, events) })
 	h.work.Go(func() { h.news.run(ctx) })
 	h.work.Go(func() { watchWakes(ctx, clocks(time.Now()), h.woke) })
@@ -167,6 +178,7 @@ func (h *Host) Run(ctx context.Context) error {
 	h.gate.open.Store(false)
 	h.host.RemoveStreamHandler(SyncProtocol)
 	h.host.RemoveStreamHandler(JoinProtocol)
+	h.host.RemoveStreamHandler(RecoverProtocol)
 	h.host.Network().StopNotify(changes)
 	h.mu.Lock()
 	h.mu.ended = true
@@ -268,11 +280,11 @@ func (h *Host) connected(c network.Conn) {
 	})
 }
 
-// strangers counts the connections of devices that are no members.
-func (h *Host) strangers() int {
+// count counts the connections of some.
+func (h *Host) count(of func(peer.ID) bool) int {
 	n := 0
 	for _, c := range h.host.Network().Conns() {
-		if !h.gate.admits(c.RemotePeer()) {
+		if of(c.RemotePeer()) {
 			n++
 		}
 	}
@@ -313,7 +325,7 @@ func (h *Host) MembershipChanged() {
 // reports a change of the membership may hold what Invites needs.
 func (h *Host) sweep() {
 	for _, id := range h.host.Network().Peers() {
-		if !h.gate.admits(id) && (h.cfg.Invites == nil || !h.cfg.Invites.Open()) {
+		if !h.gate.admits(id) && h.gate.recovers(id) == RootNone && (h.cfg.Invites == nil || !h.cfg.Invites.Open()) {
 			_ = h.host.Network().ClosePeer(id)
 		}
 	}

@@ -276,10 +276,10 @@ func (j *joiner) find(ctx context.Context, to chan<- []ma.Multiaddr) error {
 		}
 		if !seen[key] && len(seen) < maxKnown {
 			seen[key] = true
-			addrs := addrsAt(at, udp, tcp)
+			addrs := placesAt(at, udp, tcp)
 			if own(at) {
 				// A device on this machine that listens on loopback alone speaks there, and yet seems to speak from elsewhere.
-				addrs = append(addrs, addrsAt(netip.AddrFrom4([4]byte{127, 0, 0, 1}), udp, tcp)...)
+				addrs = append(addrs, placesAt(netip.AddrFrom4([4]byte{127, 0, 0, 1}), udp, tcp)...)
 			}
 			send(addrs)
 		}
@@ -424,7 +424,7 @@ func (j *joiner) ask(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) (r J
 func ParseAddress(text string) ([]string, error) {
 	if at, err := netip.ParseAddrPort(text); err == nil && at.Port() != 0 {
 		var list []string
-		for _, a := range addrsAt(at.Addr().Unmap(), at.Port(), at.Port()) {
+		for _, a := range placesAt(at.Addr().Unmap(), at.Port(), at.Port()) {
 			list = append(list, a.String())
 		}
 		return list, nil

@@ -33,6 +33,9 @@ const (
 	maxAskedAgain      = 3 // times by a newcomer, a second apart
 	maxAsked           = 3 // inviters that a newcomer with words asks; each could be one that guesses
 
+	maxCallers        = 4 // connections of who has the recovery code, or one that was replaced
+	maxRecoverRequest = MaxJoinAnswer
+
 	maxAddrs     = 16 // kept per peer
 	maxKnown     = 1024
 	maxParallel  = 8 // dials at once
@@ -41,21 +44,22 @@ const (
 
 // Periods.
 const (
-	dialTimeout   = 15 * time.Second
-	openTimeout   = 10 * time.Second // for a stream on a connection
-	backoffFirst  = 200 * time.Millisecond
-	backoffMost   = 15 * time.Second
-	silence       = 40 * time.Second // without a byte from a peer, who pings each 15 s
-	writeStall    = 60 * time.Second // for 64 KiB
-	farewell      = 500 * time.Millisecond
-	joinTimeout   = 30 * time.Second
-	joinPatience  = 10 * time.Second       // with a stranger who has proven nothing
-	confirmLimit  = 15 * time.Minute       // for an administrator to confirm one who has
-	refusalDelay  = 300 * time.Millisecond // every refusal takes this long, whatever its reason
-	strangerLimit = 30 * time.Second       // then a stranger's connection is closed
-	linkSettled   = time.Second            // an inbound connection beside a younger link is of two that dialled at once
-	soonMost      = time.Second            // within which all dial again when the network has changed, each at its time
-	probePatience = 4 * time.Second        // for a sign of life when the network has changed
-	heardFor      = 3 * time.Minute        // an announcement on the local network counts
-	turnFirst     = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
+	dialTimeout     = 15 * time.Second
+	openTimeout     = 10 * time.Second // for a stream on a connection
+	backoffFirst    = 200 * time.Millisecond
+	backoffMost     = 15 * time.Second
+	silence         = 40 * time.Second // without a byte from a peer, who pings each 15 s
+	writeStall      = 60 * time.Second // for 64 KiB
+	farewell        = 500 * time.Millisecond
+	joinTimeout     = 30 * time.Second
+	joinPatience    = 10 * time.Second       // with a stranger who has proven nothing
+	confirmLimit    = 15 * time.Minute       // for an administrator to confirm one who has
+	recoverPatience = 20 * time.Second       // with who has the recovery code, and of it
+	refusalDelay    = 300 * time.Millisecond // every refusal takes this long, whatever its reason
+	strangerLimit   = 30 * time.Second       // then a stranger's connection is closed
+	linkSettled     = time.Second            // an inbound connection beside a younger link is of two that dialled at once
+	soonMost        = time.Second            // within which all dial again when the network has changed, each at its time
+	probePatience   = 4 * time.Second        // for a sign of life when the network has changed
+	heardFor        = 3 * time.Minute        // an announcement on the local network counts
+	turnFirst       = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
 )

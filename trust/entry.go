@@ -134,8 +134,10 @@ func (p *parsed) checkSigners() error {
 			return fmt.Errorf("%w: not signed by root key and first device", wire.ErrMalformed)
 		}
 	case *Recovery:
-		if len(p.sigs) > 2 || len(p.sigs) == 2 && p.sigs[1].signer != m.Replaced {
-			return fmt.Errorf("%w: signed by others than its author and the replaced root key", wire.ErrMalformed)
+		// The new root key signs, so that nobody makes a log in which it is in force but its owner: by that whoever comes with
+		// the code tells the practice from an imitation.
+		if !p.cosigned(m.Root) || len(p.sigs) > 3 || len(p.sigs) == 3 && !p.cosigned(m.Replaced) {
+			return fmt.Errorf("%w: not signed by its author and the new root key, or by others than them and the replaced one", wire.ErrMalformed)
 		}
 	default:
 		if len(p.sigs) != 1 {
@@ -143,6 +145,11 @@ func (p *parsed) checkSigners() error {
 		}
 	}
 	return nil
+}
+
+// cosigned reports whether a key signed beside the author.
+func (p *parsed) cosigned(id DeviceID) bool {
+	return slices.ContainsFunc(p.sigs[1:], func(s signature) bool { return s.signer == id })
 }
 
 // ID returns the hash of the entry's bytes.

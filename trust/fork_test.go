@@ -132,6 +132,7 @@ func sentence(l *log, st *trust.State, parents []trust.EntryID, words []string) 
 		m := trust.Recovery{Replaced: people[rest[0]].Device(), Root: people[rest[1]].Device(),
 			Key: fill(rest[1], trust.HPKEPublicSize)}
 		d.Kind, d.Payload = trust.KindRecovery, m.Encode()
+		others = append(others, people[rest[1]])
 		if len(rest) > 2 { // "signed"
 			others = append(others, people[rest[0]])
 		}

@@ -188,7 +188,7 @@ func (w *weighing) attack(by *attacker, hit func(*node)) {
 		each(w.s.by[m.Device])
 	case *Recovery:
 		each(w.s.recoveries)
-		if len(by.p.sigs) == 2 {
+		if by.p.cosigned(m.Replaced) {
 			each(w.s.by[m.Replaced])
 		}
 	case *Checkpoint:

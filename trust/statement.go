@@ -62,8 +62,8 @@ type Reseed struct{ Voters []DeviceID } // ascending
 // zero Of begins one; else the entry agrees to another's.
 type Checkpoint struct{ Of EntryID }
 
-// Recovery is what a recovery entry states: another recovery code, from which other keys follow. Signed by the replaced root
-// key too it ends that key's right at once; without, it does so only for what knows of it.
+// Recovery is what a recovery entry states: another recovery code, from which other keys follow. The new root key signs it beside the
+// author. Signed by the replaced one too it ends that key's right at once; without, it does so only for what knows of it.
 type Recovery struct {
 	Replaced DeviceID
 	Root     DeviceID

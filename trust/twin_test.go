@@ -115,7 +115,7 @@ func (w *plain) attacks(by, n *node) Why {
 			return WhyDemoted
 		}
 	case *Recovery:
-		if _, both := n.p.states.(*Recovery); both || len(by.p.sigs) == 2 && m.Replaced == author {
+		if _, both := n.p.states.(*Recovery); both || by.p.cosigned(m.Replaced) && m.Replaced == author {
 			return WhyReplaced
 		}
 	case *Checkpoint:

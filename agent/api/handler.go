@@ -62,7 +62,7 @@ var routes = []route{
 	{"POST", "/v1/recovery/promotion", (*handler).promote},
 	{"POST", "/v1/recovery/replacement", (*handler).replaceRecovery},
 	{"GET", "/v1/keyring", (*handler).keyring},
-	{"PUT", "/v1/keyring/passphrase", (*handler).protectKeyring},
+	{"PUT", "/v1/keyring/protection", (*handler).protectKeyring},
 	{"PUT", "/v1/network", (*handler).network},
 	{"POST", "/v1/compaction", (*handler).compact},
 	{"PUT", "/v1/resources", (*handler).put},

@@ -29,20 +29,32 @@ type Membership interface {
 // Keyring is the part of Agent that is about how this device keeps its keys.
 type Keyring interface {
 	KeyringStatus(ctx context.Context) (KeyringStatus, error)
-	// ProtectKeyring seals the keys on disk under a passphrase; an empty one leaves them to the file's permissions.
-	ProtectKeyring(ctx context.Context, passphrase string) error
+	// ProtectKeyring seals the keys on disk under a passphrase or a key in the system's keychain, or leaves them to the file's permissions.
+	ProtectKeyring(ctx context.Context, req ProtectionRequest) error
 }
 
 // KeyringStatus says where and how this device keeps its keys.
 type KeyringStatus struct {
 	File       string `json:"file"`
-	Protection string `json:"protection"` // permissions: of the file alone; passphrase
+	Protection string `json:"protection"` // permissions: of the file alone; passphrase; keychain
 	Epochs     int    `json:"epochs"`     // keys of scopes that are open
+
+	// StoreKeyChanged is when the store was last encrypted anew; nil: never.
+	StoreKeyChanged *time.Time `json:"store_key_changed,omitempty"`
 }
 
-// PassphraseRequest carries a passphrase.
-type PassphraseRequest struct {
-	Passphrase string `json:"passphrase"`
+// StoreRotation says how the store was encrypted anew.
+type StoreRotation struct {
+	Values  uint64        `json:"values"`
+	Bytes   uint64        `json:"bytes"` // on disk, before
+	Changed time.Time     `json:"store_key_changed"`
+	Took    time.Duration `json:"took_ns"`
+}
+
+// ProtectionRequest says what the keys on disk are to be sealed by: neither leaves them to the file's permissions.
+type ProtectionRequest struct {
+	Passphrase string `json:"passphrase,omitempty"`
+	Keychain   bool   `json:"keychain,omitempty"`
 }
 
 // MembershipLog is the membership log, the oldest entry first.
@@ -129,6 +141,22 @@ type RecoveryReport struct {
 	Closed   int    `json:"closed,omitempty"` // epochs that whoever began them did not seal to the code
 }
 
+// Restored says what was found when a new device was founded with the recovery code.
+type Restored struct {
+	RecoveryReport
+	PeerID  string           `json:"peer_id"` // of the new device
+	Devices []RestoredDevice `json:"devices"` // the others, lost ones among them
+}
+
+// RestoredDevice is another device of a practice, as its membership log names it.
+type RestoredDevice struct {
+	PeerID   string `json:"peer_id"`
+	Name     string `json:"name,omitempty"`
+	Site     string `json:"site,omitempty"`
+	Role     string `json:"role"`
+	Answered bool   `json:"answered"` // and took the new device in
+}
+
 // ReplacedRecovery is a new recovery code.
 type ReplacedRecovery struct {
 	Code   string `json:"recovery_code"`
@@ -208,11 +236,11 @@ func (h *handler) keyring(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *handler) protectKeyring(w http.ResponseWriter, r *http.Request) error {
-	req, err := small[PassphraseRequest](w, r)
+	req, err := small[ProtectionRequest](w, r)
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, struct{}{}, h.agent.ProtectKeyring(r.Context(), req.Passphrase))
+	return writeJSON(w, struct{}{}, h.agent.ProtectKeyring(r.Context(), req))
 }
 
 // small reads a request that is a little JSON without a query.

@@ -60,13 +60,13 @@ func (c *Client) KeyringStatus(ctx context.Context) (status api.KeyringStatus, e
 }
 
 // ProtectKeyring implements api.Agent.
-func (c *Client) ProtectKeyring(ctx context.Context, passphrase string) error {
-	body, err := encode(api.PassphraseRequest{Passphrase: passphrase})
+func (c *Client) ProtectKeyring(ctx context.Context, req api.ProtectionRequest) error {
+	body, err := encode(req)
 	if err != nil {
 		return err
 	}
 	var answer struct{}
-	return c.do(ctx, call{method: "PUT", path: "/v1/keyring/passphrase", kind: kindJSON, body: body}, &answer)
+	return c.do(ctx, call{method: "PUT", path: "/v1/keyring/protection", kind: kindJSON, body: body}, &answer)
 }
 
 func (c *Client) post(ctx context.Context, path string, req, answer any) error {

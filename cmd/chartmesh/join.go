@@ -14,10 +14,12 @@ import (
 
 // joins is what the commands need besides api.Agent; tests put an agent in memory in its place.
 type joins struct {
-	init func(dir string, opts initOptions) (founded, error)
-	join func(ctx context.Context, dir string, opts joinOptions) (joined, error)
-	open func(opts openOptions) (localAgent, error)
-	read func(name string, r io.Reader, fn func(item) error) error
+	init    func(dir string, opts initOptions) (founded, error)
+	join    func(ctx context.Context, dir string, opts joinOptions) (joined, error)
+	restore func(ctx context.Context, dir string, opts restoreOptions) (api.Restored, error)
+	rotate  func(ctx context.Context, dir string, opts openOptions) (api.StoreRotation, error)
+	open    func(opts openOptions) (localAgent, error)
+	read    func(name string, r io.Reader, fn func(item) error) error
 }
 
 // localAgent is an agent in this process.
@@ -41,6 +43,12 @@ type joinOptions struct {
 }
 
 type joined struct{ device, site, role string }
+
+type restoreOptions struct {
+	code, site, device string
+	addresses          []string
+	logger             *slog.Logger
+}
 
 type openOptions struct {
 	dir     string
@@ -76,6 +84,13 @@ var agentJoins = joins{
 		j, err := agent.Join(ctx, dir, agent.JoinOptions{Code: opts.code, Site: opts.site, Device: opts.device, Address: opts.address,
 			Logger: opts.logger, Timeout: opts.timeout, Begun: opts.begun, Waiting: opts.waiting})
 		return joined{j.Device, j.Site, j.Role}, err
+	},
+	restore: func(ctx context.Context, dir string, opts restoreOptions) (api.Restored, error) {
+		return agent.Restore(ctx, dir, agent.RestoreOptions{Code: opts.code, Site: opts.site, Device: opts.device, Addresses: opts.addresses,
+			Logger: opts.logger})
+	},
+	rotate: func(ctx context.Context, dir string, opts openOptions) (api.StoreRotation, error) {
+		return agent.RotateStore(ctx, dir, agent.RotateOptions{Unlock: opts.unlock, LeastFree: opts.leastFree, Logger: opts.logger})
 	},
 	open: func(opts openOptions) (localAgent, error) {
 		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline,

@@ -356,7 +356,7 @@ now: what was once readable stays so for whoever kept a copy.`,
 		}),
 	}
 	replace.Flags().BoolVar(&lost, "lost", false, "nobody has the old code any more")
-	return family("recovery", "the recovery code, which opens everything when no device is left", check, promote, replace)
+	return family("recovery", "the recovery code, which opens everything when no device is left", check, promote, replace, c.recoveryRestoreCommand())
 }
 
 // readSecret reads a line from stdin; at a terminal it does not show what is typed.

@@ -1,7 +1,8 @@
 // Package lan finds the devices of a practice on the local network, by multicast DNS.
 //
 // Nouns: an [Announcement] says at which ports its sender listens; a [Tag] proves to those who have the practice's key
-// which device sent it, and tells others nothing that lasts. [Run] announces this device and hears the others.
+// which device sent it, and tells others nothing that lasts. [Run] announces this device and hears the others; [Search] asks for
+// whoever is there, without the key.
 //
 // Guarantees: what is sent names neither the practice nor the device nor, but for the ports, the program: the service is
 // the generic one of libp2p, the instance a number that is drawn anew each hour and whenever the network changes.
@@ -46,6 +47,8 @@ const (
 
 	markContext = "chartmesh lan invite 1"
 	maxMarks    = 8 // in one announcement
+
+	maxSearched = 256 // places that one search tells of
 )
 
 // Nonce makes an announcement unlike any other; a Tag binds it to a device.

@@ -316,3 +316,49 @@ func TestRun(t *testing.T) {
 		wg.Wait()
 	})
 }
+
+// TestSearch: who asks hears of every device at once, and of each once, without the practice's key; nobody hears of who asks.
+func TestSearch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		network := &bus{}
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		heard := 0
+		for n := byte(1); n <= 2; n++ {
+			conn := network.open("10.0.0." + string('0'+rune(n)))
+			listen := func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("0.0.0.0:4801")} }
+			wg.Go(func() {
+				Run(ctx, Config{
+					Device: device(n), Tag: tagger("a"), Listen: listen, TCP: listen, Open: func() (Conn, error) { return conn, nil },
+					Members: func() []trust.DeviceID { return []trust.DeviceID{device(9)} }, Online: func() bool { return true },
+					Found: func(trust.DeviceID, netip.Addr, uint16, uint16) { heard++ },
+				})
+			})
+		}
+		time.Sleep(time.Minute) // virtual; nothing is due by itself
+		places := map[netip.AddrPort]int{}
+		conn := network.open("10.0.0.9")
+		search, stop := context.WithCancel(ctx)
+		wg.Go(func() {
+			err := Search(search, func() (Conn, error) { return conn, nil }, func(at netip.Addr, udp, tcp uint16) {
+				if udp == tcp {
+					places[netip.AddrPortFrom(at, udp)]++
+				}
+			})
+			if err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(3 * time.Second)
+		stop()
+		synctest.Wait()
+		if len(places) != 2 || places[netip.MustParseAddrPort("10.0.0.1:4801")] != 1 || places[netip.MustParseAddrPort("10.0.0.2:4801")] != 1 {
+			t.Errorf("found %v", places)
+		}
+		if heard != 0 || conn.count() != 2 {
+			t.Errorf("who searches was heard %d times, and sent %d packets", heard, conn.count())
+		}
+		cancel()
+		wg.Wait()
+	})
+}

@@ -49,6 +49,7 @@ func Run(t *testing.T, subject Subject) {
 		{"Closed", closed},
 		{"CloseWaits", closeWaits},
 		{"Reopen", reopen},
+		{"Copy", copied},
 		{"Crash", crash},
 		{"Model", model},
 	} {
@@ -351,4 +352,36 @@ func aliasing(t *testing.T, subject Subject) {
 		})
 	})
 	wantContent(t, s, "key=value")
+}
+
+// copied: a copy holds what the store held, large values among it, and nothing else.
+func copied(t *testing.T, subject Subject) {
+	from, to := opened(t, subject), opened(t, subject)
+	large := bytes.Repeat([]byte("large"), 1<<20)
+	for i := range 4 {
+		var b storage.Batch
+		b.Put(fmt.Appendf(nil, "large%d", i), large)
+		b.Put(fmt.Appendf(nil, "\x10small%d", i), nil)
+		if err := from.Commit(t.Context(), &b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	commit(t, from, "a=1", "-a", "\xff=last")
+	pairs, err := storage.Copy(t.Context(), to, from)
+	if err != nil || pairs != 9 {
+		t.Fatalf("%d pairs, %v", pairs, err)
+	}
+	var n uint64
+	view(t, to, func(r storage.Reader) error {
+		return r.Scan(nil, nil, func(key, value []byte) error {
+			n++
+			if bytes.HasPrefix(key, []byte("large")) != bytes.Equal(value, large) {
+				t.Errorf("%q is another", key)
+			}
+			return nil
+		})
+	})
+	if n != pairs {
+		t.Errorf("%d pairs in the copy, %d in the store", n, pairs)
+	}
 }

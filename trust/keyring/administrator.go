@@ -46,7 +46,8 @@ type Newcomer struct {
 }
 
 // Admit makes the entry that adds a device, with a key box for every newest epoch of every scope that is read here. It is
-// ErrNotAdmin unless this device is an administrator, and trust.ErrNoKey when it lacks a key itself.
+// ErrNotAdmin unless this device is an administrator, and trust.ErrNoKey when it lacks a key itself; a scope that the recovery code does
+// not open is left out.
 func (a *administrator) Admit(st *trust.State, n Newcomer) (trust.Entry, error) {
 	if n.Role == 0 {
 		n.Role = trust.RoleMember
@@ -66,13 +67,15 @@ func (a *administrator) Admit(st *trust.State, n Newcomer) (trust.Entry, error) 
 		if !a.reads(st, sc) {
 			continue
 		}
-		for _, epoch := range sc.Newest {
-			box, err := a.box(sc.ID, epoch, n.HPKE)
-			if err != nil {
-				return fail(err)
-			}
-			m.Boxes = append(m.Boxes, trust.EpochBox{Scope: sc.ID, Epoch: epoch, Sealed: box})
+		boxes, err := a.boxes(sc, n.HPKE)
+		if errors.Is(err, trust.ErrNoKey) && a.isRoot(st) {
+			// Whoever began an epoch did not seal it to the recovery key. That must not keep the practice out of all the others.
+			continue
 		}
+		if err != nil {
+			return fail(err)
+		}
+		m.Boxes = append(m.Boxes, boxes...)
 	}
 	e, err := a.sign(st, trust.KindAdd, m.Encode(), n.Now)
 	if err != nil {
@@ -83,8 +86,24 @@ func (a *administrator) Admit(st *trust.State, n Newcomer) (trust.Entry, error) 
 
 // reads reports whether the signer is one of a scope's readers; the recovery key is one of all.
 func (a *administrator) reads(st *trust.State, sc trust.Scope) bool {
+	return a.isRoot(st) || st.MayRead(a.signer.Device(), sc.ID)
+}
+
+func (a *administrator) isRoot(st *trust.State) bool {
 	root, _ := st.Root()
-	return a.signer.Device() == root || st.MayRead(a.signer.Device(), sc.ID)
+	return a.signer.Device() == root
+}
+
+// boxes seals the keys of a scope's newest epochs.
+func (a *administrator) boxes(sc trust.Scope, recipient []byte) (list []trust.EpochBox, err error) {
+	for _, epoch := range sc.Newest {
+		box, err := a.box(sc.ID, epoch, recipient)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, trust.EpochBox{Scope: sc.ID, Epoch: epoch, Sealed: box})
+	}
+	return list, nil
 }
 
 // box seals an epoch's keys.
@@ -265,6 +284,7 @@ func (k *Keyring) ReplaceRecovery(st *trust.State, old string, now time.Time) (e
 		return fail(err)
 	}
 	m := trust.Recovery{Replaced: replaced, Root: root.Device(), Key: private.PublicKey().Bytes()}
+	others = append(others, root)
 	if e, err = k.sign(st, trust.KindRecovery, m.Encode(), now, others...); err != nil {
 		return fail(err)
 	}

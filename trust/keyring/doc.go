@@ -10,6 +10,6 @@
 // restored folder gets a new one when it is opened, before it can write, so that no two stores write one log.
 // Everything is safe for concurrent use.
 //
-// The file is protected by its permissions alone, or by a passphrase; its format has room for the system's keychain.
+// The file is protected by its permissions alone, by a passphrase, or by a key in the system's keychain.
 // Who belongs and which keys there are is package trust's to say, the form of chunks is package chunk's.
 package keyring

@@ -17,7 +17,13 @@ import (
 // FileName is the keyring's name in the data folder.
 const FileName = "keyring"
 
-var fileMagic = []byte{'c', 'm', 'k', 1}
+// fileMagic begins the file, and then comes its version: 1, or 2 for one that says something of another store key.
+var fileMagic = []byte{'c', 'm', 'k'}
+
+const (
+	versionFirst   = 1
+	versionRotated = 2
+)
 
 // protection says how the secrets in the file are protected. The numbers are part of the format.
 type protection uint8
@@ -25,17 +31,34 @@ type protection uint8
 const (
 	protectionPermissions protection = 1 // by the file's permissions alone
 	protectionPassphrase  protection = 2 // sealed under a key that argon2id makes of a passphrase
+	protectionKeychain    protection = 3 // sealed under a key in the system's keychain
 )
 
 func (p protection) String() string {
-	if p == protectionPassphrase {
+	switch p {
+	case protectionPassphrase:
 		return "passphrase"
+	case protectionKeychain:
+		return "keychain"
 	}
 	return "permissions"
 }
 
+// sealing seals the secrets in the file; nil leaves them to its permissions.
+type sealing interface {
+	protection() protection
+	seal(head, plain []byte) ([]byte, error)
+}
+
+// access is what opens sealed secrets.
+type access struct {
+	unlock Unlock   // nil: there is nobody to ask
+	chain  Keychain // nil: there is none
+}
+
 const (
 	secretsSize = 4*32 + 16 + 32
+	rotatedSize = secretsSize + 32 + 8
 	headSize    = 4 + 1
 	sumSize     = sha256.Size
 	plainSize   = headSize + secretsSize + sumSize
@@ -44,14 +67,15 @@ const (
 
 // encode returns the file: magic and version, protection, secrets, SHA-256 of all before. The hash is against damage; who
 // can write the file can do anything.
-func (s secrets) encode(by *passphrase) ([]byte, error) {
+func (s secrets) encode(by sealing) ([]byte, error) {
 	var w wire.Writer
 	w.Raw(fileMagic)
+	w.Byte(s.version())
 	if by == nil {
 		w.Byte(byte(protectionPermissions))
 		w.Raw(s.plain())
 	} else {
-		w.Byte(byte(protectionPassphrase))
+		w.Byte(byte(by.protection()))
 		sealed, err := by.seal(w.Bytes(), s.plain())
 		if err != nil {
 			return nil, err
@@ -63,35 +87,50 @@ func (s secrets) encode(by *passphrase) ([]byte, error) {
 	return w.Bytes(), nil
 }
 
+func (s secrets) version() byte {
+	if s.next != ([32]byte{}) || s.rotated != 0 {
+		return versionRotated
+	}
+	return versionFirst
+}
+
 func (s secrets) plain() []byte {
 	var w wire.Writer
 	for _, b := range [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], s.nonce[:], s.instance[:]} {
 		w.Raw(b)
 	}
+	if s.version() == versionRotated {
+		w.Raw(s.next[:])
+		w.Uint64(s.rotated)
+	}
 	return w.Bytes()
 }
 
-func parseSecrets(plain []byte) (s secrets, err error) {
+func parseSecrets(version byte, plain []byte) (s secrets, err error) {
 	r := wire.NewReader(plain)
 	for _, dst := range [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], s.nonce[:], s.instance[:]} {
 		r.Fixed(dst)
 	}
-	if r.Close() != nil {
+	if version == versionRotated {
+		r.Fixed(s.next[:])
+		s.rotated = r.Uint64()
+	}
+	if r.Close() != nil || s.version() != version {
 		return secrets{}, ErrDamaged
 	}
 	return s, nil
 }
 
-// decode reads the file. unlock is asked for the passphrase if there is one.
-func decode(b []byte, unlock Unlock) (s secrets, by *passphrase, err error) {
-	if len(b) >= 4 && bytes.Equal(b[:3], fileMagic[:3]) && b[3] > fileMagic[3] {
-		return s, nil, fmt.Errorf("%w: its version is %d, this build reads up to %d", ErrProtected, b[3], fileMagic[3])
+// decode reads the file. Whatever it is sealed by is asked for.
+func decode(b []byte, with access) (s secrets, by sealing, err error) {
+	if len(b) >= 4 && bytes.HasPrefix(b, fileMagic) && b[3] > versionRotated {
+		return s, nil, fmt.Errorf("%w: its version is %d, this build reads up to %d", ErrProtected, b[3], versionRotated)
 	}
-	if len(b) < headSize+sumSize || !bytes.Equal(b[:4], fileMagic) {
+	if len(b) < headSize+sumSize || !bytes.HasPrefix(b, fileMagic) || b[3] < versionFirst {
 		return s, nil, fmt.Errorf("%w: it does not begin as one", ErrDamaged)
 	}
 	kind := protection(b[4])
-	if kind > protectionPassphrase {
+	if kind > protectionKeychain {
 		return s, nil, fmt.Errorf("%w: kind %d", ErrProtected, b[4])
 	}
 	body, sum := b[:len(b)-sumSize], sha256.Sum256(b[:len(b)-sumSize])
@@ -100,15 +139,22 @@ func decode(b []byte, unlock Unlock) (s secrets, by *passphrase, err error) {
 	}
 	switch kind {
 	case protectionPermissions:
-		s, err = parseSecrets(body[headSize:])
+		s, err = parseSecrets(b[3], body[headSize:])
 		return s, nil, err
 	case protectionPassphrase:
-		by, plain, err := openSealed(body, unlock)
+		p, plain, err := openSealed(body, with.unlock)
 		if err != nil {
 			return s, nil, err
 		}
-		s, err = parseSecrets(plain)
-		return s, by, err
+		s, err = parseSecrets(b[3], plain)
+		return s, p, err
+	case protectionKeychain:
+		k, plain, err := openKeychained(body, with.chain)
+		if err != nil {
+			return s, nil, err
+		}
+		s, err = parseSecrets(b[3], plain)
+		return s, k, err
 	}
 	return s, nil, fmt.Errorf("%w: it does not begin as one", ErrDamaged)
 }
@@ -120,30 +166,26 @@ func makeFolder(dir string) error {
 	return nil
 }
 
-func readFile(dir string, unlock Unlock) (secrets, *passphrase, error) {
+func readBytes(dir string) ([]byte, error) {
 	path := filepath.Join(dir, FileName)
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return secrets{}, nil, fmt.Errorf("%w: %s", ErrNotFound, dir)
+		return nil, fmt.Errorf("%w: %s", ErrNotFound, dir)
 	} else if err != nil {
-		return secrets{}, nil, err
+		return nil, err
 	}
 	if !info.Mode().IsRegular() {
-		return secrets{}, nil, fmt.Errorf("%w: %s is no regular file", ErrDamaged, path)
+		return nil, fmt.Errorf("%w: %s is no regular file", ErrDamaged, path)
 	}
 	// Windows has access lists instead of these bits; there the file inherits those of the user's folder.
 	if open := info.Mode().Perm() & 0o077; open != 0 && runtime.GOOS != "windows" {
-		return secrets{}, nil, fmt.Errorf("%w: %s has mode %04o; if nobody has read it, run: chmod 600 %s",
+		return nil, fmt.Errorf("%w: %s has mode %04o; if nobody has read it, run: chmod 600 %s",
 			ErrPermissions, path, info.Mode().Perm(), path)
 	}
 	if info.Size() > maxFile {
-		return secrets{}, nil, fmt.Errorf("%w: %d bytes", ErrDamaged, info.Size())
+		return nil, fmt.Errorf("%w: %d bytes", ErrDamaged, info.Size())
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return secrets{}, nil, err
-	}
-	return decode(b, unlock)
+	return os.ReadFile(path)
 }
 
 // writeNew makes the file, and fails with ErrExists if there is one: keys are never overwritten by others.

@@ -26,13 +26,28 @@ func FuzzDecode(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
+	chain := &fakeKeychain{held: map[string][]byte{}}
+	key, err := newKeychained(chain)
+	if err != nil {
+		f.Fatal(err)
+	}
+	chained, err := k.mu.secrets.encode(key)
+	if err != nil {
+		f.Fatal(err)
+	}
+	changed := k.mu.secrets
+	changed.next, changed.rotated = [32]byte{1}, 7
+	rotated, err := changed.encode(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
 	fuzzing.Seeds(f, func(b []byte) error {
-		if bytes.Equal(b, sealed) {
+		if bytes.Equal(b, sealed) || bytes.Equal(b, chained) {
 			return nil // locked, without anybody to ask
 		}
-		_, _, err := decode(b, nil)
+		_, _, err := decode(b, access{})
 		return err
-	}, plain, sealed)
+	}, plain, sealed, chained, rotated)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		summed := bytes.Clone(b)
 		if n := len(b) - sha256.Size; n > 0 {
@@ -42,8 +57,9 @@ func FuzzDecode(f *testing.F) {
 		for _, b := range [][]byte{b, summed} {
 			var s secrets
 			var err error
-			fuzzing.Allocates(t, len(b), 2, 4<<10, func() { s, _, err = decode(b, nil) })
+			fuzzing.Allocates(t, len(b), 2, 4<<10, func() { s, _, err = decode(b, access{}) })
 			if err != nil {
+				_, _, _ = decode(b, access{nil, chain}) // by a key that is there
 				continue
 			}
 			if again, err := s.encode(nil); err != nil || !bytes.Equal(again, b) {

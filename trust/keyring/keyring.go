@@ -25,13 +25,15 @@ type Keyring struct {
 
 	dir   string // empty: in memory alone
 	moved bool
+	chain Keychain
 
 	mu struct {
 		sync.Mutex
 		rand    io.Reader
 		secrets secrets
-		by      *passphrase // nil: the file is protected by its permissions
+		by      sealing // nil: the file is protected by its permissions
 		fresh   bool
+		file    [32]byte // hash of the file as it was read or written last
 	}
 }
 
@@ -43,6 +45,8 @@ type secrets struct {
 	device   [32]byte // salts, and what is derived for other libraries
 	nonce    [16]byte // of the current log
 	instance [32]byte // which folder on which machine the nonce is bound to
+	next     [32]byte // zero, or what store becomes when the store has been encrypted anew
+	rotated  uint64   // when that was last done, milliseconds since 1970; 0: never
 }
 
 var (
@@ -63,30 +67,40 @@ func Create(dir string, random io.Reader) (*Keyring, error) {
 			return nil, fmt.Errorf("create keyring: read randomness: %w", err)
 		}
 	}
+	var file []byte
 	if dir != "" {
 		if err := makeFolder(dir); err != nil {
 			return nil, fmt.Errorf("create keyring: %w", err)
 		}
 		s.instance = instanceOf(dir)
-		b, err := s.encode(nil)
-		if err == nil {
-			err = writeNew(dir, b)
+		var err error
+		if file, err = s.encode(nil); err == nil {
+			err = writeNew(dir, file)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("create keyring: %w", err)
 		}
 	}
-	return unlock(dir, s, random)
+	k, err := unlock(dir, s, random)
+	if err == nil && dir != "" {
+		k.chain, k.mu.file = systemKeychain{}, sha256.Sum256(file)
+	}
+	return k, err
 }
 
-// Open reads the keyring in dir, with the passphrase that ask gives if it is protected by one. If the folder was copied or
+// Open reads the keyring in dir, with the passphrase that ask gives if it is protected by one, or a key of the system's keychain. If the folder was copied or
 // restored, a new log begins (see Moved).
 func Open(dir string, ask Unlock) (*Keyring, error) {
-	return openAs(dir, instanceOf(dir), ask)
+	return openAs(dir, instanceOf(dir), access{ask, systemKeychain{}})
 }
 
-func openAs(dir string, instance [32]byte, ask Unlock) (*Keyring, error) {
-	s, by, err := readFile(dir, ask)
+func openAs(dir string, instance [32]byte, with access) (*Keyring, error) {
+	b, err := readBytes(dir)
+	var s secrets
+	var by sealing
+	if err == nil {
+		s, by, err = decode(b, with)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open keyring: %w", err)
 	}
@@ -94,7 +108,7 @@ func openAs(dir string, instance [32]byte, ask Unlock) (*Keyring, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open keyring: %w", err)
 	}
-	k.mu.by = by
+	k.mu.by, k.chain, k.mu.file = by, with.chain, sha256.Sum256(b)
 	if s.instance != instance {
 		k.mu.secrets.instance = instance
 		if err := k.MintLog(); err != nil {
@@ -161,16 +175,12 @@ func (k *Keyring) Moved() bool { return k.moved }
 
 // MintLog begins a new log: the nonce is durable when it returns. The old log must never be written again.
 func (k *Keyring) MintLog() error {
+	if err := k.change("begin a new log", func(s *secrets) error { return k.fillLocked(s.nonce[:]) }); err != nil {
+		return err
+	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	next := k.mu.secrets
-	if _, err := io.ReadFull(k.mu.rand, next.nonce[:]); err != nil {
-		return fmt.Errorf("begin a new log: read randomness: %w", err)
-	}
-	if err := k.store(next, k.mu.by); err != nil {
-		return fmt.Errorf("begin a new log: %w", err)
-	}
-	k.mu.secrets, k.mu.fresh = next, true
+	k.mu.fresh = true
 	return nil
 }
 
@@ -198,6 +208,10 @@ func (k *Keyring) Salt(body, previous [32]byte) ([16]byte, error) {
 func (k *Keyring) fill(b []byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
+	return k.fillLocked(b)
+}
+
+func (k *Keyring) fillLocked(b []byte) error {
 	if _, err := io.ReadFull(k.mu.rand, b); err != nil {
 		return fmt.Errorf("read randomness: %w", err)
 	}
@@ -229,6 +243,8 @@ var (
 	ErrNotFound = errors.New("the folder has no keyring")
 	// ErrDamaged says that the file is not what was written.
 	ErrDamaged = errors.New("the keyring file is damaged")
+	// ErrChanged says that another process has changed the file since it was read.
+	ErrChanged = errors.New("the keyring file was changed by another process")
 	// ErrPermissions says that others than the owner may read the file.
 	ErrPermissions = errors.New("the keyring file may be read by others")
 	// ErrProtected says that the file is protected in a way that this version does not know.

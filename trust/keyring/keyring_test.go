@@ -420,8 +420,17 @@ func TestNothingPrintsKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	caller, err := parsed.CallerKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chained, err := newKeychained(&fakeKeychain{held: map[string][]byte{}})
+	if err != nil {
+		t.Fatal(err)
+	}
 	s := k.mu.secrets
-	secret := [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], k.salting, parsed.symbols[:]}
+	secret := [][]byte{s.seed[:], s.hpke[:], s.store[:], s.device[:], k.salting, parsed.symbols[:], caller.secret, caller.root.private.Seed(),
+		chained.key[:]}
 	for _, e := range k.epochs.keys {
 		secret = append(secret, bytes.Clone(e.body[:]))
 	}
@@ -429,7 +438,7 @@ func TestNothingPrintsKeys(t *testing.T) {
 		secret = append(secret, bytes.Clone(x[:]))
 	}
 	var out bytes.Buffer
-	for _, v := range []any{k, r, parsed, &parsed, struct{ K *Keyring }{k}, []any{k, r, parsed}} {
+	for _, v := range []any{k, r, parsed, &parsed, caller, chained, struct{ K *Keyring }{k}, []any{k, r, parsed, caller, chained}} {
 		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d", "%o"} {
 			fmt.Fprintf(&out, verb+"\n", v)
 		}
@@ -495,4 +504,57 @@ func TestConcurrentUse(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestStoreKey: until the change of the store's key is at its end the file holds both keys, and then the new one alone.
+func TestStoreKey(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	k, err := Create(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old := k.StoreKey()
+	if _, ok := k.NextStoreKey(); ok || !k.StoreKeyChanged().IsZero() || k.EndStoreKey(time.Now()) == nil || k.StoreKey() != old {
+		t.Fatal("another key came from nowhere")
+	}
+	reopen := func() *Keyring {
+		k, err := Open(dir, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return k
+	}
+	if err := k.BeginStoreKey(); err != nil {
+		t.Fatal(err)
+	}
+	next, ok := reopen().NextStoreKey()
+	if mine, _ := k.NextStoreKey(); !ok || next != mine || next == old || reopen().StoreKey() != old {
+		t.Fatal("the file does not hold both keys")
+	}
+	if err := reopen().DropStoreKey(); err != nil {
+		t.Fatal(err)
+	}
+	// A process that has read the file before must not write over what came since.
+	for what, write := range map[string]func() error{
+		"end": func() error { return k.EndStoreKey(time.Now()) }, "log": k.MintLog, "protect": func() error { return k.Protect(nil) }, "look": k.Unchanged,
+	} {
+		if err := write(); !errors.Is(err, ErrChanged) {
+			t.Errorf("%s over another process's file: %v", what, err)
+		}
+	}
+	k = reopen()
+	if _, ok := k.NextStoreKey(); ok || k.StoreKey() != old {
+		t.Fatal("a key that was given up is there")
+	}
+	if err := k.BeginStoreKey(); err != nil {
+		t.Fatal(err)
+	}
+	next, _ = k.NextStoreKey()
+	if err := k.EndStoreKey(time.UnixMilli(7)); err != nil || k.StoreKey() != next {
+		t.Fatal(err)
+	}
+	k = reopen()
+	if _, ok := k.NextStoreKey(); ok || k.StoreKey() != next || !k.StoreKeyChanged().Equal(time.UnixMilli(7)) {
+		t.Error("the file does not say what was done")
+	}
 }

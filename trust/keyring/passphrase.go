@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -57,25 +58,43 @@ func (p *passphrase) stretch(text []byte) {
 	copy(p.key[:], argon2.IDKey(text, p.salt[:], uint32(p.time), uint32(p.memory), uint8(p.threads), chacha20poly1305.KeySize))
 }
 
+func (*passphrase) protection() protection { return protectionPassphrase }
+
 // seal returns salt, argon2id's parameters, nonce and ciphertext. All that stands before is bound to it.
 func (p *passphrase) seal(head, plain []byte) ([]byte, error) {
-	cipher, err := chacha20poly1305.NewX(p.key[:])
-	if err != nil {
-		return nil, fmt.Errorf("seal keyring: %w", err)
-	}
 	var w wire.Writer
 	w.Raw(p.salt[:])
 	w.Uvarint(p.time)
 	w.Uvarint(p.memory)
 	w.Uvarint(p.threads)
-	nonce := make([]byte, chacha20poly1305.NonceSizeX)
-	if _, err := rand.Read(nonce); err != nil {
-		return nil, fmt.Errorf("seal keyring: read randomness: %w", err)
+	return sealUnder(&w, p.key[:], head, plain)
+}
+
+// sealUnder appends a nonce and the ciphertext. All that stands before is bound to it.
+func sealUnder(w *wire.Writer, key, head, plain []byte) ([]byte, error) {
+	cipher, err := chacha20poly1305.NewX(key)
+	if err != nil {
+		return nil, fmt.Errorf("seal keyring: %w", err)
 	}
+	nonce := make([]byte, chacha20poly1305.NonceSizeX)
+	_, _ = rand.Read(nonce) // never fails
 	w.Raw(nonce)
 	aad := append(append([]byte(nil), head...), w.Bytes()...)
 	w.Raw(cipher.Seal(nil, nonce, plain, aad))
 	return w.Bytes(), nil
+}
+
+func openUnder(key, nonce, sealed, aad []byte) ([]byte, error) {
+	cipher, err := chacha20poly1305.NewX(key)
+	if err != nil {
+		return nil, fmt.Errorf("open keyring: %w", err)
+	}
+	return cipher.Open(nil, nonce, sealed, aad)
+}
+
+// sealedSize reports whether a sealed part is as long as some secrets are.
+func sealedSize(n int) bool {
+	return n == secretsSize+chacha20poly1305.Overhead || n == rotatedSize+chacha20poly1305.Overhead
 }
 
 // openSealed opens what seal made.
@@ -87,7 +106,7 @@ func openSealed(body []byte, unlock Unlock) (*passphrase, []byte, error) {
 	nonce := r.Raw(chacha20poly1305.NonceSizeX)
 	aad := body[:len(body)-r.Len()]
 	sealed := r.Rest()
-	if r.Err() != nil || p.time == 0 || p.threads == 0 || len(sealed) != secretsSize+chacha20poly1305.Overhead {
+	if r.Err() != nil || p.time == 0 || p.threads == 0 || !sealedSize(len(sealed)) {
 		return nil, nil, fmt.Errorf("%w: its sealed part", ErrDamaged)
 	}
 	if unlock == nil {
@@ -101,11 +120,7 @@ func openSealed(body []byte, unlock Unlock) (*passphrase, []byte, error) {
 		return nil, nil, ErrPassphrase
 	}
 	p.stretch(text)
-	cipher, err := chacha20poly1305.NewX(p.key[:])
-	if err != nil {
-		return nil, nil, fmt.Errorf("open keyring: %w", err)
-	}
-	plain, err := cipher.Open(nil, nonce, sealed, aad)
+	plain, err := openUnder(p.key[:], nonce, sealed, aad)
 	if err != nil {
 		return nil, nil, ErrPassphrase
 	}
@@ -115,42 +130,62 @@ func openSealed(body []byte, unlock Unlock) (*passphrase, []byte, error) {
 // Protect seals the file under a passphrase from now on, or, if it is empty, leaves it to its permissions. It is durable when it
 // returns. What stood in the file before may still be on the disk, and in copies of the folder.
 func (k *Keyring) Protect(text []byte) error {
-	var by *passphrase
+	var by sealing
 	if len(text) > 0 {
-		var err error
-		if by, err = newPassphrase(text); err != nil {
+		p, err := newPassphrase(text)
+		if err != nil {
 			return fmt.Errorf("protect keyring: %w", err)
 		}
+		by = p
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := k.store(k.mu.secrets, by); err != nil {
+	if err := k.protect(by); err != nil {
 		return fmt.Errorf("protect keyring: %w", err)
 	}
-	k.mu.by = by
 	return nil
 }
 
-// Protection says how the file is protected: "permissions" or "passphrase".
+// Protection says how the file is protected: "permissions", "passphrase" or "keychain".
 func (k *Keyring) Protection() string {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.mu.by != nil {
-		return protectionPassphrase.String()
+	if k.mu.by == nil {
+		return protectionPermissions.String()
 	}
-	return protectionPermissions.String()
+	return k.mu.by.protection().String()
 }
 
-// store writes the file, if there is one.
-func (k *Keyring) store(s secrets, by *passphrase) error {
+// store writes the file, if there is one, and not over what another process has written since: that could be the only copy of a key.
+// The caller holds mu.
+func (k *Keyring) store(s secrets, by sealing) error {
 	if k.dir == "" {
 		return nil
 	}
-	b, err := s.encode(by)
-	if err != nil {
+	if err := k.unchangedLocked(); err != nil {
 		return err
 	}
-	return replace(k.dir, b)
+	b, err := s.encode(by)
+	if err == nil {
+		err = replace(k.dir, b)
+	}
+	if err == nil {
+		k.mu.file = sha256.Sum256(b)
+	}
+	return err
+}
+
+// Unchanged returns ErrChanged if another process has changed the file since it was read.
+func (k *Keyring) Unchanged() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.unchangedLocked()
+}
+
+func (k *Keyring) unchangedLocked() error {
+	b, err := readBytes(k.dir)
+	if err == nil && sha256.Sum256(b) != k.mu.file {
+		err = ErrChanged
+	}
+	return err
 }
 
 // Format prints nothing of the key, whatever the verb.

@@ -65,6 +65,9 @@ func TestPassphrase(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, FileName), file, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if third, err = Open(dir, give(text)); err != nil {
+		t.Fatal(err)
+	}
 	if err := third.Protect(nil); err != nil {
 		t.Fatal(err)
 	}

@@ -81,8 +81,8 @@ func (a *Agent) KeyringStatus(context.Context) (api.KeyringStatus, error) {
 }
 
 // ProtectKeyring implements api.Agent.
-func (a *Agent) ProtectKeyring(_ context.Context, passphrase string) error {
-	if passphrase == "short" {
+func (a *Agent) ProtectKeyring(_ context.Context, req api.ProtectionRequest) error {
+	if req.Passphrase == "short" {
 		return &api.Error{Code: api.CodeInvalid, Message: "a passphrase has 12 to 1024 bytes"}
 	}
 	return a.failing("ProtectKeyring")

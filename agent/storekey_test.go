@@ -1,0 +1,132 @@
+package agent
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"chartmesh/agent/api"
+	"chartmesh/storage"
+	"chartmesh/trust/keyring"
+)
+
+var errCut = errors.New("cut short")
+
+// TestStoreKeyCutShort: cut short before each of its steps, a change of the store's key is finished or taken back by whoever opens the
+// folder next, and nothing is missing; what the old key opened then opens nothing.
+func TestStoreKeyCutShort(t *testing.T) {
+	for _, at := range []string{"begin", "copy", "close", "aside", "place", "end", "remove", ""} {
+		t.Run("before "+at, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "data")
+			if _, err := Init(dir, InitOptions{Practice: "Practice", Site: "surgery", Device: "desk"}); err != nil {
+				t.Fatal(err)
+			}
+			before := storeValues(t, dir)
+			keys, err := keyring.Open(dir, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			old := keys.StoreKey()
+			came := at == ""
+			r, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1, step: func(step string) error {
+				if step == at {
+					came = true
+					return errCut
+				}
+				return nil
+			}})
+			if !came || at == "" && (err != nil || r.Values == 0 || r.Changed.IsZero()) || at != "" && err == nil {
+				t.Fatalf("%v, %+v", err, r)
+			}
+			a, err := Open(Config{Dir: dir, Offline: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if there(storeIn(dir)+suffixNext) || there(storeIn(dir)+suffixBefore) {
+				t.Error("something is left")
+			}
+			if keys, err = keyring.Open(dir, nil); err != nil {
+				t.Fatal(err)
+			}
+			changed := at == "" || at == "place" || at == "end" || at == "remove"
+			if _, pending := keys.NextStoreKey(); pending || (keys.StoreKey() != old) != changed || keys.StoreKeyChanged().IsZero() == changed {
+				t.Errorf("pending %v, another key %v", pending, keys.StoreKey() != old)
+			}
+			if changed {
+				if s, err := storage.Open(storeIn(dir), old, storage.Options{}); !errors.Is(err, storage.ErrWrongKey) {
+					t.Errorf("the old key opens the store: %v", err)
+					_ = s.Close()
+				}
+			}
+			for key, value := range before {
+				if now := storeValues(t, dir)[key]; key[0] != storage.Meta.Number() && now != value {
+					t.Fatal("a value is another, or missing")
+				}
+			}
+			if _, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1}); err != nil {
+				t.Errorf("once more: %v", err)
+			}
+		})
+	}
+}
+
+func storeValues(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	keys, err := keyring.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := storage.Open(storeIn(dir), keys.StoreKey(), storage.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = s.Close() }()
+	values := map[string]string{}
+	if err := s.View(func(v storage.Reader) error {
+		return v.Scan(nil, nil, func(key, value []byte) error {
+			values[string(key)] = string(value)
+			return nil
+		})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return values
+}
+
+// TestStoreKeyRefused: nothing is changed while somebody has the folder, or where a store would be left that opens no more.
+func TestStoreKeyRefused(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	if _, err := Init(dir, InitOptions{Practice: "Practice", Site: "surgery", Device: "desk"}); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Open(Config{Dir: dir, Repair: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RotateStore(t.Context(), dir, RotateOptions{}); api.CodeOf(err) != api.CodeInUse {
+		t.Errorf("beside an agent: %v", err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1 << 62}); api.CodeOf(err) != api.CodeFull {
+		t.Errorf("without room: %v", err)
+	}
+	if err := os.Mkdir(storeIn(dir)+suffixDamaged+"20261127T000000Z", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1}); api.CodeOf(err) != api.CodeConflict {
+		t.Errorf("beside a damaged store: %v", err)
+	}
+	keys, err := keyring.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, pending := keys.NextStoreKey(); pending || !keys.StoreKeyChanged().IsZero() {
+		t.Error("something was changed")
+	}
+}

@@ -1,0 +1,198 @@
+package p2p
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+
+	"github.com/libp2p/go-libp2p/core/host"
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/peerstore"
+	"github.com/libp2p/go-libp2p/core/sec"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"chartmesh/p2p/lan"
+	"chartmesh/trust"
+)
+
+// serveRecovery answers one request of whoever has the recovery code.
+func (h *Host) serveRecovery(ctx context.Context, s network.Stream, root trust.DeviceID) {
+	ctx, cancel := context.WithTimeout(ctx, recoverPatience)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	a, err := h.recover(ctx, s, root)
+	if err != nil {
+		h.log.Warn("a request with the recovery code failed", "error", err)
+		_ = s.Reset()
+		return
+	}
+	if writeJoin(s, a.encode()) != nil {
+		_ = s.Reset()
+		return
+	}
+	_ = s.CloseWrite()
+	// Until the caller hangs up; of a request that was not looked at it may be sending yet.
+	_, _ = io.Copy(io.Discard, io.LimitReader(s, maxRecoverRequest))
+	_ = s.Close()
+}
+
+func (h *Host) recover(ctx context.Context, s network.Stream, root trust.DeviceID) (recoverAnswer, error) {
+	switch h.gate.root(root) {
+	case RootReplaced:
+		h.log.Warn("somebody came with a recovery code that was replaced", "address", s.Conn().RemoteMultiaddr())
+		return nil, nil
+	case RootInForce:
+	default:
+		return nil, errNotAdmitted
+	}
+	b, err := readJoin(s, maxRecoverRequest)
+	if err != nil {
+		return nil, fmt.Errorf("read request: %w", err)
+	}
+	q, err := parseRecoverRequest(b)
+	if err != nil {
+		return nil, fmt.Errorf("read request: %w", err)
+	}
+	h.log.Info("somebody has the recovery code", "address", s.Conn().RemoteMultiaddr(), "entries", len(q))
+	if len(q) > 0 {
+		if err := h.cfg.Replica.AddEntries(ctx, root, q); err != nil {
+			return nil, fmt.Errorf("take membership entries: %w", err)
+		}
+		h.MembershipChanged()
+	}
+	return h.cfg.Replica.EntriesSince(nil), nil
+}
+
+// Caller is a machine that has the recovery code and nothing else: it calls devices of the practice as the practice's root key. It
+// listens nowhere.
+type Caller struct{ host host.Host }
+
+// NewCaller makes a caller. The identity is that of the root key.
+func NewCaller(id Identity) (*Caller, error) {
+	g := newGate(func(trust.DeviceID) bool { return true }, nil)
+	g.open.Store(true)
+	h, err := newHost(id, g, nil)
+	if err != nil {
+		return nil, err
+	}
+	return &Caller{h}, nil
+}
+
+// Close ends all calls.
+func (c *Caller) Close() error { return c.host.Close() }
+
+// Reply is what a device answers.
+type Reply struct {
+	Peer    PeerAddr // the device, and where it was reached
+	Entries [][]byte // its membership log; the caller judges it, and whether the device is in it
+}
+
+// Search tells found, from one goroutine, where devices of whatever practice announce themselves on the local network, until ctx ends.
+func (c *Caller) Search(ctx context.Context, found func(addrs []string)) error {
+	return lan.Search(ctx, nil, func(at netip.Addr, udp, tcp uint16) {
+		if list := placesAt(at, udp, tcp); len(list) > 0 {
+			texts := make([]string, len(list))
+			for i, a := range list {
+				texts[i] = a.String()
+			}
+			found(texts)
+		}
+	})
+}
+
+// Addresses reads where a device may be reached, as people type it: a multiaddr, or an IP address and a port, which then is tried for
+// QUIC and TCP.
+func Addresses(text string) ([]string, error) {
+	if at, err := netip.ParseAddrPort(text); err == nil && at.Port() != 0 {
+		var list []string
+		for _, a := range placesAt(at.Addr().Unmap(), at.Port(), at.Port()) {
+			list = append(list, a.String())
+		}
+		return list, nil
+	}
+	a, err := ma.NewMultiaddr(text)
+	if err != nil || len(text) > maxAddrBytes || wayOf(a) == "unknown" {
+		return nil, errors.New("not an address: give IP:PORT, or /ip4/…/udp/…/quic-v1 as `chartmesh status` shows it")
+	}
+	return []string{a.String()}, nil
+}
+
+// Call gives the device at one of the addresses, which are of one device, the entries that it may lack, and gets its membership log.
+// It is ErrReplacedCode or ErrOtherCode if the device refuses.
+func (c *Caller) Call(ctx context.Context, addrs []string, entries [][]byte) (Reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, recoverPatience)
+	defer cancel()
+	at := parseAddrs(addrs)
+	if len(at) == 0 {
+		return Reply{}, errors.New("recover: no address")
+	}
+	id, err := c.who(ctx, at)
+	if err != nil {
+		return Reply{}, fmt.Errorf("recover: nothing answers there: %w", err)
+	}
+	device, err := DeviceOf(id)
+	if err != nil {
+		return Reply{}, ErrOtherCode
+	}
+	if err := c.host.Connect(ctx, peer.AddrInfo{ID: id, Addrs: at}); err != nil {
+		return Reply{}, refusedOr(ctx, err)
+	}
+	s, err := c.host.NewStream(network.WithNoDial(ctx, "connected"), id, RecoverProtocol)
+	if err != nil {
+		return Reply{}, refusedOr(ctx, err)
+	}
+	defer func() { _ = s.Reset() }()
+	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	if err := writeJoin(s, recoverRequest(entries).encode()); err != nil {
+		return Reply{}, refusedOr(ctx, err)
+	}
+	b, err := readJoin(s, MaxJoinAnswer)
+	if err != nil {
+		return Reply{}, refusedOr(ctx, err)
+	}
+	a, err := parseRecoverAnswer(b)
+	switch {
+	case err != nil:
+		return Reply{}, fmt.Errorf("recover: read answer: %w", err)
+	case len(a) == 0:
+		return Reply{}, ErrReplacedCode
+	}
+	return Reply{Peer: PeerAddr{Device: device, Addrs: []string{s.Conn().RemoteMultiaddr().String()}}, Entries: a}, nil
+}
+
+// refusedOr tells what a call failed of: a device that does not know the root key closes the connection right after the handshake and
+// says no word; one that could not do what was asked resets the stream alone.
+func refusedOr(ctx context.Context, err error) error {
+	if _, reset := errors.AsType[*network.StreamError](err); ctx.Err() != nil || reset {
+		return fmt.Errorf("recover: the device there did not answer: %w", err)
+	}
+	return ErrOtherCode
+}
+
+// who finds out whose the addresses are: a handshake that expects somebody else fails, before this side has said who it is, and says
+// whom it met. Each call expects another, since the host knows one set of addresses of each.
+func (c *Caller) who(ctx context.Context, at []ma.Multiaddr) (peer.ID, error) {
+	public, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	nobody, err := PeerID(trust.DeviceID(public))
+	if err != nil {
+		return "", err
+	}
+	c.host.Peerstore().AddAddrs(nobody, at, peerstore.TempAddrTTL)
+	defer c.host.Peerstore().ClearAddrs(nobody)
+	_, err = c.host.Network().DialPeer(ctx, nobody)
+	if other, ok := errors.AsType[sec.ErrPeerIDMismatch](err); ok {
+		return other.Actual, nil
+	}
+	if err == nil {
+		err = errors.New("it has a key that nobody has")
+	}
+	return "", err
+}
