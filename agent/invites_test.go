@@ -31,7 +31,9 @@ func inviting(t *testing.T) (*Agent, func() p2p.Newcomer) {
 	go func() { ended <- a.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		<-ended
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 		_ = a.Close()
 	})
 	poll := time.NewTicker(time.Millisecond)

@@ -315,7 +315,9 @@ func TestConfirm(t *testing.T) {
 		t.Errorf("hung up: waited %v, %v", waited, err)
 	}
 	<-asked
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("whoever hangs up is waited for")
+	}
 	hangUp = func() {}
 	own := p2p.Newcomer{Device: newIdentity(2).Device(), HPKE: []byte("public key")}.Fingerprint()
 	go func() {

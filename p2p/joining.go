@@ -268,31 +268,22 @@ func (j *joiner) find(ctx context.Context, to chan<- []ma.Multiaddr) error {
 		send(parseAddrs(j.cfg.Addrs))
 		return nil
 	}
-	seen := map[netip.AddrPort]bool{}
-	return lan.Seek(ctx, j.cfg.Multicast, j.cfg.Invitation.Locator, func(at netip.Addr, udp, tcp uint16) {
-		key := netip.AddrPortFrom(at, udp)
-		if udp == 0 {
-			key = netip.AddrPortFrom(at, tcp)
-		}
-		if !seen[key] && len(seen) < maxKnown {
-			seen[key] = true
-			addrs := placesAt(at, udp, tcp)
-			if own(at) {
-				// A device on this machine that listens on loopback alone speaks there, and yet seems to speak from elsewhere.
-				addrs = append(addrs, placesAt(netip.AddrFrom4([4]byte{127, 0, 0, 1}), udp, tcp)...)
-			}
-			send(addrs)
-		}
-	})
+	invites := func(a lan.Announcement) bool { return a.Invites(j.cfg.Invitation.Locator) }
+	return lan.Seek(ctx, j.cfg.Multicast, invites, func(at netip.Addr, udp, tcp uint16) { send(soughtAt(at, udp, tcp)) })
 }
 
-// own reports whether an address is one of this machine's.
-func own(at netip.Addr) bool {
+// soughtAt returns the addresses of an announcement that somebody hears who seeks. A device on this machine that listens on loopback
+// alone speaks there, and yet seems to speak from elsewhere.
+func soughtAt(at netip.Addr, udp, tcp uint16) []ma.Multiaddr {
+	addrs := placesAt(at, udp, tcp)
 	list, err := net.InterfaceAddrs()
-	return err == nil && slices.ContainsFunc(list, func(a net.Addr) bool {
+	if err == nil && slices.ContainsFunc(list, func(a net.Addr) bool {
 		p, err := netip.ParsePrefix(a.String())
 		return err == nil && p.Addr() == at
-	})
+	}) {
+		addrs = append(addrs, placesAt(netip.AddrFrom4([4]byte{127, 0, 0, 1}), udp, tcp)...)
+	}
+	return addrs
 }
 
 // whoIs asks at the addresses of one device who is there. Words and announcements name no device, so that nobody who listens

@@ -94,8 +94,9 @@ type Reply struct {
 
 // Search tells found, from one goroutine, where devices of whatever practice announce themselves on the local network, until ctx ends.
 func (c *Caller) Search(ctx context.Context, found func(addrs []string)) error {
-	return lan.Search(ctx, nil, func(at netip.Addr, udp, tcp uint16) {
-		if list := placesAt(at, udp, tcp); len(list) > 0 {
+	anybody := func(lan.Announcement) bool { return true } // what names the practice to its members follows from keys that are not here yet
+	return lan.Seek(ctx, nil, anybody, func(at netip.Addr, udp, tcp uint16) {
+		if list := soughtAt(at, udp, tcp); len(list) > 0 {
 			texts := make([]string, len(list))
 			for i, a := range list {
 				texts[i] = a.String()

@@ -170,12 +170,13 @@ func TestHistoriesConverge(t *testing.T) {
 		if got := amount(one, rejected); got != want {
 			t.Fatalf("one by one:\n%s\nwant\n%s", got, want)
 		}
-		some, errs := one, []error(nil)
-		if some, err = trust.Found(st.Entries()[0]); err != nil {
+		some, err := trust.Found(st.Entries()[0])
+		if err != nil {
 			t.Fatal(err)
 		}
 		for at := 0; at < st.Len(); {
 			n := min(rapid.IntRange(1, 6).Draw(t, "at once"), st.Len()-at)
+			var errs []error
 			if some, errs = some.WithAll(st.Entries()[at : at+n]); errors.Join(errs...) != nil && !errors.Is(errs[0], trust.ErrKnown) {
 				t.Fatalf("some at once: %v", errs)
 			}

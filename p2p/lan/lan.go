@@ -48,7 +48,7 @@ const (
 	markContext = "chartmesh lan invite 1"
 	maxMarks    = 8 // in one announcement
 
-	maxSearched = 256 // places that one search tells of
+	maxSought = 256 // places that one who seeks is told of
 )
 
 // Nonce makes an announcement unlike any other; a Tag binds it to a device.

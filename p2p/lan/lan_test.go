@@ -85,6 +85,14 @@ func TestPackets(t *testing.T) {
 // FuzzParse: whatever comes, what is understood is written and read again as the same.
 func FuzzParse(f *testing.F) {
 	f.Add(packet(f, "a", 1))
+	var inviting Announcement
+	inviting.UDP = 4801
+	inviting.Invite([]Locator{1, 2})
+	b, err := inviting.Append(nil)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
 	q, err := AppendQuery(nil)
 	if err != nil {
 		f.Fatal(err)
@@ -317,8 +325,9 @@ func TestRun(t *testing.T) {
 	})
 }
 
-// TestSearch: who asks hears of every device at once, and of each once, without the practice's key; nobody hears of who asks.
-func TestSearch(t *testing.T) {
+// TestSeek: who asks hears of every device at once, and of each once, without the practice's key, or of those alone that have the
+// invitation; nobody hears of who asks.
+func TestSeek(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		network := &bus{}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -331,32 +340,51 @@ func TestSearch(t *testing.T) {
 				Run(ctx, Config{
 					Device: device(n), Tag: tagger("a"), Listen: listen, TCP: listen, Open: func() (Conn, error) { return conn, nil },
 					Members: func() []trust.DeviceID { return []trust.DeviceID{device(9)} }, Online: func() bool { return true },
-					Found: func(trust.DeviceID, netip.Addr, uint16, uint16) { heard++ },
+					Invites: func() []Locator { return []Locator{Locator(n)} },
+					Found:   func(trust.DeviceID, netip.Addr, uint16, uint16) { heard++ },
 				})
 			})
 		}
 		time.Sleep(time.Minute) // virtual; nothing is due by itself
-		places := map[netip.AddrPort]int{}
-		conn := network.open("10.0.0.9")
-		search, stop := context.WithCancel(ctx)
-		wg.Go(func() {
-			err := Search(search, func() (Conn, error) { return conn, nil }, func(at netip.Addr, udp, tcp uint16) {
-				if udp == tcp {
-					places[netip.AddrPortFrom(at, udp)]++
+		for what, x := range map[string]struct {
+			wanted func(Announcement) bool
+			places []string
+		}{
+			"anybody":       {func(Announcement) bool { return true }, []string{"10.0.0.1:4801", "10.0.0.2:4801"}},
+			"an invitation": {func(a Announcement) bool { return a.Invites(2) }, []string{"10.0.0.2:4801"}},
+			"nobody":        {func(a Announcement) bool { return a.Invites(3) }, nil},
+		} {
+			var places []string
+			var mu sync.Mutex
+			var conns []*busConn
+			search, stop := context.WithCancel(ctx)
+			wg.Go(func() {
+				err := Seek(search, func() (Conn, error) {
+					conn := network.open("10.0.0.9")
+					mu.Lock()
+					defer mu.Unlock()
+					conns = append(conns, conn)
+					return conn, nil
+				}, x.wanted, func(at netip.Addr, udp, tcp uint16) {
+					if udp == tcp {
+						places = append(places, netip.AddrPortFrom(at, udp).String())
+					}
+				})
+				if err != nil {
+					t.Error(err)
 				}
 			})
-			if err != nil {
-				t.Error(err)
+			time.Sleep(7 * time.Second)
+			stop()
+			synctest.Wait()
+			slices.Sort(places)
+			if !slices.Equal(places, x.places) {
+				t.Errorf("%s: found %v", what, places)
 			}
-		})
-		time.Sleep(3 * time.Second)
-		stop()
-		synctest.Wait()
-		if len(places) != 2 || places[netip.MustParseAddrPort("10.0.0.1:4801")] != 1 || places[netip.MustParseAddrPort("10.0.0.2:4801")] != 1 {
-			t.Errorf("found %v", places)
-		}
-		if heard != 0 || conn.count() != 2 {
-			t.Errorf("who searches was heard %d times, and sent %d packets", heard, conn.count())
+			if heard != 0 || len(conns) != 2 || conns[0].count() != 4 || conns[1].count() != 4 {
+				t.Errorf("%s: who seeks was heard %d times", what, heard)
+			}
+			time.Sleep(10 * time.Second)
 		}
 		cancel()
 		wg.Wait()

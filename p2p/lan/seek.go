@@ -8,18 +8,24 @@ import (
 	"time"
 )
 
-// askAgain is when a seeker asks, after it has begun: packets of multicast get lost, and the inviter may be started last.
-var askAgain = []time.Duration{0, time.Second, 3 * time.Second, 6 * time.Second, 10 * time.Second, 15 * time.Second, 20 * time.Second, 30 * time.Second}
+// askAgain is after how long a seeker asks again, the last for ever: packets of multicast get lost, and who is sought may be
+// started last.
+var askAgain = []time.Duration{time.Second, 2 * time.Second, 3 * time.Second, 4 * time.Second, 5 * time.Second, 10 * time.Second}
 
-// Seek asks the local network, and this machine, for the device that has the invitation of a locator until ctx ends, and
-// calls found whenever one says so: one call at a time. It says nothing of itself. Anybody who knows the locator can claim to
-// be that device; it is for the handshake after it to find out. A nil open is the system's multicast.
-func Seek(ctx context.Context, open func() (Conn, error), l Locator, found func(at netip.Addr, udp, tcp uint16)) error {
+// Seek asks the local network, and this machine, who is there until ctx ends, and tells found of each place of an announcement that is
+// wanted once: one call at a time. It says nothing of itself. Anybody can announce anything; it is for the handshake after it to find
+// out who is there. A nil open is the system's multicast.
+func Seek(ctx context.Context, open func() (Conn, error), wanted func(Announcement) bool, found func(at netip.Addr, udp, tcp uint16)) error {
 	if open == nil {
 		open = openMulticast
 	}
+	type place struct {
+		at       netip.Addr
+		udp, tcp uint16
+	}
 	var wg sync.WaitGroup
 	var mu sync.Mutex
+	told := map[place]bool{}
 	failed := make([]error, 2)
 	for i, loopback := range []bool{false, true} {
 		wg.Go(func() {
@@ -27,8 +33,10 @@ func Seek(ctx context.Context, open func() (Conn, error), l Locator, found func(
 				mu.Lock()
 				defer mu.Unlock()
 				for _, a := range r.packet.Announcements {
-					if a.Invites(l) {
-						found(r.from, a.UDP, a.TCP)
+					p := place{r.from, a.UDP, a.TCP}
+					if wanted(a) && !told[p] && len(told) < maxSought {
+						told[p] = true
+						found(p.at, p.udp, p.tcp)
 					}
 				}
 			})
@@ -48,16 +56,19 @@ func seek(ctx context.Context, open func() (Conn, error), loopback bool, hear fu
 		return err
 	}
 	heard := make(chan received, 16)
-	ended := make(chan error, 1)
-	go func() { ended <- receive(ctx, conn, heard) }()
-	over := false
+	var broken error
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		broken = receive(ctx, conn, heard)
+	}()
 	defer func() {
 		_ = conn.Close()
-		for !over {
+		for {
 			select {
 			case <-heard:
 			case <-ended:
-				over = true
+				return
 			}
 		}
 	}()
@@ -65,16 +76,17 @@ func seek(ctx context.Context, open func() (Conn, error), loopback bool, hear fu
 	if err != nil {
 		return err
 	}
-	begun := time.Now()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for left := askAgain; ; {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-ended:
-			over = true
-			return err
+		case <-ended:
+			if ctx.Err() != nil {
+				return nil
+			}
+			return broken
 		case r := <-heard:
 			hear(r)
 		case <-timer.C:
@@ -85,9 +97,8 @@ func seek(ctx context.Context, open func() (Conn, error), loopback bool, hear fu
 			for _, i := range list {
 				_ = conn.Send(i, question) // an interface may be gone since
 			}
-			if left = left[1:]; len(left) > 0 {
-				timer.Reset(time.Until(begun.Add(left[0])))
-			}
+			timer.Reset(left[0])
+			left = left[min(1, len(left)-1):]
 		}
 	}
 }
