@@ -214,7 +214,7 @@ func (s *survivors) ask(ctx context.Context, at []string) bool {
 var errImitation = errors.New("what answers there does not prove that it belongs to the practice")
 
 // judge reads a membership log. That it is the practice's follows from the root key: none but its owner can make a log in which it is
-// in force, since the entry that puts it in force bears its signature and names all that stood before.
+// in force by an entry that bears its signature and names all that stood before.
 func (s *survivors) judge(r p2p.Reply) (*trust.State, error) {
 	var entries []trust.Entry
 	for _, b := range r.Entries {
@@ -228,7 +228,8 @@ func (s *survivors) judge(r p2p.Reply) (*trust.State, error) {
 	if len(rejected) > 0 {
 		return nil, errors.Join(errImitation, rejected[0].Err)
 	}
-	if root, _ := st.Root(); root != s.root || !belongs(st, r.Peer.Device) {
+	if root, _ := st.Root(); root != s.root || !belongs(st, r.Peer.Device) ||
+		!slices.ContainsFunc(entries, func(e trust.Entry) bool { return e.Proves(root) }) {
 		return nil, errImitation
 	}
 	return st, nil
@@ -247,11 +248,12 @@ func (s *survivors) found(named bool, err error) error {
 		return slices.ContainsFunc(s.mu.refusals, func(err error) bool { return errors.Is(err, target) })
 	}
 	switch {
-	case is(p2p.ErrReplacedCode):
-		// Whoever has heard of the replacement is right, whatever others say.
-		return explainRecovery(keyring.ErrReplacedRecovery)
-	case len(s.mu.replies) > 0:
+	case len(s.mu.replies) > 0 && !(named && is(p2p.ErrReplacedCode)):
 		return nil
+	case is(p2p.ErrReplacedCode):
+		// Anybody can say so, and somebody was asked by name. If it is true and another device did not know, what is entered under the
+		// code falls when that one hears of it.
+		return explainRecovery(keyring.ErrReplacedRecovery)
 	case is(errImitation):
 		return &api.Error{Code: api.CodeForbidden, Message: errImitation.Error(), Hint: "ask a device that the practice knows: --address IP:PORT"}
 	case named && is(p2p.ErrOtherCode):

@@ -192,3 +192,21 @@ func TestImitations(t *testing.T) {
 		})
 	}
 }
+
+// TestSaidToBeReplaced: that the code was replaced anybody on the local network can say; beside a device that proves to be of the practice it
+// counts only where somebody was asked by name.
+func TestSaidToBeReplaced(t *testing.T) {
+	for _, c := range []struct {
+		named, answered, refused bool
+	}{{false, true, false}, {false, false, true}, {true, true, true}, {true, false, true}} {
+		s := &survivors{}
+		s.mu.refusals = []error{errImitation, p2p.ErrReplacedCode}
+		if c.answered {
+			s.mu.replies = []survivor{{}}
+		}
+		err := s.found(c.named, nil)
+		if (err != nil) != c.refused || err != nil && !strings.Contains(err.Error(), "replaced") {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}

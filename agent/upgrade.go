@@ -17,7 +17,8 @@ import (
 //
 //	1  2026-11-22  first; noted nowhere
 //	2  2026-11-25  this note; checkpoints and skips
-const dataVersion = 2
+//	3  2026-11-26  invitations of the second form, notes of lost branch chunks, recovery entries that the new root key signs
+const dataVersion = 3
 
 const (
 	writtenFormat = 1

@@ -134,10 +134,10 @@ func (p *parsed) checkSigners() error {
 			return fmt.Errorf("%w: not signed by root key and first device", wire.ErrMalformed)
 		}
 	case *Recovery:
-		// The new root key signs, so that nobody makes a log in which it is in force but its owner: by that whoever comes with
-		// the code tells the practice from an imitation.
-		if !p.cosigned(m.Root) || len(p.sigs) > 3 || len(p.sigs) == 3 && !p.cosigned(m.Replaced) {
-			return fmt.Errorf("%w: not signed by its author and the new root key, or by others than them and the replaced one", wire.ErrMalformed)
+		// The new root key signs, so that nobody makes a log in which it is in force but its owner; see Proves. Builds before had it
+		// sign only where it was the author.
+		if slices.ContainsFunc(p.sigs[1:], func(s signature) bool { return s.signer != m.Root && s.signer != m.Replaced }) {
+			return fmt.Errorf("%w: signed by others than its author, the new root key and the replaced one", wire.ErrMalformed)
 		}
 	default:
 		if len(p.sigs) != 1 {
@@ -150,6 +150,18 @@ func (p *parsed) checkSigners() error {
 // cosigned reports whether a key signed beside the author.
 func (p *parsed) cosigned(id DeviceID) bool {
 	return slices.ContainsFunc(p.sigs[1:], func(s signature) bool { return s.signer == id })
+}
+
+// Proves reports whether an entry puts a root key in force and is signed by it: only the key's owner can make a log with such an
+// entry, so that whoever comes with the code tells the practice from an imitation.
+func (e Entry) Proves(root DeviceID) bool {
+	switch m := e.p.states.(type) {
+	case *Founding:
+		return m.Root == root
+	case *Recovery:
+		return m.Root == root && e.p.cosigned(root)
+	}
+	return false
 }
 
 // ID returns the hash of the entry's bytes.
