@@ -3,10 +3,12 @@ package replica
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"slices"
 
 	"chartmesh/chunk"
 	"chartmesh/crdt"
+	"chartmesh/fhir"
 )
 
 // linesBack bounds how many of a person's edits that follow one version are looked at: who sent one more knows what became of
@@ -46,4 +48,30 @@ func (r *Replica) writtenBefore(ctx context.Context, j job, key, by string) (boo
 		}
 	}
 	return false, nil
+}
+
+// stillStands reports whether what an edit made of the version that it names is all in what is shown now.
+func (t *transaction) stillStands(ctx context.Context, j job, v *view, ref fhirRef, want fhir.Object) (bool, error) {
+	if v.Removed {
+		return false, nil
+	}
+	d, err := t.r.document(j.scope, j.doc)
+	if err != nil {
+		return false, err
+	}
+	was, err := t.r.contentAt(ctx, d, ref.key(), j.base)
+	if err != nil || was == nil {
+		return false, err
+	}
+	var values [3]crdt.Value
+	for i, b := range [][]byte{v.JSON, was, fhir.AppendCanonical(nil, want)} {
+		obj, err := fhir.Parse(b)
+		if err != nil {
+			return false, fmt.Errorf("read stored resource: %w", err)
+		}
+		if values[i], err = fhir.ToValue(obj); err != nil {
+			return false, fmt.Errorf("read stored resource: %w", err)
+		}
+	}
+	return crdt.Onto(values[0], values[1], values[2]).Equal(values[0]), nil
 }

@@ -327,6 +327,15 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 			return api.Written{}, err
 		}
 		if again {
+			stands, err := t.stillStands(ctx, j, v, ref, obj)
+			if err != nil {
+				return api.Written{}, err
+			}
+			if !stands {
+				return api.Written{}, &api.Error{Code: api.CodeConflict,
+					Message: "this was written on that version of " + ref.key() + " before, and was changed since; nothing was written",
+					Hint:    "see `chartmesh history " + ref.key() + "`; to write it on purpose start from `chartmesh get " + ref.key() + "`"}
+			}
 			return t.written(j.doc, ref, "repeated", 0)
 		}
 	}
