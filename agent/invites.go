@@ -214,11 +214,17 @@ func (i *invites) Open() bool {
 func (i *invites) Locators() (list []lan.Locator) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.forgetOverLocked(time.Now())
+	now := time.Now()
+	i.forgetOverLocked(now)
+	var over []lan.Locator                         // so that who still has their words is told why they do not work
 	for _, v := range slices.Backward(i.mu.list) { // the newest first: an announcement has room for a few
+		if v.state == inviteUsed || v.secrets[0].tries >= maxTries || now.After(v.expires) {
+			over = append(over, v.locator)
+			continue
+		}
 		list = append(list, v.locator)
 	}
-	return list
+	return append(list, over...)
 }
 
 // Terms implements p2p.Invites.

@@ -10,6 +10,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/p2p"
+	"chartmesh/p2p/lan"
 	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/trust/keyring"
@@ -291,5 +292,33 @@ func TestInvitesOfBefore(t *testing.T) {
 	again, err := openInvites(a)
 	if err != nil || again.Open() {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestOpenInvitesAreAnnouncedFirst: invitations that are over do not crowd out one that is open, however many there are.
+func TestOpenInvitesAreAnnouncedFirst(t *testing.T) {
+	i := &invites{}
+	now := time.Now()
+	add := func(n int, change func(*invite)) {
+		v := invite{locator: lan.Locator(n), expires: now.Add(time.Hour), state: inviteOpen}
+		change(&v)
+		i.mu.list = append(i.mu.list, v)
+	}
+	add(1, func(*invite) {})
+	for n := range 9 {
+		add(10+n, func(v *invite) {
+			switch n % 3 {
+			case 0:
+				v.state = inviteUsed
+			case 1:
+				v.expires = now.Add(-time.Second)
+			default:
+				v.secrets[0].tries = maxTries
+			}
+		})
+	}
+	add(2, func(*invite) {})
+	if got := i.Locators(); len(got) != 11 || got[0] != 2 || got[1] != 1 {
+		t.Errorf("%v", got)
 	}
 }
