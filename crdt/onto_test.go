@@ -38,12 +38,19 @@ func TestOnto(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := Onto(x.base, x.before, x.after); !got.Equal(x.want) {
+			if got := Onto(Shown{Value: x.base}, x.before, x.after); !got.Equal(x.want) {
 				t.Errorf("%+v instead of %+v", got, x.want)
 			}
-			if got := Onto(x.before, x.before, x.after); !got.Equal(x.after) {
+			if got := Onto(Shown{Value: x.before}, x.before, x.after); !got.Equal(x.after) {
 				t.Errorf("on what its author saw: %+v instead of %+v", got, x.after)
 			}
 		})
+	}
+
+	base, before, after := m("a", m("b", s("1"), "c", s("2"))), m("a", m("b", s("3"), "c", s("4"))), m("a", m("b", s("3"), "c", s("5")))
+	for path, want := range map[string]Value{"": after, "a": after, "a.b": m("a", m("b", s("1"), "c", s("5"))), "d": m("a", m("b", s("1"), "c", s("5")))} {
+		if got := Onto(Shown{Value: base, Conflicts: []Conflict{{Path: path}}}, before, after); !got.Equal(want) {
+			t.Errorf("contested at %q: %+v", path, got)
+		}
 	}
 }

@@ -73,5 +73,5 @@ func (t *transaction) stillStands(ctx context.Context, j job, v *view, ref fhirR
 			return false, fmt.Errorf("read stored resource: %w", err)
 		}
 	}
-	return crdt.Onto(values[0], values[1], values[2]).Equal(values[0]), nil
+	return crdt.Onto(crdt.Shown{Value: values[0]}, values[1], values[2]).Equal(values[0]), nil
 }

@@ -148,7 +148,7 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 		if err != nil {
 			return 0, err
 		}
-		if before.Value.Kind != 0 && have.Kind != 0 {
+		if before.Value.Kind != 0 && have.Value.Kind != 0 {
 			// What its author left alone stays as it is: of a conflict there they had seen one side, or what does not stand.
 			value = crdt.Onto(have, before.Value, value)
 		}
@@ -338,22 +338,22 @@ func (s *scratch) content(ctx context.Context, key string, at crdt.ChangeHash) (
 	return shown.Value, err
 }
 
-// standing returns what stands of a resource in the document itself at some heads; the zero Value: nothing.
-func (s *scratch) standing(ctx context.Context, key string, heads []crdt.ChangeHash) (v crdt.Value, err error) {
+// standing returns what is shown of a resource in the document itself at some heads; without any there is nothing.
+func (s *scratch) standing(ctx context.Context, key string, heads []crdt.ChangeHash) (have crdt.Shown, err error) {
 	if len(heads) == 0 {
-		return v, nil
+		return have, nil
 	}
 	err = s.t.r.engineCall(ctx, s.d, func() error {
 		fields, err := s.t.r.engine.Read(ctx, s.d.id, []string{key}, heads)
 		if err == nil && len(fields) > 0 {
-			v = crdt.Show(key, fields[0].Values).Value
+			have = crdt.Show(key, fields[0].Values)
 		}
 		return err
 	})
 	if err != nil {
-		return v, fmt.Errorf("read what a lost change is written on: %w", err)
+		return have, fmt.Errorf("read what a lost change is written on: %w", err)
 	}
-	return v, nil
+	return have, nil
 }
 
 // shown returns what is shown of a resource at some heads; without any there was nothing.
