@@ -406,13 +406,14 @@ func (s *Session) stall(id trust.ScopeID, log chunk.LogID, now time.Time) {
 	}
 }
 
-// plan picks the scope and the logs of the next CHUNKS frame, and how many bytes the window has room for.
+// plan picks the scope and the logs of the next CHUNKS frame, and how many bytes the window has room for. Nothing goes before the
+// membership entries that the peer lacks: it would not know who was removed, and pass on what was written since.
 func (s *Session) plan(now time.Time) (id trust.ScopeID, runs []flight, room int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := &s.mu.state
 	st.pass(now)
-	if room = s.cfg.Window - st.bytesOut; !st.greeted || room <= 0 || st.bytesOut > 0 && room < s.cfg.FramePayload {
+	if room = s.cfg.Window - st.bytesOut; !st.greeted || st.oweEntries || room <= 0 || st.bytesOut > 0 && room < s.cfg.FramePayload {
 		return id, nil, 0
 	}
 	for i := range st.order {

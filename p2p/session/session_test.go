@@ -393,6 +393,24 @@ func TestMembership(t *testing.T) {
 		m.heal(time.Minute)
 		m.converged()
 	})
+	t.Run("before chunks", func(t *testing.T) { // or who has not heard of a removal passes on to whom what was written since
+		m := pair(t)
+		arrived := 0
+		for i, r := range m.nodes {
+			r.Enter([]byte{byte(i)})
+			m.edit(i, 0, 100)
+			r.OnArrive = func(trust.DeviceID, trust.ScopeID) {
+				if arrived++; r.Entries() != 3 { // the founding too
+					t.Errorf("device %d gets chunks and knows %d entries of 3", i, r.Entries())
+				}
+			}
+		}
+		m.heal1()
+		m.converged()
+		if arrived < 2 {
+			t.Errorf("chunks came %d times", arrived)
+		}
+	})
 	t.Run("opens a scope", func(t *testing.T) {
 		m := pair(t)
 		m.reconnect()
