@@ -60,8 +60,8 @@ func (w *World) nextUser() {
 
 // newcomer has a further device join, as soon as the one that admits is up.
 func (w *World) newcomer() {
-	a := w.devices[0]
-	if a.replica != nil {
+	a := w.admitter()
+	if a.replica != nil && (!w.cfg.Removals || a.belongs(a)) && !a.unable() {
 		a.busy = "admit a device"
 		a.armed = nil
 		if d := w.join(); d != nil {
@@ -279,7 +279,7 @@ func (w *World) write(d *device, i *intent, what string, do func() (outcome stri
 	if err != nil {
 		d.pending = nil
 		expected := errors.As(err, &e) && slices.Contains([]api.Code{api.CodeConflict, api.CodeNotFound, api.CodeDeleted}, e.Code)
-		if !expected && !errors.Is(err, errDisk) {
+		if !expected && !errors.Is(err, errDisk) && !d.unable() {
 			w.fail("I-sound", "%s cannot %s: %v", d.name, what, err)
 		}
 		w.note("%s: %s: %v", d.name, what, err)
@@ -339,6 +339,7 @@ func (w *World) fault() {
 			w.note("%s: power cut between two commits", d.name)
 			d.fall()
 		}
+	case n < 81 && w.cfg.Removals:
 	case n < 76:
 		d.keep()
 	case n < 80:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	"chartmesh/agent/replica"
@@ -44,6 +45,10 @@ type device struct {
 	digest     string                         // of what is shown
 	checked    map[trust.ScopeID]chunk.Vector // found durable
 	told       map[trust.ScopeID]chunk.Vector // said to some peer
+
+	rotating bool         // it will see after the epochs
+	dueOf    *trust.State // what is due by a state
+	dueNow   []trust.ScopeID
 }
 
 // fault is what shall happen in a commit to come.
@@ -108,10 +113,14 @@ func (w *World) pace() time.Duration {
 
 // admit has the first device add d and returns the membership log.
 func (w *World) admit(d *device) ([]trust.Entry, error) {
-	by := w.devices[0]
+	by := w.admitter()
+	role := trust.RoleMember
+	if w.cfg.Removals && len(w.devices) < administratorsAtStart {
+		role = trust.RoleAdmin
+	}
 	raw, err := by.replica.Admit(w.ctx, func(st *trust.State) (trust.Entry, error) {
 		return by.keys.Admit(st, keyring.Newcomer{
-			Device: d.keys.Device(), HPKE: d.keys.HPKEPublic(), DeviceName: d.name, SiteName: "site " + d.name, Now: w.now,
+			Device: d.keys.Device(), HPKE: d.keys.HPKEPublic(), Role: role, DeviceName: d.name, SiteName: "site " + d.name, Now: w.now,
 		})
 	})
 	if err != nil {
@@ -126,6 +135,18 @@ func (w *World) admit(d *device) ([]trust.Entry, error) {
 		entries = append(entries, e)
 	}
 	return entries, nil
+}
+
+// admitter is the device that admits others: the first, or in a world with removals the first that still may.
+func (w *World) admitter() *device {
+	if admins := w.administrators(); w.cfg.Removals && len(admins) > 0 {
+		for _, d := range admins {
+			if !w.healed || slices.Contains(w.remaining(), d) {
+				return d
+			}
+		}
+	}
+	return w.devices[0]
 }
 
 // unlock makes the keyring as a start of the program does: with the keys of the device and nothing learnt.

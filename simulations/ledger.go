@@ -66,6 +66,7 @@ type entry struct {
 	acked   bool
 	// mayBeGone says that the disk on which it was written went back, and nobody else had it then; gone that nobody has.
 	mayBeGone, gone bool
+	barred          bool     // gone, and held aside: its author was removed
 	anew            []*entry // the same, written anew since it lost its place
 	origin          *entry   // of such a one
 	intent

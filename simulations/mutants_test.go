@@ -139,7 +139,11 @@ func (m mutant) run(t *testing.T, overlay string) (found, output string) {
 	if out, err := exec.CommandContext(ctx, tool, "test", "-c", "-overlay", overlay, "-o", program, ".").CombinedOutput(); err != nil {
 		t.Fatalf("the mutant does not build: %v\n%s", err, out)
 	}
-	cmd := exec.CommandContext(ctx, program, "-test.run", "^TestWorlds$", "-test.timeout", "10m")
+	worlds := "^TestWorlds$"
+	if strings.HasPrefix(m.name, "removed-") {
+		worlds = "^TestRemovals$"
+	}
+	cmd := exec.CommandContext(ctx, program, "-test.run", worlds, "-test.timeout", "10m")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("SIM_SEEDS=%d", mutantSeeds), "SIM_SEED=", "SIM_FIRST=1")
 	out, _ := cmd.CombinedOutput() // that it fails is what we want
 	return failurePattern.FindString(string(out)), string(out)

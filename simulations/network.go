@@ -67,6 +67,7 @@ func (w *World) connectAll() {
 	if n.group == nil {
 		n.group = map[*device]int{}
 		n.messy, n.tree = w.chance(2), w.chance(3)
+		n.tree = n.tree && !w.cfg.Removals // who is removed would leave the others apart for ever
 	}
 	for i, a := range w.devices {
 		before := slices.DeleteFunc(slices.Clone(w.devices[:i]), func(b *device) bool { return a.keys.Device() == b.keys.Device() })
@@ -97,7 +98,8 @@ func (n *network) linked(a, b *device) bool {
 }
 
 func (n *network) reachable(l *link) bool {
-	return l.ends[0].replica != nil && l.ends[1].replica != nil && n.group[l.ends[0]] == n.group[l.ends[1]]
+	a, b := l.ends[0], l.ends[1]
+	return a.replica != nil && b.replica != nil && n.group[a] == n.group[b] && a.admits(b) && b.admits(a)
 }
 
 // dial connects a link after a while, if that is possible then.
@@ -276,6 +278,9 @@ func (w *World) deliver(sent *conn, side int, f session.Frame) {
 			o.session().LocalEntries(w.now)
 		}
 	}
+	if res.Entries {
+		w.membershipChanged(d)
+	}
 	if len(res.Arrived) > 0 {
 		w.note("%s takes chunks from %s", d.name, e.peer().name)
 	}
@@ -300,9 +305,12 @@ func (n *network) heal(w *World) {
 	}
 }
 
-// agreed reports whether all links are connected and all sessions agree.
-func (n *network) agreed() bool {
+// agreed reports whether all links between some devices are connected and all sessions agree.
+func (n *network) agreed(among []*device) bool {
 	for _, l := range n.links {
+		if !slices.Contains(among, l.ends[0]) || !slices.Contains(among, l.ends[1]) {
+			continue
+		}
 		if l.conn == nil || !l.conn.sessions[0].Status().Agreed || !l.conn.sessions[1].Status().Agreed {
 			return false
 		}

@@ -157,6 +157,7 @@ func (d *device) checkLogs() {
 
 // judgeGone finds what went with a disk that went back: no device holds it.
 func (w *World) judgeGone() {
+	w.judgeRemoved()
 	for _, e := range w.ledger.entries {
 		if e.mayBeGone {
 			e.gone = !w.elsewhere(nil, e)

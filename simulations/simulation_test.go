@@ -12,7 +12,7 @@ import (
 
 // TestWorlds runs worlds from consecutive seeds.
 func TestWorlds(t *testing.T) {
-	first, n := seeds(t)
+	first, n := seeds(t, 20)
 	start := time.Now()
 	for seed := first; seed < first+n; seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
@@ -30,6 +30,32 @@ func TestWorlds(t *testing.T) {
 		}
 	}
 	t.Logf("%d seeds in %.1f s", n, time.Since(start).Seconds())
+}
+
+// TestRemovals runs worlds in which administrators remove devices and each other.
+func TestRemovals(t *testing.T) {
+	first, n := seeds(t, 6)
+	var all Report
+	for seed := first; seed < first+n; seed++ {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			cryptotest.SetGlobalRandom(t, seed)
+			report, failure := Run(t.Context(), Config{Seed: seed, Devices: 6, Writes: 120, Removals: true})
+			if failure != nil {
+				t.Fatalf("%v\nthe last steps:\n%s\nrun it again: SIM_SEED=%d go test ./simulations -run '^TestRemovals$' -v",
+					failure, strings.Join(failure.Trace, "\n"), seed)
+			}
+			all.Removed, all.Barred, all.Spared = all.Removed+report.Removed, all.Barred+report.Barred, all.Spared+report.Spared
+			if testing.Verbose() {
+				t.Logf("%+v", report)
+			}
+		})
+		if t.Failed() && os.Getenv("SIM_FIRST") != "" {
+			break
+		}
+	}
+	if !t.Failed() && n >= 20 && (all.Removed == 0 || all.Barred == 0 || all.Spared == 0) {
+		t.Errorf("%d devices were removed, %d changes taken out, %d built on: something never happens", all.Removed, all.Barred, all.Spared)
+	}
 }
 
 // TestFailedOnce runs worlds that found something once. What a world does changes with the code, so that each is worth no more than
@@ -74,8 +100,8 @@ func runSeed(t *testing.T, seed uint64) (Report, *Failure) {
 	return Run(t.Context(), Config{Seed: seed})
 }
 
-// seeds returns the first seed and how many there are.
-func seeds(t *testing.T) (first, n uint64) {
+// seeds returns the first seed and how many there are, if the environment does not say.
+func seeds(t *testing.T, usually uint64) (first, n uint64) {
 	t.Helper()
 	number := func(name string, usual uint64) uint64 {
 		s := os.Getenv(name)
@@ -91,5 +117,5 @@ func seeds(t *testing.T) (first, n uint64) {
 	if one := number("SIM_SEED", 0); one != 0 {
 		return one, 1
 	}
-	return 1, number("SIM_SEEDS", 20)
+	return 1, number("SIM_SEEDS", usually)
 }

@@ -27,6 +27,8 @@ type Config struct {
 	Seed    uint64
 	Devices int // at the start; zero: 5. One more joins on the way.
 	Writes  int // tries of users; zero: 160
+	// Removals has administrators remove devices, instead of disks go back.
+	Removals bool
 }
 
 // Report is what a world went through.
@@ -38,6 +40,9 @@ type Report struct {
 	Stages                             map[string]int // crashes and failures by stage of the commit
 	Conflicts, Changes, Digests, Steps int
 	Checkpoints, Deleted               int
+	Removed, Barred, Spared            int // devices, and what they wrote beyond their cuts: taken out, or built on
+	Apart                              int // devices that an administrator who was removed took with him
+	Unread                             int // worlds in which what somebody reads is open to no administrator
 	Virtual                            time.Duration
 	Trace                              uint64 // a hash of all steps
 }
@@ -82,6 +87,8 @@ type World struct {
 	trace   []string
 	failure *Failure
 	report  Report
+
+	membership membership
 }
 
 // Run runs one world to its end, or to the first invariant that does not hold.
@@ -115,6 +122,7 @@ func (w *World) runAll() {
 	w.scheduleUsers()
 	w.scheduleFaults()
 	w.scheduleCompaction()
+	w.scheduleRemovals()
 	w.run(func() bool { return w.users.left == 0 })
 	w.heal()
 	w.checkRest()
@@ -208,12 +216,12 @@ func (w *World) heal() {
 
 // atRest reports whether every device has applied all it holds and every session agrees.
 func (w *World) atRest() bool {
-	for _, d := range w.devices {
+	for _, d := range w.remaining() {
 		if d.replica == nil || !d.replica.Status().AtEnd {
 			return false
 		}
 	}
-	return w.net.agreed()
+	return w.net.agreed(w.remaining()) && w.settled()
 }
 
 // chance is true once in n times.
