@@ -57,7 +57,7 @@ type Agent struct {
 	cfg     Config
 	log     *slog.Logger
 	keys    *keyring.Keyring
-	claimed io.Closer // the folder, for who calls Run
+	claimed io.Closer // the folder, until the store is open, or to the end for who calls Run
 	store   storage.Store
 	engine  *engine.Supervisor
 	records *replica.Replica
@@ -109,7 +109,7 @@ func Open(cfg Config) (_ *Agent, err error) {
 	if cfg.Repair {
 		err = whileInUse(open)
 	} else {
-		err = open()
+		err = errors.Join(open(), a.release())
 	}
 	if err != nil {
 		return nil, openError(cfg.Dir, err)
@@ -345,9 +345,7 @@ func (a *Agent) Close() error {
 		if a.store != nil {
 			a.closed = errors.Join(a.closed, a.store.Close())
 		}
-		if a.claimed != nil {
-			a.closed = errors.Join(a.closed, a.claimed.Close())
-		}
+		a.closed = errors.Join(a.closed, a.release())
 	})
 	return a.closed
 }

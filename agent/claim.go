@@ -13,7 +13,8 @@ import (
 
 // An agent claims its folder from its first moment to its last; the store's own lock changes hands while the store is tried
 // in another process, repaired or begun anew. A command opens the folder only where nobody has claimed it, so that it never
-// takes the store from an agent that starts; and an agent that finds the store with a command waits until the command ends,
+// takes the store from an agent that starts, and keeps its claim until it has the store's lock, so that nobody puts another store in its
+// place in between; and an agent that finds the store with a command waits until the command ends,
 // since none comes after it.
 const fileClaim = "agent.lock"
 
@@ -23,7 +24,7 @@ const (
 	claimEvery    = 20 * time.Millisecond
 )
 
-// claim claims the folder for who calls Run; else it looks whether an agent has. Either brings a change of the store's key that was cut
+// claim claims the folder, for who calls Run to the end, else until the store is open. Either brings a change of the store's key that was cut
 // short to its end.
 func (a *Agent) claim() error {
 	r := rotation{dir: a.cfg.Dir, keys: a.keys}
@@ -36,14 +37,32 @@ func (a *Agent) claim() error {
 		}
 		return r.settle()
 	}
-	l, err := lockClaim(a.cfg.Dir)
-	if errors.Is(err, storage.ErrInUse) {
-		return &api.Error{Code: api.CodeInUse, Message: "an agent is starting or ending on " + a.cfg.Dir + " and takes no commands",
-			Hint: "try again in a moment; if it stays so, look at the agent's log"}
-	} else if err != nil {
+	var err error
+	a.claimed, err = lockForCommand(a.cfg.Dir)
+	if err != nil {
 		return err
 	}
-	return errors.Join(r.settle(), l.Close())
+	return r.settle()
+}
+
+// release gives up the claim.
+func (a *Agent) release() error {
+	if a.claimed == nil {
+		return nil
+	}
+	err := a.claimed.Close()
+	a.claimed = nil
+	return err
+}
+
+// lockForCommand claims the folder for a command, which does not wait for who has it.
+func lockForCommand(dir string) (io.Closer, error) {
+	l, err := lockClaim(dir)
+	if errors.Is(err, storage.ErrInUse) {
+		return nil, &api.Error{Code: api.CodeInUse, Message: "an agent is starting or ending on " + dir + ", or another command has it",
+			Hint: "try again in a moment; if it stays so, look at the agent's log"}
+	}
+	return l, err
 }
 
 func lockClaim(dir string) (io.Closer, error) {

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -128,5 +129,37 @@ func TestStoreKeyRefused(t *testing.T) {
 	}
 	if _, pending := keys.NextStoreKey(); pending || !keys.StoreKeyChanged().IsZero() {
 		t.Error("something was changed")
+	}
+}
+
+// TestStoreKeyBesideCommand: from its claim on the folder until it has the store's own lock, nobody puts another store in the place of the
+// one that a command is about to open.
+func TestStoreKeyBesideCommand(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	if _, err := Init(dir, InitOptions{Practice: "Practice", Site: "surgery", Device: "desk"}); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := keyring.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := &Agent{cfg: Config{Dir: dir}, log: slog.New(slog.DiscardHandler), keys: keys}
+	if err := a.claim(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1}); api.CodeOf(err) != api.CodeInUse {
+		t.Errorf("before the command has the store: %v", err)
+	}
+	if err := a.openStore(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1}); api.CodeOf(err) != api.CodeInUse {
+		t.Errorf("while the command has the store: %v", err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1}); err != nil {
+		t.Errorf("after the command: %v", err)
 	}
 }
