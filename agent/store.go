@@ -71,6 +71,10 @@ func (a *Agent) openDir(dir string) (storage.Store, error) {
 // tryOpen opens the store; after an end that was not in order, another process tries it first.
 func (a *Agent) tryOpen(ctx context.Context, dir string) (err error) {
 	if !storage.EndedInOrder(dir) {
+		// Whoever has it is no reason to start a process, for as long as which an agent could not claim the folder.
+		if err := storage.InUse(dir); err != nil {
+			return err
+		}
 		start := time.Now()
 		if err := tryStore(ctx, dir, a.keys.StoreKey()); err != nil {
 			if roomErr := a.checkRoom(); roomErr != nil {

@@ -101,6 +101,15 @@ func EndedInOrder(dir string) bool {
 	return state == stateClosed
 }
 
+// InUse returns ErrInUse if somebody has the store in dir open.
+func InUse(dir string) error {
+	l, err := Lock(filepath.Join(dir, fileLock))
+	if err != nil {
+		return err
+	}
+	return l.Close()
+}
+
 // Lock takes the lock of a file, which it makes if it is not there, until it is closed or the process ends. ErrInUse says
 // that somebody has it.
 func Lock(name string) (io.Closer, error) {
