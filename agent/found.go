@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"time"
@@ -49,6 +50,11 @@ func Init(dir string, opts InitOptions) (_ Founded, err error) {
 
 // adopt makes the store around a membership log.
 func adopt(ctx context.Context, dir string, keys *keyring.Keyring, entries []trust.Entry, peers ...p2p.PeerAddr) (err error) {
+	claim, err := settled(dir, keys)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, claim.Close()) }()
 	store, err := storage.Open(storeIn(dir), keys.StoreKey(), storage.Options{})
 	if err != nil {
 		return openError(dir, err)
@@ -169,8 +175,29 @@ func explainJoin(ctx context.Context, err error) error {
 	return e
 }
 
-// unfinished checks that a folder has keys but no practice yet.
+// settled claims the folder and brings a change of the store's key that was cut short to its end.
+func settled(dir string, keys *keyring.Keyring) (io.Closer, error) {
+	claim, err := lockForCommand(dir)
+	if err != nil {
+		return nil, err
+	}
+	r := rotation{dir: dir, keys: keys}
+	if err := r.settle(); err != nil {
+		return nil, openError(dir, errors.Join(err, claim.Close()))
+	}
+	return claim, nil
+}
+
+// unfinished checks that a folder has keys but no practice yet. It makes no store.
 func unfinished(dir string, keys *keyring.Keyring) (err error) {
+	claim, err := settled(dir, keys)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, claim.Close()) }()
+	if !there(storeIn(dir)) {
+		return nil
+	}
 	store, err := storage.Open(storeIn(dir), keys.StoreKey(), storage.Options{})
 	if err != nil {
 		return openError(dir, err)

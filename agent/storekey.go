@@ -141,6 +141,9 @@ func (r *rotation) end() error {
 	if err := r.before("end"); err != nil {
 		return err
 	}
+	if err := r.check(); err != nil {
+		return err
+	}
 	if err := r.keys.EndStoreKey(time.Now()); err != nil {
 		return err
 	}
@@ -151,6 +154,51 @@ func (r *rotation) end() error {
 		return fmt.Errorf("remove the store under the old key: %w", err)
 	}
 	return syncFolder(r.dir)
+}
+
+// check opens the new store and reads all of its keys, while the old one is still there.
+func (r *rotation) check() error {
+	key, _ := r.keys.NextStoreKey()
+	err := readStore(storeIn(r.dir), key, func([]byte) error { return nil })
+	if err != nil {
+		return fmt.Errorf("read the store under the new key; the one under the old key is whole in records%s: %w", suffixBefore, err)
+	}
+	return nil
+}
+
+// readStore calls fn with every key of a store; if that one was not closed in order, another process tries it first.
+func readStore(dir string, key [32]byte, fn func(key []byte) error) (err error) {
+	if !storage.EndedInOrder(dir) {
+		if err := tryStore(context.Background(), dir, key); err != nil {
+			return err
+		}
+	}
+	store, err := storage.Open(dir, key, storage.Options{})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	return store.View(func(v storage.Reader) error { return v.Keys(nil, nil, fn) })
+}
+
+// clear sets aside what lies where the new store belongs, if nothing can be read from it.
+func (r *rotation) clear() error {
+	store := storeIn(r.dir)
+	empty := true
+	err := readStore(store, r.keys.StoreKey(), func([]byte) error {
+		empty = false
+		return storage.ErrStop
+	})
+	switch {
+	case errors.Is(err, storage.ErrDamaged), errors.Is(err, storage.ErrForeign):
+	case err != nil:
+		return err
+	case !empty:
+		return &api.Error{Code: api.CodeConflict, Message: "a change of the store's key was cut short in " + r.dir + ", and another store was begun since",
+			Hint: "nothing was removed: the records are in records" + suffixNext + " and records" + suffixBefore +
+				"; if those are what you want, move records elsewhere and try again"}
+	}
+	return r.move("clear", store, store+suffixDamaged+time.Now().UTC().Format(damagedTime))
 }
 
 func (r *rotation) move(step, from, to string) error {
@@ -172,7 +220,13 @@ func (r *rotation) settle() error {
 	here, next, before := there(store), there(store+suffixNext), there(store+suffixBefore)
 	_, pending := r.keys.NextStoreKey()
 	switch {
-	case pending && !here && next && before:
+	case pending && next && before:
+		// The old store is out of the way, and so the new one whole.
+		if here {
+			if err := r.clear(); err != nil {
+				return err
+			}
+		}
 		return r.arrive()
 	case pending && here && !next && before:
 		return r.end()

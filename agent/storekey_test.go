@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -161,5 +162,109 @@ func TestStoreKeyBesideCommand(t *testing.T) {
 	}
 	if _, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1}); err != nil {
 		t.Errorf("after the command: %v", err)
+	}
+}
+
+// TestStoreKeyCutShortThenBegunAnew: whoever comes to a folder between the two renamings, to join a practice or with a store that was begun
+// since, loses none of the stores.
+func TestStoreKeyCutShortThenBegunAnew(t *testing.T) {
+	for name, begin := range map[string]func(dir string, keys *keyring.Keyring) error{
+		"join": func(dir string, keys *keyring.Keyring) error {
+			if err := unfinished(dir, keys); api.CodeOf(err) != api.CodeConflict {
+				return fmt.Errorf("the folder has a practice: %w", err)
+			}
+			return nil
+		},
+		"an empty store": func(dir string, keys *keyring.Keyring) error {
+			s, err := storage.Open(storeIn(dir), keys.StoreKey(), storage.Options{})
+			if err != nil {
+				return err
+			}
+			return s.Close()
+		},
+		"no store": func(dir string, _ *keyring.Keyring) error {
+			if err := os.Mkdir(storeIn(dir), 0o700); err != nil {
+				return err
+			}
+			return os.WriteFile(filepath.Join(storeIn(dir), "FORMAT"), []byte("nothing"), 0o600)
+		},
+		"another store": func(dir string, keys *keyring.Keyring) error {
+			s, err := storage.Open(storeIn(dir), keys.StoreKey(), storage.Options{})
+			if err != nil {
+				return err
+			}
+			var b storage.Batch
+			b.Put(storage.Peer.Key(keys.Device()), []byte("store"))
+			return errors.Join(s.Commit(t.Context(), &b), s.Close())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := filepath.Join(t.TempDir(), "data")
+			if _, err := Init(dir, InitOptions{Practice: "Practice", Site: "surgery", Device: "desk"}); err != nil {
+				t.Fatal(err)
+			}
+			before := storeValues(t, dir)
+			if _, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1, step: func(step string) error {
+				if step == "place" {
+					return errCut
+				}
+				return nil
+			}}); err == nil {
+				t.Fatal("not cut short")
+			}
+			keys, err := keyring.Open(dir, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := begin(dir, keys); err != nil {
+				t.Fatal(err)
+			}
+			a, err := Open(Config{Dir: dir, Offline: true})
+			if name == "another store" {
+				if api.CodeOf(err) != api.CodeConflict || !there(storeIn(dir)+suffixNext) || !there(storeIn(dir)+suffixBefore) {
+					t.Fatalf("not refused, or a store is gone: %v", err)
+				}
+				if err := os.RemoveAll(storeIn(dir)); err != nil {
+					t.Fatal(err)
+				}
+				a, err = Open(Config{Dir: dir, Offline: true})
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := a.Close(); err != nil {
+				t.Fatal(err)
+			}
+			now := storeValues(t, dir)
+			for key, value := range before {
+				if key[0] != storage.Meta.Number() && now[key] != value {
+					t.Fatal("a value is another, or missing")
+				}
+			}
+		})
+	}
+}
+
+// TestStoreKeyChecked: the store under the old key stays where the new one does not open.
+func TestStoreKeyChecked(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	if _, err := Init(dir, InitOptions{Practice: "Practice", Site: "surgery", Device: "desk"}); err != nil {
+		t.Fatal(err)
+	}
+	_, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1, step: func(step string) error {
+		if step == "end" {
+			return os.WriteFile(filepath.Join(storeIn(dir), "FORMAT"), []byte("nothing"), 0o600)
+		}
+		return nil
+	}})
+	if err == nil || !there(storeIn(dir)+suffixBefore) {
+		t.Fatalf("the old store is gone: %v", err)
+	}
+	keys, err := keyring.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, pending := keys.NextStoreKey(); !pending {
+		t.Error("the old key is gone")
 	}
 }
