@@ -228,8 +228,11 @@ func write(dir string, b []byte, place func(temp, path string) error) (err error
 	if err := place(f.Name(), filepath.Join(dir, FileName)); err != nil {
 		return fmt.Errorf("write keyring: %w", err)
 	}
-	return syncFolder(dir)
+	return syncNames(dir)
 }
+
+// syncNames is syncFolder; tests have it fail.
+var syncNames = syncFolder
 
 // syncFolder makes a new name durable. Windows has no such call; there the file system's journal keeps names.
 func syncFolder(dir string) error {

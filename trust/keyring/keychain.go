@@ -107,7 +107,7 @@ func (k *Keyring) ProtectByKeychain() error {
 		return fmt.Errorf("protect keyring: %w", err)
 	}
 	if err := k.protect(next); err != nil {
-		if !errors.Is(err, ErrKeychainLeft) {
+		if !errors.Is(err, ErrKeychainLeft) && !errors.Is(err, errPlaced) { // else the file opens with it
 			err = errors.Join(err, k.chain.Delete(next.entry()))
 		}
 		return fmt.Errorf("protect keyring: %w", err)
@@ -115,22 +115,35 @@ func (k *Keyring) ProtectByKeychain() error {
 	return nil
 }
 
+// errPlaced says that the new file stands in the folder, and that whether it would after a power cut is not known: what opens either is
+// kept.
+var errPlaced = errors.New("the keyring file was replaced, and could not be made durable")
+
 // protect writes the file under another sealing, which must be usable by then, and only when that is durable gives up what the old one
 // needed: a crash in between leaves the file with its own key, old or new, and at worst a key in the keychain that opens nothing.
 func (k *Keyring) protect(by sealing) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err := k.store(k.mu.secrets, by); err != nil {
+	old, err := k.storeUnder(by)
+	if err != nil {
 		return err
 	}
-	old := k.mu.by
-	k.mu.by = by
-	if was, ok := old.(*keychained); ok {
+	if was, ok := old.(*keychained); ok { // not under the lock: the keychain may ask somebody first
 		if err := was.chain.Delete(was.entry()); err != nil {
 			return errors.Join(ErrKeychainLeft, err)
 		}
 	}
 	return nil
+}
+
+// storeUnder writes the file under another sealing and returns the one before.
+func (k *Keyring) storeUnder(by sealing) (old sealing, err error) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	err = k.store(k.mu.secrets, by)
+	old = k.mu.by
+	if err == nil || errors.Is(err, errPlaced) {
+		k.mu.by = by
+	}
+	return old, err
 }
 
 // Format prints nothing of the key, whatever the verb.

@@ -153,6 +153,27 @@ func TestKeychainFails(t *testing.T) {
 			}
 		})
 	}
+	t.Run("sync", func(t *testing.T) { // the file is there, and nobody knows for how long
+		k, dir, chain := newChained(t)
+		failing := func(string) error { return errFake }
+		syncNames = failing
+		t.Cleanup(func() { syncNames = syncFolder })
+		for _, step := range []func() error{k.ProtectByKeychain, k.ProtectByKeychain, func() error { return k.Protect(nil) }} {
+			held := len(chain.held)
+			syncNames = failing
+			if err := step(); !errors.Is(err, errFake) || len(chain.held) < held {
+				t.Errorf("%v, and %d of %d entries are held", err, len(chain.held), held)
+			}
+			opened, err := openAs(dir, instanceOf(dir), access{nil, chain})
+			if err != nil || opened.Protection() != k.Protection() {
+				t.Fatalf("the file does not open as it is held in memory: %v", err)
+			}
+		}
+		syncNames = syncFolder
+		if err := k.ProtectByKeychain(); err != nil {
+			t.Errorf("when it can be written again: %v", err)
+		}
+	})
 	t.Run("delete", func(t *testing.T) {
 		k, dir, chain := newChained(t)
 		if err := k.ProtectByKeychain(); err != nil {

@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
@@ -164,11 +165,15 @@ func (k *Keyring) store(s secrets, by sealing) error {
 		return err
 	}
 	b, err := s.encode(by)
-	if err == nil {
-		err = replace(k.dir, b)
+	if err != nil {
+		return err
 	}
-	if err == nil {
+	err = replace(k.dir, b)
+	if now, e := readBytes(k.dir); err == nil || e == nil && bytes.Equal(now, b) {
 		k.mu.file = sha256.Sum256(b)
+		if err != nil {
+			err = errors.Join(errPlaced, err)
+		}
 	}
 	return err
 }
