@@ -228,7 +228,10 @@ func write(dir string, b []byte, place func(temp, path string) error) (err error
 	if err := place(f.Name(), filepath.Join(dir, FileName)); err != nil {
 		return fmt.Errorf("write keyring: %w", err)
 	}
-	return syncNames(dir)
+	if err := syncNames(dir); err != nil {
+		return errors.Join(errPlaced, err)
+	}
+	return nil
 }
 
 // syncNames is syncFolder; tests have it fail.

@@ -200,3 +200,36 @@ func TestKeychainFails(t *testing.T) {
 		}
 	})
 }
+
+// lockSeen is a keychain that looks, when it is to forget, whether the keyring is locked.
+type lockSeen struct {
+	*fakeKeychain
+	k      *Keyring
+	locked bool
+	asked  int
+}
+
+func (l *lockSeen) Delete(name string) error {
+	l.asked++
+	if l.k.mu.TryLock() {
+		l.k.mu.Unlock()
+	} else {
+		l.locked = true
+	}
+	return l.fakeKeychain.Delete(name)
+}
+
+// TestKeychainUnlocked: the keyring is of use while the keychain, which may ask somebody first, forgets a key.
+func TestKeychainUnlocked(t *testing.T) {
+	k, _, chain := newChained(t)
+	seen := &lockSeen{fakeKeychain: chain, k: k}
+	k.chain = seen
+	for _, step := range []func() error{k.ProtectByKeychain, k.ProtectByKeychain, func() error { return k.Protect(nil) }} {
+		if err := step(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if seen.locked || seen.asked != 2 {
+		t.Errorf("asked %d times to forget, under the lock: %t", seen.asked, seen.locked)
+	}
+}
