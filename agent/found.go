@@ -98,8 +98,8 @@ func Join(ctx context.Context, dir string, opts JoinOptions) (Joined, error) {
 	}
 	var addrs []string
 	if opts.Address != "" {
-		if addrs, err = p2p.ParseAddress(opts.Address); err != nil {
-			return Joined{}, &api.Error{Code: api.CodeInvalid, Message: "the address is " + err.Error(), Err: err}
+		if addrs, err = p2p.Addresses(opts.Address); err != nil {
+			return Joined{}, &api.Error{Code: api.CodeInvalid, Message: err.Error(), Err: err}
 		}
 	}
 	keys, err := keyring.Create(dir, nil)

@@ -244,10 +244,7 @@ func (a answer) body() []byte {
 	var w wire.Writer
 	switch a.kind {
 	case saysWelcome:
-		w.Uvarint(uint64(len(a.entries)))
-		for _, e := range a.entries {
-			w.Blob(e)
-		}
+		appendEntries(&w, a.entries)
 	case saysDenied:
 		w.Byte(byte(a.why))
 	}
@@ -273,13 +270,8 @@ func parseAnswer(b []byte) (a answer, said [32]byte, err error) {
 	case saysDenied:
 		a.why = Refusal(r.Byte())
 	case saysWelcome:
-		n := r.Uvarint(maxJoinEntries)
-		if n == 0 || n > uint64(r.Len()) {
+		if a.entries = readEntries(r); len(a.entries) == 0 {
 			r.Fail("number of entries")
-			n = 0
-		}
-		for range n {
-			a.entries = append(a.entries, r.Blob(maxJoinEntry))
 		}
 	default:
 		r.Fail("kind of answer")

@@ -51,7 +51,7 @@ func (w wires) run(asks, has JoinKey) (transcript [][]byte, entries [][]byte, er
 	if err != nil {
 		return transcript, nil, err, nil
 	}
-	if errInviter = b.judge(p); errInviter == nil && !b.newcomer.Same(exchangeSays) {
+	if errInviter = b.judge(p); errInviter == nil && (b.newcomer.Device != exchangeSays.Device || !slices.Equal(b.newcomer.HPKE, exchangeSays.HPKE)) {
 		errInviter = errors.New("another newcomer")
 	}
 	b.proven = errInviter == nil

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"strings"
 	"time"
 
@@ -104,9 +103,6 @@ type Newcomer struct {
 	// Names of the device and of its site; the site may be left to the invite. Only who knows the code's secret reads them.
 	DeviceName, SiteName string
 }
-
-// Same reports whether two newcomers are one.
-func (n Newcomer) Same(o Newcomer) bool { return n.Device == o.Device && slices.Equal(n.HPKE, o.HPKE) }
 
 var fingerprintEncoding = base32.NewEncoding("0123456789ABCDEFGHJKMNPQRSTVWXYZ").WithPadding(base32.NoPadding)
 

@@ -104,7 +104,7 @@ func (o *office) Redeem(ctx context.Context, id p2p.InviteID, n p2p.Newcomer, wa
 	defer o.mu.Unlock()
 	i := o.invites[id]
 	switch {
-	case i.by != nil && i.by.Same(n):
+	case i.by != nil && i.by.Device == n.Device && slices.Equal(i.by.HPKE, n.HPKE):
 		return i.answer, nil
 	case i.by != nil:
 		return nil, p2p.RefusedUsed

@@ -8,17 +8,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
 
-	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/peerstore"
-	"github.com/libp2p/go-libp2p/core/sec"
 	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	ma "github.com/multiformats/go-multiaddr"
 
@@ -225,7 +221,7 @@ func (j *joiner) askAround(ctx context.Context) (JoinResult, error) {
 				failed = errors.Join(failed, unsought)
 				break
 			}
-			id, err := j.whoIs(seeking, addrs)
+			id, err := whoIs(seeking, j.host, addrs)
 			switch {
 			case err != nil:
 				failed = errors.Join(failed, err)
@@ -270,68 +266,6 @@ func (j *joiner) find(ctx context.Context, to chan<- []ma.Multiaddr) error {
 	}
 	invites := func(a lan.Announcement) bool { return a.Invites(j.cfg.Invitation.Locator) }
 	return lan.Seek(ctx, j.cfg.Multicast, invites, func(at netip.Addr, udp, tcp uint16) { send(soughtAt(at, udp, tcp)) })
-}
-
-// soughtAt returns the addresses of an announcement that somebody hears who seeks. A device on this machine that listens on loopback
-// alone speaks there, and yet seems to speak from elsewhere.
-func soughtAt(at netip.Addr, udp, tcp uint16) []ma.Multiaddr {
-	addrs := placesAt(at, udp, tcp)
-	list, err := net.InterfaceAddrs()
-	if err == nil && slices.ContainsFunc(list, func(a net.Addr) bool {
-		p, err := netip.ParsePrefix(a.String())
-		return err == nil && p.Addr() == at
-	}) {
-		addrs = append(addrs, placesAt(netip.AddrFrom4([4]byte{127, 0, 0, 1}), udp, tcp)...)
-	}
-	return addrs
-}
-
-// whoIs asks at the addresses of one device who is there. Words and announcements name no device, so that nobody who listens
-// learns one; who dials is told by the handshake, which fails since another was expected.
-func (j *joiner) whoIs(ctx context.Context, addrs []ma.Multiaddr) (peer.ID, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	type answer struct {
-		id  peer.ID
-		err error
-	}
-	answers := make(chan answer, len(addrs))
-	for _, a := range addrs {
-		go func() { // ends with ctx, which ends here
-			id, err := j.whoIsAt(ctx, a)
-			answers <- answer{id, err}
-		}()
-	}
-	failed := errors.New("the inviting device cannot be reached")
-	for range addrs {
-		got := <-answers
-		if got.err == nil {
-			return got.id, nil
-		}
-		failed = errors.Join(failed, got.err)
-	}
-	return "", failed
-}
-
-func (j *joiner) whoIsAt(ctx context.Context, addr ma.Multiaddr) (peer.ID, error) {
-	_, public, err := crypto.GenerateEd25519Key(rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	nobody, err := peer.IDFromPublicKey(public)
-	if err != nil {
-		return "", err
-	}
-	j.host.Peerstore().AddAddr(nobody, addr, peerstore.TempAddrTTL)
-	_, err = j.host.Network().DialPeer(ctx, nobody)
-	mismatch, ok := errors.AsType[sec.ErrPeerIDMismatch](err)
-	if !ok {
-		return "", fmt.Errorf("ask who is there: %w", err)
-	}
-	if _, err := DeviceOf(mismatch.Actual); err != nil {
-		return "", err
-	}
-	return mismatch.Actual, nil
 }
 
 // open opens a stream to a device. One that lets in only so many strangers a second is asked again.
@@ -409,22 +343,6 @@ func (j *joiner) ask(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) (r J
 		}
 	}
 	return r, true, nil
-}
-
-// ParseAddress reads where a device is, "192.168.1.20:4801" or a multiaddress, as multiaddrs.
-func ParseAddress(text string) ([]string, error) {
-	if at, err := netip.ParseAddrPort(text); err == nil && at.Port() != 0 {
-		var list []string
-		for _, a := range placesAt(at.Addr().Unmap(), at.Port(), at.Port()) {
-			list = append(list, a.String())
-		}
-		return list, nil
-	}
-	list := parseAddrs([]string{text})
-	if len(list) == 0 {
-		return nil, errors.New("neither IP:PORT nor a multiaddress")
-	}
-	return []string{list[0].String()}, nil
 }
 
 func writeJoin(s network.Stream, b []byte) error {

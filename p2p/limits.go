@@ -18,8 +18,6 @@ const (
 	maxJoinHello   = MaxHPKEKey + 128
 	maxSealedNames = 2*MaxJoinName + 32
 	maxJoinProof   = maxSealedNames + 64
-	maxJoinEntry   = 1 << 20
-	maxJoinEntries = 1 << 16
 
 	maxConns          = 256
 	maxTransient      = 64

@@ -2,8 +2,6 @@ package p2p
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -12,9 +10,6 @@ import (
 	"github.com/libp2p/go-libp2p/core/host"
 	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
-	"github.com/libp2p/go-libp2p/core/peerstore"
-	"github.com/libp2p/go-libp2p/core/sec"
-	ma "github.com/multiformats/go-multiaddr"
 
 	"chartmesh/p2p/lan"
 	"chartmesh/trust"
@@ -106,23 +101,6 @@ func (c *Caller) Search(ctx context.Context, found func(addrs []string)) error {
 	})
 }
 
-// Addresses reads where a device may be reached, as people type it: a multiaddr, or an IP address and a port, which then is tried for
-// QUIC and TCP.
-func Addresses(text string) ([]string, error) {
-	if at, err := netip.ParseAddrPort(text); err == nil && at.Port() != 0 {
-		var list []string
-		for _, a := range placesAt(at.Addr().Unmap(), at.Port(), at.Port()) {
-			list = append(list, a.String())
-		}
-		return list, nil
-	}
-	a, err := ma.NewMultiaddr(text)
-	if err != nil || len(text) > maxAddrBytes || wayOf(a) == "unknown" {
-		return nil, errors.New("not an address: give IP:PORT, or /ip4/…/udp/…/quic-v1 as `chartmesh status` shows it")
-	}
-	return []string{a.String()}, nil
-}
-
 // Call gives the device at one of the addresses, which are of one device, the entries that it may lack, and gets its membership log.
 // It is ErrReplacedCode or ErrOtherCode if the device refuses.
 func (c *Caller) Call(ctx context.Context, addrs []string, entries [][]byte) (Reply, error) {
@@ -132,7 +110,7 @@ func (c *Caller) Call(ctx context.Context, addrs []string, entries [][]byte) (Re
 	if len(at) == 0 {
 		return Reply{}, errors.New("recover: no address")
 	}
-	id, err := c.who(ctx, at)
+	id, err := whoIs(ctx, c.host, at)
 	if err != nil {
 		return Reply{}, fmt.Errorf("recover: nothing answers there: %w", err)
 	}
@@ -173,27 +151,4 @@ func refusedOr(ctx context.Context, err error) error {
 		return fmt.Errorf("recover: the device there did not answer: %w", err)
 	}
 	return ErrOtherCode
-}
-
-// who finds out whose the addresses are: a handshake that expects somebody else fails, before this side has said who it is, and says
-// whom it met. Each call expects another, since the host knows one set of addresses of each.
-func (c *Caller) who(ctx context.Context, at []ma.Multiaddr) (peer.ID, error) {
-	public, _, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		return "", err
-	}
-	nobody, err := PeerID(trust.DeviceID(public))
-	if err != nil {
-		return "", err
-	}
-	c.host.Peerstore().AddAddrs(nobody, at, peerstore.TempAddrTTL)
-	defer c.host.Peerstore().ClearAddrs(nobody)
-	_, err = c.host.Network().DialPeer(ctx, nobody)
-	if other, ok := errors.AsType[sec.ErrPeerIDMismatch](err); ok {
-		return other.Actual, nil
-	}
-	if err == nil {
-		err = errors.New("it has a key that nobody has")
-	}
-	return "", err
 }

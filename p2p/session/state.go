@@ -18,7 +18,7 @@ type state struct {
 	allHeads [32]byte        // hash of ours, all of them
 	scopes   map[trust.ScopeID]*scope
 	order    []trust.ScopeID // ascending
-	places   int             // what of peers' positions is remembered: the sum of logState.places
+	places   int             // what of peers' positions is remembered: the sum of logState.told
 	mostOf   int             // of them
 	turn     int             // where the next CHUNKS frame begins to look, so that no log waits for another
 
