@@ -224,12 +224,15 @@ func (s *survivors) judge(r p2p.Reply) (*trust.State, error) {
 		}
 		entries = append(entries, e)
 	}
+	// Before all of it is weighed, which takes long where somebody made it so.
+	if !slices.ContainsFunc(entries, func(e trust.Entry) bool { return e.Proves(s.root) }) {
+		return nil, errImitation
+	}
 	st, rejected := trust.Replay(entries)
 	if len(rejected) > 0 {
 		return nil, errors.Join(errImitation, rejected[0].Err)
 	}
-	if root, _ := st.Root(); root != s.root || !belongs(st, r.Peer.Device) ||
-		!slices.ContainsFunc(entries, func(e trust.Entry) bool { return e.Proves(root) }) {
+	if root, _ := st.Root(); root != s.root || !belongs(st, r.Peer.Device) {
 		return nil, errImitation
 	}
 	return st, nil

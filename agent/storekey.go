@@ -230,6 +230,11 @@ func (r *rotation) settle() error {
 		return r.arrive()
 	case pending && here && !next && before:
 		return r.end()
+	case pending && !here && !next && before:
+		// The new store was in its place and is gone; before its key is in force nothing is written to it.
+		if err := r.move("back", store+suffixBefore, store); err != nil {
+			return err
+		}
 	case !pending && !next && !before, !here:
 		return nil // nothing of this; a store that is missing is looked after elsewhere
 	}

@@ -245,6 +245,43 @@ func TestStoreKeyCutShortThenBegunAnew(t *testing.T) {
 	}
 }
 
+// TestStoreKeyNewStoreLost: where the new store is gone again before its key is in force, the old one goes back to its place.
+func TestStoreKeyNewStoreLost(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "data")
+	if _, err := Init(dir, InitOptions{Practice: "Practice", Site: "surgery", Device: "desk"}); err != nil {
+		t.Fatal(err)
+	}
+	before := storeValues(t, dir)
+	if _, err := RotateStore(t.Context(), dir, RotateOptions{LeastFree: 1, step: func(step string) error {
+		if step == "end" {
+			return errors.Join(errCut, os.RemoveAll(storeIn(dir)))
+		}
+		return nil
+	}}); !errors.Is(err, errCut) {
+		t.Fatal(err)
+	}
+	a, err := Open(Config{Dir: dir, Offline: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	keys, err := keyring.Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, pending := keys.NextStoreKey(); pending || there(storeIn(dir)+suffixBefore) {
+		t.Error("something is left")
+	}
+	now := storeValues(t, dir)
+	for key, value := range before {
+		if key[0] != storage.Meta.Number() && now[key] != value {
+			t.Fatal("a value is another, or missing")
+		}
+	}
+}
+
 // TestStoreKeyChecked: the store under the old key stays where the new one does not open.
 func TestStoreKeyChecked(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")

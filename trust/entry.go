@@ -157,9 +157,9 @@ func (p *parsed) cosigned(id DeviceID) bool {
 func (e Entry) Proves(root DeviceID) bool {
 	switch m := e.p.states.(type) {
 	case *Founding:
-		return m.Root == root
+		return m.Root == root && e.verify()
 	case *Recovery:
-		return m.Root == root && e.p.cosigned(root)
+		return m.Root == root && e.p.cosigned(root) && e.verify()
 	}
 	return false
 }

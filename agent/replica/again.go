@@ -51,27 +51,27 @@ func (r *Replica) writtenBefore(ctx context.Context, j job, key, by string) (boo
 }
 
 // stillStands reports whether what an edit made of the version that it names is all in what is shown now.
-func (t *transaction) stillStands(ctx context.Context, j job, v *view, ref fhirRef, want fhir.Object) (bool, error) {
+func (r *Replica) stillStands(ctx context.Context, j job, v *view, key string) (bool, error) {
 	if v.Removed {
 		return false, nil
 	}
-	d, err := t.r.document(j.scope, j.doc)
+	d, err := r.document(j.scope, j.doc)
 	if err != nil {
 		return false, err
 	}
-	was, err := t.r.contentAt(ctx, d, ref.key(), j.base)
+	was, err := r.contentAt(ctx, d, key, j.base)
 	if err != nil || was == nil {
 		return false, err
 	}
-	var values [3]crdt.Value
-	for i, b := range [][]byte{v.JSON, was, fhir.AppendCanonical(nil, want)} {
+	var now, then crdt.Value
+	for value, b := range map[*crdt.Value][]byte{&now: v.JSON, &then: was} {
 		obj, err := fhir.Parse(b)
 		if err != nil {
 			return false, fmt.Errorf("read stored resource: %w", err)
 		}
-		if values[i], err = fhir.ToValue(obj); err != nil {
+		if *value, err = fhir.ToValue(obj); err != nil {
 			return false, fmt.Errorf("read stored resource: %w", err)
 		}
 	}
-	return crdt.Onto(crdt.Shown{Value: values[0]}, values[1], values[2]).Equal(values[0]), nil
+	return crdt.Onto(crdt.Shown{Value: now}, then, j.want[key]).Equal(now), nil
 }

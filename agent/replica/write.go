@@ -327,7 +327,7 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 			return api.Written{}, err
 		}
 		if again {
-			stands, err := t.stillStands(ctx, j, v, ref, obj)
+			stands, err := t.r.stillStands(ctx, j, v, ref.key())
 			if err != nil {
 				return api.Written{}, err
 			}
