@@ -264,30 +264,23 @@ func (c *cli) recoveryCommand() *cobra.Command {
 with the one on paper. Nothing is changed or stored.`,
 		Example: "  chartmesh recovery check",
 		Args:    cobra.NoArgs,
-		RunE: c.do(func(ctx context.Context, _ []string) error {
-			p := c.printer()
-			code, err := c.readSecret(p, "Recovery code:")
+		RunE: c.withCode(func(ctx context.Context, agent api.Agent, p *printer, code string) error {
+			report, err := agent.CheckRecovery(ctx, code)
 			if err != nil {
 				return err
 			}
-			return c.with(ctx, func(agent api.Agent, _ bool) error {
-				report, err := agent.CheckRecovery(ctx, code)
-				if err != nil {
-					return err
+			if c.json {
+				p.json(report)
+			} else {
+				if report.Closed > 0 {
+					p.line("It is the recovery code of %s, and opens %d keys of %d scopes. %d do not open with it: whoever made them", visible(report.Practice),
+						report.Epochs, report.Scopes, report.Closed)
+					p.line("(chartmesh peer log) did not seal them to the code.")
+					return p.failed
 				}
-				if c.json {
-					p.json(report)
-				} else {
-					if report.Closed > 0 {
-						p.line("It is the recovery code of %s, and opens %d keys of %d scopes. %d do not open with it: whoever made them", visible(report.Practice),
-							report.Epochs, report.Scopes, report.Closed)
-						p.line("(chartmesh peer log) did not seal them to the code.")
-						return p.failed
-					}
-					p.line("It is the recovery code of %s, and opens all %d keys of %d scopes.", visible(report.Practice), report.Epochs, report.Scopes)
-				}
-				return p.failed
-			})
+				p.line("It is the recovery code of %s, and opens all %d keys of %d scopes.", visible(report.Practice), report.Epochs, report.Scopes)
+			}
+			return p.failed
 		}),
 	}
 	promote := &cobra.Command{
@@ -297,26 +290,19 @@ with the one on paper. Nothing is changed or stored.`,
 one is left. It can then invite new devices, remove the lost ones and replace the code.`,
 		Example: "  chartmesh recovery promote",
 		Args:    cobra.NoArgs,
-		RunE: c.do(func(ctx context.Context, _ []string) error {
-			p := c.printer()
-			code, err := c.readSecret(p, "Recovery code:")
-			if err != nil {
+		RunE: c.withCode(func(ctx context.Context, agent api.Agent, p *printer, code string) error {
+			if err := agent.Promote(ctx, code); err != nil {
 				return err
 			}
-			return c.with(ctx, func(agent api.Agent, _ bool) error {
-				if err := agent.Promote(ctx, code); err != nil {
-					return err
-				}
-				if c.json {
-					p.json(struct {
-						Role string `json:"role"`
-					}{"admin"})
-					return p.failed
-				}
-				p.line("This device is an administrator's now.")
-				p.hint("remove the lost ones: chartmesh peer remove NAME; let new ones join: chartmesh invite")
+			if c.json {
+				p.json(struct {
+					Role string `json:"role"`
+				}{"admin"})
 				return p.failed
-			})
+			}
+			p.line("This device is an administrator's now.")
+			p.hint("remove the lost ones: chartmesh peer remove NAME; let new ones join: chartmesh invite")
+			return p.failed
 		}),
 	}
 	lost := false
@@ -357,6 +343,18 @@ now: what was once readable stays so for whoever kept a copy.`,
 	}
 	replace.Flags().BoolVar(&lost, "lost", false, "nobody has the old code any more")
 	return family("recovery", "the recovery code, which opens everything when no device is left", check, promote, replace, c.recoveryRestoreCommand())
+}
+
+// withCode runs fn with an agent and the recovery code, which it reads first.
+func (c *cli) withCode(fn func(ctx context.Context, agent api.Agent, p *printer, code string) error) func(*cobra.Command, []string) error {
+	return c.do(func(ctx context.Context, _ []string) error {
+		p := c.printer()
+		code, err := c.readSecret(p, "Recovery code:")
+		if err != nil {
+			return err
+		}
+		return c.with(ctx, func(agent api.Agent, _ bool) error { return fn(ctx, agent, p, code) })
+	})
 }
 
 // readSecret reads a line from stdin; at a terminal it does not show what is typed.
