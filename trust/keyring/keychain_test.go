@@ -233,3 +233,21 @@ func TestKeychainUnlocked(t *testing.T) {
 		t.Errorf("asked %d times to forget, under the lock: %t", seen.asked, seen.locked)
 	}
 }
+
+// TestChangeNotDurable: where a change stands in the file and could not be made durable, memory says what the file says.
+func TestChangeNotDurable(t *testing.T) {
+	k, dir, _ := newChained(t)
+	syncNames = func(string) error { return errFake }
+	t.Cleanup(func() { syncNames = syncFolder })
+	if err := k.BeginStoreKey(); !errors.Is(err, errFake) {
+		t.Fatal(err)
+	}
+	opened, err := Open(dir, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, pending := k.NextStoreKey()
+	if stored, ok := opened.NextStoreKey(); !pending || !ok || here != stored {
+		t.Errorf("pending %v in memory, %v in the file", pending, ok)
+	}
+}

@@ -53,7 +53,8 @@ func (k *Keyring) StoreKeyChanged() time.Time {
 	return time.UnixMilli(int64(k.mu.secrets.rotated))
 }
 
-// change changes the secrets, durably.
+// change changes the secrets, durably. Where the new file stands and only its durability is in doubt, they are changed all the same:
+// memory follows the file, so that no later write puts back what it had before.
 func (k *Keyring) change(what string, fn func(*secrets) error) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -62,9 +63,11 @@ func (k *Keyring) change(what string, fn func(*secrets) error) error {
 	if err == nil {
 		err = k.store(next, k.mu.by)
 	}
+	if err == nil || errors.Is(err, errPlaced) {
+		k.mu.secrets = next
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", what, err)
 	}
-	k.mu.secrets = next
 	return nil
 }
