@@ -2,7 +2,8 @@
 // the replica, and the network.
 //
 // Nouns: an [Agent] is an open folder. Run connects it to the other devices and applies what arrives; without Run it
-// answers the same calls from the folder alone. Init founds a practice, Join adds this folder to one.
+// answers the same calls from the folder alone. Init founds a practice, Join adds this folder to one, Restore makes
+// it an administrator's by the recovery code. RotateStore encrypts the store of a folder that nobody has open anew.
 //
 // Guarantees: those of package replica, and: whatever was written is told to every connected device at once; an
 // invitation admits one device, once, before it ends; Close stops the network, then the applier, then the engine, then

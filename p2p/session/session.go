@@ -1,14 +1,15 @@
 // Package session is the conversation by which two devices of a practice come to hold the same chunks.
 //
 // Nouns: a [Session] is one device's side of the conversation with one connected peer. It speaks in frames ([Frame]);
-// the kinds are HELLO, ENTRIES, VECTOR, CHUNKS, ACK, PING, PONG and BYE (messages.go, docs/spec/sync-session.md). A
+// the kinds are HELLO, ENTRIES, VECTOR, BRANCHES, CHUNKS, ACK, PING, PONG and BYE (messages.go, docs/spec/sync-session.md). A
 // [Replica] is what the device holds. A [Digest] says in 65 bytes what a replica holds of a scope and has applied.
 //
 // Guarantees: a frame that is lost, repeated or late does no harm, the next exchange of HELLO and VECTOR heals it. What
 // an ACK names was durable when it was made. What the peer holds is only ever learnt from the peer, and never taken
-// back within a session. A peer gets nothing of a scope that the replica does not share with it. Whatever is owed to
-// the peer is kept as a fact and not as a queue of frames, so that memory stays bounded whatever the peer sends. Two
-// replicas that agree find out by one HELLO each.
+// back within a session; where it tells of more histories than a session remembers, the rest is asked for again. A peer
+// gets nothing of a scope that the replica does not share with it, and no chunk before the membership entries that it
+// lacks. Whatever is owed to the peer is kept as a fact and not as a queue of frames, so that memory stays bounded
+// whatever the peer sends. Two replicas that agree find out by one HELLO each.
 //
 // It starts no goroutine, reads no clock and knows no network: the caller brings frames and the time, and takes out with
 // [Session.Next] what is to be sent. Who the peer is, was proven by the connection; whether it may connect is the
