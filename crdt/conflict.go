@@ -25,6 +25,42 @@ type Conflict struct {
 	Shown int
 }
 
+// Among finds a conflict among others of its resource, as it stands with other changes, perhaps under another ID: an edit within one of
+// its sides leaves the others as they were.
+func (c Conflict) Among(others []Conflict) (Conflict, bool) {
+	at := slices.IndexFunc(others, func(o Conflict) bool { return o.ID == c.ID })
+	if at < 0 {
+		at = slices.IndexFunc(others, c.shares)
+	}
+	if at < 0 {
+		return Conflict{}, false
+	}
+	return others[at], true
+}
+
+// shares reports whether two conflicts have something in common that was written.
+func (c Conflict) shares(o Conflict) bool {
+	return slices.ContainsFunc(o.Sides, func(s ConflictSide) bool {
+		return slices.ContainsFunc(c.Sides, func(t ConflictSide) bool {
+			return slices.ContainsFunc(t.Ops, func(op OpID) bool { return slices.Contains(s.Ops, op) })
+		})
+	})
+}
+
+// Choice returns what decides the conflict by a value, which is absent for a removal.
+func (c Conflict) Choice(v Value) Choice {
+	at := slices.IndexFunc(c.Sides, func(s ConflictSide) bool {
+		return s.Removed && v.Kind == 0 || !s.Removed && s.Value.Equal(v)
+	})
+	switch {
+	case at >= 0:
+		return ChooseSide(at)
+	case v.Kind == 0:
+		return ChooseRemoved()
+	}
+	return ChooseValue(v)
+}
+
 // ConflictSide is one of the values of a conflict.
 type ConflictSide struct {
 	Ops     []OpID // what wrote it, ascending; the last is the newest

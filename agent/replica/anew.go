@@ -127,8 +127,12 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 	if err != nil || len(keys) == 0 {
 		return 0, err
 	}
+	decided, err := s.decided(ctx, keys, c)
+	if err != nil {
+		return 0, err
+	}
 	j := job{scope: s.d.scope, doc: s.d.id, base: s.base(c), replaces: c.Hash, want: map[string]crdt.Value{}, restate: map[string]bool{}}
-	var removed []string
+	var removed, decides []string
 	for _, key := range keys {
 		// The value as it is stored, and not by way of FHIR: a user may have settled a conflict in what a member wrote and FHIR
 		// cannot say.
@@ -138,6 +142,10 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 		}
 		if value.Kind == 0 {
 			removed = append(removed, key)
+			continue
+		}
+		if decided[key] != nil {
+			decides = append(decides, key)
 			continue
 		}
 		before, err := s.shown(ctx, key, c.Deps)
@@ -156,48 +164,123 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 		// Who took a removed resource into use again said all of it, also what stands where it is written anew.
 		j.restate[key] = before.Removed
 	}
-	by := author{name: c.applied.Author, timeMillis: c.applied.TimeMillis}
-	part := func(change func(*job)) job {
-		p := job{scope: j.scope, doc: j.doc, replaces: c.Hash}
-		change(&p)
-		return p
-	}
-	var parts []job
+	w := rewriting{s: s, c: c, base: j.base}
 	if len(j.want) > 0 {
-		parts = append(parts, j)
-	}
-	for _, key := range removed {
-		parts = append(parts, part(func(p *job) { p.remove = key }))
-	}
-	// A conflict that it decided by what was shown anyway is open where it is written anew, since that changes no value.
-	decided, err := s.decided(ctx, keys, c)
-	if err != nil {
-		return 0, err
-	}
-	for _, x := range decided {
-		parts = append(parts, part(func(p *job) { p.decide, p.id, p.choice = x.key, x.ID, crdt.ChooseSide(x.Shown) }))
-	}
-	// If what it said stands already, it still was an edit, which has to meet a removal; and others learn that it is settled.
-	for _, key := range slices.Sorted(maps.Keys(j.want)) {
-		parts = append(parts, part(func(p *job) { p.touch = key }))
-	}
-	base := j.base
-	for _, part := range parts {
-		if part.touch != "" && wrote > 0 {
-			break
-		}
-		part.base = base
-		changed, _, err := t.edit(ctx, part, by, c.applied.Origin)
-		if err != nil && !errors.Is(err, crdt.ErrNoConflict) {
+		if err := w.write(ctx, j); err != nil {
 			return 0, err
 		}
-		if !changed {
+	}
+	for _, key := range removed {
+		if err := w.write(ctx, job{remove: key}); err != nil {
+			return 0, err
+		}
+	}
+	for _, key := range decides {
+		if err := w.decide(ctx, key, decided[key]); err != nil {
+			return 0, err
+		}
+	}
+	// If what it said stands already, it still was an edit, which has to meet a removal; and others learn that it is settled.
+	for _, key := range slices.Sorted(slices.Values(append(decides, slices.Collect(maps.Keys(j.want))...))) {
+		if w.wrote > 0 {
+			break
+		}
+		if err := w.write(ctx, job{touch: key}); err != nil {
+			return 0, err
+		}
+	}
+	return w.wrote, nil
+}
+
+// rewriting is a lost change that is being written anew, in one change or several.
+type rewriting struct {
+	s     *scratch
+	c     *contender
+	base  []crdt.ChangeHash // what the next one is made on
+	wrote int
+}
+
+// write makes one of them.
+func (w *rewriting) write(ctx context.Context, j job) error {
+	d := w.s.d
+	j.scope, j.doc, j.replaces = d.scope, d.id, w.c.Hash
+	on := w.base
+	if j.base == nil {
+		j.base = w.base
+	}
+	by := author{name: w.c.applied.Author, timeMillis: w.c.applied.TimeMillis}
+	changed, _, err := w.s.t.edit(ctx, j, by, w.c.applied.Origin)
+	if err != nil || !changed {
+		return err
+	}
+	w.wrote++
+	w.base = append([]crdt.ChangeHash{}, d.index.HeadsOf(append(slices.Clone(on), d.lastHash()))...)
+	return nil
+}
+
+// decide says a decision anew: of the conflicts that it settled, each as it stands where that is written, and none around it or beside
+// it. A conflict that is not there, since one of its sides does not stand, is an edit of what is in its place.
+func (w *rewriting) decide(ctx context.Context, key string, settled []crdt.Conflict) error {
+	before, err := w.s.shown(ctx, key, w.c.Deps)
+	if err != nil {
+		return err
+	}
+	after, err := w.s.shown(ctx, key, []crdt.ChangeHash{w.c.Hash})
+	if err != nil {
+		return err
+	}
+	var left []crdt.Conflict
+	for _, x := range settled { // those around others come first
+		have, err := w.s.standing(ctx, key, w.base)
+		if err != nil {
+			return err
+		}
+		y, ok := x.Among(have.Conflicts)
+		if ok {
+			err = w.write(ctx, job{decide: key, id: y.ID, choice: y.Choice(crdt.Became(before.Value, after.Value, x.Path))})
+		}
+		if !ok || errors.Is(err, crdt.ErrNoConflict) || errors.Is(err, crdt.ErrChoice) {
+			left = append(left, x)
+		} else if err != nil {
+			return err
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	have, err := w.s.standing(ctx, key, w.base)
+	if err != nil {
+		return err
+	}
+	value := crdt.Onto(have, before.Value, after.Value)
+	if value.Equal(have.Value) {
+		return nil
+	}
+	return w.write(ctx, job{base: w.within(before, after, have), want: map[string]crdt.Value{key: value}})
+}
+
+// within returns what an edit is made on within a side of a conflict that stays open: of the changes that stand those that wrote the
+// side, so that it does not settle the conflict around it.
+func (w *rewriting) within(before, after, have crdt.Shown) []crdt.ChangeHash {
+	for _, x := range before.Conflicts {
+		if _, open := x.Among(after.Conflicts); !open {
 			continue
 		}
-		wrote++
-		base = append([]crdt.ChangeHash{}, s.d.index.HeadsOf(append(base, s.d.lastHash()))...)
+		y, ok := x.Among(have.Conflicts)
+		if !ok {
+			continue
+		}
+		var wrote []crdt.ChangeHash
+		for _, op := range y.Sides[y.Shown].Ops {
+			if rec, ok := w.s.d.index.ByOp(op); ok {
+				wrote = append(wrote, rec.Hash)
+			}
+		}
+		if len(wrote) > 0 {
+			return w.s.d.index.HeadsOf(wrote)
+		}
 	}
-	return wrote, nil
+	return w.base
 }
 
 func (d *document) lastHash() crdt.ChangeHash {
@@ -371,21 +454,16 @@ func (s *scratch) shown(ctx context.Context, key string, heads []crdt.ChangeHash
 	return crdt.Show(key, fields[0].Values), nil
 }
 
-// decision is a conflict of a resource that a change decided.
-type decision struct {
-	key string
-	crdt.Conflict
-}
-
 // mostDecided is how many conflicts a decision is taken to have settled: one, and those within its sides. What a member says is
 // a decision may have settled any number.
 const mostDecided = 64
 
-// decided returns the conflicts that a person's decision settled. Other edits leave open what they do not change.
-func (s *scratch) decided(ctx context.Context, keys []string, c *contender) (list []decision, err error) {
+// decided returns the conflicts that a person's decision settled, by resource. Other edits leave open what they do not change.
+func (s *scratch) decided(ctx context.Context, keys []string, c *contender) (map[string][]crdt.Conflict, error) {
 	if c.applied.Origin != chunk.OriginDecision || len(c.Deps) == 0 {
 		return nil, nil
 	}
+	settled, left := map[string][]crdt.Conflict{}, mostDecided
 	for _, key := range keys {
 		before, err := s.shown(ctx, key, c.Deps)
 		if err != nil {
@@ -396,12 +474,13 @@ func (s *scratch) decided(ctx context.Context, keys []string, c *contender) (lis
 			return nil, err
 		}
 		for _, x := range before.Conflicts {
-			if !slices.ContainsFunc(after.Conflicts, func(y crdt.Conflict) bool { return x.ID == y.ID }) {
-				list = append(list, decision{key, x})
+			if _, open := x.Among(after.Conflicts); !open && left > 0 {
+				settled[key] = append(settled[key], x)
+				left--
 			}
 		}
 	}
-	return list[:min(len(list), mostDecided)], nil
+	return settled, nil
 }
 
 func (s *scratch) close(ctx context.Context) {

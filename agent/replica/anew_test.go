@@ -136,6 +136,61 @@ func TestConflictLeftAlone(t *testing.T) {
 	}
 }
 
+// TestDecisionWithinASide takes a machine back on which somebody had decided a conflict within one side of another. What they said is
+// written anew, and the conflict around it stays open: nobody decided that.
+func TestDecisionWithinASide(t *testing.T) {
+	anew := 0
+	for try := range 20 {
+		p := practice(t, "surgery", "branch", "home")
+		a, b, c := p[0], p[1], p[2]
+		observe := func(d *device, id, text string) {
+			t.Helper()
+			d.put(fmt.Sprintf(`{"resourceType":"Observation","id":%q,"subject":{"reference":"Patient/p1"},"valueString":%q}`, id, text), true)
+		}
+		observe(a, "o1", "first")
+		settleAll(t, a, b, c)
+		observe(c, "o2", "of home")
+		observe(b, "o2", "of the branch")
+		settleAll(t, a, b)
+		observe(b, "o2", "eighty")
+		observe(a, "o2", "ninety")
+		settleAll(t, a, b, c)
+		was := a.twin.Copy()
+		within, outer := false, false
+		for _, x := range a.conflicts() {
+			within, outer = within || x.Path == "value[x]", outer || x.Path == ""
+			if x.Path == "value[x]" {
+				_, err := a.Resolve(t.Context(), "user", x.ID, api.Decision{Choose: new(int)})
+				must(t, err)
+			}
+		}
+		if !outer || !within { // the other side is shown
+			continue
+		}
+		settleAll(t, a, b)
+		a = a.rollBack(was, a.keys)
+		observe(a, "o3", fmt.Sprint(try))
+		settleAll(t, a, b, c)
+		sameEverywhere(t, a, b, c)
+		if s := a.Status(); s.Quarantined+s.Parked+s.Unapplied > 0 {
+			t.Fatalf("status %+v, held %s", s, heldBy(a))
+		}
+		if strings.Contains(heldBy(a), "written anew as") {
+			anew++
+		}
+		paths := ""
+		for _, x := range a.conflicts() {
+			paths += fmt.Sprintf("%q ", x.Path)
+		}
+		if paths != `"" ` {
+			t.Errorf("try %d: open are %s", try, paths)
+		}
+	}
+	if anew == 0 {
+		t.Error("no decision was ever written anew")
+	}
+}
+
 // TestRemovalOfWhatLostItsPlace takes a machine back that had created a record, and removed it is elsewhere: the removal holds, or
 // is listed, whichever of what was created there stands.
 func TestRemovalOfWhatLostItsPlace(t *testing.T) {
