@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/hex"
@@ -249,17 +250,22 @@ func (a *Agent) rotate(st *trust.State) (entries []trust.Entry, err error) {
 // they do not all rotate at once and then have to join what they began apart.
 const rotateAfter = 5 * time.Second
 
-// keepEpochs rotates what is due: a device went between a removal and the rotation, or two rotated apart.
+// keepEpochs rotates what is due: a device went between a removal and the rotation, or two rotated apart. What a device that may not
+// rotate could add to it, it says.
 func (a *Agent) keepEpochs(ctx context.Context, after time.Duration) {
 	var at time.Time // when it is this device's turn; zero: nothing is due
 	var seen *trust.State
-	var turn int
+	var keys, turn int
 	var due bool
 	for {
 		changed := a.records.Changed()
-		if st := a.records.State(); st != seen { // what is due follows from it, and from the keys that it gave
-			seen = st
-			turn, due = a.rotationTurn()
+		if st, open := a.records.State(), a.keys.Count(); st != seen || open != keys { // what is due follows from them
+			var err error
+			if turn, due, err = a.epochsTurn(st); err != nil {
+				a.log.Error("what is to be done about the keys of scopes is not known; it is looked at again", "error", err)
+			} else {
+				seen, keys = st, open
+			}
 		}
 		var wait <-chan time.Time
 		if !due {
@@ -275,28 +281,41 @@ func (a *Agent) keepEpochs(ctx context.Context, after time.Duration) {
 			return
 		case <-changed:
 		case <-wait:
-			at = time.Time{}
-			if err := a.enter(ctx, a.rotate); err != nil && ctx.Err() == nil {
+			at, seen = time.Time{}, nil
+			if err := a.seeToEpochs(ctx); err != nil && ctx.Err() == nil {
 				a.log.Error("new keys for a scope were not made; it is tried again", "error", err)
 			}
 		}
 	}
 }
 
-// rotationTurn says whether this device is to rotate something, and how many others come before it.
-func (a *Agent) rotationTurn() (turn int, due bool) {
-	st := a.records.State()
-	self, ok := st.Member(a.keys.Device())
-	if !ok || self.Role != trust.RoleAdmin || len(a.keys.RotationsDue(st)) == 0 {
-		return 0, false
+// seeToEpochs rotates what is due, or says the keys that nobody may have who rotates.
+func (a *Agent) seeToEpochs(ctx context.Context) error {
+	if self, _ := a.records.State().Member(a.keys.Device()); self.Role == trust.RoleAdmin {
+		return a.enter(ctx, a.rotate)
 	}
-	for _, m := range st.Members() { // ascending
-		if m.Device == a.keys.Device() {
-			break
-		}
-		if m.Role == trust.RoleAdmin {
+	return a.records.SayKeys(ctx)
+}
+
+// epochsTurn says whether this device is to see to something, and how many others come before it: administrators, then the rest.
+func (a *Agent) epochsTurn(st *trust.State) (turn int, due bool, err error) {
+	self, ok := st.Member(a.keys.Device())
+	switch {
+	case !ok:
+	case self.Role == trust.RoleAdmin:
+		due = len(a.keys.RotationsDue(st)) > 0
+	default:
+		due, err = a.records.KeysToSay()
+	}
+	if !due || err != nil {
+		return 0, false, err
+	}
+	for _, m := range st.Members() {
+		admin := m.Role == trust.RoleAdmin
+		before := bytes.Compare(m.Device[:], self.Device[:]) < 0
+		if admin && self.Role != trust.RoleAdmin || before && admin == (self.Role == trust.RoleAdmin) {
 			turn++
 		}
 	}
-	return turn, true
+	return turn, true, nil
 }

@@ -22,7 +22,7 @@ func TestKeepEpochs(t *testing.T) {
 	}
 	t.Cleanup(func() { _ = a.Close() })
 	ctx, cancel := context.WithCancel(t.Context())
-	if _, due := a.rotationTurn(); due {
+	if _, due, err := a.epochsTurn(a.records.State()); due || err != nil {
 		t.Fatal("something is due in a new practice")
 	}
 	err = a.records.Enter(ctx, func(st *trust.State) ([]trust.Entry, error) {
@@ -32,7 +32,7 @@ func TestKeepEpochs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if turn, due := a.rotationTurn(); !due || turn != 0 {
+	if turn, due, _ := a.epochsTurn(a.records.State()); !due || turn != 0 {
 		t.Fatalf("turn %d, due %v after the code was replaced", turn, due)
 	}
 	ended := make(chan struct{})
@@ -42,7 +42,7 @@ func TestKeepEpochs(t *testing.T) {
 	}()
 	for {
 		changed := a.records.Changed()
-		if _, due := a.rotationTurn(); !due {
+		if _, due, _ := a.epochsTurn(a.records.State()); !due {
 			break
 		}
 		select {

@@ -18,7 +18,8 @@ import (
 //	1  2026-11-22  first; noted nowhere
 //	2  2026-11-25  this note; checkpoints and skips
 //	3  2026-11-26  invitations of the second form, notes of lost branch chunks, recovery entries that the new root key signs
-const dataVersion = 3
+//	4  2026-11-26  keys of epochs that members say
+const dataVersion = 4
 
 const (
 	writtenFormat = 1

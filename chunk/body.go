@@ -7,7 +7,7 @@ import (
 	"chartmesh/wire"
 )
 
-// Body is what a chunk seals: [*Changes], [*Checkpoint], [*Cover], [*Decision], or [*Opaque] for every other kind.
+// Body is what a chunk seals: [*Changes], [*Checkpoint], [*Cover], [*Decision], [*Keys], or [*Opaque] for every other kind.
 type Body interface {
 	// Kind returns the kind that the header names.
 	Kind() Kind
@@ -218,6 +218,8 @@ func parseBody(kind Kind, b, clear []byte) (Body, error) {
 		return parseCover(b, clear)
 	case KindDecision:
 		return parseDecision(b)
+	case KindKeys:
+		return parseKeys(b)
 	}
 	r := wire.NewReader(b)
 	o := &Opaque{Type: kind}

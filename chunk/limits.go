@@ -1,5 +1,7 @@
 package chunk
 
+import "chartmesh/trust"
+
 // Caps on everything that comes from outside. All of them are part of the format.
 const (
 	// MaxChunk is the size of a whole chunk.
@@ -23,6 +25,8 @@ const (
 	MaxReason = 1024
 	// MaxReplaces is how many earlier decisions one decision takes the place of.
 	MaxReplaces = 64
+	// MaxKeys is how many epochs one KEYS chunk opens.
+	MaxKeys = trust.MaxParents
 	// MaxSchema is the largest schema number.
 	MaxSchema = 1<<16 - 1
 	// MaxLogs is how many logs one vector names.

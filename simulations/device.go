@@ -48,7 +48,8 @@ type device struct {
 
 	rotating bool         // it will see after the epochs
 	dueOf    *trust.State // what is due by a state
-	dueNow   []trust.ScopeID
+	dueKeys  int
+	dueNow   bool
 }
 
 // fault is what shall happen in a commit to come.
@@ -157,17 +158,21 @@ func (d *device) unlock() (err error) {
 
 // open starts the replica on what is durable.
 func (d *device) open() {
+	d.busy = "open"
 	d.engine = engine.NewLocal()
 	d.twin.OnCommit(d.onCommit)
 	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: d.engine, OpenOps: 2000,
 		Compaction: replica.Compaction{Changes: 5, Idle: 10 * time.Second, Grace: time.Millisecond},
 		Now:        func() time.Time { return d.w.now.Add(d.skew) }})
-	if err != nil {
+	if d.after == nil && err != nil {
 		d.w.fail("I-sound", "%s does not open: %v", d.name, err)
 		return
 	}
 	d.replica = r
 	d.generation++
+	if !d.survived() {
+		return
+	}
 	clear(d.checked)
 	d.checkTold()
 	d.w.ledger.read(d, nil)
@@ -219,9 +224,6 @@ func (d *device) survived() bool {
 // fall stops the device as a crash does. It comes back after a while.
 func (d *device) fall() {
 	w := d.w
-	if d.replica == nil {
-		return
-	}
 	w.report.Crashes++
 	if d.after == nil {
 		d.after = d.twin.Crash()

@@ -312,7 +312,7 @@ func (w *World) checkRest() {
 			check()
 		}
 	}
-	if w.failure != nil || w.unread() {
+	if w.failure != nil {
 		return
 	}
 	for _, check := range []func(){w.checkEqual, w.checkAcknowledged, w.checkVisible, w.checkWhole, w.checkRestart, w.checkOrder} {

@@ -152,6 +152,8 @@ func (l *ledger) enter(d *device, at place, raw []byte, i *intent) (added []*ent
 			d.w.fail("I-compact", "%s says that checkpoint %v is not what it claims to be", d.name, body.Checkpoint.ID)
 		}
 		return nil, false, nil
+	case *chunk.Keys:
+		return nil, false, nil
 	}
 	return nil, false, fmt.Errorf("it is a chunk of another kind")
 }

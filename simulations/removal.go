@@ -173,27 +173,65 @@ func (w *World) membershipChanged(d *device) {
 	w.keepEpochs(d)
 }
 
-// keepEpochs has an administrator's device rotate what is due after a while, those of others that come before it first.
+// keepEpochs has an administrator's device rotate what is due after a while, those of others that come before it first; another one says
+// keys that none of them may have.
 func (w *World) keepEpochs(d *device) {
-	if d.rotating || d.replica == nil || !slices.Contains(w.administrators(), d) || len(d.due()) == 0 {
+	if d.rotating || d.replica == nil || !d.due() {
 		return
 	}
 	d.rotating = true
-	w.after(time.Duration(1+slices.Index(w.administrators(), d))*rotateEvery, false, func() {
+	admins := w.administrators()
+	turn := slices.Index(admins, d)
+	if turn < 0 {
+		turn = len(admins) + d.index
+	}
+	w.after(time.Duration(1+turn)*rotateEvery, false, func() {
 		d.rotating = false
-		if d.replica != nil && slices.Contains(w.administrators(), d) && len(d.due()) > 0 {
+		switch {
+		case d.replica == nil || !d.due():
+		case slices.Contains(w.administrators(), d):
 			d.enter("rotate", d.rotate)
+		default:
+			d.sayKeys()
 		}
 		w.keepEpochs(d)
 	})
 }
 
-// due returns the scopes that a device is to rotate.
-func (d *device) due() []trust.ScopeID {
-	if st := d.replica.State(); st != d.dueOf {
-		d.dueOf, d.dueNow = st, d.keys.RotationsDue(st)
+// due reports whether a device is to see to the keys of a scope.
+func (d *device) due() bool {
+	if st, keys := d.replica.State(), d.keys.Count(); st != d.dueOf || keys != d.dueKeys {
+		d.dueOf, d.dueKeys = st, keys
+		if slices.Contains(d.w.administrators(), d) {
+			d.dueNow = len(d.keys.RotationsDue(st)) > 0
+		} else if say, err := d.replica.KeysToSay(); err != nil {
+			d.w.fail("I-sound", "%s cannot tell what it has to say: %v", d.name, err)
+		} else {
+			d.dueNow = say
+		}
 	}
 	return d.dueNow
+}
+
+// sayKeys has a device say keys that no administrator may have.
+func (d *device) sayKeys() {
+	w := d.w
+	d.dueOf = nil // another may have said them
+	d.busy = "say keys"
+	err := d.replica.SayKeys(w.ctx)
+	d.generation++
+	if !d.survived() {
+		w.note("%s: say keys: unknown", d.name)
+		return
+	}
+	w.note("%s: say keys: %v", d.name, err)
+	if err != nil && !errors.Is(err, errDisk) {
+		w.fail("I-sound", "%s cannot say keys: %v", d.name, err)
+		return
+	}
+	w.report.Said++
+	d.wakeApplier()
+	w.net.pumpDevice(w, d)
 }
 
 // truth is what all entries amount to that are held by any device of the practice: of the most that let each other in, directly or by
@@ -273,18 +311,16 @@ func (w *World) checkApart() {
 	}
 }
 
-// keyless finds the chunks that no administrator who remains can open: nobody who knows of their epoch is let in, or its key was given
-// to nobody of them. It reports whether somebody else who remains opens one.
-func (w *World) keyless() (list map[chunk.ID]bool, opened bool) {
+// keyless finds the chunks that nobody who remains can open: nobody who knows of their epoch is let in, or its key was given to nobody of
+// them.
+func (w *World) keyless() (list map[chunk.ID]bool) {
 	list = map[chunk.ID]bool{}
-	remaining, admins := w.remaining(), w.administrators()
-	admins = slices.DeleteFunc(admins, func(d *device) bool { return !slices.Contains(remaining, d) })
+	remaining := w.remaining()
 	for _, d := range remaining {
 		err := d.eachChunk(func(sealed chunk.Sealed) error {
 			opens := func(d *device) bool { return d.keys.Opens(sealed.Header().Epoch) }
-			if !slices.ContainsFunc(admins, opens) {
+			if !slices.ContainsFunc(remaining, opens) {
 				list[sealed.ID()] = true
-				opened = opened || slices.ContainsFunc(remaining, opens)
 			}
 			return nil
 		})
@@ -292,20 +328,7 @@ func (w *World) keyless() (list map[chunk.ID]bool, opened bool) {
 			w.fail("I-sound", "%s holds what is no chunk: %v", d.name, err)
 		}
 	}
-	return list, opened
-}
-
-// unread reports whether there is something that is open to somebody who remains and to no administrator, who could give it to the
-// others: they cannot show the same then. It happens when an administrator who begins an epoch is removed, by one to whom he did not give it.
-func (w *World) unread() bool {
-	if !w.cfg.Removals {
-		return false
-	}
-	_, opened := w.keyless()
-	if opened {
-		w.report.Unread++
-	}
-	return opened
+	return list
 }
 
 // parkedFor returns how many chunks a device is to hold for want of their keys.
@@ -313,7 +336,7 @@ func (w *World) parkedFor(d *device) (n int) {
 	if !w.cfg.Removals {
 		return 0
 	}
-	keyless, _ := w.keyless()
+	keyless := w.keyless()
 	_ = d.eachChunk(func(sealed chunk.Sealed) error {
 		if keyless[sealed.ID()] {
 			n++
@@ -342,7 +365,7 @@ func (w *World) settled() bool {
 		return true
 	}
 	for _, d := range w.remaining() {
-		if slices.Contains(w.administrators(), d) && len(d.due()) > 0 {
+		if d.due() {
 			w.keepEpochs(d)
 			return false
 		}
@@ -367,7 +390,7 @@ func (w *World) judgeRemoved() {
 		return
 	}
 	st, remaining := w.truth(), w.remaining()
-	keyless, _ := w.keyless()
+	keyless := w.keyless()
 	held := func(e *entry) bool {
 		return slices.ContainsFunc(remaining, func(d *device) bool { return d.has(e.at.scope, e.at.log, e.counter, e.chunk) })
 	}

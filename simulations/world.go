@@ -42,7 +42,7 @@ type Report struct {
 	Checkpoints, Deleted               int
 	Removed, Barred, Spared            int // devices, and what they wrote beyond their cuts: taken out, or built on
 	Apart                              int // devices that an administrator who was removed took with him
-	Unread                             int // worlds in which what somebody reads is open to no administrator
+	Said                               int // times that a member said a key which no administrator had
 	Virtual                            time.Duration
 	Trace                              uint64 // a hash of all steps
 }

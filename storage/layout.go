@@ -46,6 +46,9 @@ var (
 	// Lost holds a change that is kept and does not stand, since its author wrote another in its place.
 	Lost = define2[digest, digest](0x2d, "lost", "document ID", "change hash")
 
+	// EpochKey holds a key of an epoch as a KEYS chunk has it.
+	EpochKey = define3[scope, digest, digest](0x2f, "epoch key", "scope", "epoch", "chunk ID")
+
 	// Decision holds one decision on a chunk, by the chunk that carries it; also that a decision which has not arrived is replaced.
 	Decision = define2[Ref, digest](0x2a, "decision", "chunk", "chunk ID")
 	// Decided holds how many decisions on a chunk stand.

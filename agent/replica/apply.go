@@ -322,6 +322,8 @@ func (t *transaction) tryBody(ctx context.Context, at chunkRef, sealed chunk.Sea
 		return nil, t.applyCover(sealed, body)
 	case *chunk.Decision:
 		return nil, t.takeDecision(at.Scope, sealed.ID(), sealed.Header().Device, body)
+	case *chunk.Keys:
+		return nil, t.takeKeys(at.Scope, sealed, body)
 	case *chunk.Changes, *chunk.Checkpoint:
 	default:
 		return newer(), nil

@@ -23,6 +23,8 @@ func contentOf(body chunk.Body) *api.HeldContent {
 	switch body := body.(type) {
 	case *chunk.Decision:
 		return &api.HeldContent{Author: body.User, Origin: body.Verdict.String(), Decides: heldName(body.Chunk)}
+	case *chunk.Keys:
+		return &api.HeldContent{Origin: body.Kind().String()}
 	case *chunk.Changes:
 		out := &api.HeldContent{Author: body.Author, Origin: originName(body.Origin)}
 		left := contentValues

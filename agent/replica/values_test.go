@@ -72,6 +72,13 @@ var valueForms = []struct {
 		s, err := parseStanding(b)
 		return s.marshal(), err
 	}},
+	{"epoch key", func(testing.TB) []byte {
+		return saidKey{trust.EpochID{1}, make([]byte, trust.PreviousEpochSize)}.marshal()
+	},
+		func(b []byte) ([]byte, error) {
+			k, err := parseSaidKey(b)
+			return k.marshal(), err
+		}},
 	{"tip", func(testing.TB) []byte { return marshalTip(tip{300, chunk.ID{1}}) }, func(b []byte) ([]byte, error) {
 		p, err := parseTip(b)
 		return marshalTip(p), err

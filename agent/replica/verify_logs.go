@@ -313,15 +313,24 @@ func (c *verification) rest(ctx context.Context) error {
 		read[k.Number()] = true
 	}
 	read[storage.Snapshot.Number()] = false // of documents that are not there any more
+	read[storage.EpochKey.Number()] = false
 	for _, k := range storage.Kinds() {
 		if read[k.Number()] {
 			continue
 		}
-		err := c.v.Scan(k.All(), nil, func(_, _ []byte) error {
+		derived := k.Number() == storage.EpochKey.Number()
+		err := c.v.Scan(k.All(), nil, func(_, value []byte) error {
 			c.report.Values++
+			if derived {
+				if _, err := parseSaidKey(value); err != nil {
+					return fmt.Errorf("%w: %w", storage.ErrDamaged, err)
+				}
+			}
 			return c.tell(ctx, "rest", c.report.Values, 0)
 		})
-		if errors.Is(err, storage.ErrDamaged) {
+		if errors.Is(err, storage.ErrDamaged) && derived {
+			c.findDerived(k.String(), "", whatIs(err))
+		} else if errors.Is(err, storage.ErrDamaged) {
 			c.unread = append(c.unread, k.Number())
 			c.find(k.String(), "", whatIs(err))
 		} else if err != nil {

@@ -49,6 +49,11 @@ func admit(t *testing.T, by *device, name string) *device {
 	t.Helper()
 	keys, err := keyring.Create("", nil)
 	must(t, err)
+	return admitWith(t, by, keys, name)
+}
+
+func admitWith(t *testing.T, by *device, keys *keyring.Keyring, name string) *device {
+	t.Helper()
 	raw, err := by.Admit(t.Context(), func(st *trust.State) (trust.Entry, error) {
 		return by.keys.Admit(st, keyring.Newcomer{
 			Device: keys.Device(), HPKE: keys.HPKEPublic(), DeviceName: name, SiteName: name, Now: time.Now(),

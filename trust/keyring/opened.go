@@ -187,6 +187,63 @@ func (o *opened) loose(sc trust.Scope) (loose []trust.Epoch) {
 	return loose
 }
 
+// Loose returns the epochs of a scope that are open here and that nothing opens which is read now, newest first.
+func (o *opened) Loose(st *trust.State, scope trust.ScopeID) (ids []trust.EpochID) {
+	if sc, ok := st.Scope(scope); ok {
+		for _, e := range o.loose(sc) {
+			ids = append(ids, e.ID)
+		}
+	}
+	return ids
+}
+
+// SealUnder seals the key of one epoch of a scope under that of another, for who holds that one.
+func (o *opened) SealUnder(scope trust.ScopeID, under, epoch trust.EpochID) (p trust.PreviousEpoch, err error) {
+	next, err := o.epochKey(scope, under)
+	if err != nil {
+		return p, err
+	}
+	body, err := o.epochKey(scope, epoch)
+	if err != nil {
+		return p, err
+	}
+	return trust.PreviousEpoch{Epoch: epoch, Sealed: sealPrevious(next, epoch, body)}, nil
+}
+
+// TakeUnder opens a key of SealUnder, and with it the epochs before that one. It reports whether it is the one that the log commits to.
+// It is trust.ErrNoKey while the other epoch's is not held.
+func (o *opened) TakeUnder(st *trust.State, scope trust.ScopeID, under trust.EpochID, p trust.PreviousEpoch) (bool, error) {
+	next, err := o.epochKey(scope, under)
+	if err != nil {
+		return false, err
+	}
+	index, err := o.indexKey(scope)
+	if err != nil {
+		return false, err
+	}
+	sc, _ := st.Scope(scope)
+	at := slices.IndexFunc(sc.Epochs, func(e trust.Epoch) bool { return e.ID == p.Epoch })
+	if at < 0 {
+		return false, fmt.Errorf("epoch %v is not known: %w", p.Epoch, trust.ErrNoKey)
+	}
+	body, err := openPrevious(next, p.Epoch, p.Sealed)
+	if err != nil || trust.Commit(scope, body, index) != sc.Epochs[at].Commitment {
+		return false, nil
+	}
+	if !o.has(p.Epoch) {
+		o.put(scope, p.Epoch, body, index)
+		_ = o.learnPrevious(sc) // what was sealed wrongly under it was so by who began it
+	}
+	return true, nil
+}
+
+// Count returns how many epochs are open.
+func (o *opened) Count() int {
+	o.epochs.RLock()
+	defer o.epochs.RUnlock()
+	return len(o.epochs.keys)
+}
+
 // take keeps an epoch's keys if they are those that the log commits to.
 func (o *opened) take(scope trust.ScopeID, epoch trust.EpochID, body, index, commitment [32]byte) error {
 	if trust.Commit(scope, body, index) != commitment {
