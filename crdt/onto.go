@@ -10,40 +10,35 @@ import (
 // and after, which they left. Where base has nothing for a difference to stand in, or is contested, the edit brings what it left
 // there whole: its author may have seen another side of the conflict, and an edit of one side is none of the other.
 //
-// Only what it left alone in there stays contested, if the side that its author saw is there.
+// In there, what it left alone stays as base has it where that is one side of a conflict, in base or for its author, and what they saw
+// the other: nobody has decided that.
 //
 // A list in which something differs is as the edit left it, with elements that it left alone as base has them.
-func Onto(base Shown, before, after Value) Value {
-	return onto{contested: base.Conflicts}.value("", base.Value, before, after)
+func Onto(base, before Shown, after Value) Value {
+	return onto{contested: base.Conflicts, open: before.Conflicts}.value("", "", base.Value, before.Value, after)
 }
 
 type onto struct {
-	contested []Conflict
-	whole     bool // around here base is contested
+	contested []Conflict // of base
+	open      []Conflict // for the author
+	whole     bool       // around here base is contested
 }
 
-// at returns the conflict at a place of base.
-func (o onto) at(path string) (Conflict, bool) {
-	at := slices.IndexFunc(o.contested, func(c Conflict) bool { return c.Path == path })
-	if at < 0 {
-		return Conflict{}, false
-	}
-	return o.contested[at], true
-}
-
-// leaves reports whether a value that its author left alone is one side of a conflict that they left open.
-func (o onto) leaves(path string, value Value) bool {
-	c, ok := o.at(path)
-	return ok && slices.ContainsFunc(c.Sides, func(s ConflictSide) bool {
-		return s.Removed && value.Kind == 0 || !s.Removed && s.Value.Equal(value)
+// sided reports whether a value is a side of a conflict at a path.
+func sided(list []Conflict, path string, value Value) bool {
+	return slices.ContainsFunc(list, func(c Conflict) bool {
+		return c.Path == path && slices.ContainsFunc(c.Sides, func(s ConflictSide) bool {
+			return s.Removed && value.Kind == 0 || !s.Removed && s.Value.Equal(value)
+		})
 	})
 }
 
-func (o onto) value(path string, base, before, after Value) Value {
-	if before.Equal(after) && (!o.whole || o.leaves(path, after)) {
+// value goes on at a path of base, where before has another.
+func (o onto) value(path, was string, base, before, after Value) Value {
+	if before.Equal(after) && (!o.whole || sided(o.contested, path, after) || sided(o.open, was, base)) {
 		return base
 	}
-	if _, contested := o.at(path); contested {
+	if slices.ContainsFunc(o.contested, func(c Conflict) bool { return c.Path == path }) {
 		o.whole = true
 	}
 	switch {
@@ -52,15 +47,7 @@ func (o onto) value(path string, base, before, after Value) Value {
 	case after.Kind == Map:
 		out := Value{Kind: Map, Map: map[string]Value{}}
 		put := func(key string) {
-			at := key
-			if path != "" {
-				at = path + "." + key
-			}
-			_, has := after.Map[key]
-			if _, had := before.Map[key]; o.whole && !has && !had && !o.leaves(at, Value{}) {
-				return // another side's
-			}
-			if v := o.value(at, base.Map[key], before.Map[key], after.Map[key]); v.Kind != 0 {
+			if v := o.value(under(path, key), under(was, key), base.Map[key], before.Map[key], after.Map[key]); v.Kind != 0 {
 				out.Map[key] = v
 			}
 		}
@@ -77,14 +64,22 @@ func (o onto) value(path string, base, before, after Value) Value {
 		for i, v := range after.List {
 			out.List[i] = v
 			if old := edited[i]; old >= 0 && there[old] >= 0 {
-				at := path + "[" + strconv.Itoa(there[old]) + "]"
-				out.List[i] = o.value(at, base.List[there[old]], before.List[old], v)
+				out.List[i] = o.value(atIndex(path, there[old]), atIndex(was, old), base.List[there[old]], before.List[old], v)
 			}
 		}
 		return out
 	}
 	return after
 }
+
+func under(path, key string) string {
+	if path == "" {
+		return key
+	}
+	return path + "." + key
+}
+
+func atIndex(path string, index int) string { return path + "[" + strconv.Itoa(index) + "]" }
 
 // Became returns what an edit made of what stood at a path of before, of the form of [Conflict.Path]; the absent Value if it removed it.
 func Became(before, after Value, path string) Value {

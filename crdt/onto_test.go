@@ -38,10 +38,10 @@ func TestOnto(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if got := Onto(Shown{Value: x.base}, x.before, x.after); !got.Equal(x.want) {
+			if got := Onto(Shown{Value: x.base}, Shown{Value: x.before}, x.after); !got.Equal(x.want) {
 				t.Errorf("%+v instead of %+v", got, x.want)
 			}
-			if got := Onto(Shown{Value: x.before}, x.before, x.after); !got.Equal(x.after) {
+			if got := Onto(Shown{Value: x.before}, Shown{Value: x.before}, x.after); !got.Equal(x.after) {
 				t.Errorf("on what its author saw: %+v instead of %+v", got, x.after)
 			}
 		})
@@ -49,7 +49,7 @@ func TestOnto(t *testing.T) {
 
 	base, before, after := m("a", m("b", s("1"), "c", s("2"))), m("a", m("b", s("3"), "c", s("4"))), m("a", m("b", s("3"), "c", s("5")))
 	for path, want := range map[string]Value{"": after, "a": after, "a.b": m("a", m("b", s("1"), "c", s("5"))), "d": m("a", m("b", s("1"), "c", s("5")))} {
-		if got := Onto(Shown{Value: base, Conflicts: []Conflict{{Path: path}}}, before, after); !got.Equal(want) {
+		if got := Onto(Shown{Value: base, Conflicts: []Conflict{{Path: path}}}, Shown{Value: before}, after); !got.Equal(want) {
 			t.Errorf("contested at %q: %+v", path, got)
 		}
 	}
@@ -59,12 +59,19 @@ func TestOnto(t *testing.T) {
 	before, after = m("gender", s("84"), "status", s("old")), m("gender", s("84"), "status", s("new"))
 	side := func(v Value) ConflictSide { return ConflictSide{Value: v} }
 	for name, x := range map[string]struct {
-		sides []ConflictSide
-		want  string
-	}{"their side": {[]ConflictSide{side(s("73")), side(s("84"))}, "73"}, "another side": {[]ConflictSide{side(s("73")), side(s("95"))}, "84"}} {
-		got := Onto(Shown{Value: base, Conflicts: []Conflict{{Path: ""}, {Path: "gender", Sides: x.sides}}}, before, after)
+		here, there []ConflictSide // of conflicts where it is written, and for its author
+		want        string
+	}{
+		"neither side":  {nil, nil, "84"},
+		"both here":     {[]ConflictSide{side(s("73")), side(s("84"))}, nil, "73"},
+		"another here":  {[]ConflictSide{side(s("73")), side(s("95"))}, nil, "84"},
+		"both there":    {nil, []ConflictSide{side(s("73")), side(s("84"))}, "73"},
+		"another there": {nil, []ConflictSide{side(s("84")), side(s("95"))}, "84"},
+	} {
+		got := Onto(Shown{Value: base, Conflicts: []Conflict{{Path: ""}, {Path: "gender", Sides: x.here}}},
+			Shown{Value: before, Conflicts: []Conflict{{Path: "gender", Sides: x.there}}}, after)
 		if want := m("gender", s(x.want), "status", s("new")); !got.Equal(want) {
-			t.Errorf("contested within is %s: %+v", name, got)
+			t.Errorf("a conflict within of which %s: %+v", name, got)
 		}
 	}
 }

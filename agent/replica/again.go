@@ -73,5 +73,5 @@ func (r *Replica) stillStands(ctx context.Context, j job, v *view, key string) (
 			return false, fmt.Errorf("read stored resource: %w", err)
 		}
 	}
-	return crdt.Onto(crdt.Shown{Value: now}, then, j.want[key]).Equal(now), nil
+	return crdt.Onto(crdt.Shown{Value: now}, crdt.Shown{Value: then}, j.want[key]).Equal(now), nil
 }

@@ -158,7 +158,7 @@ func (t *transaction) writeChangeAnew(ctx context.Context, s *scratch, c *conten
 		}
 		if before.Value.Kind != 0 && have.Value.Kind != 0 {
 			// What its author left alone stays as it is: of a conflict there they had seen one side, or what does not stand.
-			value = crdt.Onto(have, before.Value, value)
+			value = crdt.Onto(have, before, value)
 		}
 		j.want[key] = value
 		// Who took a removed resource into use again said all of it, also what stands where it is written anew.
@@ -252,7 +252,7 @@ func (w *rewriting) decide(ctx context.Context, key string, settled []crdt.Confl
 	if err != nil {
 		return err
 	}
-	value := crdt.Onto(have, before.Value, after.Value)
+	value := crdt.Onto(have, before, after.Value)
 	if value.Equal(have.Value) {
 		return nil
 	}

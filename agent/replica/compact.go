@@ -57,7 +57,7 @@ type tail struct {
 
 // noteTail follows a document's growth once a checkpoint would be worth while.
 func (t *transaction) noteTail(d *document) {
-	n := uint64(len(d.changes) - d.packed)
+	n := uint64(max(0, len(d.changes)-d.packed)) // a document shrinks where changes lose their place
 	if n < t.r.compaction.Changes {
 		return
 	}

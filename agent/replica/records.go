@@ -408,7 +408,7 @@ func (x tail) marshal() []byte {
 func parseTail(b []byte) (x tail, err error) {
 	r := open(b)
 	r.Fixed(x.scope[:])
-	x.changes = r.Uvarint(1 << 40)
+	x.changes = r.Uvarint(1<<64 - 1) // builds before wrote numbers below zero
 	x.lastMillis = r.Varint()
 	return x, r.Close()
 }

@@ -245,3 +245,18 @@ func FuzzValues(f *testing.F) {
 		}
 	})
 }
+
+// A document has fewer changes than a checkpoint packed once where some have lost their place. Builds before noted a tail of fewer than
+// none then, and read it no more.
+func TestTailOfShrunkDocument(t *testing.T) {
+	r := &Replica{compaction: Compaction{}.orDefault()}
+	tx := &transaction{r: r, tails: map[crdt.DocumentID]*tail{}}
+	tx.noteTail(&document{packed: 3, changes: make([]changeMeta, 1)})
+	if len(tx.tails) != 0 {
+		t.Error("a tail was noted")
+	}
+	below := tail{changes: 1<<64 - 2, lastMillis: 7}
+	if got, err := parseTail(below.marshal()); err != nil || got != below {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
