@@ -110,9 +110,12 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 			continue
 		}
 		connected := len(h.host.Network().ConnsToPeer(m.id)) > 0
-		if at := m.knockAt; connected && !at.IsZero() && now.Sub(m.offeredAt) >= knockAgain {
+		if at := m.knockAt; connected && !at.IsZero() {
+			if at.Before(m.knockNext) {
+				at = m.knockNext
+			}
 			if !now.Before(at) {
-				m.reaching, m.knockAt = true, time.Time{}
+				m.reaching, m.knockAt, m.knockNext = true, time.Time{}, now.Add(knockSoon)
 				h.work.Go(func() { h.knock(ctx, m) })
 				continue
 			}

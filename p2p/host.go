@@ -86,6 +86,7 @@ type member struct {
 	knockAt   time.Time // when it is taken not to let this device in; zero: never
 	offered   [32]byte  // the heads of the entries that it was offered, and did not let this device in for
 	offeredAt time.Time // when it last answered to that
+	knockNext time.Time // not before
 	refused   bool      // what it answered last
 
 	last    session.Status // of the last link

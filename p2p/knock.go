@@ -221,6 +221,7 @@ func (h *Host) knock(ctx context.Context, m *member) {
 	m.reaching = false
 	if conn != nil && err == nil {
 		m.offeredAt, m.offered, m.refused = time.Now(), heads, !belongs
+		m.knockNext = m.offeredAt.Add(knockAgain)
 		if belongs {
 			m.offered, m.reached = [32]byte{}, false
 			m.failures, m.next = 0, time.Time{}

@@ -83,6 +83,9 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 		}
 	}
 	_ = s.Reset()
+	if errors.Is(err, errNotAdmitted) {
+		_ = s.Conn().Close() // it was a member's; if it comes again, it comes as what it is now
+	}
 	h.unregister(l, err)
 	h.logEnd(device, err)
 	return err
