@@ -144,6 +144,10 @@ func (h *Host) serveKnock(ctx context.Context, s network.Stream, device trust.De
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
 	belongs := h.cfg.Admit(device) // it may have been let in by somebody else's word meanwhile
+	if !belongs && !h.gate.knocks.inside(device, time.Now()) {
+		_ = s.Reset() // it was let in for something else, or is one that was cut off
+		return
+	}
 	if !belongs {
 		defer func() {
 			if !belongs {

@@ -91,7 +91,7 @@ func (r *Replica) Former(device trust.DeviceID) bool {
 }
 
 // maxBrought is how many entries, unknown here, a device that was removed may bring. A removal and the new keys after it are three, a
-// device that joins is one: so many are years of a practice that has come apart, and judged within a second or so.
+// device that joins is one: so many are years of a practice that has come apart, and judged in some tenths of a second.
 const maxBrought = 1024
 
 // Readmit takes the membership entries that a device brings which does not belong, as far as is known here, if with them it does, and
