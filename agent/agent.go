@@ -182,7 +182,7 @@ func (a *Agent) Run(ctx context.Context) error {
 			_, member := a.records.State().Member(d)
 			return member
 		},
-		Root:   a.rootKey,
+		Root: a.rootKey, Readmission: a.records,
 		OnPeer: a.peers.changed, OnAddrs: a.peers.learnt,
 		// What one frame brings is made durable at once, and a cut loses no more than one.
 		Session: session.Config{FramePayload: 64 << 10},

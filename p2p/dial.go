@@ -110,6 +110,19 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 			continue
 		}
 		connected := len(h.host.Network().ConnsToPeer(m.id)) > 0
+		if at := m.knockAt; connected && !at.IsZero() {
+			if at.Before(m.knockNext) {
+				at = m.knockNext
+			}
+			if !now.Before(at) {
+				m.reaching, m.knockAt, m.knockNext = true, time.Time{}, now.Add(knockSoon)
+				h.work.Go(func() { h.knock(ctx, m) })
+				continue
+			}
+			if next.IsZero() || at.Before(next) {
+				next = at
+			}
+		}
 		if connected && !h.opens(m.device) || !connected && (!m.known || len(m.addrs)+len(m.nearLocked(now)) == 0) {
 			continue
 		}
@@ -124,9 +137,12 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 		}
 		if m.reached && !connected {
 			m.reason = "it hangs up on this device"
+			if m.refused {
+				m.reason = reasonRemoved
+			}
 		}
 		busy++
-		m.reaching, m.reached = true, false
+		m.reaching, m.reached, m.knockAt = true, false, time.Time{}
 		h.work.Go(func() { h.reach(ctx, m) })
 	}
 	return next
@@ -152,6 +168,8 @@ func (h *Host) reach(ctx context.Context, m *member) {
 	h.waitLocked(m) // until a session has shown that the peer takes us
 	if m.reached = err == nil; !m.reached {
 		m.reason = "cannot reach it"
+	} else if s == nil && m.link == nil {
+		m.knockAt = time.Now().Add(knockAfter)
 	}
 	h.mu.Unlock()
 	if s != nil {

@@ -3,6 +3,7 @@ package p2p
 import (
 	"crypto/sha256"
 	"strings"
+	"time"
 
 	"chartmesh/trust"
 )
@@ -36,6 +37,32 @@ func Bare(addrs []string) (list []string) {
 func EncodeRecoverRequest(entries [][]byte) []byte { return recoverRequest(entries).encode() }
 
 func EncodeRecoverAnswer(entries [][]byte) []byte { return recoverAnswer(entries).encode() }
+
+// EncodeKnock and the others are for tests of knocking.
+func EncodeKnock(entries [][]byte) []byte { return encodeKnock(entries) }
+
+func ReencodeKnock(b []byte) ([]byte, error) {
+	list, err := parseKnock(b)
+	return encodeKnock(list), err
+}
+
+const (
+	KnockRefused  = knockRefused
+	KnockSoon     = knockSoon
+	KnockAgain    = knockAgain
+	MaxKnocking   = maxKnocking
+	ReasonRemoved = reasonRemoved
+)
+
+type Knocks struct{ *knocks }
+
+func NewKnocks() Knocks { return Knocks{newKnocks()} }
+
+func (k Knocks) Enter(d trust.DeviceID, now time.Time) bool  { return k.enter(d, now) }
+func (k Knocks) Inside(d trust.DeviceID, now time.Time) bool { return k.inside(d, now) }
+func (k Knocks) Use(d trust.DeviceID, now time.Time) bool    { return k.use(d, now) }
+func (k Knocks) Done(d trust.DeviceID)                       { k.done(d) }
+func (k Knocks) Readmitted(d trust.DeviceID)                 { k.readmitted(d) }
 
 func ReencodeRecoverRequest(b []byte) ([]byte, error) {
 	q, err := parseRecoverRequest(b)

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/connmgr"
 	"github.com/libp2p/go-libp2p/core/control"
@@ -28,13 +29,17 @@ type gate struct {
 	root    func(trust.DeviceID) RootKey
 	callers func(RootKey) int
 	old     *rate.Limiter // of replaced codes let in
+
+	// former says who was removed. Such a device is let in, seldom, for the protocol of knocking alone.
+	former func(trust.DeviceID) bool
+	knocks *knocks
 }
 
 var _ connmgr.ConnectionGater = (*gate)(nil)
 
 func newGate(admit func(trust.DeviceID) bool, invites Invites) *gate {
 	return &gate{admit: admit, invites: invites, strangers: func() int { return 0 }, callers: func(RootKey) int { return 0 },
-		root: func(trust.DeviceID) RootKey { return RootNone },
+		root: func(trust.DeviceID) RootKey { return RootNone }, former: func(trust.DeviceID) bool { return false }, knocks: newKnocks(),
 		rate: rate.NewLimiter(strangersPerSecond, strangersBurst), old: rate.NewLimiter(strangersPerSecond, strangersBurst)}
 }
 
@@ -52,6 +57,18 @@ func (g *gate) admits(id peer.ID) bool {
 	return err == nil && g.admit(d)
 }
 
+// lets says whether a device that was removed may come in now to knock.
+func (g *gate) lets(id peer.ID) bool {
+	d, err := DeviceOf(id)
+	return err == nil && g.former(d) && g.knocks.enter(d, time.Now())
+}
+
+// knocking says whether a device was let in to knock.
+func (g *gate) knocking(id peer.ID) bool {
+	d, err := DeviceOf(id)
+	return err == nil && g.knocks.inside(d, time.Now())
+}
+
 // InterceptPeerDial lets members be dialled.
 func (g *gate) InterceptPeerDial(id peer.ID) bool { return g.open.Load() && g.admits(id) }
 
@@ -61,7 +78,7 @@ func (g *gate) InterceptAddrDial(peer.ID, ma.Multiaddr) bool { return g.open.Loa
 // InterceptAccept lets anybody begin a handshake, as fast as the resource limits allow.
 func (g *gate) InterceptAccept(network.ConnMultiaddrs) bool { return g.open.Load() }
 
-// InterceptSecured lets members in, who has the recovery code and, while an invite is open, a few strangers.
+// InterceptSecured lets members in, who has the recovery code, now and then who was removed and, while an invite is open, a few strangers.
 func (g *gate) InterceptSecured(dir network.Direction, id peer.ID, _ network.ConnMultiaddrs) bool {
 	switch {
 	case !g.open.Load():
@@ -71,6 +88,9 @@ func (g *gate) InterceptSecured(dir network.Direction, id peer.ID, _ network.Con
 	}
 	if root := g.recovers(id); root != RootNone {
 		return dir == network.DirInbound && g.callers(root) < maxCallers && (root == RootInForce || g.old.Allow())
+	}
+	if dir == network.DirInbound && g.lets(id) {
+		return true
 	}
 	return dir == network.DirInbound && g.invites != nil && g.invites.Open() && g.strangers() < maxStrangers &&
 		g.rate.Allow()

@@ -53,7 +53,8 @@ type Host struct {
 	closed   sync.Once
 	running  atomic.Bool
 	feed     session.Feed
-	full     atomic.Bool // this device stores nothing
+	full     atomic.Bool   // this device stores nothing
+	hearing  chan struct{} // held by the one removed device that is heard
 
 	mu struct {
 		sync.Mutex
@@ -82,6 +83,12 @@ type member struct {
 	next     time.Time // not before
 	failures int
 
+	knockAt   time.Time // when it is taken not to let this device in; zero: never
+	offered   [32]byte  // the heads of the entries that it was offered, and did not let this device in for
+	offeredAt time.Time // when it last answered to that
+	knockNext time.Time // not before
+	refused   bool      // what it answered last
+
 	last    session.Status // of the last link
 	contact time.Time
 	reason  string // why there is no link
@@ -108,7 +115,7 @@ func Open(cfg Config) (*Host, error) {
 	h := &Host{
 		cfg: cfg, log: cfg.Logger, self: cfg.Identity.Device(),
 		gate: newGate(cfg.Admit, cfg.Invites), poke: make(chan struct{}, 1), announce: make(chan struct{}, 1), closing: make(chan struct{}),
-		news: newNews(cfg.OnPeer, cfg.OnAddrs),
+		hearing: make(chan struct{}, 1), news: newNews(cfg.OnPeer, cfg.OnAddrs),
 	}
 	h.mu.online = !cfg.Offline
 	h.mu.peers, h.mu.proven = map[trust.DeviceID]*member{}, map[trust.DeviceID]int{}
@@ -118,13 +125,18 @@ func Open(cfg Config) (*Host, error) {
 	}
 	h.host = lh
 	h.gate.strangers = func() int {
-		return h.count(func(id peer.ID) bool { return !h.gate.admits(id) && h.gate.recovers(id) == RootNone })
+		return h.count(func(id peer.ID) bool {
+			return !h.gate.admits(id) && h.gate.recovers(id) == RootNone && !h.gate.knocking(id)
+		})
 	}
 	h.gate.callers = func(kind RootKey) int {
 		return h.count(func(id peer.ID) bool { return h.gate.recovers(id) == kind })
 	}
 	if cfg.Root != nil {
 		h.gate.root = cfg.Root
+	}
+	if cfg.Readmission != nil {
+		h.gate.former = cfg.Readmission.Former
 	}
 	return h, nil
 }
@@ -163,6 +175,9 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.cfg.Root != nil {
 		h.host.SetStreamHandler(RecoverProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveRecovery) })
 	}
+	if h.cfg.Readmission != nil {
+		h.host.SetStreamHandler(KnockProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveKnock) })
+	}
 	h.work.Go(func() { h.listenEvents(ctx, events) })
 	h.work.Go(func() { h.news.run(ctx) })
 	h.work.Go(func() { watchWakes(ctx, clocks(time.Now()), h.woke) })
@@ -179,6 +194,7 @@ func (h *Host) Run(ctx context.Context) error {
 	h.host.RemoveStreamHandler(SyncProtocol)
 	h.host.RemoveStreamHandler(JoinProtocol)
 	h.host.RemoveStreamHandler(RecoverProtocol)
+	h.host.RemoveStreamHandler(KnockProtocol)
 	h.host.Network().StopNotify(changes)
 	h.mu.Lock()
 	h.mu.ended = true
@@ -325,7 +341,7 @@ func (h *Host) MembershipChanged() {
 // reports a change of the membership may hold what Invites needs.
 func (h *Host) sweep() {
 	for _, id := range h.host.Network().Peers() {
-		if !h.gate.admits(id) && h.gate.recovers(id) == RootNone && (h.cfg.Invites == nil || !h.cfg.Invites.Open()) {
+		if !h.gate.admits(id) && h.gate.recovers(id) == RootNone && !h.gate.knocking(id) && (h.cfg.Invites == nil || !h.cfg.Invites.Open()) {
 			_ = h.host.Network().ClosePeer(id)
 		}
 	}

@@ -25,6 +25,10 @@ import (
 
 // serveJoin answers a newcomer, on the inviter's side.
 func (h *Host) serveJoin(ctx context.Context, s network.Stream, device trust.DeviceID) {
+	if h.gate.knocking(s.Conn().RemotePeer()) && !h.cfg.Invites.Open() {
+		_ = s.Reset() // it was let in for something else
+		return
+	}
 	began := time.Now()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

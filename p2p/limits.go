@@ -34,6 +34,9 @@ const (
 	maxCallers        = 4 // connections of who has the recovery code, or one that was replaced
 	maxRecoverRequest = MaxJoinAnswer
 
+	maxKnocking = 4 // removed devices that were let in to knock
+	maxKnock    = MaxJoinAnswer
+
 	maxAddrs     = 16 // kept per peer
 	maxKnown     = 1024
 	maxParallel  = 8 // dials at once
@@ -53,6 +56,11 @@ const (
 	joinPatience    = 10 * time.Second       // with a stranger who has proven nothing
 	confirmLimit    = 15 * time.Minute       // for an administrator to confirm one who has
 	recoverPatience = 20 * time.Second       // with who has the recovery code, and of it
+	knockPatience   = strangerLimit          // with a removed device that knocks, and of it
+	knockAfter      = 3 * time.Second        // by which a peer that opens the stream has done so, if it lets this device in
+	knockSoon       = time.Minute            // between two connections of a removed device that has not knocked
+	knockAgain      = 10 * time.Minute       // and of one that has, in vain; and before one knocks again
+	knockSame       = time.Hour              // with the same entries
 	refusalDelay    = 300 * time.Millisecond // every refusal takes this long, whatever its reason
 	strangerLimit   = 30 * time.Second       // then a stranger's connection is closed
 	linkSettled     = time.Second            // an inbound connection beside a younger link is of two that dialled at once

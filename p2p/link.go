@@ -83,6 +83,9 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 		}
 	}
 	_ = s.Reset()
+	if errors.Is(err, errNotAdmitted) {
+		_ = s.Conn().Close() // it was a member's; if it comes again, it comes as what it is now
+	}
 	h.unregister(l, err)
 	h.logEnd(device, err)
 	return err
@@ -129,7 +132,7 @@ func (h *Host) register(l *link) error {
 			h.mu.Unlock()
 			return errClosing
 		case m.link == nil:
-			m.link, m.reason, m.incompt, m.reached = l, "", false, false
+			m.link, m.reason, m.incompt, m.reached, m.knockAt = l, "", false, false, time.Time{}
 			h.mu.Unlock()
 			return nil
 		}
@@ -150,6 +153,15 @@ func (h *Host) unregister(l *link, err error) {
 	h.mu.past.add(status)
 	m.incompt = status.Incompatible
 	m.reason = reasonOf(err)
+	switch heard := !status.LastFrame.IsZero(); {
+	case heard:
+		m.refused = false
+	case m.refused:
+		m.reason = reasonRemoved
+		fallthrough
+	case h.opens(l.device):
+		m.knockAt = time.Now() // it said no word
+	}
 	if status.LastFrame.After(m.contact) {
 		m.contact = status.LastFrame
 	}
@@ -159,6 +171,9 @@ func (h *Host) unregister(l *link, err error) {
 	h.tell(l.device)
 	h.wakeDialler()
 }
+
+// reasonRemoved is why a peer does not let this device in that has said so.
+const reasonRemoved = "it does not let this device in: as far as it knows, this one was removed"
 
 func reasonOf(err error) string {
 	switch {

@@ -4,7 +4,8 @@
 // invites a stranger to join the practice.
 //
 // Guarantees: nobody but members talks to the host, judged after the handshake has proven who is there; while an invite
-// is open a stranger may speak the join protocol and no other, and who has the recovery code that of recovery. The host keeps
+// is open a stranger may speak the join protocol and no other, who has the recovery code that of recovery, and who was removed may
+// bring membership entries and gets a yes or no. The host keeps
 // a connection to every member whose addresses it knows, and one sync session with each. The private key never leaves the [Identity].
 //
 // What is synced, who is a member and where peers live is left to the caller; the session itself to package session.
@@ -52,6 +53,8 @@ type Config struct {
 	Offline bool // begin offline
 	// Root says what a key is to the practice as to recovery, by the membership log; nil: whoever has the recovery code gets no answer.
 	Root func(trust.DeviceID) RootKey
+	// Readmission judges who was removed and says that he belongs; nil: he is a stranger.
+	Readmission Readmission
 
 	// LAN tags announcements on the local network, under a key that all members have; nil: the network is not searched.
 	LAN lan.Tagger

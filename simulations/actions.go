@@ -365,7 +365,7 @@ func (w *World) partition(groups int) {
 		w.note("partition: %v", names)
 	}
 	for _, l := range w.net.links {
-		if !w.net.reachable(l) {
+		if l.conn != nil && !w.net.reachable(l) {
 			w.drop(l)
 		} else {
 			w.dial(l)

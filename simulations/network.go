@@ -29,6 +29,9 @@ type link struct {
 	dialing bool
 	conn    *conn // nil: not connected
 	late    [2]time.Time
+
+	knocking bool        // an end is about to bring its membership log
+	refused  [2][32]byte // the heads of both when that changed nothing
 }
 
 // conn is a session at each end of a link.
@@ -104,7 +107,11 @@ func (n *network) reachable(l *link) bool {
 
 // dial connects a link after a while, if that is possible then.
 func (w *World) dial(l *link) {
-	if l.dialing || l.conn != nil || !w.net.reachable(l) {
+	if l.dialing || l.conn != nil {
+		return
+	}
+	if !w.net.reachable(l) {
+		w.knock(l)
 		return
 	}
 	l.dialing = true

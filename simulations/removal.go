@@ -86,7 +86,7 @@ func (d *device) belongs(other *device) bool {
 	return ok
 }
 
-// admits reports whether a device lets another connect: who does not belong, as far as it knows, is not let in.
+// admits reports whether a device lets another connect: who does not belong, as far as it knows, is not let in, and may knock.
 func (d *device) admits(other *device) bool { return !d.w.cfg.Removals || d.belongs(other) }
 
 // remove has one device remove another.
@@ -150,6 +150,11 @@ func (d *device) enter(what string, make func(*trust.State) ([]trust.Entry, erro
 		w.fail("I-sound", "%s cannot %s: %v", d.name, what, err)
 		return
 	}
+	w.heard(d)
+}
+
+// heard has a device that came by membership entries otherwise than from a session tell its peers.
+func (w *World) heard(d *device) {
 	for _, e := range w.net.ends(d) {
 		e.session().LocalEntries(w.now)
 	}
@@ -235,7 +240,7 @@ func (d *device) sayKeys() {
 }
 
 // truth is what all entries amount to that are held by any device of the practice: of the most that let each other in, directly or by
-// others. Who was removed and struck back in return, where nobody hears of it, is a practice of his own.
+// others. Two administrators who removed each other, where nobody else heard of it, are a practice each.
 func (w *World) truth() *trust.State {
 	m := &w.membership
 	var of strings.Builder
@@ -293,24 +298,6 @@ func (w *World) remaining() []*device {
 	})
 }
 
-// checkApart is I-members of those who should belong, and do not let the others in: each has heard of a removal that these cannot hear
-// of, since whoever knows of it does not let them in either. Two administrators who remove each other part a practice so for ever,
-// unless somebody belongs to both parts.
-func (w *World) checkApart() {
-	st, remaining := w.truth(), w.remaining()
-	for _, d := range w.devices {
-		if _, ok := st.Member(d.keys.Device()); !ok || slices.Contains(remaining, d) {
-			continue
-		}
-		w.report.Apart++
-		if !slices.ContainsFunc(w.membership.removals, func(r removal) bool {
-			return d.replica.State().Contains(r.entry) && !st.Contains(r.entry)
-		}) {
-			w.fail("I-members", "%s lets nobody in, and knows no more than the others", d.name)
-		}
-	}
-}
-
 // keyless finds the chunks that nobody who remains can open: nobody who knows of their epoch is let in, or its key was given to nobody of
 // them.
 func (w *World) keyless() (list map[chunk.ID]bool) {
@@ -359,10 +346,13 @@ func (d *device) eachChunk(do func(chunk.Sealed) error) error {
 	})
 }
 
-// settled reports whether nobody is to rotate anything.
+// settled reports whether nobody is to rotate anything, nor about to knock.
 func (w *World) settled() bool {
 	if !w.cfg.Removals {
 		return true
+	}
+	if w.knocking() {
+		return false
 	}
 	for _, d := range w.remaining() {
 		if d.due() {
@@ -442,10 +432,11 @@ func (w *World) checkMembers() {
 }
 
 // expected returns the removals that should stand. One falls if its author was removed by somebody who did not know of it, by a removal
-// that stands; where that goes round in a circle, who was added earlier prevails.
+// that stands; its author may have known that one, and that it did not stand then. Where that goes round in a circle, which hangs on no
+// other, who was added earlier prevails, of those who knew of no removal of themselves that is open.
 func (w *World) expected(st *trust.State) (list []removal) {
 	open := slices.DeleteFunc(slices.Clone(w.membership.removals), func(r removal) bool { return !st.Contains(r.entry) })
-	attacks := func(a, r removal) bool { return a.whom == r.by && !a.knew[r.entry] && !r.knew[a.entry] }
+	attacks := func(a, r removal) bool { return a.whom == r.by && !a.knew[r.entry] }
 	settle := func(r removal) { // it stands
 		list = append(list, r)
 		open = slices.DeleteFunc(open, func(o removal) bool { return o.entry == r.entry || attacks(r, o) })
@@ -454,10 +445,13 @@ func (w *World) expected(st *trust.State) (list []removal) {
 		free := slices.IndexFunc(open, func(r removal) bool {
 			return !slices.ContainsFunc(open, func(a removal) bool { return attacks(a, r) })
 		})
-		if free < 0 { // a circle
-			free = 0
+		if free < 0 {
+			hangs := hangsOn(open, attacks)
 			for i, r := range open {
-				if r.by.index < open[free].by.index {
+				loose := slices.ContainsFunc(open, func(a removal) bool {
+					return attacks(a, r) && r.knew[a.entry] || hangs[r.entry][a.entry] && !hangs[a.entry][r.entry]
+				})
+				if !loose && (free < 0 || r.by.index < open[free].by.index) {
 					free = i
 				}
 			}
@@ -465,6 +459,24 @@ func (w *World) expected(st *trust.State) (list []removal) {
 		settle(open[free])
 	}
 	return list
+}
+
+// hangsOn says of each removal which others it hangs on: those that attack it, those that attack these, and so on.
+func hangsOn(open []removal, attacks func(a, r removal) bool) map[trust.EntryID]map[trust.EntryID]bool {
+	all := map[trust.EntryID]map[trust.EntryID]bool{}
+	for _, r := range open {
+		on := map[trust.EntryID]bool{}
+		for queue := []removal{r}; len(queue) > 0; queue = queue[1:] {
+			for _, a := range open {
+				if attacks(a, queue[0]) && !on[a.entry] {
+					on[a.entry] = true
+					queue = append(queue, a)
+				}
+			}
+		}
+		all[r.entry] = on
+	}
+	return all
 }
 
 // checkKeys is I-keys: every scope has one newest epoch, which all who belong open, and who does not belong neither opens it, with all

@@ -45,6 +45,7 @@ func TestRemovals(t *testing.T) {
 					failure, strings.Join(failure.Trace, "\n"), seed)
 			}
 			all.Removed, all.Barred, all.Spared, all.Said = all.Removed+report.Removed, all.Barred+report.Barred, all.Spared+report.Spared, all.Said+report.Said
+			all.Readmitted += report.Readmitted
 			if testing.Verbose() {
 				t.Logf("%+v", report)
 			}
@@ -52,6 +53,9 @@ func TestRemovals(t *testing.T) {
 		if t.Failed() && os.Getenv("SIM_FIRST") != "" {
 			break
 		}
+	}
+	if !t.Failed() && n >= 20 && all.Readmitted == 0 {
+		t.Error("nobody was let in again by what it brought")
 	}
 	if !t.Failed() && n >= 20 && (all.Removed == 0 || all.Barred == 0 || all.Spared == 0) {
 		t.Errorf("%d devices were removed, %d changes taken out, %d built on: something never happens", all.Removed, all.Barred, all.Spared)

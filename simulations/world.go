@@ -41,7 +41,8 @@ type Report struct {
 	Conflicts, Changes, Digests, Steps int
 	Checkpoints, Deleted               int
 	Removed, Barred, Spared            int // devices, and what they wrote beyond their cuts: taken out, or built on
-	Apart                              int // devices that an administrator who was removed took with him
+	Apart                              int // devices that belong by what most know, and let none of these in
+	Readmitted                         int // times that a device was let in again by entries that it brought
 	Said                               int // times that a member said a key which no administrator had
 	Virtual                            time.Duration
 	Trace                              uint64 // a hash of all steps

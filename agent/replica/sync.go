@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 
 	"chartmesh/chunk"
 	"chartmesh/p2p/session"
@@ -68,25 +69,72 @@ func (r *Replica) EntriesSince(heads []trust.EntryID) [][]byte {
 // AddEntries takes membership entries of a peer: each is judged on top of those before it, and they become part of the
 // state once they are durable.
 func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [][]byte) error {
+	list, err := parseEntries(from, entries)
+	if err != nil {
+		return err
+	}
 	r.membership.Lock()
 	defer r.membership.Unlock()
-	var batch storage.Batch
-	var refused refusals
-	defer func() { refused.tell(r, from, "membership entries are not accepted") }()
+	st, errs := r.State().WithAll(list)
+	if err := r.adoptEntries(ctx, from, st, list, errs); !errors.Is(err, storage.ErrNoRoom) {
+		return err
+	}
+	return nil // left out: the next HELLO asks again
+}
+
+// Former reports whether a device belonged, and was removed.
+func (r *Replica) Former(device trust.DeviceID) bool {
+	st := r.State()
+	_, removed := st.Removed(device)
+	_, member := st.Member(device)
+	return removed && !member
+}
+
+// maxBrought is how many entries, unknown here, a device that was removed may bring. A removal and the new keys after it are three, a
+// device that joins is one: so many are years of a practice that has come apart, and judged in some tenths of a second.
+const maxBrought = 1024
+
+// Readmit takes the membership entries that a device brings which does not belong, as far as is known here, if with them it does, and
+// reports whether it belongs now. Otherwise none is taken: who was removed must not fill the log of those who know it.
+func (r *Replica) Readmit(ctx context.Context, from trust.DeviceID, entries [][]byte) (bool, error) {
+	list, err := parseEntries(from, entries)
+	if err != nil {
+		return false, err
+	}
+	r.membership.Lock()
+	defer r.membership.Unlock()
+	before := r.State()
+	list = slices.DeleteFunc(list, func(e trust.Entry) bool { return before.Contains(e.ID()) })
+	if len(list) > maxBrought {
+		return false, fmt.Errorf("membership entries from %v: %d are unknown, more than %d", from, len(list), maxBrought)
+	}
+	st, errs := before.WithAll(list)
+	if _, belongs := st.Member(from); !belongs {
+		return false, nil
+	}
+	return true, r.adoptEntries(ctx, from, st, list, errs)
+}
+
+func parseEntries(from trust.DeviceID, entries [][]byte) ([]trust.Entry, error) {
 	list := make([]trust.Entry, len(entries))
 	for i, b := range entries {
 		var err error
 		if list[i], err = trust.ParseEntry(b); err != nil {
-			return fmt.Errorf("membership entry from %v: %w", from, err)
+			return nil, fmt.Errorf("membership entry from %v: %w", from, err)
 		}
 	}
-	added := 0
-	st, errs := r.State().WithAll(list)
+	return list, nil
+}
+
+// adoptEntries makes those entries durable that trust.State.WithAll took, and lets the state follow. The caller holds Replica.membership.
+func (r *Replica) adoptEntries(ctx context.Context, from trust.DeviceID, st *trust.State, list []trust.Entry, errs []error) error {
+	var batch storage.Batch
+	var refused refusals
+	defer func() { refused.tell(r, from, "membership entries are not accepted") }()
 	for i, err := range errs {
 		var parent *trust.MissingParent
 		switch e := list[i]; {
 		case err == nil:
-			added++
 			batch.Put(storage.Member.Key(e.ID()), e.Bytes())
 		case errors.Is(err, trust.ErrKnown), errors.As(err, &parent):
 		default:
@@ -94,13 +142,10 @@ func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [
 			refused.add(e.ID(), err)
 		}
 	}
-	if added == 0 {
+	if batch.Len() == 0 {
 		return nil
 	}
-	if err := r.adoptState(ctx, &batch, st); !errors.Is(err, storage.ErrNoRoom) {
-		return err
-	}
-	return nil // left out: the next HELLO asks again
+	return r.adoptState(ctx, &batch, st)
 }
 
 // adoptState makes membership entries durable and lets the state follow. The caller holds Replica.membership.
