@@ -140,6 +140,67 @@ func (a *Agent) Rename(ctx context.Context, req api.RenameRequest) error {
 	})
 }
 
+// AgreeMembership agrees to the checkpoint that is open, or begins one. One that waits for somebody who is no administrator any more is
+// never sealed, and another is begun in its place.
+func (a *Agent) AgreeMembership(ctx context.Context) (out api.Agreement, err error) {
+	out.Did = "nothing"
+	err = a.enter(ctx, func(st *trust.State) ([]trust.Entry, error) {
+		self := a.keys.Device()
+		var of trust.EntryID
+		if last, ok := openAgreement(st); ok {
+			if len(last.Waiting) == 0 && !changedSince(st, last) || slices.Contains(last.Agreed, self) && len(last.Waiting) > 0 {
+				return nil, nil
+			}
+			if slices.Contains(last.Waiting, self) {
+				of = last.Entry
+			}
+		}
+		e, err := a.keys.CheckIn(st, of, time.Now())
+		if err != nil {
+			return nil, err
+		}
+		if out.Did = "agreed"; of == (trust.EntryID{}) {
+			out.Did = "began"
+		}
+		return []trust.Entry{e}, nil
+	})
+	if err != nil {
+		return api.Agreement{}, err
+	}
+	st := a.records.State()
+	last, ok := openAgreement(st)
+	if !ok {
+		return out, nil
+	}
+	for _, id := range last.Agreed {
+		out.Agreed = append(out.Agreed, a.membershipKey(st, id))
+	}
+	out.Waiting = []api.MembershipKey{}
+	for _, id := range last.Waiting {
+		out.Waiting = append(out.Waiting, a.membershipKey(st, id))
+	}
+	out.Sealed = len(out.Waiting) == 0
+	return out, nil
+}
+
+// openAgreement returns the last checkpoint that is sealed or may still be.
+func openAgreement(st *trust.State) (trust.Agreement, bool) {
+	for _, c := range slices.Backward(st.Agreements()) {
+		if !slices.ContainsFunc(c.Waiting, func(id trust.DeviceID) bool {
+			m, ok := st.Member(id)
+			return !ok || m.Role != trust.RoleAdmin
+		}) {
+			return c, true
+		}
+	}
+	return trust.Agreement{}, false
+}
+
+// changedSince reports whether the membership log holds something that a checkpoint has not seen, but for words on it.
+func changedSince(st *trust.State, c trust.Agreement) bool {
+	return slices.ContainsFunc(st.Since([]trust.EntryID{c.Entry}), func(e trust.Entry) bool { return e.Kind() != trust.KindCheckpoint })
+}
+
 // CheckRecovery reports what a recovery code opens.
 func (a *Agent) CheckRecovery(_ context.Context, code string) (api.RecoveryReport, error) {
 	st := a.records.State()

@@ -143,6 +143,37 @@ func (s *State) Removed(id DeviceID) (Cut, bool) {
 	return slices.Clone(st.cut), st.removed
 }
 
+// Agreement is a checkpoint that stands: once nobody is waited for, nothing comes beside it any more.
+type Agreement struct {
+	Entry   EntryID
+	Agreed  []DeviceID // who began it, and the administrators who agreed; ascending
+	Waiting []DeviceID // the other administrators of when it was begun; ascending
+}
+
+// Agreements returns the checkpoints that stand, each after those before it.
+func (s *State) Agreements() (list []Agreement) {
+	v := s.all()
+	for _, n := range s.order {
+		if _, ok := n.p.states.(*Checkpoint); !ok || n.agrees || !v.sees(n) {
+			continue
+		}
+		a := Agreement{Entry: n.ID(), Agreed: []DeviceID{n.Author()}}
+		for _, by := range s.agreements[n.ID()] {
+			if v.sees(by) && !slices.Contains(a.Agreed, by.Author()) {
+				a.Agreed = append(a.Agreed, by.Author())
+			}
+		}
+		for _, id := range n.admins {
+			if !slices.Contains(a.Agreed, id) {
+				a.Waiting = append(a.Waiting, id)
+			}
+		}
+		slices.SortFunc(a.Agreed, compareDeviceID)
+		list = append(list, a)
+	}
+	return list
+}
+
 // Scopes returns the scopes, ascending by ID.
 func (s *State) Scopes() []Scope {
 	out := slices.Clone(s.scopes)

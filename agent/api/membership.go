@@ -17,6 +17,9 @@ type Membership interface {
 	Remove(ctx context.Context, req RemovalRequest) (RemovalReport, error)
 	// SetRole gives a device another role: admin, member, reader or server.
 	SetRole(ctx context.Context, req RoleRequest) error
+	// AgreeMembership has this administrator's device agree to the membership log so far. Once all administrators have, nothing that somebody
+	// dates back comes beside it. CodeForbidden unless this device is an administrator's.
+	AgreeMembership(ctx context.Context) (Agreement, error)
 	// CheckRecovery reports what a recovery code opens. CodeInvalid says what is wrong with it.
 	CheckRecovery(ctx context.Context, code string) (RecoveryReport, error)
 	// Promote makes this device an administrator's by the recovery code, when there is no other left.
@@ -92,6 +95,14 @@ type RenameRequest struct {
 	Device string `json:"device,omitempty"`
 	Name   string `json:"name,omitempty"`
 	Site   string `json:"site,omitempty"`
+}
+
+// Agreement says who of the administrators has agreed to the membership log so far.
+type Agreement struct {
+	Did     string          `json:"did"` // began, agreed, or nothing: nothing has changed since, or others are waited for
+	Agreed  []MembershipKey `json:"agreed"`
+	Waiting []MembershipKey `json:"waiting"` // nobody: it is sealed
+	Sealed  bool            `json:"sealed"`
 }
 
 // RemovalRequest names a device by its name or peer ID. With a recovery code the removal outranks whatever the device may
@@ -182,6 +193,14 @@ func (h *handler) rename(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, req, h.agent.Rename(r.Context(), req))
+}
+
+func (h *handler) agree(w http.ResponseWriter, r *http.Request) error {
+	if _, err := small[struct{}](w, r); err != nil {
+		return err
+	}
+	a, err := h.agent.AgreeMembership(r.Context())
+	return writeJSON(w, a, err)
 }
 
 func (h *handler) remove(w http.ResponseWriter, r *http.Request) error {

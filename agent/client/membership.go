@@ -23,6 +23,12 @@ func (c *Client) Rename(ctx context.Context, req api.RenameRequest) error {
 	return c.post(ctx, "/v1/membership/names", req, &answer)
 }
 
+// AgreeMembership implements api.Agent.
+func (c *Client) AgreeMembership(ctx context.Context) (a api.Agreement, err error) {
+	err = c.post(ctx, "/v1/membership/checkpoints", struct{}{}, &a)
+	return a, err
+}
+
 // Remove implements api.Agent.
 func (c *Client) Remove(ctx context.Context, req api.RemovalRequest) (report api.RemovalReport, err error) {
 	err = c.post(ctx, "/v1/membership/removals", req, &report)

@@ -108,6 +108,55 @@ func deed(e api.MembershipEntry) string {
 	return e.Kind
 }
 
+func (c *cli) peerCheckpointCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "checkpoint",
+		Short: "agree, as an administrator, to the membership so far",
+		Long: `Has this administrator's device agree to everything that the membership log says so far, as "chartmesh peer log" lists it. Once all
+administrators have agreed nothing comes beside it any more: what a removed administrator dates back is void, whenever it turns up.
+
+The first to call it begins a checkpoint; the others call it on their devices to agree.`,
+		Example: `  chartmesh peer checkpoint
+  chartmesh peer checkpoint --json`,
+		Args: cobra.NoArgs,
+		RunE: c.do(func(ctx context.Context, _ []string) error {
+			return c.with(ctx, func(agent api.Agent, _ bool) error {
+				a, err := agent.AgreeMembership(ctx)
+				if err != nil {
+					return err
+				}
+				p := c.printer()
+				if c.json {
+					p.json(a)
+				} else {
+					p.agreement(a)
+				}
+				return p.failed
+			})
+		}),
+	}
+}
+
+func (p *printer) agreement(a api.Agreement) {
+	switch a.Did {
+	case "began":
+		p.line("agreed to the membership so far")
+	case "agreed":
+		p.line("agreed to what another administrator has agreed to")
+	default:
+		p.line("there is nothing new to agree to")
+	}
+	var waiting []string
+	for _, k := range a.Waiting {
+		waiting = append(waiting, who(k))
+	}
+	if a.Sealed {
+		p.line("all administrators have agreed: nothing comes beside it any more")
+	} else {
+		p.line("still to agree, by the same command: %s", strings.Join(waiting, ", "))
+	}
+}
+
 func (c *cli) peerRenameCommand() *cobra.Command {
 	req := api.RenameRequest{}
 	practice := ""

@@ -112,7 +112,8 @@ func (c *cli) peerCommand() *cobra.Command {
 			})
 		}),
 	}
-	return family("peer", "the devices of the practice", list, c.peerRemoveCommand(), c.peerRoleCommand(), c.peerRenameCommand(), c.peerLogCommand())
+	return family("peer", "the devices of the practice", list, c.peerRemoveCommand(), c.peerRoleCommand(), c.peerRenameCommand(), c.peerLogCommand(),
+		c.peerCheckpointCommand())
 }
 
 // orEmpty makes an empty list [] in JSON, never null.

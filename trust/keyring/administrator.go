@@ -252,6 +252,15 @@ func (a *administrator) rotate(st *trust.State, scope trust.ScopeID, now time.Ti
 	return e, nil
 }
 
+// CheckIn makes the entry by which this administrator begins a checkpoint (a zero of), or agrees to another's.
+func (a *administrator) CheckIn(st *trust.State, of trust.EntryID, now time.Time) (trust.Entry, error) {
+	e, err := a.sign(st, trust.KindCheckpoint, trust.Checkpoint{Of: of}.Encode(), now)
+	if err != nil {
+		return e, fmt.Errorf("agree to the membership: %w", err)
+	}
+	return e, nil
+}
+
 // ReplaceRecovery makes the entry that puts another recovery code in the place of the one in force, and the new code, which
 // is nowhere kept. Who types the old one in ends its right at once; without it (empty), it ends for those who know of the
 // entry. Rotate every scope next: the old code opens every epoch so far, for ever.

@@ -28,6 +28,12 @@ func (a *Agent) Rename(_ context.Context, req api.RenameRequest) error {
 	return a.failing("Rename")
 }
 
+// AgreeMembership implements api.Agent.
+func (a *Agent) AgreeMembership(context.Context) (api.Agreement, error) {
+	return api.Agreement{Did: "began", Agreed: []api.MembershipKey{{Name: "Empfang", Site: "Mitte", PeerID: "12D3KooWEmpfang"}},
+		Waiting: []api.MembershipKey{{Name: "Labor", Site: "Nord", PeerID: "12D3KooWLabor"}}}, a.failing("AgreeMembership")
+}
+
 // Remove implements api.Agent.
 func (a *Agent) Remove(_ context.Context, req api.RemovalRequest) (api.RemovalReport, error) {
 	if req.Device == "nobody" {
