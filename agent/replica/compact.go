@@ -66,18 +66,24 @@ func (t *transaction) noteTail(d *document) {
 	t.batch.Put(storage.Tail.Key(d.id), x.marshal())
 }
 
+// loadCheckpoints reads what compaction waits for. What does not read is passed over: to compact later, or not, loses nothing.
 func (r *Replica) loadCheckpoints(v storage.Reader) error {
 	r.checkpoints, r.tails = map[chunk.Place]checkpoint{}, map[crdt.DocumentID]tail{}
+	unread := func(err error) {
+		r.log.Warn("what is noted of a document's compaction does not read, and is passed over", "error", err)
+	}
 	if err := v.Scan(storage.Checkpoint.All(), nil, func(key, value []byte) error {
 		document, _, _, err := storage.Checkpoint.Parse(key)
 		if err != nil {
 			return err
 		}
 		c, err := parseCheckpointRecord(document, value)
-		if c.state == checkpointOpen {
+		if err != nil {
+			unread(err)
+		} else if c.state == checkpointOpen {
 			r.checkpoints[c.place] = c
 		}
-		return err
+		return nil
 	}); err != nil {
 		return err
 	}
@@ -86,8 +92,13 @@ func (r *Replica) loadCheckpoints(v storage.Reader) error {
 		if err != nil {
 			return err
 		}
-		r.tails[id], err = parseTail(value)
-		return err
+		x, err := parseTail(value)
+		if err != nil {
+			unread(err)
+			return nil
+		}
+		r.tails[id] = x
+		return nil
 	})
 }
 

@@ -220,3 +220,17 @@ func TestContestedIsNotPacked(t *testing.T) {
 	}
 	sameEverywhere(t, a, b, c)
 }
+
+// TestUnreadNotes: notes of compaction that do not read keep no device from starting.
+func TestUnreadNotes(t *testing.T) {
+	d := practice(t, "surgery")[0]
+	d.put(`{"resourceType":"Patient","id":"p1"}`, false)
+	var b storage.Batch
+	b.Put(storage.Tail.Key([32]byte{1}), []byte{1, 2, 3})
+	b.Put(storage.Checkpoint.Key([32]byte{1}, [32]byte{2}, 3), []byte{9})
+	must(t, d.twin.Commit(t.Context(), &b))
+	d.crash()
+	if !strings.Contains(d.get("Patient/p1"), "p1") {
+		t.Error("the record is gone")
+	}
+}
