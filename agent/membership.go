@@ -54,7 +54,7 @@ func (a *Agent) membershipEntry(st *trust.State, e trust.Entry) api.MembershipEn
 		m.Role = about.Role.String()
 	}
 	if sc, ok := st.Scope(about.Scope); ok {
-		m.Scope = sc.Name
+		m.Scope = scopeName(sc)
 	}
 	if v, void := st.Void(e.ID()); void {
 		m.Void = string(v.Why)
@@ -63,6 +63,9 @@ func (a *Agent) membershipEntry(st *trust.State, e trust.Entry) api.MembershipEn
 	}
 	return m
 }
+
+// scopeName names a scope; by its ID if this device cannot read its name.
+func scopeName(sc trust.Scope) string { return cmp.Or(sc.Name, sc.ID.String()) }
 
 func (a *Agent) membershipKey(st *trust.State, id trust.DeviceID) api.MembershipKey {
 	if root, _ := st.Root(); id == root || st.WasRoot(id) {

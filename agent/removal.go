@@ -103,7 +103,7 @@ func (a *Agent) removal(st *trust.State, device trust.DeviceID) (report api.Remo
 		if !st.MayRead(device, sc.ID) {
 			continue
 		}
-		s := api.RemovedScope{Name: sc.Name, LastKey: len(sc.Epochs)}
+		s := api.RemovedScope{Name: scopeName(sc), LastKey: len(sc.Epochs)}
 		if s.Documents, s.Patients, err = a.records.Contents(sc.ID); err != nil {
 			return report, nil, err
 		}

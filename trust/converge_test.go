@@ -132,7 +132,7 @@ func amount(st *trust.State, rejected []trust.Rejected) string {
 		}
 	}
 	for _, sc := range st.Scopes() {
-		fmt.Fprintln(&b, sc.ID, sc.Name, sc.Epochs, sc.Newest, st.CurrentEpoch(sc.ID), st.Readers(sc.ID))
+		fmt.Fprintln(&b, sc.ID, sc.Name, sc.Sealed, sc.Epochs, sc.Newest, st.CurrentEpoch(sc.ID), st.Readers(sc.ID))
 	}
 	lines := strings.Split(b.String(), "\n")
 	slices.Sort(lines) // people come in any order

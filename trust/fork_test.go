@@ -119,7 +119,7 @@ func sentence(l *log, st *trust.State, parents []trust.EntryID, words []string) 
 	case "rotates":
 		d.Kind, d.Payload = trust.KindRotate, rotation(st, scopeOf(st, rest[0])).Encode()
 	case "creates":
-		m := trust.ScopeCreation{NewScope: trust.NewScope{Name: rest[0], Commitment: [32]byte(fill(rest[0], 32))}}
+		m := trust.ScopeCreation{Name: []byte(rest[0]), Commitment: [32]byte(fill(rest[0], 32))}
 		m.Boxes = boxesFor(append([]trust.DeviceID{{}}, devices(rest[1:])...))
 		d.Kind, d.Payload = trust.KindScope, m.Encode()
 	case "reseeds":
@@ -159,7 +159,7 @@ func boxesFor(recipients []trust.DeviceID) (boxes []trust.ScopeBox) {
 
 func scopeOf(st *trust.State, name string) trust.ScopeID {
 	for _, sc := range st.Scopes() {
-		if sc.Name == name {
+		if sc.Name == name || sc.Name == "" && string(sc.Sealed) == name {
 			return sc.ID
 		}
 	}

@@ -60,7 +60,8 @@ type Member struct {
 // Scope is a scope with its epochs, of which each comes after those that it follows.
 type Scope struct {
 	ID     ScopeID
-	Name   string
+	Name   string // of one that the practice founded
+	Sealed []byte // name of one that was created later, under its index key
 	Epochs []Epoch
 	// Newest are the epochs that no other follows, ascending: several after rotations that were made apart, until the next
 	// rotation joins them, and none of a scope whose creation does not stand.
@@ -482,6 +483,9 @@ func (v view) scopes() (list []Scope) {
 			e := Epoch{ID: EpochIDOf(n.ID(), id), Entry: n.ID()}
 			if begun := n.begins(id); begun != nil {
 				sc.Name, e.Commitment = begun.Name, begun.Commitment
+				if m, ok := n.p.states.(*ScopeCreation); ok {
+					sc.Sealed = m.Name
+				}
 			} else if m, ok := n.p.states.(*Rotation); ok {
 				e.Commitment, e.Previous = m.Commitment, m.Previous
 			}

@@ -45,8 +45,13 @@ type PreviousEpoch struct {
 	Sealed []byte
 }
 
-// ScopeCreation is what a scope entry states. The boxes say who reads it, its author and the recovery key at least.
-type ScopeCreation struct{ NewScope }
+// ScopeCreation is what a scope entry states. The boxes say who reads it, its author and the recovery key at least. Nobody else can read
+// its name.
+type ScopeCreation struct {
+	Name       []byte // sealed under the scope's index key
+	Commitment [32]byte
+	Boxes      []ScopeBox
+}
 
 // Anchor is what an anchor entry states of one.
 type Anchor struct {
@@ -219,11 +224,18 @@ func parseRotation(r *wire.Reader) statement {
 // Encode returns the payload of a scope entry.
 func (m ScopeCreation) Encode() []byte {
 	var w wire.Writer
-	m.append(&w)
+	w.Blob(m.Name)
+	w.Raw(m.Commitment[:])
+	appendBoxes(&w, m.Boxes)
 	return w.Bytes()
 }
 
-func parseScopeCreation(r *wire.Reader) statement { return &ScopeCreation{parseNewScope(r)} }
+func parseScopeCreation(r *wire.Reader) statement {
+	m := &ScopeCreation{Name: r.Blob(MaxSealedNames)}
+	r.Fixed(m.Commitment[:])
+	m.Boxes = parseBoxes(r)
+	return m
+}
 
 // Encode returns the payload of an anchor entry.
 func (m Anchor) Encode() []byte {

@@ -221,7 +221,7 @@ func (n *node) role() Role {
 	return n.adds().Role
 }
 
-// begins returns the scope that an entry creates, with its first epoch.
+// begins returns the scope that an entry creates, with its first epoch; without a name where that is sealed.
 func (n *node) begins(scope ScopeID) *NewScope {
 	switch m := n.p.states.(type) {
 	case *Founding:
@@ -232,7 +232,7 @@ func (n *node) begins(scope ScopeID) *NewScope {
 		}
 	case *ScopeCreation:
 		if ScopeIDOfEntry(n.ID()) == scope {
-			return &m.NewScope
+			return &NewScope{Commitment: m.Commitment, Boxes: m.Boxes}
 		}
 	}
 	return nil
