@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 
 	"chartmesh/wire"
 )
@@ -23,42 +24,22 @@ type Conflict struct {
 	Sides []ConflictSide
 	// Shown is the side that is shown meanwhile: of those that are not removals the one with the greatest operation.
 	Shown int
+	// Place is where it is, whatever is shown there and around.
+	Place Place
 }
 
-// Among finds a conflict among others of its resource, as it stands with other changes, perhaps under another ID: an edit within one of
-// its sides leaves the others as they were.
-func (c Conflict) Among(others []Conflict) (Conflict, bool) {
-	at := slices.IndexFunc(others, func(o Conflict) bool { return o.ID == c.ID })
-	if at < 0 {
-		at = slices.IndexFunc(others, c.shares)
-	}
-	if at < 0 {
-		return Conflict{}, false
-	}
-	return others[at], true
+// Around reports whether another conflict is within a side of this one, as their paths are shown.
+func (c Conflict) Around(other Conflict) bool {
+	rest, ok := strings.CutPrefix(other.Path, c.Path)
+	return ok && rest != "" && (c.Path == "" || rest[0] == '.' || rest[0] == '[')
 }
 
-// shares reports whether two conflicts have something in common that was written.
-func (c Conflict) shares(o Conflict) bool {
-	return slices.ContainsFunc(o.Sides, func(s ConflictSide) bool {
-		return slices.ContainsFunc(c.Sides, func(t ConflictSide) bool {
-			return slices.ContainsFunc(t.Ops, func(op OpID) bool { return slices.Contains(s.Ops, op) })
-		})
-	})
-}
-
-// Choice returns what decides the conflict by a value, which is absent for a removal.
-func (c Conflict) Choice(v Value) Choice {
-	at := slices.IndexFunc(c.Sides, func(s ConflictSide) bool {
-		return s.Removed && v.Kind == 0 || !s.Removed && s.Value.Equal(v)
-	})
-	switch {
-	case at >= 0:
-		return ChooseSide(at)
-	case v.Kind == 0:
-		return ChooseRemoved()
-	}
-	return ChooseValue(v)
+// Place names a place in a resource by the container that it is in and its key there, or by what inserted it into a list. It stays the same
+// with every change, and is comparable.
+type Place struct {
+	in      OpID // zero: the resource itself
+	key     string
+	element OpID
 }
 
 // ConflictSide is one of the values of a conflict.
@@ -83,7 +64,7 @@ var (
 
 // conflict describes the conflict in a cell.
 func (n *seen) conflict(root string, at place) Conflict {
-	c := Conflict{ID: n.conflictID(root, at), Path: at.path, Shown: n.shown, Sides: make([]ConflictSide, len(n.sides))}
+	c := Conflict{ID: n.conflictID(root, at), Path: at.path, Place: at.of(n), Shown: n.shown, Sides: make([]ConflictSide, len(n.sides))}
 	for i, s := range n.sides {
 		c.Sides[i] = ConflictSide{Ops: s.ops, Removed: s.removed, Value: s.value}
 	}
@@ -122,6 +103,15 @@ type place struct {
 	key   string // its key there; empty for an element
 	field bool   // of a map, and no element
 	steps []step // from the resource's own cell
+}
+
+// of returns the place of a cell that stands there.
+func (at place) of(n *seen) Place {
+	p := Place{in: at.in, key: at.key}
+	if at.in != (OpID{}) && !at.field && len(n.maps) > 0 {
+		p.element = n.maps[0].op // an element has maps alone
+	}
+	return p
 }
 
 // step leads from a cell to one below.
@@ -182,6 +172,43 @@ func (n *seen) walk(at place, fn func(*seen, place) bool) bool {
 		}
 	}
 	return true
+}
+
+// locate finds a place in a cell and in all that is live below it. A field that holds nothing is found if its map is there.
+func (n *seen) locate(want Place, at place) (*seen, place, bool) {
+	if at.of(n) == want {
+		return n, at, true
+	}
+	below := func(s step) []step { return append(slices.Clip(at.steps), s) }
+	for _, b := range n.maps {
+		if !b.live {
+			continue
+		}
+		b.look()
+		in := func(key string) place {
+			return place{in: b.op, key: key, field: true, steps: below(step{from: n, box: b, key: key})}
+		}
+		if b.op == want.in && b.field(want.key) == nil {
+			return new(seen), in(want.key), true
+		}
+		for i := range b.fields {
+			if f, at, ok := b.fields[i].locate(want, in(b.fields[i].key)); ok {
+				return f, at, true
+			}
+		}
+	}
+	if n.union == nil {
+		return nil, place{}, false
+	}
+	for i, e := range n.union.elements {
+		for j, c := range e.copies {
+			to := place{in: n.union.lists[c.list].Op, steps: below(step{from: n, element: i, copied: j})}
+			if f, at, ok := c.seen.locate(want, to); ok {
+				return f, at, true
+			}
+		}
+	}
+	return nil, place{}, false
 }
 
 // unit is a part of a cell whose values replace each other: the scalars, one map container, the lists, the texts.

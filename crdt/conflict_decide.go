@@ -56,6 +56,35 @@ func Decide(key string, r Register, id ConflictID, choice Choice) ([]Instruction
 	return p.instructions, nil
 }
 
+// At returns what is shown at a place of a resource, absent for nothing. It is false if what the place is in is not there.
+func At(key string, r Register, at Place) (Value, bool) {
+	n, _, ok := look(cell{boxes: ofKind(r, Map)}).locate(at, place{key: key})
+	if !ok {
+		return Value{}, false
+	}
+	return n.value, true
+}
+
+// Say returns the instructions that write a value, absent for a removal, at a place of a resource as a decision does: also where it
+// stands already, so that it meets what others decide, and without settling a conflict around it. ErrNoConflict says that what the
+// place is in is not there.
+func Say(key string, r Register, to Place, want Value) ([]Instruction, error) {
+	root := look(cell{boxes: ofKind(r, Map)})
+	n, at, ok := root.locate(to, place{key: key})
+	if !ok {
+		return nil, fmt.Errorf("say a decision: %w: what it was in is not there", ErrNoConflict)
+	}
+	if !n.holds(want, at) {
+		return nil, fmt.Errorf("say a decision: %w: a value of another kind", ErrChoice)
+	}
+	if err := want.check(1 + len(at.steps)); want.Kind != 0 && err != nil {
+		return nil, fmt.Errorf("say a decision: %w", err)
+	}
+	p := &program{}
+	p.decide(root, address{in: &holder{kind: Map, root: true}, key: key}, at.steps, want)
+	return p.instructions, nil
+}
+
 // of returns the value that is chosen; absent for the removal.
 func (c Choice) of(n *seen) (Value, error) {
 	switch c.kind {

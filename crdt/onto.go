@@ -3,7 +3,6 @@ package crdt
 import (
 	"slices"
 	"strconv"
-	"strings"
 )
 
 // Onto returns what an edit makes of a resource that its author did not see: base, with what differs between before, which they saw,
@@ -80,40 +79,3 @@ func under(path, key string) string {
 }
 
 func atIndex(path string, index int) string { return path + "[" + strconv.Itoa(index) + "]" }
-
-// Became returns what an edit made of what stood at a path of before, of the form of [Conflict.Path]; the absent Value if it removed it.
-func Became(before, after Value, path string) Value {
-	if path == "" {
-		return after
-	}
-	switch before.Kind {
-	case Map:
-		longest := ""
-		for key := range before.Map {
-			rest, ok := strings.CutPrefix(path, key)
-			if ok && len(key) > len(longest) && (rest == "" || rest[0] == '.' || rest[0] == '[') {
-				longest = key
-			}
-		}
-		if longest == "" {
-			return after.Map[path] // a removal was shown, or there was nothing
-		}
-		return Became(before.Map[longest], after.Map[longest], strings.TrimPrefix(path[len(longest):], "."))
-	case List:
-		for i, v := range before.List {
-			rest, ok := strings.CutPrefix(path, "["+strconv.Itoa(i)+"]")
-			if !ok {
-				continue
-			}
-			at := slices.Index(align(before.List, after.List), i)
-			if at < 0 && len(after.List) >= len(before.List) {
-				at = i // another in its place
-			}
-			if at < 0 {
-				return Value{}
-			}
-			return Became(v, after.List[at], strings.TrimPrefix(rest, "."))
-		}
-	}
-	return Value{}
-}

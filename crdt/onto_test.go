@@ -75,29 +75,3 @@ func TestOnto(t *testing.T) {
 		}
 	}
 }
-
-func TestBecame(t *testing.T) {
-	s := func(x string) Value { return Value{Kind: String, Str: x} }
-	l := func(vs ...Value) Value { return Value{Kind: List, List: vs} }
-	m := func(key string, v Value) Value { return Value{Kind: Map, Map: map[string]Value{key: v}} }
-	name := func(id, given string) Value {
-		return Value{Kind: Map, Map: map[string]Value{"id": s(id), "given": l(s(given))}}
-	}
-	for at, x := range map[string]struct{ before, after, want Value }{
-		"":                    {s("1"), s("2"), s("2")},
-		"value[x]":            {m("value[x]", s("1")), m("value[x]", s("2")), s("2")},
-		"value[x].unit":       {m("value[x]", m("unit", s("1"))), m("value[x]", m("unit", s("2"))), s("2")},
-		"gone":                {m("gone", s("1")), m("other", s("2")), Value{}},
-		"back":                {m("other", s("1")), m("back", s("2")), s("2")},
-		"name[1].given[0]":    {m("name", l(name("a", "1"), name("b", "2"))), m("name", l(name("b", "3"))), s("3")},
-		"name[0]":             {m("name", l(name("a", "1"), name("b", "2"))), m("name", l(name("b", "2"))), Value{}},
-		"name[0].given[0]":    {m("name", l(name("a", "1"))), m("name", l(name("c", "4"))), s("4")},
-		"name[2]":             {m("name", l(name("a", "1"))), m("name", l(name("a", "1"))), Value{}},
-		"name[x]":             {m("name", l(name("a", "1"))), m("name", l(name("a", "1"))), Value{}},
-		"deeper.than.a.value": {m("deeper", s("1")), m("deeper", s("2")), Value{}},
-	} {
-		if got := Became(x.before, x.after, at); !got.Equal(x.want) {
-			t.Errorf("%q: %+v", at, got)
-		}
-	}
-}

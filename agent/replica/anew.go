@@ -218,28 +218,32 @@ func (w *rewriting) write(ctx context.Context, j job) error {
 	return nil
 }
 
-// decide says a decision anew: of the conflicts that it settled, each as it stands where that is written, and none around it or beside
-// it. A conflict that is not there, since one of its sides does not stand, is an edit of what is in its place.
+// decide says a decision anew: at each place that it settled what it chose there, and nothing around it or beside it. Where what the
+// place was in does not stand, it is an edit of what is there instead.
 func (w *rewriting) decide(ctx context.Context, key string, settled []crdt.Conflict) error {
-	before, err := w.s.shown(ctx, key, w.c.Deps)
+	after, err := w.s.register(ctx, key, []crdt.ChangeHash{w.c.Hash})
 	if err != nil {
 		return err
 	}
-	after, err := w.s.shown(ctx, key, []crdt.ChangeHash{w.c.Hash})
+	before, err := w.s.shown(ctx, key, w.c.Deps)
 	if err != nil {
 		return err
 	}
 	var left []crdt.Conflict
 	for _, x := range settled { // those around others come first
-		have, err := w.s.standing(ctx, key, w.base)
-		if err != nil {
-			return err
+		chosen, ok := crdt.At(key, after, x.Place)
+		if !ok {
+			continue // it went with what is around it
 		}
-		y, ok := x.Among(have.Conflicts)
-		if ok {
-			err = w.write(ctx, job{decide: key, id: y.ID, choice: y.Choice(crdt.Became(before.Value, after.Value, x.Path))})
+		if x.Path == "" && chosen.Kind != 0 {
+			have, err := w.s.standing(ctx, key, w.base)
+			if err != nil {
+				return err
+			}
+			chosen = crdt.Onto(have, before, chosen)
 		}
-		if !ok || errors.Is(err, crdt.ErrNoConflict) || errors.Is(err, crdt.ErrChoice) {
+		err := w.write(ctx, job{say: key, place: x.Place, value: chosen})
+		if errors.Is(err, crdt.ErrNoConflict) || errors.Is(err, crdt.ErrChoice) {
 			left = append(left, x)
 		} else if err != nil {
 			return err
@@ -248,28 +252,37 @@ func (w *rewriting) decide(ctx context.Context, key string, settled []crdt.Confl
 	if len(left) == 0 {
 		return nil
 	}
-	have, err := w.s.standing(ctx, key, w.base)
+	base, err := w.within(ctx, key, left, before, crdt.Show(key, after))
 	if err != nil {
 		return err
 	}
-	value := crdt.Onto(have, before, after.Value)
+	have, err := w.s.standing(ctx, key, base)
+	if err != nil {
+		return err
+	}
+	value := crdt.Onto(have, before, crdt.Show(key, after).Value)
 	if value.Equal(have.Value) {
 		return nil
 	}
-	return w.write(ctx, job{base: w.within(before, after, have), want: map[string]crdt.Value{key: value}})
+	return w.write(ctx, job{base: base, want: map[string]crdt.Value{key: value}})
 }
 
 // within returns what an edit is made on within a side of a conflict that stays open: of the changes that stand those that wrote the
 // side, so that it does not settle the conflict around it.
-func (w *rewriting) within(before, after, have crdt.Shown) []crdt.ChangeHash {
+func (w *rewriting) within(ctx context.Context, key string, left []crdt.Conflict, before, after crdt.Shown) ([]crdt.ChangeHash, error) {
+	have, err := w.s.standing(ctx, key, w.base)
+	if err != nil {
+		return nil, err
+	}
+	at := func(list []crdt.Conflict, p crdt.Place) int {
+		return slices.IndexFunc(list, func(c crdt.Conflict) bool { return c.Place == p })
+	}
 	for _, x := range before.Conflicts {
-		if _, open := x.Among(after.Conflicts); !open {
+		i := at(have.Conflicts, x.Place)
+		if i < 0 || at(after.Conflicts, x.Place) < 0 || !slices.ContainsFunc(left, x.Around) {
 			continue
 		}
-		y, ok := x.Among(have.Conflicts)
-		if !ok {
-			continue
-		}
+		y := have.Conflicts[i]
 		var wrote []crdt.ChangeHash
 		for _, op := range y.Sides[y.Shown].Ops {
 			if rec, ok := w.s.d.index.ByOp(op); ok {
@@ -277,10 +290,10 @@ func (w *rewriting) within(before, after, have crdt.Shown) []crdt.ChangeHash {
 			}
 		}
 		if len(wrote) > 0 {
-			return w.s.d.index.HeadsOf(wrote)
+			return w.s.d.index.HeadsOf(wrote), nil
 		}
 	}
-	return w.base
+	return w.base, nil
 }
 
 func (d *document) lastHash() crdt.ChangeHash {
@@ -441,17 +454,26 @@ func (s *scratch) standing(ctx context.Context, key string, heads []crdt.ChangeH
 
 // shown returns what is shown of a resource at some heads; without any there was nothing.
 func (s *scratch) shown(ctx context.Context, key string, heads []crdt.ChangeHash) (crdt.Shown, error) {
+	r, err := s.register(ctx, key, heads)
+	if err != nil || r == nil {
+		return crdt.Shown{}, err
+	}
+	return crdt.Show(key, r), nil
+}
+
+// register returns what stands at a resource's root key at some heads.
+func (s *scratch) register(ctx context.Context, key string, heads []crdt.ChangeHash) (crdt.Register, error) {
 	if len(heads) == 0 {
-		return crdt.Shown{}, nil
+		return nil, nil
 	}
 	fields, err := s.t.r.engine.Read(ctx, s.id, []string{key}, heads)
 	if err != nil {
-		return crdt.Shown{}, fmt.Errorf("read a change that does not stand: %w", err)
+		return nil, fmt.Errorf("read a change that does not stand: %w", err)
 	}
 	if len(fields) == 0 {
-		return crdt.Shown{}, nil
+		return nil, nil
 	}
-	return crdt.Show(key, fields[0].Values), nil
+	return fields[0].Values, nil
 }
 
 // mostDecided is how many conflicts a decision is taken to have settled: one, and those within its sides. What a member says is
@@ -474,7 +496,8 @@ func (s *scratch) decided(ctx context.Context, keys []string, c *contender) (map
 			return nil, err
 		}
 		for _, x := range before.Conflicts {
-			if _, open := x.Among(after.Conflicts); !open && left > 0 {
+			open := slices.ContainsFunc(after.Conflicts, func(y crdt.Conflict) bool { return x.Place == y.Place })
+			if !open && left > 0 {
 				settled[key] = append(settled[key], x)
 				left--
 			}

@@ -33,7 +33,10 @@ type job struct {
 	remove string                // root key to remove
 	touch  string                // root key to mark as edited
 	decide string                // root key whose conflict to decide
-	id     [16]byte              // which conflict
+	say    string                // root key at a place of which to say value, as a decision
+	place  crdt.Place
+	value  crdt.Value
+	id     [16]byte // which conflict
 	choice crdt.Choice
 	again  bool // it did not read back equal once
 	// restate holds the root keys of which everything is said again; see crdt.Restate.
@@ -44,7 +47,7 @@ type job struct {
 
 func (j *job) keys() []string {
 	keys := slices.Collect(maps.Keys(j.want))
-	for _, k := range []string{j.remove, j.touch, j.decide} {
+	for _, k := range []string{j.remove, j.touch, j.decide, j.say} {
 		if k != "" {
 			keys = append(keys, k)
 		}
@@ -176,6 +179,8 @@ func (t *transaction) plan(ctx context.Context, d *document, j job) ([]crdt.Inst
 		return touch(j.touch, have[j.touch], true), nil
 	case j.decide != "":
 		return crdt.Decide(j.decide, have[j.decide], j.id, j.choice)
+	case j.say != "":
+		return crdt.Say(j.say, have[j.say], j.place, j.value)
 	}
 	instructions, err := crdt.Restate(have, j.want, j.restate)
 	if errors.Is(err, crdt.ErrValue) {
