@@ -149,6 +149,9 @@ func (a *Agent) AgreeMembership(ctx context.Context) (out api.Agreement, err err
 	out.Did = "nothing"
 	err = a.enter(ctx, func(st *trust.State) ([]trust.Entry, error) {
 		self := a.keys.Device()
+		if m, _ := st.Member(self); m.Role != trust.RoleAdmin {
+			return nil, keyring.ErrNotAdmin
+		}
 		var of trust.EntryID
 		if last, ok := openAgreement(st); ok {
 			if len(last.Waiting) == 0 && !changedSince(st, last) || slices.Contains(last.Agreed, self) && len(last.Waiting) > 0 {

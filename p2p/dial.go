@@ -115,6 +115,10 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 				at = m.knockNext
 			}
 			if !now.Before(at) {
+				if busy >= maxParallel {
+					return now.Add(backoffFirst)
+				}
+				busy++
 				m.reaching, m.knockAt, m.knockNext = true, time.Time{}, now.Add(knockSoon)
 				h.work.Go(func() { h.knock(ctx, m) })
 				continue

@@ -239,6 +239,11 @@ func (h *Host) knock(ctx context.Context, m *member) {
 	h.mu.Unlock()
 	switch {
 	case err != nil:
+		h.mu.Lock()
+		if m.link == nil {
+			m.reason = reasonUnheard
+		}
+		h.mu.Unlock()
 		h.log.Debug("a device that does not let this one in does not hear why it should", "device", m.device, "error", err)
 	case conn != nil:
 		h.log.Info("a device that did not let this one in was given the membership log", "device", m.device, "lets_in", belongs)

@@ -172,8 +172,11 @@ func (h *Host) unregister(l *link, err error) {
 	h.wakeDialler()
 }
 
-// reasonRemoved is why a peer does not let this device in that has said so.
-const reasonRemoved = "it does not let this device in: as far as it knows, this one was removed"
+// Why a peer does not let this device in: it has said so, or it did not hear what speaks for this device.
+const (
+	reasonRemoved = "it does not let this device in: as far as it knows, this one was removed"
+	reasonUnheard = "it does not let this device in, and did not hear why it should"
+)
 
 func reasonOf(err error) string {
 	switch {

@@ -38,27 +38,18 @@ func parseSaidKey(b []byte) (k saidKey, err error) {
 	return k, r.Close()
 }
 
-// takeKeys keeps what a KEYS chunk says, and wakes what waited for it. What does not open is kept too: its epoch may not be known yet.
+// takeKeys keeps what a KEYS chunk says, and wakes what waited for it. What does not open is kept too if its epoch is not known yet.
 func (t *transaction) takeKeys(scope trust.ScopeID, sealed chunk.Sealed, body *chunk.Keys) error {
 	r, under := t.r, sealed.Header().Epoch
-	before := r.keys.Count()
 	for _, p := range body.Epochs {
+		if ok, err := r.keys.TakeUnder(r.State(), scope, under, p); err == nil && !ok {
+			r.log.Warn("a key of an epoch that a device said is not that epoch's", "device", sealed.Header().Device, "scope", scope)
+			continue
+		}
 		t.batch.Put(storage.EpochKey.Key(scope, p.Epoch, sealed.ID()), saidKey{under, p.Sealed}.marshal())
-		r.takeKey(r.State(), scope, under, p)
 	}
-	if r.keys.Count() == before {
-		return nil
-	}
+	// Also what was opened by an attempt before, the commit of which failed.
 	return t.wakeOpened()
-}
-
-// takeKey opens a key that a member said. One that is not what the log commits to is passed over: it is its author's doing.
-func (r *Replica) takeKey(st *trust.State, scope trust.ScopeID, under trust.EpochID, p trust.PreviousEpoch) (ok bool) {
-	ok, err := r.keys.TakeUnder(st, scope, under, p)
-	if err == nil && !ok {
-		r.log.Warn("a key of an epoch that a device said is not that epoch's", "scope", scope)
-	}
-	return ok
 }
 
 // wakeOpened queues the chunks that waited for keys which are held now.
@@ -91,8 +82,8 @@ func (r *Replica) takeSaid(st *trust.State) error {
 					return err
 				}
 				k, err := parseSaidKey(value)
-				if err == nil {
-					r.takeKey(st, scope, k.under, trust.PreviousEpoch{Epoch: epoch, Sealed: k.sealed})
+				if err == nil { // else one that was proved wrong when its epoch came to be known, which is its author's doing
+					_, _ = r.keys.TakeUnder(st, scope, k.under, trust.PreviousEpoch{Epoch: epoch, Sealed: k.sealed})
 				}
 				return err
 			})
@@ -111,8 +102,12 @@ func (r *Replica) unsaid(st *trust.State, scope trust.ScopeID) (epochs []trust.E
 		err := r.store.View(func(v storage.Reader) error {
 			return v.Scan(storage.EpochKey.With2(scope, epoch), nil, func(_, value []byte) error {
 				k, err := parseSaidKey(value)
-				if err != nil || !r.takeKey(st, scope, k.under, trust.PreviousEpoch{Epoch: epoch, Sealed: k.sealed}) {
+				if err != nil {
 					return err
+				}
+				ok, err := r.keys.TakeUnder(st, scope, k.under, trust.PreviousEpoch{Epoch: epoch, Sealed: k.sealed})
+				if err != nil || !ok {
+					return nil
 				}
 				said = true
 				return storage.ErrStop
@@ -142,8 +137,9 @@ func (r *Replica) KeysToSay() (bool, error) {
 	return false, nil
 }
 
+// maySay reports whether this device can say keys in a scope now: not before the keys are made anew that a removed device holds.
 func (r *Replica) maySay(st *trust.State, scope trust.ScopeID) bool {
-	return st.MayWrite(r.keys.Device(), scope) && r.keys.Opens(st.CurrentEpoch(scope))
+	return !slices.Contains(st.RotationsDue(), scope) && st.MayWrite(r.keys.Device(), scope) && r.keys.Opens(st.CurrentEpoch(scope))
 }
 
 // SayKeys writes the keys of epochs that are open here and may be open to nobody who could join them to those that are read, so that

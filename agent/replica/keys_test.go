@@ -11,7 +11,7 @@ import (
 	"chartmesh/trust/keyring"
 )
 
-// parkedFor returns how many chunks wait for something.
+// parked returns how many chunks wait for something.
 func (d *device) parked() int { return d.Status().Parked }
 
 // rotateDue begins the epochs that are due, as an administrator's agent does.
@@ -180,4 +180,51 @@ func lone(t *testing.T, member *device) (trust.ScopeID, trust.EpochID) {
 	}
 	t.Fatal("there is no such epoch")
 	return trust.ScopeID{}, trust.EpochID{}
+}
+
+// An epoch that is newest may be open to members alone: who began it, apart from the joining of the administrator who remains, was
+// removed. He begins another without it, and the members say its key.
+func TestNewestEpochOfMembersAlone(t *testing.T) {
+	p := practice(t, "founder", "second", "member", "leaver")
+	f, b, m, x := p[0], p[1], p[2], p[3]
+	f.promote(b)
+	f.put(`{"resourceType":"Patient","id":"p","birthDate":"1970-01-01"}`, false)
+	meet(t, f, b, m, x)
+	b.remove(x)
+	sync(t, b, m)
+	a := admit(t, f, "newcomer")
+	f.promote(a)
+	sync(t, f, a)
+	must(t, m.AddEntries(t.Context(), a.Device(), a.EntriesSince(nil)))
+	must(t, a.AddEntries(t.Context(), m.Device(), m.EntriesSince(nil)))
+	sync(t, a, m)
+	for _, gone := range []*device{f, b} {
+		cut, err := a.CutOf(gone.Device())
+		must(t, err)
+		must(t, a.Enter(t.Context(), func(st *trust.State) ([]trust.Entry, error) {
+			e, err := a.keys.Remove(st, gone.Device(), cut, time.Now())
+			return []trust.Entry{e}, err
+		}))
+	}
+	sync(t, a, m)
+	m.edit("Patient/p", func(o map[string]any) { o["birthDate"] = "1971-01-01" })
+	sync(t, a, m)
+	if a.parked() == 0 {
+		t.Fatal("the administrator has the key; the test shows nothing")
+	}
+	if a.rotateDue() == 0 {
+		t.Fatal("the only administrator begins no keys without those who were removed")
+	}
+	sync(t, a, m)
+	if due, err := m.KeysToSay(); err != nil || !due {
+		t.Fatalf("the member has nothing to say: %v", err)
+	}
+	must(t, m.SayKeys(t.Context()))
+	sync(t, a, m)
+	if n := a.parked(); n != 0 || !strings.Contains(a.get("Patient/p"), "1971-01-01") {
+		t.Errorf("the only administrator does not read %d chunks", n)
+	}
+	if a.rotateDue() == 0 {
+		t.Error("the key is not joined")
+	}
 }

@@ -249,18 +249,17 @@ func (r *Replica) load() error {
 		}
 	}
 	r.learn(r.state.Load())
+	if err := r.takeSaid(r.state.Load()); err != nil {
+		r.log.Warn("keys of epochs that members said were not read; `chartmesh verify --repair` reads them anew", "error", err)
+	}
 	return nil
 }
 
 // learn opens the epochs that the membership log has for this device. A box that does not open is its author's doing, perhaps one
 // who was removed for it: nothing else may stop for that.
-// Nor for what members said of such an epoch, which stands in KEYS chunks too.
 func (r *Replica) learn(st *trust.State) {
 	if err := r.keys.Learn(st); err != nil {
 		r.log.Warn("a key of the membership log does not open here", "error", err)
-	}
-	if err := r.takeSaid(st); err != nil {
-		r.log.Warn("keys of epochs that members said were not read; `chartmesh verify --repair` reads them anew", "error", err)
 	}
 }
 

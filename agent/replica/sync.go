@@ -162,7 +162,11 @@ func (r *Replica) adoptState(ctx context.Context, batch *storage.Batch, st *trus
 	r.recut.Add(1) // before, so that nobody says of the new membership that all is followed, and after, so that it is looked at
 	r.state.Store(st)
 	r.recut.Add(1)
-	err := errors.Join(r.wakeAll(missingEpoch), r.wakeAll(missingAuthor))
+	// What was taken in meanwhile was judged by the state before.
+	r.write.Lock()
+	said := r.takeSaid(st)
+	r.write.Unlock()
+	err := errors.Join(said, r.wakeAll(missingEpoch), r.wakeAll(missingAuthor))
 	r.notify() // last, so that the applier finds what was woken
 	return err
 }

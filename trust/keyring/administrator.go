@@ -172,13 +172,22 @@ func (a *administrator) RotationsDue(st *trust.State) (due []trust.ScopeID) {
 	for _, sc := range st.Scopes() {
 		// Who was added apart from a rotation has no box of it, and waits for somebody who has.
 		waits := !a.reads(st, sc) || len(sc.Newest) == 0 || slices.ContainsFunc(sc.Newest, func(id trust.EpochID) bool {
-			return !a.has(id) && !a.isShut(id)
+			return !a.has(id) && !a.closed(st, id)
 		})
-		if slices.Contains(all, sc.ID) || !waits && (slices.ContainsFunc(sc.Newest, a.isShut) || len(a.loose(sc)) > 0) {
+		closed := func(id trust.EpochID) bool { return a.closed(st, id) }
+		if slices.Contains(all, sc.ID) || !waits && (slices.ContainsFunc(sc.Newest, closed) || len(a.loose(sc)) > 0) {
 			due = append(due, sc.ID)
 		}
 	}
 	return due
+}
+
+// closed reports whether an epoch opens neither here nor for another administrator, as far as the log says: the box for this one holds
+// no key, or no administrator who remains was given one.
+func (a *administrator) closed(st *trust.State, epoch trust.EpochID) bool {
+	return a.isShut(epoch) || !a.has(epoch) && !slices.ContainsFunc(st.Members(), func(m trust.Member) bool {
+		return m.Role == trust.RoleAdmin && slices.ContainsFunc(st.Boxes(m.Device), func(b trust.KeyBox) bool { return b.Epoch == epoch })
+	})
 }
 
 // Rotate makes the entry that begins a scope's next epoch: new keys for all who read it and for the recovery key, and the keys
@@ -220,7 +229,7 @@ func (a *administrator) rotate(st *trust.State, scope trust.ScopeID, now time.Ti
 		switch {
 		case err == nil:
 			p.Sealed = sealPrevious(body, epoch, key)
-		case a.isShut(epoch):
+		case a.closed(st, epoch):
 			// Nobody could go on if this waited for somebody who can open it. If there is one, an administrator, he joins it again.
 			p.Sealed = make([]byte, trust.PreviousEpochSize)
 			if err := a.random(p.Sealed); err != nil {

@@ -253,8 +253,8 @@ func (o *opened) take(scope trust.ScopeID, epoch trust.EpochID, body, index, com
 	return nil
 }
 
-// sealPrevious seals an epoch's key under that of the epoch that follows it. Key and nonce are used once: an epoch's key is
-// new, and follows each epoch once.
+// sealPrevious seals an epoch's key under that of the epoch that follows it. Key and nonce seal one key alone: an
+// epoch's key is new, and whoever seals an earlier one under it again writes the same.
 func sealPrevious(next [32]byte, epoch trust.EpochID, body [32]byte) []byte {
 	cipher, nonce := previousCipher(next, epoch)
 	return cipher.Seal(nil, nonce, body[:], nil)
