@@ -208,6 +208,24 @@ func (o *Opaque) append(w *wire.Writer) {
 	w.Raw(o.Content)
 }
 
+// readScoped reads the head of a body that belongs to the whole scope: no document, and the version of what follows. What is malformed
+// stays with the reader.
+func readScoped(r *wire.Reader, kind Kind, newest uint64) error {
+	var document [32]byte
+	r.Fixed(document[:])
+	version := r.Uvarint(1<<32 - 1)
+	switch {
+	case r.Err() != nil:
+	case document != [32]byte{}:
+		r.Fail(kind.String() + ": document")
+	case version == 0:
+		r.Fail(kind.String() + ": version")
+	case version > newest:
+		return fmt.Errorf("%v version %d: %w", kind, version, ErrNewer)
+	}
+	return nil
+}
+
 func parseBody(kind Kind, b, clear []byte) (Body, error) {
 	switch kind {
 	case KindChanges:

@@ -75,17 +75,8 @@ func (d *Decision) append(w *wire.Writer) {
 func parseDecision(b []byte) (*Decision, error) {
 	d := &Decision{}
 	r := wire.NewReader(b)
-	var document [32]byte
-	r.Fixed(document[:])
-	version := r.Uvarint(1<<32 - 1)
-	switch {
-	case r.Err() != nil:
-	case document != [32]byte{}:
-		r.Fail("decision: document")
-	case version == 0:
-		r.Fail("decision: version")
-	case version > decisionVersion:
-		return nil, fmt.Errorf("decision version %d: %w", version, ErrNewer)
+	if err := readScoped(r, KindDecision, decisionVersion); err != nil {
+		return nil, err
 	}
 	r.Fixed(d.Log[:])
 	d.Counter = r.Uvarint(1<<63 - 1)

@@ -38,17 +38,8 @@ func (k *Keys) append(w *wire.Writer) {
 func parseKeys(b []byte) (*Keys, error) {
 	k := &Keys{}
 	r := wire.NewReader(b)
-	var document [32]byte
-	r.Fixed(document[:])
-	version := r.Uvarint(1<<32 - 1)
-	switch {
-	case r.Err() != nil:
-	case document != [32]byte{}:
-		r.Fail("keys: document")
-	case version == 0:
-		r.Fail("keys: version")
-	case version > keysVersion:
-		return nil, fmt.Errorf("keys version %d: %w", version, ErrNewer)
+	if err := readScoped(r, KindKeys, keysVersion); err != nil {
+		return nil, err
 	}
 	k.Epochs = make([]trust.PreviousEpoch, r.Uvarint(MaxKeys))
 	for i := range k.Epochs {
