@@ -335,7 +335,7 @@ func TestDecisionOnWhatIsApplied(t *testing.T) {
 	d := on(1, s.ID(), chunk.VerdictDiscard)
 	ds, err := chunk.Parse(d)
 	must(t, err)
-	last := chunk.ID(bytes.Repeat([]byte{0xff}, len(chunk.ID{}))) // after every other
+	last := chunk.ID(bytes.Repeat([]byte{0xff}, len(chunk.ID{})))                                      // after every other
 	b.take(f.device, d, on(9, s.ID(), chunk.VerdictDiscard), on(1, chunk.ID{9}, chunk.VerdictRelease), // made-up places
 		f.Seal(&chunk.Decision{Log: s.Log(), Counter: 1, Chunk: s.ID(), Verdict: chunk.VerdictRelease, Replaces: []chunk.ID{ds.ID(), last}}))
 	if b.export() != before || len(b.heldList(true)) != 0 || !b.Status().AtEnd {
