@@ -45,14 +45,23 @@ func Decide(key string, r Register, id ConflictID, choice Choice) ([]Instruction
 	if err != nil {
 		return nil, fmt.Errorf("decide conflict %v: %w", id, err)
 	}
-	if !n.holds(want, at) {
-		return nil, fmt.Errorf("decide conflict %v: %w: a value of another kind", id, ErrChoice)
-	}
-	if err := want.check(1 + len(at.steps)); want.Kind != 0 && err != nil {
+	instructions, err := root.settle(key, n, at, want, choice.kind == chooseValue)
+	if err != nil {
 		return nil, fmt.Errorf("decide conflict %v: %w", id, err)
 	}
-	p := &program{deep: choice.kind == chooseValue}
-	p.decide(root, address{in: &holder{kind: Map, root: true}, key: key}, at.steps, want)
+	return instructions, nil
+}
+
+// settle writes a value, absent for a removal, in a cell that stands at a place in the resource. Deep: all of it, also what is equal.
+func (n *seen) settle(key string, cell *seen, at place, want Value, deep bool) ([]Instruction, error) {
+	if !cell.holds(want, at) {
+		return nil, fmt.Errorf("%w: a value of another kind", ErrChoice)
+	}
+	if err := want.check(1 + len(at.steps)); want.Kind != 0 && err != nil {
+		return nil, err
+	}
+	p := &program{deep: deep}
+	p.decide(n, address{in: &holder{kind: Map, root: true}, key: key}, at.steps, want)
 	return p.instructions, nil
 }
 
@@ -74,15 +83,11 @@ func Say(key string, r Register, to Place, want Value) ([]Instruction, error) {
 	if !ok {
 		return nil, fmt.Errorf("say a decision: %w: what it was in is not there", ErrNoConflict)
 	}
-	if !n.holds(want, at) {
-		return nil, fmt.Errorf("say a decision: %w: a value of another kind", ErrChoice)
-	}
-	if err := want.check(1 + len(at.steps)); want.Kind != 0 && err != nil {
+	instructions, err := root.settle(key, n, at, want, false)
+	if err != nil {
 		return nil, fmt.Errorf("say a decision: %w", err)
 	}
-	p := &program{}
-	p.decide(root, address{in: &holder{kind: Map, root: true}, key: key}, at.steps, want)
-	return p.instructions, nil
+	return instructions, nil
 }
 
 // of returns the value that is chosen; absent for the removal.

@@ -3,8 +3,8 @@
 //
 // Nouns: a document is one Automerge document. Its root has keys, each naming one resource. A resource is a tree of
 // registers; a register holds every concurrent value ([Alternative]) that Automerge has for one key or list element.
-// A [Value] is a tree as a caller writes and sees it. A [Record] is what must be kept of an applied change, an [Index]
-// all of a document's, and an [Engine] is the Automerge core behind an interface.
+// A [Value] is a tree as a caller writes and sees it, a [Conflict] a [Place] in it where several stand. A [Record] is what
+// must be kept of an applied change, an [Index] all of a document's, and an [Engine] is the Automerge core behind an interface.
 //
 // Guarantees: nothing that a person wrote is hidden. Containers are never overwritten and nothing is ever deleted in
 // Automerge's sense: a removal is written as a value, so that it meets a concurrent edit as a concurrent value
