@@ -5,6 +5,7 @@ import (
 	"maps"
 	"math/rand/v2"
 	"os"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -309,12 +310,31 @@ func TestNothingHidden(t *testing.T) {
 				if n > 100 {
 					t.Fatalf("decisions without end: %s", describe(s.show()))
 				}
+				for _, c := range s.show().Conflicts {
+					saysAlike(t, s.read(), c)
+				}
 				c := s.show().Conflicts[0]
 				s.decide(c.ID, crdt.ChooseSide(r.IntN(len(c.Sides))))
 			}
 			w.meet(r)
 		})
 	})
+}
+
+// saysAlike checks that a conflict's place leads to it, and that to say one of its sides there is to decide for it.
+func saysAlike(t *testing.T, r crdt.Register, c crdt.Conflict) {
+	t.Helper()
+	shown, ok := crdt.At(key, r, c.Place)
+	if !ok || !shown.Equal(c.Sides[c.Shown].Value) {
+		t.Fatalf("at the place of the conflict at %q stands %+v, %v", c.Path, shown, ok)
+	}
+	for i, side := range c.Sides {
+		decided, err := crdt.Decide(key, r, c.ID, crdt.ChooseSide(i))
+		said, other := crdt.Say(key, r, c.Place, side.Value)
+		if !reflect.DeepEqual(decided, said) || (err == nil) != (other == nil) {
+			t.Fatalf("side %d of the conflict at %q is decided as %v, %v and said as %v, %v", i, c.Path, decided, err, said, other)
+		}
+	}
 }
 
 // stay checks that a write left the conflicts open that are in fields which it did not change.
