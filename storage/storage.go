@@ -41,6 +41,22 @@ var (
 	ErrForeign = errors.New("the folder holds something else")
 )
 
+// IgnoreNotFound returns nil for ErrNotFound, and any other error as it is.
+func IgnoreNotFound(err error) error {
+	if errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// IgnoreDamaged returns nil for ErrDamaged, and any other error as it is.
+func IgnoreDamaged(err error) error {
+	if errors.Is(err, ErrDamaged) {
+		return nil
+	}
+	return err
+}
+
 // Reader reads a snapshot.
 type Reader interface {
 	// Get returns a copy of key's value, ErrNotFound or ErrDamaged.

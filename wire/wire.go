@@ -30,6 +30,15 @@ func (w *Writer) Raw(b []byte) { w.buf = append(w.buf, b...) }
 // Byte appends one byte.
 func (w *Writer) Byte(b byte) { w.buf = append(w.buf, b) }
 
+// Bool appends a byte, 1 or 0.
+func (w *Writer) Bool(v bool) {
+	if v {
+		w.Byte(1)
+	} else {
+		w.Byte(0)
+	}
+}
+
 // Uint16 appends v as two bytes, big endian.
 func (w *Writer) Uint16(v uint16) { w.buf = binary.BigEndian.AppendUint16(w.buf, v) }
 
@@ -105,6 +114,15 @@ func (r *Reader) Byte() byte {
 		return b[0]
 	}
 	return 0
+}
+
+// Bool takes a byte, 1 or 0.
+func (r *Reader) Bool() bool {
+	b := r.Byte()
+	if b > 1 {
+		r.Fail("truth value")
+	}
+	return b == 1
 }
 
 // Uint16 takes two bytes, big endian.

@@ -131,7 +131,7 @@ func (t *transaction) noteCheckpoint(at chunkRef, sealed chunk.Sealed, d *docume
 	if err := t.r.store.View(func(v storage.Reader) error {
 		b, err := v.Get(key)
 		if err != nil {
-			return ignoreNotFound(err)
+			return storage.IgnoreNotFound(err)
 		}
 		c, err := parseCheckpointRecord(d.id, b)
 		known = c.place.ID == sealed.ID()
@@ -183,7 +183,7 @@ func (t *transaction) applyCover(sealed chunk.Sealed, body *chunk.Cover) error {
 		if err == nil {
 			before, err = parseWord(b)
 		}
-		return ignoreNotFound(err)
+		return storage.IgnoreNotFound(err)
 	}); err != nil {
 		return fmt.Errorf("read word on a checkpoint: %w", err)
 	}

@@ -274,7 +274,7 @@ func (r *Replica) reviewDue(st *trust.State) (due bool, err error) {
 	err = r.store.View(func(v storage.Reader) error {
 		b, err := v.Get(storage.Meta.Key(metaReviewed))
 		due = !bytes.Equal(b, heads[:])
-		return ignoreNotFound(err)
+		return storage.IgnoreNotFound(err)
 	})
 	return due, err
 }

@@ -43,7 +43,7 @@ func (d *decisionRecord) marshal() []byte {
 	var w wire.Writer
 	w.Byte(recordVersion)
 	w.Byte(byte(d.Verdict))
-	putBool(&w, d.Replaced)
+	w.Bool(d.Replaced)
 	w.Raw(d.Device[:])
 	w.Varint(d.TimeMillis)
 	w.String(d.User)
@@ -55,7 +55,7 @@ func parseDecisionRecord(b []byte) (*decisionRecord, error) {
 	d := new(decisionRecord)
 	r := open(b)
 	d.Verdict = chunk.Verdict(r.Byte())
-	d.Replaced = getBool(r)
+	d.Replaced = r.Bool()
 	r.Fixed(d.Device[:])
 	d.TimeMillis = r.Varint()
 	d.User = r.String(maxText)
@@ -95,7 +95,7 @@ func (s standing) marshal() []byte {
 func readStanding(v storage.Reader, on storage.Ref) (s standing, err error) {
 	b, err := v.Get(storage.Decided.Key(on))
 	if err != nil {
-		return s, ignoreNotFound(err)
+		return s, storage.IgnoreNotFound(err)
 	}
 	return parseStanding(b)
 }

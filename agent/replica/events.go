@@ -36,7 +36,7 @@ func marshalEvents(events []Event) []byte {
 		w.String(e.Version)
 		w.String(e.Conflict)
 		w.String(e.Peer)
-		putBool(&w, e.Local)
+		w.Bool(e.Local)
 	}
 	return w.Bytes()
 }
@@ -52,7 +52,7 @@ func parseEvents(last uint64, b []byte) ([]Event, error) {
 	for i := range n {
 		e := Event{
 			Cursor: last - n + 1 + i, Time: at, Kind: r.String(maxText), Resource: r.String(maxText),
-			Version: r.String(maxText), Conflict: r.String(maxText), Peer: r.String(maxText), Local: getBool(r),
+			Version: r.String(maxText), Conflict: r.String(maxText), Peer: r.String(maxText), Local: r.Bool(),
 		}
 		if r.Err() != nil {
 			return nil, r.Err()
@@ -65,7 +65,7 @@ func parseEvents(last uint64, b []byte) ([]Event, error) {
 func lastEvent(v storage.Reader) (last uint64, err error) {
 	b, err := v.Get(storage.Meta.Key(metaEvent))
 	if err != nil {
-		return 0, ignoreNotFound(err)
+		return 0, storage.IgnoreNotFound(err)
 	}
 	r := open(b)
 	last = r.Uvarint(1<<64 - 1)

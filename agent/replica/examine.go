@@ -23,7 +23,7 @@ const (
 func (r *Replica) examine(v storage.Reader, c checkpoint) (finding, error) {
 	sealed, err := readChunk(v, c.scope, c.place.Log, c.place.Counter)
 	if err != nil {
-		return verdictWait, ignoreNotFound(err)
+		return verdictWait, storage.IgnoreNotFound(err)
 	}
 	if sealed.ID() != c.place.ID {
 		return verdictWait, nil // it is of another history of its log

@@ -3,7 +3,6 @@ package replica
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -57,7 +56,7 @@ func (r *Replica) besideKept(a *arriving, at chunkRef, sealed chunk.Sealed) (bes
 			beside = true
 			return nil
 		}
-		if err := ignoreDamage(ignoreNotFound(err)); err != nil {
+		if err := storage.IgnoreDamaged(storage.IgnoreNotFound(err)); err != nil {
 			return err
 		}
 		next, err := heldBy(v, at.Scope, at.Log, at.Counter+1)
@@ -73,14 +72,7 @@ func (r *Replica) besideKept(a *arriving, at chunkRef, sealed chunk.Sealed) (bes
 // hasBranch reports whether a chunk stands beside the main history of its log, and reads.
 func hasBranch(v storage.Reader, at chunkRef, id chunk.ID) (bool, error) {
 	_, err := v.Get(storage.Branch.Key(at.Scope, at.Log, at.Counter, id))
-	return err == nil, ignoreDamage(ignoreNotFound(err))
-}
-
-func ignoreDamage(err error) error {
-	if errors.Is(err, storage.ErrDamaged) {
-		return nil
-	}
-	return err
+	return err == nil, storage.IgnoreDamaged(storage.IgnoreNotFound(err))
 }
 
 // adoptAll adopts in every log to which something came.
@@ -121,7 +113,7 @@ func adopt(v storage.Reader, a *arriving, ref logRef, end tip) error {
 		}
 		sealed, err := readChunk(v, ref.scope, ref.log, counter)
 		if err != nil {
-			return ignoreDamage(err) // it is missing when its turn comes
+			return storage.IgnoreDamaged(err) // it is missing when its turn comes
 		}
 		previous := sealed.Header().Previous
 		if ok, err := beside(chunkRef{ref.scope, ref.log, counter - 1}, previous); err != nil || !ok {
@@ -225,7 +217,7 @@ func (r *Replica) findGone(logs map[logRef]bool) error {
 					continue
 				}
 				at, err := main.at(counter)
-				if err := ignoreDamage(ignoreNotFound(err)); err != nil {
+				if err := storage.IgnoreDamaged(storage.IgnoreNotFound(err)); err != nil {
 					return err
 				}
 				switch {
@@ -270,7 +262,7 @@ func keptUnder(v storage.Reader, scope trust.ScopeID, run chunk.Covered, head ti
 		batch.Delete(bytes.Clone(key))
 		sealed, err := readChunk(v, scope, run.Log, counter)
 		if err != nil {
-			return ignoreDamage(err)
+			return storage.IgnoreDamaged(err)
 		}
 		if tip, ok := run.TipAt(counter); !ok || tip != sealed.Position().Tip {
 			others = append(others, sealed)

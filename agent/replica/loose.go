@@ -24,7 +24,7 @@ func (r *Replica) dropLoose(ctx context.Context) error {
 			if err != nil {
 				past[id] = append([]byte(nil), key...)
 			}
-			return ignoreNotFound(err)
+			return storage.IgnoreNotFound(err)
 		}); err != nil || len(past) == 0 {
 			return err
 		}

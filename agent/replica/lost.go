@@ -60,7 +60,7 @@ func (l *lost) marshal() []byte {
 	w.Uvarint(l.place.Counter)
 	w.Raw(l.place.ID[:])
 	w.Byte(byte(l.why))
-	putBool(&w, l.done)
+	w.Bool(l.done)
 	w.Raw(l.device[:])
 	return w.Bytes()
 }
@@ -73,7 +73,7 @@ func parseLost(b []byte) (*lost, error) {
 	l.place.Counter = r.Uvarint(1<<64 - 1)
 	r.Fixed(l.place.ID[:])
 	l.why = lostReason(r.Byte())
-	l.done = getBool(r)
+	l.done = r.Bool()
 	r.Fixed(l.device[:])
 	return l, r.Close()
 }

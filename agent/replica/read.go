@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -18,13 +17,6 @@ import (
 	"chartmesh/fhir"
 	"chartmesh/storage"
 )
-
-func ignoreNotFound(err error) error {
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil
-	}
-	return err
-}
 
 // located is a resource as it stands in one document.
 type located struct {

@@ -152,7 +152,7 @@ func (t *transaction) lookAgain(d *document) error {
 			if err == nil && sealed.Header().Tag == chunk.Tag(tag) {
 				t.woken = append(t.woken, at)
 			}
-			return ignoreNotFound(err)
+			return storage.IgnoreNotFound(err)
 		})
 	})
 }

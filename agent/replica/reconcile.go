@@ -84,7 +84,7 @@ func (r *Replica) makeAnew(ctx context.Context, always bool) error {
 		if err := r.store.View(func(v storage.Reader) error { // what an earlier repair kept is not in the documents any more
 			b, err := v.Get(key)
 			if err != nil {
-				return ignoreNotFound(err)
+				return storage.IgnoreNotFound(err)
 			}
 			before, err := parseShown(bytes.Clone(b))
 			for _, s := range before {
@@ -191,7 +191,7 @@ func (t *transaction) writeShown(ctx context.Context, ref fhirRef) (wrote bool, 
 		if err == nil {
 			list, err = parseShown(bytes.Clone(b))
 		}
-		return ignoreNotFound(err)
+		return storage.IgnoreNotFound(err)
 	})
 	if err != nil {
 		return false, err

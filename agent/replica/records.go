@@ -147,7 +147,7 @@ func (v *view) marshal() []byte {
 	w.Raw(v.Scope[:])
 	putHashes(&w, v.Heads)
 	putHashes(&w, v.Imports)
-	putBool(&w, v.Removed)
+	w.Bool(v.Removed)
 	w.Varint(v.UpdatedMillis)
 	w.Raw(v.Last.Device[:])
 	w.String(v.Last.Author)
@@ -159,7 +159,7 @@ func (v *view) marshal() []byte {
 		w.Uvarint(uint64(c.Shown))
 		w.Uvarint(uint64(len(c.Sides)))
 		for _, s := range c.Sides {
-			putBool(&w, s.Removed)
+			w.Bool(s.Removed)
 			w.Blob(s.JSON)
 			w.Raw(s.Device[:])
 			w.String(s.Author)
@@ -176,7 +176,7 @@ func parseView(b []byte) (*view, error) {
 	r.Fixed(v.Scope[:])
 	v.Heads = getHashes(r)
 	v.Imports = getHashes(r)
-	v.Removed = getBool(r)
+	v.Removed = r.Bool()
 	v.UpdatedMillis = r.Varint()
 	r.Fixed(v.Last.Device[:])
 	v.Last.Author = r.String(maxText)
@@ -187,7 +187,7 @@ func parseView(b []byte) (*view, error) {
 		c.Path = r.String(maxText)
 		c.Shown = int(r.Uvarint(maxSides))
 		for range r.Uvarint(maxSides) {
-			s := conflictSide{Removed: getBool(r), JSON: r.Blob(maxJSON)}
+			s := conflictSide{Removed: r.Bool(), JSON: r.Blob(maxJSON)}
 			r.Fixed(s.Device[:])
 			s.Author = r.String(maxText)
 			s.TimeMillis = r.Varint()
@@ -383,7 +383,7 @@ func parseCheckpointRecord(document crdt.DocumentID, b []byte) (checkpoint, erro
 func (x word) marshal() []byte {
 	var w wire.Writer
 	w.Byte(recordVersion)
-	putBool(&w, x.ok)
+	w.Bool(x.ok)
 	place, _ := x.at.AppendBinary(nil)
 	w.Raw(place)
 	return w.Bytes()
@@ -391,7 +391,7 @@ func (x word) marshal() []byte {
 
 func parseWord(b []byte) (x word, err error) {
 	r := open(b)
-	x.ok = getBool(r)
+	x.ok = r.Bool()
 	x.at = chunk.ReadPlace(r)
 	return x, r.Close()
 }
@@ -503,22 +503,6 @@ func open(b []byte) *wire.Reader {
 		r.Fail("record version")
 	}
 	return r
-}
-
-func putBool(w *wire.Writer, b bool) {
-	if b {
-		w.Byte(1)
-	} else {
-		w.Byte(0)
-	}
-}
-
-func getBool(r *wire.Reader) bool {
-	b := r.Byte()
-	if b > 1 {
-		r.Fail("truth value")
-	}
-	return b == 1
 }
 
 func putHashes(w *wire.Writer, hs []crdt.ChangeHash) {

@@ -266,7 +266,7 @@ func (r *Replica) applyLoose(ctx context.Context, skip chunk.Skip) error {
 	if err := r.store.View(func(v storage.Reader) error {
 		_, err := v.Get(storage.Loose.Key(at.Scope, at.Log, at.Counter, at.ID))
 		here = err == nil
-		return ignoreNotFound(err)
+		return storage.IgnoreNotFound(err)
 	}); err != nil || !here {
 		return err
 	}

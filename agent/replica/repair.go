@@ -106,7 +106,7 @@ func (p *Repair) marshal() []byte {
 	for _, l := range p.Logs {
 		w.Raw(l.Scope[:])
 		w.Raw(l.Log[:])
-		putBool(&w, l.Own)
+		w.Bool(l.Own)
 		for _, n := range []uint64{l.Target, l.Salvaged, l.Unsure} {
 			w.Uvarint(n)
 		}

@@ -359,7 +359,7 @@ func (r *Replica) looseAt(a *arriving, scope trust.ScopeID, at chunk.Place) (sea
 	err = r.store.View(func(v storage.Reader) error {
 		b, err := v.Get(storage.Loose.Key(scope, at.Log, at.Counter, at.ID))
 		if err != nil {
-			return ignoreNotFound(err)
+			return storage.IgnoreNotFound(err)
 		}
 		sealed, err = chunk.Parse(b)
 		found = err == nil

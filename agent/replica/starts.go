@@ -25,7 +25,7 @@ type starts struct {
 func readStarts(v storage.Reader) (n uint64, err error) {
 	b, err := v.Get(storage.Meta.Key(metaStarts))
 	if err != nil {
-		return 0, ignoreNotFound(err)
+		return 0, storage.IgnoreNotFound(err)
 	}
 	r := open(b)
 	n = r.Uvarint(1<<64 - 1)

@@ -441,7 +441,7 @@ type HeldChunk struct {
 func (r *Replica) Small(key []byte) (value []byte, err error) {
 	err = r.store.View(func(v storage.Reader) error {
 		value, err = v.Get(key)
-		return ignoreNotFound(err)
+		return storage.IgnoreNotFound(err)
 	})
 	return value, err
 }
