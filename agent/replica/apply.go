@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/fhir"
 	"chartmesh/storage"
@@ -60,11 +61,11 @@ func (r *Replica) applyBatch(ctx context.Context, most int) (n int, err error) {
 	t := r.begin(ctx)
 	var current storage.Ref
 	fail := func(err error) (int, error) {
-		if bad, ok := errors.AsType[*unreadable](err); ok {
-			if bad.at != current && bad.at != (chunkRef{current.Scope, current.Log, current.Counter}).main() { // one that came before in its document
+		if bad, ok := errors.AsType[*logs.Unreadable](err); ok {
+			if bad.At != current && bad.At != (logs.Ref{Scope: current.Scope, Log: current.Log, Counter: current.Counter}).Main() { // one that came before in its document
 				r.failing[t.judging] = reasonEarlier
 			}
-			return n, r.takeBack(ctx, bad.at, bad.err)
+			return n, r.takeBack(ctx, bad.At, bad.Err)
 		}
 		if errors.Is(err, errAwaited) {
 			r.failing[t.judging] = reasonEarlier
@@ -125,22 +126,22 @@ func (t *transaction) next() (storage.Ref, bool) {
 	r := t.r
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for t.turned < len(r.mu.turns) {
-		at := r.mu.turns[t.turned]
-		if !r.behindGapLocked(at) {
+	for t.turned < len(r.mu.Turns) {
+		at := r.mu.Turns[t.turned]
+		if !r.mu.BehindGapLocked(at) {
 			t.turned++
 			return at, true
 		}
-		r.mu.turns = slices.Delete(r.mu.turns, t.turned, t.turned+1)
-		r.mu.behind = append(r.mu.behind, at)
+		r.mu.Turns = slices.Delete(r.mu.Turns, t.turned, t.turned+1)
+		r.mu.Behind = append(r.mu.Behind, at)
 	}
 	for _, s := range r.State().Scopes() {
-		for _, log := range r.mu.vectors[s.ID].Logs() {
+		for _, log := range r.mu.Vectors[s.ID].Logs() {
 			done, ok := t.cursors[s.ID][log]
 			if !ok {
 				done = r.mu.applied[s.ID][log]
 			}
-			if done.Counter < r.mu.vectors[s.ID][log].Counter {
+			if done.Counter < r.mu.Vectors[s.ID][log].Counter {
 				return storage.Ref{Scope: s.ID, Log: log, Counter: done.Counter + 1}, true
 			}
 		}
@@ -150,20 +151,20 @@ func (t *transaction) next() (storage.Ref, bool) {
 
 // step applies or holds what stands at one place of a log, and moves the cursor past it.
 func (t *transaction) step(ctx context.Context, at storage.Ref) error {
-	found, main, err := t.r.storedAt(at)
+	found, main, err := t.r.logs.At(at)
 	if err != nil {
 		return fmt.Errorf("read chunk to apply: %w", err)
 	}
-	sealed, passed := found.chunk, found.chunk.Position()
-	if found.skip != nil {
-		passed = found.skip.Position()
+	sealed, passed := found.Chunk, found.Chunk.Position()
+	if found.Skip != nil {
+		passed = found.Skip.Position()
 	}
 	if !t.appliedPack(sealed) {
-		if err := t.judge(ctx, chunkRef{at.Scope, sealed.Log(), sealed.Header().Counter}, sealed); err != nil {
+		if err := t.judge(ctx, logs.Ref{Scope: at.Scope, Log: sealed.Log(), Counter: sealed.Header().Counter}, sealed); err != nil {
 			return err
 		}
 	}
-	if found.loose {
+	if found.Loose {
 		t.batch.Delete(storage.Parked.Key(missingTurn, [32]byte{}, at))
 		return nil
 	}
@@ -171,9 +172,9 @@ func (t *transaction) step(ctx context.Context, at storage.Ref) error {
 		t.passBranch(at, sealed.Header())
 		return nil
 	}
-	ref := chunkRef{at.Scope, at.Log, at.Counter}
+	ref := logs.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter}
 	// A loose checkpoint that was woken does not move the cursor, which has not come so far.
-	if c := t.cursor(ref).Counter; c < passed.Counter && c+1 >= at.Counter && passed.Counter <= t.r.position(at.Scope, at.Log).Counter {
+	if c := t.cursor(ref).Counter; c < passed.Counter && c+1 >= at.Counter && passed.Counter <= t.r.logs.Position(at.Scope, at.Log).Counter {
 		if t.cursors[at.Scope] == nil {
 			t.cursors[at.Scope] = chunk.Vector{}
 		}
@@ -188,7 +189,7 @@ func (t *transaction) appliedPack(sealed chunk.Sealed) bool {
 }
 
 // judge applies or holds one chunk.
-func (t *transaction) judge(ctx context.Context, at chunkRef, sealed chunk.Sealed) (err error) {
+func (t *transaction) judge(ctx context.Context, at logs.Ref, sealed chunk.Sealed) (err error) {
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
 	t.judging = place
 	t.r.blame(place)
@@ -207,7 +208,7 @@ func (t *transaction) judge(ctx context.Context, at chunkRef, sealed chunk.Seale
 	return nil
 }
 
-func (t *transaction) cursor(at chunkRef) chunk.Position {
+func (t *transaction) cursor(at logs.Ref) chunk.Position {
 	if p, ok := t.cursors[at.Scope][at.Log]; ok {
 		return p
 	}
@@ -296,7 +297,7 @@ func (c *counts) of(s HeldState) *uint64 {
 
 // tryApply judges a chunk and applies its changes. A verdict that is not nil says why it is held. What it decides follows
 // from the chunk and what it depends on, except for Unapplied, which is this machine's own trouble.
-func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Sealed) (verdict *held, err error) {
+func (t *transaction) tryApply(ctx context.Context, at logs.Ref, sealed chunk.Sealed) (verdict *held, err error) {
 	h := sealed.Header()
 	opened, err := chunk.Open(t.r.keys, sealed)
 	switch {
@@ -316,7 +317,7 @@ func (t *transaction) tryApply(ctx context.Context, at chunkRef, sealed chunk.Se
 }
 
 // tryBody judges a chunk by its kind.
-func (t *transaction) tryBody(ctx context.Context, at chunkRef, sealed chunk.Sealed, opened chunk.Body) (*held, error) {
+func (t *transaction) tryBody(ctx context.Context, at logs.Ref, sealed chunk.Sealed, opened chunk.Body) (*held, error) {
 	switch body := opened.(type) {
 	case *chunk.Cover:
 		return nil, t.applyCover(sealed, body)
@@ -351,7 +352,7 @@ func reason(err error) string {
 }
 
 // applyChanges applies a chunk's changes, all or none.
-func (t *transaction) applyChanges(ctx context.Context, at chunkRef, sealed chunk.Sealed, body *chunk.Changes, d *document) (*held, error) {
+func (t *transaction) applyChanges(ctx context.Context, at logs.Ref, sealed chunk.Sealed, body *chunk.Changes, d *document) (*held, error) {
 	if body.Schema > fhir.Schema {
 		return newer(), nil
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/fhir"
 	"chartmesh/storage"
@@ -38,7 +39,7 @@ type checkpoint struct {
 }
 
 // applyCheckpoint judges and applies the changes of a checkpoint, all or none, each as if it had come alone. Most are known.
-func (t *transaction) applyCheckpoint(ctx context.Context, at chunkRef, sealed chunk.Sealed, body *chunk.Checkpoint, d *document) (*held, error) {
+func (t *transaction) applyCheckpoint(ctx context.Context, at logs.Ref, sealed chunk.Sealed, body *chunk.Checkpoint, d *document) (*held, error) {
 	// A key that is not in the membership log signs for nobody. One that may not write any more could when it was packed: every
 	// writer has agreed to that, and the chunks may be gone.
 	for _, k := range body.Logs {
@@ -55,9 +56,9 @@ func (t *transaction) applyCheckpoint(ctx context.Context, at chunkRef, sealed c
 			return nil, err
 		}
 	}
-	logs := make([]chunk.LogID, len(body.Logs))
+	ids := make([]chunk.LogID, len(body.Logs))
 	for i, k := range body.Logs {
-		logs[i] = k.ID()
+		ids[i] = k.ID()
 	}
 	type actor struct {
 		log    int
@@ -79,7 +80,7 @@ func (t *transaction) applyCheckpoint(ctx context.Context, at chunkRef, sealed c
 			if ops += len(c.Ops); ops > maxCheckpointOps {
 				return quarantine("it claims too many operations"), nil
 			}
-			if c.Actor != crdt.Actor(chunk.ActorOf(logs[p.Log], d.id, ch.Branch)) {
+			if c.Actor != crdt.Actor(chunk.ActorOf(ids[p.Log], d.id, ch.Branch)) {
 				return quarantine("an actor in it is not its author's"), nil
 			}
 			newest[actor{p.Log, ch.Branch}] = c
@@ -125,7 +126,7 @@ func (t *transaction) applyCheckpoint(ctx context.Context, at chunkRef, sealed c
 }
 
 // noteCheckpoint remembers a checkpoint that has been applied, if it is new.
-func (t *transaction) noteCheckpoint(at chunkRef, sealed chunk.Sealed, d *document) error {
+func (t *transaction) noteCheckpoint(at logs.Ref, sealed chunk.Sealed, d *document) error {
 	key := storage.Checkpoint.Key(d.id, at.Log, at.Counter)
 	known := false
 	if err := t.r.store.View(func(v storage.Reader) error {
@@ -168,27 +169,21 @@ func (t *transaction) dropCheckpoint(v storage.Reader, c checkpoint) error {
 	})
 }
 
-// word is what a device said of a checkpoint, and where.
-type word struct {
-	ok bool
-	at chunk.Place
-}
-
 // applyCover notes a device's word on a checkpoint, which need not have come yet. Of two by one device the bad one counts.
 func (t *transaction) applyCover(sealed chunk.Sealed, body *chunk.Cover) error {
 	key := storage.Word.Key(body.Checkpoint.ID, sealed.Header().Device)
-	var before word
+	var before logs.Word
 	if err := t.r.store.View(func(v storage.Reader) error {
 		b, err := v.Get(key)
 		if err == nil {
-			before, err = parseWord(b)
+			before, err = logs.ParseWord(b)
 		}
 		return storage.IgnoreNotFound(err)
 	}); err != nil {
 		return fmt.Errorf("read word on a checkpoint: %w", err)
 	}
-	if before.at == (chunk.Place{}) || before.ok {
-		t.batch.Put(key, word{body.OK, sealed.Place()}.marshal())
+	if before.At == (chunk.Place{}) || before.OK {
+		t.batch.Put(key, logs.Word{OK: body.OK, At: sealed.Place()}.Marshal())
 	}
 	return nil
 }

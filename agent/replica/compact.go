@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -191,14 +192,14 @@ func (r *Replica) reached(scope trust.ScopeID, log chunk.LogID, counter uint64) 
 }
 
 // words returns what was said of a checkpoint, by device. Who made it holds it for good.
-func words(v storage.Reader, c checkpoint) (map[trust.DeviceID]word, error) {
-	said := map[trust.DeviceID]word{c.device: {ok: true}}
+func words(v storage.Reader, c checkpoint) (map[trust.DeviceID]logs.Word, error) {
+	said := map[trust.DeviceID]logs.Word{c.device: {OK: true}}
 	err := v.Scan(storage.Word.With(c.place.ID), nil, func(key, value []byte) error {
 		_, device, err := storage.Word.Parse(key)
 		if err != nil {
 			return err
 		}
-		said[device], err = parseWord(value)
+		said[device], err = logs.ParseWord(value)
 		return err
 	})
 	if err != nil {
@@ -268,7 +269,7 @@ func (r *Replica) settled(v storage.Reader, c checkpoint) (checkpointState, erro
 		return 0, err
 	}
 	for _, w := range said {
-		if !w.ok {
+		if !w.OK {
 			return checkpointRefused, nil
 		}
 	}
@@ -314,10 +315,10 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 			t.events = append(t.events, Event{Kind: "checkpoint-refused"})
 			return nil
 		}
-		sealed, err := readChunk(v, c.scope, c.place.Log, c.place.Counter)
+		sealed, err := logs.ReadChunk(v, c.scope, c.place.Log, c.place.Counter)
 		if errors.Is(err, storage.ErrNotFound) || err == nil && sealed.ID() != c.place.ID {
 			*t = *r.begin(ctx) // a later one stands for it, or it is of another history of its log
-			if _, skipped, err := readSkip(v, c.scope, c.place.Log, c.place.Counter); err != nil || !skipped {
+			if _, skipped, err := logs.ReadSkip(v, c.scope, c.place.Log, c.place.Counter); err != nil || !skipped {
 				return err
 			}
 			return t.dropCheckpoint(v, c)
@@ -380,8 +381,8 @@ func (r *Replica) skipsFor(v storage.Reader, c checkpoint, sealed chunk.Sealed, 
 	skips := make([]chunk.Skip, len(covers))
 	for i, run := range covers {
 		key := keys[run.Log] // each covered place is one of a log that the body names
-		skips[i] = chunk.Skip{Scope: c.scope, Key: key, Run: run.Run, Checkpoint: c.place, Word: said[key.Device].at}
-		if _, err := readProof(v, skips[i], map[chunk.ID]chunk.Sealed{c.place.ID: sealed}); errors.Is(err, errNoWord) {
+		skips[i] = chunk.Skip{Scope: c.scope, Key: key, Run: run.Run, Checkpoint: c.place, Word: said[key.Device].At}
+		if _, err := logs.ReadProof(v, skips[i], map[chunk.ID]chunk.Sealed{c.place.ID: sealed}); errors.Is(err, logs.ErrNoWord) {
 			return nil, storage.ErrNotFound
 		} else if err != nil {
 			return nil, err
@@ -397,7 +398,7 @@ var errOtherHistory = errors.New("a checkpoint covers another history of a log")
 func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Covers, by chunk.Skip) (n int, err error) {
 	run := by.Run
 	covered, _ := covers.Find(run.Log, run.To)
-	skip, found, err := readSkip(v, c.scope, run.Log, run.From)
+	skip, found, err := logs.ReadSkip(v, c.scope, run.Log, run.From)
 	if err != nil || found && skip.To >= run.To && !covers.Holds(skip.Checkpoint.Log, skip.Checkpoint.Counter) {
 		return 0, err // a checkpoint that was made at the same time, and stays, stands for them already
 	}

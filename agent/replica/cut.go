@@ -9,6 +9,7 @@ import (
 	"slices"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -22,9 +23,15 @@ import (
 // CutOf says how far a device's logs have come here, for an administrator who removes it: whatever was written up to there counts.
 // What does not count already, since the device may not write any more, is not made to count by that.
 func (r *Replica) CutOf(device trust.DeviceID) (trust.Cut, error) {
-	r.arrive.Lock()
-	defer r.arrive.Unlock()
 	var cut trust.Cut
+	err := r.logs.Quiet(func() (err error) {
+		cut, err = r.cutOf(device)
+		return err
+	})
+	return cut, err
+}
+
+func (r *Replica) cutOf(device trust.DeviceID) (cut trust.Cut, err error) {
 	st := r.State()
 	for _, s := range st.Scopes() {
 		if right, until := st.Right(device, s.ID); right == trust.RightUntil {
@@ -35,7 +42,7 @@ func (r *Replica) CutOf(device trust.DeviceID) (trust.Cut, error) {
 			}
 			continue
 		}
-		begun, err := r.readBeginners(s.ID)
+		begun, err := r.logs.Beginners(s.ID)
 		if err != nil {
 			return nil, fmt.Errorf("find the logs of a device: %w", err)
 		}
@@ -43,14 +50,10 @@ func (r *Replica) CutOf(device trust.DeviceID) (trust.Cut, error) {
 			if by != device {
 				continue
 			}
-			f, head := r.forkOf(s.ID, log)
-			ends := []tip{head}
-			if f != nil {
-				ends = f.leaves(head)
-			}
-			for _, end := range ends {
-				if p := end.position(); p.Counter > 0 {
-					cut = append(cut, trust.CutPosition{Scope: s.ID, Log: log, Counter: p.Counter, Tip: p.Tip})
+			f, head := r.logs.Fork(s.ID, log)
+			for _, end := range f.Leaves(head) {
+				if p := end.Position(); p.Counter > 0 {
+					cut = append(cut, trust.CutPosition{Scope: s.ID, Log: log, Counter: p.Counter, Tip: chunk.Tip(p.Tip)})
 				}
 			}
 		}
@@ -150,7 +153,7 @@ func (r *Replica) spotOf(v storage.Reader, c *contender) (log chunk.LogID, at ch
 	if c.change == nil {
 		_, sealed, err = r.rawAt(v, c.applied.Chunk, c.Hash)
 	} else {
-		sealed, err = r.sealedAt(c.place)
+		sealed, err = r.logs.Sealed(c.place)
 	}
 	if err != nil {
 		return log, at, err
@@ -186,36 +189,35 @@ func (r *Replica) spotOf(v storage.Reader, c *contender) (log chunk.LogID, at ch
 // As long as a position has not arrived, a log of one history is taken for the one that leads there; when it comes, all is
 // looked at again.
 func (r *Replica) within(v storage.Reader, cut trust.Cut, scope trust.ScopeID, log chunk.LogID, at chunk.Position) (bool, error) {
-	main := &history{v: v, scope: scope, log: log}
-	f, head := r.forkOf(scope, log)
+	main := &logs.History{Reader: v, Scope: scope, Log: log}
+	f, head := r.logs.Fork(scope, log)
 	for _, p := range cut {
 		if p.Scope != scope || chunk.LogID(p.Log) != log || at.Counter > p.Counter {
 			continue
 		}
-		counter, tip := p.Counter, chunk.Tip(p.Tip)
-		if f != nil { // down the branch that the position ends, if it does, to where it leaves the main history
-			for n, ok := f.find(counter, tip); ok && counter > at.Counter; n, ok = f.find(counter, tip) {
-				counter, tip = counter-1, chunk.At(counter-1, n.parent).Tip
-			}
+		down := chunk.Position{Counter: p.Counter, Tip: p.Tip}
+		// Down the branch that the position ends, if it does, to where it leaves the main history.
+		for before, ok := f.Before(down); ok && down.Counter > at.Counter; before, ok = f.Before(down) {
+			down = before
 		}
-		if counter == at.Counter {
-			if tip == at.Tip {
+		if down.Counter == at.Counter {
+			if down == at {
 				return true, nil
 			}
 			continue
 		}
-		switch end, err := main.at(counter); {
-		case errors.Is(err, errNotHeld) || err == nil && head.Counter < counter:
-			if len(f.all()) > 0 {
+		switch end, err := main.At(down.Counter); {
+		case errors.Is(err, logs.ErrNotHeld) || err == nil && head.Counter < down.Counter:
+			if f.Len() > 0 {
 				continue
 			}
 		case err != nil:
 			return false, err
-		case end.Tip != tip:
+		case end != down:
 			continue
 		}
-		have, err := main.at(at.Counter)
-		if err != nil && !errors.Is(err, errNotHeld) {
+		have, err := main.At(at.Counter)
+		if err != nil && !errors.Is(err, logs.ErrNotHeld) {
 			return false, err
 		}
 		if err != nil || have == at { // deleted meanwhile, or of the main history
@@ -223,23 +225,6 @@ func (r *Replica) within(v storage.Reader, cut trust.Cut, scope trust.ScopeID, l
 		}
 	}
 	return false, nil
-}
-
-func (f *fork) all() map[chunk.ID]node {
-	if f == nil {
-		return nil
-	}
-	return f.nodes
-}
-
-// find returns the chunk beside the main history that stands at a position.
-func (f *fork) find(counter uint64, tip chunk.Tip) (node, bool) {
-	for id, n := range f.nodes {
-		if n.counter == counter && chunk.At(counter, id).Tip == tip {
-			return n, true
-		}
-	}
-	return node{}, false
 }
 
 // reviewedAtOnce is how many documents are looked at again before somebody else may write.
@@ -309,20 +294,20 @@ func (r *Replica) reviewCuts(ctx context.Context) (more bool, err error) {
 		return true, nil
 	}
 	// What arrives now, and asks for another look, comes before this note or after it.
-	r.arrive.Lock()
-	defer r.arrive.Unlock()
-	if r.recut.Load() != asked {
-		return true, nil
-	}
-	var batch storage.Batch
-	batch.Put(storage.Meta.Key(metaReviewed), r.cutting.heads[:])
-	if err := r.store.Commit(ctx, &batch); err != nil {
-		return false, fmt.Errorf("note that nothing more is to be looked at: %w", err)
-	}
-	r.cutting = nil
-	r.reviewedTo.Store(asked)
-	r.notify()
-	return true, nil
+	return true, r.logs.Quiet(func() error {
+		if r.recut.Load() != asked {
+			return nil
+		}
+		var batch storage.Batch
+		batch.Put(storage.Meta.Key(metaReviewed), r.cutting.heads[:])
+		if err := r.store.Commit(ctx, &batch); err != nil {
+			return fmt.Errorf("note that nothing more is to be looked at: %w", err)
+		}
+		r.cutting = nil
+		r.reviewedTo.Store(asked)
+		r.notify()
+		return nil
+	})
 }
 
 func (r *Replica) reviewDocument(ctx context.Context, scope trust.ScopeID, id crdt.DocumentID) error {
@@ -391,24 +376,9 @@ func (r *Replica) cutDocuments(st *trust.State) (map[crdt.DocumentID]trust.Scope
 
 // surelyWithin reports whether a chunk of a device's log, which was never forked, stands at or before a cut's position. A packed
 // change names another's log, and is looked at.
-func (r *Replica) surelyWithin(cut trust.Cut, at chunkRef) bool {
-	return !r.forked(at.Scope, at.Log) && slices.ContainsFunc(cut, func(p trust.CutPosition) bool {
+func (r *Replica) surelyWithin(cut trust.Cut, at logs.Ref) bool {
+	return !r.logs.Forked(at.Scope, at.Log) && slices.ContainsFunc(cut, func(p trust.CutPosition) bool {
 		return p.Scope == at.Scope && chunk.LogID(p.Log) == at.Log && at.Counter <= p.Counter &&
-			r.position(at.Scope, at.Log).Counter <= p.Counter
+			r.logs.Position(at.Scope, at.Log).Counter <= p.Counter
 	})
-}
-
-// noteCut sees to it that documents are looked at again if a chunk that comes may say which history a cut is of.
-func (a *arriving) noteCut(st *trust.State, sealed chunk.Sealed, beside bool) {
-	h := sealed.Header()
-	right, cut := st.Right(h.Device, h.Scope)
-	if right != trust.RightUntil {
-		return
-	}
-	if beside || slices.ContainsFunc(cut, func(p trust.CutPosition) bool {
-		return p.Scope == h.Scope && chunk.LogID(p.Log) == sealed.Log() && p.Counter == h.Counter
-	}) {
-		a.recut = true
-		a.batch.Delete(storage.Meta.Key(metaReviewed))
-	}
 }

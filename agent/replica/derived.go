@@ -9,6 +9,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
@@ -65,8 +66,10 @@ func (r *Replica) mend(ctx context.Context, found *verification, progress func(a
 func (r *Replica) mendTruths(ctx context.Context, found *verification) error {
 	r.write.Lock()
 	defer r.write.Unlock()
-	r.arrive.Lock()
-	defer r.arrive.Unlock()
+	return r.logs.Quiet(func() error { return r.mendTruthsQuietly(ctx, found) })
+}
+
+func (r *Replica) mendTruthsQuietly(ctx context.Context, found *verification) error {
 	var b storage.Batch
 	if found.members {
 		for _, e := range r.State().Entries() {
@@ -75,9 +78,9 @@ func (r *Replica) mendTruths(ctx context.Context, found *verification) error {
 	}
 	if len(found.unread) > 0 {
 		r.mu.Lock()
-		for scope, logs := range r.mu.tips {
-			for log, head := range logs {
-				b.Put(storage.LogHead.Key(scope, log), marshalTip(head))
+		for scope, byLog := range r.mu.Ends {
+			for log, head := range byLog {
+				b.Put(storage.LogHead.Key(scope, log), logs.MarshalEnd(head))
 			}
 		}
 		b.Put(storage.Meta.Key(metaEvent), marshalCounter(r.mu.event))
@@ -132,7 +135,7 @@ func (r *Replica) rebuild(ctx context.Context) error {
 
 // ownChunks reports whether anything stands in the log that this device writes.
 func (r *Replica) ownChunks() bool {
-	return slices.ContainsFunc(r.State().Scopes(), func(s trust.Scope) bool { return r.tip(s.ID, r.logID(s.ID)).Counter > 0 })
+	return slices.ContainsFunc(r.State().Scopes(), func(s trust.Scope) bool { return r.logs.End(s.ID, r.logID(s.ID)).Counter > 0 })
 }
 
 // goOnRebuilding does what is left of a rebuild. The caller holds Replica.write.
@@ -145,7 +148,7 @@ func (r *Replica) goOnRebuilding(ctx context.Context) error {
 	}
 	var turns []storage.Ref
 	if err := r.store.View(func(v storage.Reader) (err error) {
-		turns, err = readTurns(v)
+		turns, err = logs.ReadTurns(v)
 		return err
 	}); err != nil {
 		return fmt.Errorf("rebuild: %w", err)
@@ -158,7 +161,7 @@ func (r *Replica) goOnRebuilding(ctx context.Context) error {
 	clear(r.lost)
 	clear(r.tails)
 	r.mu.Lock()
-	r.mu.turns, r.mu.behind = turns, nil
+	r.mu.Turns, r.mu.Behind = turns, nil
 	for scope := range r.mu.applied {
 		r.mu.applied[scope] = chunk.Vector{}
 	}

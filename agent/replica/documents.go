@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -33,7 +34,7 @@ type document struct {
 
 // changeMeta is the part of an appliedChange that the index does not hold.
 type changeMeta struct {
-	chunk      chunkRef
+	chunk      logs.Ref
 	device     trust.DeviceID
 	author     string
 	timeMillis int64

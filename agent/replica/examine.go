@@ -4,6 +4,7 @@ import (
 	"errors"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
@@ -21,7 +22,7 @@ const (
 // checkpoint that stands for them. Good it is only if each covered chunk is packed whole and as its author wrote it, so that
 // nothing is lost with it. The caller has applied the checkpoint.
 func (r *Replica) examine(v storage.Reader, c checkpoint) (finding, error) {
-	sealed, err := readChunk(v, c.scope, c.place.Log, c.place.Counter)
+	sealed, err := logs.ReadChunk(v, c.scope, c.place.Log, c.place.Counter)
 	if err != nil {
 		return verdictWait, storage.IgnoreNotFound(err)
 	}
@@ -100,31 +101,31 @@ func othersIn(body *chunk.Checkpoint) map[spot]bool {
 // run compares one run, chunk by chunk.
 func (e *examination) run(run chunk.Covered) (finding, error) {
 	for n := run.From; n <= run.To; {
-		found, err := readStored(e.v, chunkRef{e.scope, run.Log, n})
-		if errors.Is(err, errNotHeld) {
+		found, err := logs.Read(e.v, logs.Ref{Scope: e.scope, Log: run.Log, Counter: n})
+		if errors.Is(err, logs.ErrNotHeld) {
 			return verdictWait, nil // it may be of another history that ends before
 		}
 		if err != nil {
 			return verdictWait, err
 		}
-		if found.skip == nil {
+		if found.Skip == nil {
 			tip, _ := run.TipAt(n)
-			if h := found.chunk.Header(); !run.Joins(chunk.At(n-1, h.Previous)) || tip != found.chunk.Position().Tip {
+			if h := found.Chunk.Header(); !run.Joins(chunk.At(n-1, h.Previous)) || tip != found.Chunk.Position().Tip {
 				return verdictWait, nil // another history of the log, which who packed it knows and this device does not, or not first
 			}
-			if f, err := e.chunk(spot{run.Log, n}, found.chunk); f != verdictGood || err != nil {
+			if f, err := e.chunk(spot{run.Log, n}, found.Chunk); f != verdictGood || err != nil {
 				return f, err
 			}
 			n++
 			continue
 		}
-		if found.skip.To > run.To {
+		if found.Skip.To > run.To {
 			return verdictWait, nil // another one, made at the same time, stands for more; the next covers both
 		}
 		if f, err := e.skipped(run, n, found); f != verdictGood || err != nil {
 			return f, err
 		}
-		n = found.skip.To + 1
+		n = found.Skip.To + 1
 	}
 	return verdictGood, nil
 }
@@ -186,24 +187,24 @@ func (e *examination) holds(parts map[spot]chunk.Part, others map[spot]bool) boo
 
 // skipped compares what stands for chunks that were deleted here: an earlier checkpoint, one made at the same time, which
 // may hold more than this one, or this one itself.
-func (e *examination) skipped(run chunk.Covered, from uint64, found stored) (finding, error) {
-	pack, ok := e.packs[found.chunk.ID()]
+func (e *examination) skipped(run chunk.Covered, from uint64, found logs.Stored) (finding, error) {
+	pack, ok := e.packs[found.Chunk.ID()]
 	if !ok {
-		body, err := e.r.openPack(found.chunk)
+		body, err := e.r.openPack(found.Chunk)
 		if err != nil {
 			return verdictWait, err
 		}
 		pack = contents{packedIn(body), othersIn(body), body.Covers}
-		e.packs[found.chunk.ID()] = pack
+		e.packs[found.Chunk.ID()] = pack
 	}
-	was, ok := pack.covers.Find(run.Log, found.skip.To)
-	for n := from - 1; n <= found.skip.To; n++ {
+	was, ok := pack.covers.Find(run.Log, found.Skip.To)
+	for n := from - 1; n <= found.Skip.To; n++ {
 		tip, _ := run.TipAt(n)
 		if had, here := was.TipAt(n); !ok || !here || had != tip {
 			return verdictWait, nil // another history of the log
 		}
 	}
-	for n := from; n <= found.skip.To; n++ {
+	for n := from; n <= found.Skip.To; n++ {
 		at := spot{run.Log, n}
 		part, ok := pack.parts[at]
 		if mine, packed := e.packed[at]; ok && packed && mine.Equal(part) || pack.others[at] && e.others[at] {

@@ -8,6 +8,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/storage"
 )
@@ -34,7 +35,7 @@ func unapplied(reason string) *held {
 }
 
 // verdict tries to apply a chunk, and says why it is held if it is.
-func (t *transaction) verdict(ctx context.Context, at chunkRef, place storage.Ref, sealed chunk.Sealed) (verdict *held, err error) {
+func (t *transaction) verdict(ctx context.Context, at logs.Ref, place storage.Ref, sealed chunk.Sealed) (verdict *held, err error) {
 	if why, failing := t.r.failing[place]; failing {
 		verdict = unapplied(why)
 		if body, err := chunk.Open(t.r.keys, sealed); err == nil {
@@ -162,7 +163,7 @@ func (t *transaction) describe(h *held, body chunk.Body) {
 
 // describeAt notes what a stored chunk is about that was held for what came after it.
 func (t *transaction) describeAt(h *held, at storage.Ref) {
-	sealed, err := t.r.sealedAt(at)
+	sealed, err := t.r.logs.Sealed(at)
 	if err != nil {
 		return // it is told without
 	}

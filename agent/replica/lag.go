@@ -11,8 +11,8 @@ func (r *Replica) Figures() Figures {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f := Figures{Events: r.mu.event}
-	for scope, logs := range r.mu.vectors {
-		for log, held := range logs {
+	for scope, byLog := range r.mu.Vectors {
+		for log, held := range byLog {
 			if applied := r.mu.applied[scope][log].Counter; held.Counter > applied {
 				f.Lag += held.Counter - applied
 			}

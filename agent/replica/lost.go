@@ -278,12 +278,8 @@ func (t *transaction) resettle(d *document, hash crdt.ChangeHash) error {
 func (t *transaction) passBranch(place storage.Ref, h chunk.Header) {
 	t.batch.Delete(storage.Parked.Key(missingTurn, [32]byte{}, place))
 	t.r.mu.Lock()
-	f := t.r.mu.forks[place.Scope][place.Log]
-	begins := false
-	if f != nil {
-		_, within := f.nodes[h.Previous]
-		begins = !within
-	}
+	f := t.r.mu.Forks[place.Scope][place.Log]
+	begins := f != nil && !f.Has(h.Previous)
 	t.r.mu.Unlock()
 	if begins {
 		device, _ := t.r.names(h.Device)
@@ -394,7 +390,7 @@ func (t *transaction) contenders(d *document) ([]*contender, error) {
 }
 
 func (t *transaction) lostContender(hash crdt.ChangeHash, l *lost) (*contender, error) {
-	sealed, err := t.r.sealedAt(l.place)
+	sealed, err := t.r.logs.Sealed(l.place)
 	if err != nil {
 		return nil, err
 	}

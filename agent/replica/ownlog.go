@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -57,11 +58,11 @@ type OwnLog struct {
 
 const maxOwnLogs = chunk.MaxLogs
 
-func marshalOwnLogs(logs []OwnLog) []byte {
+func marshalOwnLogs(list []OwnLog) []byte {
 	var w wire.Writer
 	w.Byte(recordVersion)
-	w.Uvarint(uint64(len(logs)))
-	for _, l := range logs {
+	w.Uvarint(uint64(len(list)))
+	for _, l := range list {
 		w.Raw(l.ID[:])
 		w.Byte(byte(l.Reason))
 		millis := int64(0)
@@ -73,7 +74,7 @@ func marshalOwnLogs(logs []OwnLog) []byte {
 	return w.Bytes()
 }
 
-func parseOwnLogs(b []byte) (logs []OwnLog, err error) {
+func parseOwnLogs(b []byte) (list []OwnLog, err error) {
 	r := open(b)
 	for range r.Uvarint(maxOwnLogs) {
 		var l OwnLog
@@ -85,9 +86,9 @@ func parseOwnLogs(b []byte) (logs []OwnLog, err error) {
 		if r.Err() != nil {
 			return nil, r.Err()
 		}
-		logs = append(logs, l)
+		list = append(list, l)
 	}
-	return logs, r.Close()
+	return list, r.Close()
 }
 
 // loadOwnLogs reads which logs are this device's. In a folder from before this was noted the chunks say it.
@@ -100,12 +101,12 @@ func (r *Replica) loadOwnLogs(v storage.Reader) error {
 	if !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
-	for scope, logs := range r.mu.tips {
-		for log, end := range logs {
+	for scope, byLog := range r.mu.Ends {
+		for log, end := range byLog {
 			if r.isOwnLocked(log) {
 				continue
 			}
-			sealed, err := readChunk(v, scope, log, end.Counter)
+			sealed, err := logs.ReadChunk(v, scope, log, end.Counter)
 			if errors.Is(err, storage.ErrNotFound) {
 				continue // packed; a log before this was noted had no checkpoints
 			}
@@ -153,8 +154,8 @@ func (r *Replica) openLog(ctx context.Context) error {
 	r.mu.Lock()
 	known, first, behind := r.isOwnLocked(log), len(r.mu.own) == 0, false
 	ended := known && r.mu.own[len(r.mu.own)-1].ID != log
-	for scope, logs := range r.mu.vectors {
-		behind = behind || r.mu.applied[scope][log].Counter < logs[log].Counter
+	for scope, byLog := range r.mu.Vectors {
+		behind = behind || r.mu.applied[scope][log].Counter < byLog[log].Counter
 	}
 	r.mu.Unlock()
 	if known && !behind && !ended && !used {
@@ -184,7 +185,7 @@ func (r *Replica) openLog(ctx context.Context) error {
 func (r *Replica) usedBeyond(log chunk.LogID) (used bool, err error) {
 	err = r.store.View(func(v storage.Reader) error {
 		for _, s := range r.State().Scopes() {
-			is, err := behindGap(v, logRef{s.ID, log}, r.tip(s.ID, log))
+			is, err := logs.BehindGap(v, logs.Name{Scope: s.ID, Log: log}, r.logs.End(s.ID, log))
 			if used = used || is; err != nil {
 				return err
 			}
@@ -321,7 +322,7 @@ func (r *Replica) ownArrived(ctx context.Context, from trust.DeviceID, sealed ch
 // wrote reports whether a chunk of this device's log is here, or was and a checkpoint stands for it. What cannot be told is
 // not known: a log more costs little.
 func (r *Replica) wrote(at storage.Ref, id chunk.ID) (known bool, err error) {
-	if at.Counter > r.tip(at.Scope, at.Log).Counter {
+	if at.Counter > r.logs.End(at.Scope, at.Log).Counter {
 		return false, nil
 	}
 	have, err := r.Stood(at.Scope, at.Log, at.Counter)
@@ -340,7 +341,7 @@ func (r *Replica) heed(from trust.DeviceID, ack session.Ack) error {
 	if !ok || p.Counter == 0 {
 		return nil
 	}
-	have := r.position(ack.Scope, log)
+	have := r.logs.Position(ack.Scope, log)
 	if p == have || ack.Message != nil && p.Counter < have.Counter {
 		return nil // an ACK that lags; what it names was compared when its sender told its vector
 	}
@@ -383,19 +384,19 @@ func (r *Replica) Branches() map[trust.DeviceID]int {
 	}
 	more := map[place]storage.Ref{}
 	counts := map[place]int{}
-	for scope, logs := range r.mu.forks {
-		for log, f := range logs {
+	for scope, byLog := range r.mu.Forks {
+		for log, f := range byLog {
 			at := place{scope, log}
-			counts[at] = len(f.leaves(r.mu.tips[scope][log])) - 1
-			for id, n := range f.nodes {
-				more[at] = storage.Ref{Scope: scope, Log: log, Counter: n.counter, ID: id}
+			counts[at] = len(f.Leaves(r.mu.Ends[scope][log])) - 1
+			for id, counter := range f.All() {
+				more[at] = storage.Ref{Scope: scope, Log: log, Counter: counter, ID: id}
 			}
 		}
 	}
 	r.mu.Unlock()
 	out := map[trust.DeviceID]int{}
 	for at, ref := range more {
-		if sealed, err := r.sealedAt(ref); err == nil {
+		if sealed, err := r.logs.Sealed(ref); err == nil {
 			out[sealed.Header().Device] += counts[at]
 		}
 	}
@@ -417,7 +418,7 @@ func (r *Replica) Written() (log chunk.LogID, chunks uint64, known bool) {
 func (r *Replica) WrittenIn(log chunk.LogID) (chunks uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for _, v := range r.mu.vectors {
+	for _, v := range r.mu.Vectors {
 		chunks += v[log].Counter
 	}
 	return chunks

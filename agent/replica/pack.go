@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -72,7 +73,7 @@ var errContested = errors.New("a log of its changes has several histories")
 func (r *Replica) contested(d *document) bool {
 	st := r.State()
 	return len(d.lost) > 0 || slices.ContainsFunc(d.changes, func(m changeMeta) bool {
-		return r.forked(d.scope, m.chunk.Log) || !st.MayWrite(m.device, d.scope)
+		return r.logs.Forked(d.scope, m.chunk.Log) || !st.MayWrite(m.device, d.scope)
 	})
 }
 
@@ -126,17 +127,17 @@ func (r *Replica) packed(v storage.Reader, d *document) (*chunk.Checkpoint, erro
 		r: r, v: v, scope: d.scope, keys: map[chunk.LogID]chunk.LogKey{}, has: map[spot]bool{}, runs: map[spot]link{},
 		other: map[spot]bool{}, words: map[actorAt]chunk.Authorship{}, done: map[chunk.ID]bool{},
 	}
-	seen := map[chunkRef]bool{}
+	seen := map[logs.Ref]bool{}
 	for _, m := range d.changes {
 		if seen[m.chunk] || p.has[spot{m.chunk.Log, m.chunk.Counter}] {
 			continue
 		}
 		seen[m.chunk] = true
-		found, err := readStored(v, m.chunk)
+		found, err := logs.Read(v, m.chunk)
 		if err != nil {
 			return nil, fmt.Errorf("read chunk: %w", err)
 		}
-		if err := p.take(found.chunk); err != nil {
+		if err := p.take(found.Chunk); err != nil {
 			return nil, err
 		}
 	}
@@ -176,7 +177,7 @@ func (p *packing) take(sealed chunk.Sealed) error {
 		if err != nil {
 			return err
 		}
-		if !said[p.r.keys.Device()].ok {
+		if !said[p.r.keys.Device()].OK {
 			return errNotYet
 		}
 		p.done[sealed.ID()] = true
@@ -239,7 +240,7 @@ func (p *packing) takeEarlier(id crdt.DocumentID) error {
 		if c.state == checkpointRefused || !p.r.reached(p.scope, c.place.Log, c.place.Counter) {
 			continue
 		}
-		sealed, err := readChunk(p.v, p.scope, c.place.Log, c.place.Counter)
+		sealed, err := logs.ReadChunk(p.v, p.scope, c.place.Log, c.place.Counter)
 		if errors.Is(err, storage.ErrNotFound) || err == nil && sealed.ID() != c.place.ID {
 			continue // loose still
 		}
@@ -259,11 +260,11 @@ func (p *packing) takeEarlier(id crdt.DocumentID) error {
 			return err
 		}
 		for _, w := range said {
-			if w.at == (chunk.Place{}) {
+			if w.At == (chunk.Place{}) {
 				continue // its maker's, who says nothing
 			}
-			at, err := readChunk(p.v, p.scope, w.at.Log, w.at.Counter)
-			if err == nil && at.ID() == w.at.ID {
+			at, err := logs.ReadChunk(p.v, p.scope, w.At.Log, w.At.Counter)
+			if err == nil && at.ID() == w.At.ID {
 				p.cover(at)
 			} else if err != nil && !errors.Is(err, storage.ErrNotFound) {
 				return err
@@ -277,7 +278,7 @@ func (p *packing) takeEarlier(id crdt.DocumentID) error {
 // another one first could not compare it, and would give no word.
 func (p *packing) cover(sealed chunk.Sealed) bool {
 	at := spot{sealed.Log(), sealed.Header().Counter}
-	if p.r.forked(p.scope, at.log) {
+	if p.r.logs.Forked(p.scope, at.log) {
 		return false
 	}
 	p.keys[at.log] = sealed.LogKey()

@@ -148,7 +148,7 @@ func (t *transaction) lookAgain(d *document) error {
 			if h, err := parseHeld(value); err != nil || h.State != Quarantined {
 				return err
 			}
-			sealed, err := t.r.sealedAt(at)
+			sealed, err := t.r.logs.Sealed(at)
 			if err == nil && sealed.Header().Tag == chunk.Tag(tag) {
 				t.woken = append(t.woken, at)
 			}

@@ -10,6 +10,7 @@ import (
 	"slices"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/fhir"
 	"chartmesh/storage"
@@ -365,16 +366,16 @@ func (r *Replica) lackingLost() (map[crdt.DocumentID]bool, error) {
 			if docs[doc] {
 				break
 			}
-			found, main, err := r.storedAt(place)
+			found, main, err := r.logs.At(place)
 			var raw []byte
 			if err == nil {
-				raw, err = r.rawIn(found.chunk, hash)
+				raw, err = r.rawIn(found.Chunk, hash)
 			}
-			if err != nil && !isUnreadable(unreadableAs(place, err)) {
+			if err != nil && !logs.IsUnreadable(logs.UnreadableAs(place, err)) {
 				return nil, fmt.Errorf("read a change that does not stand: %w", err)
 			}
 			r.mu.Lock()
-			docs[doc] = raw == nil || main && place.Counter > r.mu.tips[place.Scope][place.Log].Counter || r.behindGapLocked(place)
+			docs[doc] = raw == nil || main && place.Counter > r.mu.Ends[place.Scope][place.Log].Counter || r.mu.BehindGapLocked(place)
 			r.mu.Unlock()
 		}
 	}
@@ -385,8 +386,8 @@ func (r *Replica) lackingLost() (map[crdt.DocumentID]bool, error) {
 // lacks reports whether the chunk that brought a change is not held: it is not here, or hangs behind a gap. Where a log has
 // several histories the counter does not tell.
 func (s *sources) lacks(a appliedChange) bool {
-	beyond := a.Chunk.Counter > s.r.position(a.Chunk.Scope, a.Chunk.Log).Counter
-	if !s.r.forked(a.Chunk.Scope, a.Chunk.Log) {
+	beyond := a.Chunk.Counter > s.r.logs.Position(a.Chunk.Scope, a.Chunk.Log).Counter
+	if !s.r.logs.Forked(a.Chunk.Scope, a.Chunk.Log) {
 		return beyond
 	}
 	var sealed chunk.Sealed
@@ -399,7 +400,7 @@ func (s *sources) lacks(a appliedChange) bool {
 	if err == nil && sealed.Bytes() != nil {
 		s.r.mu.Lock()
 		defer s.r.mu.Unlock()
-		return s.r.behindGapLocked(storage.Ref{Scope: a.Chunk.Scope, Log: a.Chunk.Log, Counter: a.Chunk.Counter, ID: sealed.ID()})
+		return s.r.mu.BehindGapLocked(storage.Ref{Scope: a.Chunk.Scope, Log: a.Chunk.Log, Counter: a.Chunk.Counter, ID: sealed.ID()})
 	}
 	return errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrNotFound)
 }

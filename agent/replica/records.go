@@ -6,9 +6,9 @@ import (
 	"slices"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/fhir"
-	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/wire"
 )
@@ -29,22 +29,10 @@ const (
 	maxRecord    = 64 << 20
 )
 
-// chunkRef names a chunk by its place.
-type chunkRef struct {
-	Scope   trust.ScopeID
-	Log     chunk.LogID
-	Counter uint64
-}
-
-// main names the chunk of the main history there.
-func (at chunkRef) main() storage.Ref {
-	return storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter}
-}
-
 // appliedChange is what is kept of an applied change: the engine-level record and who wrote it, when, in which chunk.
 type appliedChange struct {
 	Record        crdt.Record
-	Chunk         chunkRef
+	Chunk         logs.Ref
 	Device        trust.DeviceID
 	Schema        uint16
 	TimeMillis    int64
@@ -294,11 +282,11 @@ type missing struct {
 
 const (
 	missingNothing byte = 0
-	missingChange  byte = 1 // a change's hash
-	missingEpoch   byte = 2 // an epoch's key
-	missingSchema  byte = 3 // a newer schema than this build's
-	missingAuthor  byte = 4 // a membership entry
-	missingTurn    byte = 5 // nothing: it stands beside those that a cursor comes to, and has not been looked at
+	missingChange  byte = 1               // a change's hash
+	missingEpoch   byte = 2               // an epoch's key
+	missingSchema  byte = 3               // a newer schema than this build's
+	missingAuthor  byte = 4               // a membership entry
+	missingTurn         = logs.ParkedTurn // nothing: it stands beside those that a cursor comes to, and has not been looked at
 )
 
 // heldVersion is 2 since 2026-11-25; a value of version 1 ends after what it waits for.
@@ -380,22 +368,6 @@ func parseCheckpointRecord(document crdt.DocumentID, b []byte) (checkpoint, erro
 	return c, r.Close()
 }
 
-func (x word) marshal() []byte {
-	var w wire.Writer
-	w.Byte(recordVersion)
-	w.Bool(x.ok)
-	place, _ := x.at.AppendBinary(nil)
-	w.Raw(place)
-	return w.Bytes()
-}
-
-func parseWord(b []byte) (x word, err error) {
-	r := open(b)
-	x.ok = r.Bool()
-	x.at = chunk.ReadPlace(r)
-	return x, r.Close()
-}
-
 func (x tail) marshal() []byte {
 	var w wire.Writer
 	w.Byte(recordVersion)
@@ -411,38 +383,6 @@ func parseTail(b []byte) (x tail, err error) {
 	x.changes = r.Uvarint(1<<64 - 1) // builds before wrote numbers below zero
 	x.lastMillis = r.Varint()
 	return x, r.Close()
-}
-
-// A tip is a log head: its last chunk.
-func marshalTip(p tip) []byte {
-	var w wire.Writer
-	w.Byte(recordVersion)
-	w.Uvarint(p.Counter)
-	w.Raw(p.ID[:])
-	return w.Bytes()
-}
-
-func parseTip(b []byte) (p tip, err error) {
-	r := open(b)
-	p.Counter = r.Uvarint(1<<64 - 1)
-	r.Fixed(p.ID[:])
-	return p, r.Close()
-}
-
-// A position is a cursor, or what another device acknowledged.
-func marshalPosition(p chunk.Position) []byte {
-	var w wire.Writer
-	w.Byte(recordVersion)
-	w.Uvarint(p.Counter)
-	w.Raw(p.Tip[:])
-	return w.Bytes()
-}
-
-func parsePosition(b []byte) (p chunk.Position, err error) {
-	r := open(b)
-	p.Counter = r.Uvarint(1<<64 - 1)
-	r.Fixed(p.Tip[:])
-	return p, r.Close()
 }
 
 func marshalSets(sets map[trust.ScopeID]chunk.SetHash) []byte {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
@@ -106,12 +107,12 @@ func (f *Refill) Finish(ctx context.Context, now time.Time, d Damaged) (Repair, 
 		return Repair{}, err
 	}
 	rep := Repair{Since: now, Folder: d.Folder, Reason: d.Reason}
-	logs := map[logRef]*RepairLog{}
+	byLog := map[logs.Name]*RepairLog{}
 	at := func(scope trust.ScopeID, log chunk.LogID) *RepairLog {
-		l := logs[logRef{scope, log}]
+		l := byLog[logs.Name{Scope: scope, Log: log}]
 		if l == nil {
 			l = &RepairLog{Scope: scope, Log: log, Own: log == d.Log}
-			logs[logRef{scope, log}] = l
+			byLog[logs.Name{Scope: scope, Log: log}] = l
 		}
 		return l
 	}
@@ -120,21 +121,21 @@ func (f *Refill) Finish(ctx context.Context, now time.Time, d Damaged) (Repair, 
 		if err != nil {
 			continue
 		}
-		if head, err := parseTip(h.Value); err == nil {
+		if head, err := logs.ParseEnd(h.Value); err == nil {
 			at(scope, log).Target = head.Counter
 		}
 	}
-	heads := map[logRef]tip{}
-	elsewhere := map[logRef]uint64{}
-	above := map[logRef]uint64{} // how many chunks are here that no device is known to hold
+	heads := map[logs.Name]logs.End{}
+	elsewhere := map[logs.Name]uint64{}
+	above := map[logs.Name]uint64{} // how many chunks are here that no device is known to hold
 	err := f.store.View(func(v storage.Reader) error {
 		if err := v.Scan(storage.Ack.All(), nil, func(key, value []byte) error {
 			_, scope, log, err := storage.Ack.Parse(key)
 			if err != nil {
 				return err
 			}
-			if p, err := parsePosition(value); err == nil {
-				ref := logRef{scope, log}
+			if p, err := logs.ParsePosition(value); err == nil {
+				ref := logs.Name{Scope: scope, Log: log}
 				elsewhere[ref] = max(elsewhere[ref], p.Counter)
 			}
 			return nil
@@ -154,7 +155,7 @@ func (f *Refill) Finish(ctx context.Context, now time.Time, d Damaged) (Repair, 
 				f.batch.Delete(slices.Clone(key))
 				return nil
 			}
-			l, ref := at(scope, log), logRef{scope, log}
+			l, ref := at(scope, log), logs.Name{Scope: scope, Log: log}
 			l.Own = l.Own || sealed.Header().Device == d.Device
 			l.Target = max(l.Target, counter)
 			l.Salvaged++
@@ -162,7 +163,7 @@ func (f *Refill) Finish(ctx context.Context, now time.Time, d Damaged) (Repair, 
 				above[ref]++
 			}
 			if head := heads[ref]; sealed.Follows(head.ID, head.Counter) {
-				heads[ref] = tip{counter, sealed.ID()}
+				heads[ref] = logs.End{Counter: counter, ID: sealed.ID()}
 			}
 			return nil
 		})
@@ -174,9 +175,9 @@ func (f *Refill) Finish(ctx context.Context, now time.Time, d Damaged) (Repair, 
 		return Repair{}, fmt.Errorf("look at what was salvaged: %w", err)
 	}
 	for ref, head := range heads {
-		f.batch.Put(storage.LogHead.Key(ref.scope, ref.log), marshalTip(head))
+		f.batch.Put(storage.LogHead.Key(ref.Scope, ref.Log), logs.MarshalEnd(head))
 	}
-	for ref, l := range logs {
+	for ref, l := range byLog {
 		if known := elsewhere[ref]; l.Own && l.Target > known {
 			l.Unsure = l.Target - known - min(above[ref], l.Target-known)
 		}
@@ -195,17 +196,17 @@ func (f *Refill) Finish(ctx context.Context, now time.Time, d Damaged) (Repair, 
 }
 
 // overSkips has logs go on over what checkpoints stand for, and what comes behind that.
-func overSkips(v storage.Reader, heads map[logRef]tip) error {
-	logs := map[logRef]bool{}
+func overSkips(v storage.Reader, heads map[logs.Name]logs.End) error {
+	byLog := map[logs.Name]bool{}
 	if err := v.Keys(storage.Skip.All(), nil, func(key []byte) error {
 		scope, log, _, err := storage.Skip.Parse(key)
-		logs[logRef{scope, log}] = true
+		byLog[logs.Name{Scope: scope, Log: log}] = true
 		return err
 	}); err != nil {
 		return err
 	}
-	for ref := range logs {
-		if end := onwards(v, ref.scope, ref.log, heads[ref]); end.Counter > 0 {
+	for ref := range byLog {
+		if end := logs.Onwards(v, ref.Scope, ref.Log, heads[ref]); end.Counter > 0 {
 			heads[ref] = end
 		}
 	}
@@ -222,10 +223,4 @@ func acceptable(entries []trust.Entry) (*trust.State, []trust.Entry) {
 		return nil, nil
 	}
 	return st, st.Entries()
-}
-
-// logRef names a log.
-type logRef struct {
-	scope trust.ScopeID
-	log   chunk.LogID
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/wire"
@@ -160,16 +161,14 @@ func (r *Replica) Repair() (p Repair, have, of uint64, err error) {
 		return p, 0, 0, fmt.Errorf("read repair: %w", err)
 	}
 	r.mu.Lock()
-	ends := make([]tip, len(p.Logs))
+	ends := make([]logs.End, len(p.Logs))
 	for i := range p.Logs {
 		l := &p.Logs[i]
-		f := r.mu.forks[l.Scope][l.Log]
-		ends[i] = r.mu.tips[l.Scope][l.Log]
-		held := min(r.mu.vectors[l.Scope][l.Log].Counter, l.Target)
-		l.Lost = l.Target - held + f.missing()
-		if f != nil {
-			l.Kept = uint64(len(f.nodes) - len(f.held(ends[i])))
-		}
+		f := r.mu.Forks[l.Scope][l.Log]
+		ends[i] = r.mu.Ends[l.Scope][l.Log]
+		held := min(r.mu.Vectors[l.Scope][l.Log].Counter, l.Target)
+		l.Lost = l.Target - held + f.Missing()
+		l.Kept = uint64(f.Kept(ends[i]))
 		have, of = have+held, of+held+l.Lost
 	}
 	r.mu.Unlock()
@@ -207,126 +206,26 @@ func (r *Replica) EndRepair(ctx context.Context) (Repair, error) {
 	return p, t.commit(ctx)
 }
 
-// unreadable says that a stored chunk does not read: of the main history of its log, without an ID, or beside it.
-type unreadable struct {
-	at  storage.Ref
-	err error
-}
-
-func (u *unreadable) Error() string {
-	return fmt.Sprintf("chunk %d of log %v: %v", u.at.Counter, u.at.Log, u.err)
-}
-
-func (u *unreadable) Unwrap() error { return u.err }
-
-// unreadableAs returns err as what it says about a chunk, if that is that the chunk is damaged or gone.
-func unreadableAs(at storage.Ref, err error) error {
-	if errors.Is(err, storage.ErrDamaged) || errors.Is(err, errNotHeld) || errors.Is(err, storage.ErrNotFound) {
-		return &unreadable{at, err}
-	}
-	return err
-}
-
-func isUnreadable(err error) bool {
-	_, ok := errors.AsType[*unreadable](err)
-	return ok
-}
-
 // takeBack has nothing claimed any more of a chunk that does not read, so that the peers send it again. The caller holds
 // Replica.write.
 func (r *Replica) takeBack(ctx context.Context, at storage.Ref, why error) error {
-	if at.ID != [32]byte{} {
-		return r.takeBackBranch(ctx, at, why)
-	}
-	return r.takeBackMain(ctx, chunkRef{at.Scope, at.Log, at.Counter}, why)
-}
-
-// takeBackBranch forgets a chunk beside the main history of its log. What builds on it is kept, and counts again when it is
-// there.
-func (r *Replica) takeBackBranch(ctx context.Context, at storage.Ref, why error) error {
-	r.arrive.Lock()
-	defer r.arrive.Unlock()
-	r.log.Error("a chunk of another history of a log is damaged; it is asked for again", "log", at.Log, "counter", at.Counter,
-		"error", why)
-	var batch storage.Batch
-	batch.Delete(storage.Branch.Key(at.Scope, at.Log, at.Counter, at.ID))
-	batch.Delete(storage.Parked.Key(missingTurn, [32]byte{}, at))
-	batch.Put(storage.Gone.Key(at.Scope, at.Log, at.Counter, at.ID), nil)
-	ref := chunkRef{at.Scope, at.Log, at.Counter}
-	if err := r.noteDamage(&batch, ref, at.Log == r.logID(at.Scope), r.tip(at.Scope, at.Log).Counter); err != nil {
-		return err
-	}
-	if err := r.store.Commit(ctx, &batch); err != nil {
-		return fmt.Errorf("take back a damaged chunk: %w", err)
-	}
-	is := func(w storage.Ref) bool { return w == at }
-	r.mu.Lock()
-	if f := r.mu.forks[at.Scope][at.Log]; f != nil {
-		delete(f.nodes, at.ID)
-		f.gone[at.ID], f.reach = at.Counter, nil
-	}
-	r.mu.woken, r.mu.turns = slices.DeleteFunc(r.mu.woken, is), slices.DeleteFunc(r.mu.turns, is)
-	r.mu.behind = slices.DeleteFunc(r.mu.behind, is)
-	r.mu.Unlock()
-	r.takenBack.Store(true)
-	r.notify()
-	return nil
-}
-
-// takeBackMain has the vector claim nothing from a chunk on that does not read, so that the peers send it again, by the
-// ordinary session: what lies behind it is kept and counted again when it is there. This device's own log ends there; it
-// goes on under a new one, since a counter must never be used twice.
-func (r *Replica) takeBackMain(ctx context.Context, at chunkRef, why error) error {
-	r.arrive.Lock()
-	defer r.arrive.Unlock()
-	was := r.tip(at.Scope, at.Log)
-	if was.Counter < at.Counter {
-		return nil // nothing is claimed of it
-	}
-	r.log.Error("a chunk is damaged; it is asked for again", "log", at.Log, "counter", at.Counter, "error", why)
+	ref := logs.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter}
 	own := at.Log == r.logID(at.Scope)
-	if own {
-		if err := r.beginLog(ctx, LogDamaged); err != nil {
-			return fmt.Errorf("take back a damaged chunk: %w", err)
-		}
-	}
-	var batch storage.Batch
-	batch.Delete(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
-	var head tip
-	err := r.store.View(func(v storage.Reader) error {
-		for c := at.Counter - 1; c > 0; c-- {
-			h, err := heldBy(v, at.Scope, at.Log, c)
-			if err == nil {
-				head = h.tip
-				return nil
-			}
-			if !isUnreadable(unreadableAs(at.main(), err)) {
+	taken, err := r.logs.TakeBack(ctx, at, why, func(b *storage.Batch, end uint64) error {
+		if own && at.ID == [32]byte{} { // its own log ends there; it goes on under a new one, since a counter must never be used twice
+			if err := r.beginLog(ctx, LogDamaged); err != nil {
 				return err
 			}
-			batch.Delete(storage.Chunk.Key(at.Scope, at.Log, c))
 		}
-		return nil
+		return r.noteDamage(b, ref, own, end)
 	})
-	if err != nil {
-		return fmt.Errorf("take back a damaged chunk: %w", err)
-	}
-	if err := r.noteDamage(&batch, at, own, was.Counter); err != nil {
+	if err != nil || !taken {
 		return err
 	}
-	batch.Put(storage.LogHead.Key(at.Scope, at.Log), marshalTip(head))
-	if err := r.store.Commit(ctx, &batch); err != nil {
-		return fmt.Errorf("take back a damaged chunk: %w", err)
-	}
 	r.mu.Lock()
-	if head.Counter == 0 {
-		delete(r.mu.tips[at.Scope], at.Log)
-		delete(r.mu.vectors[at.Scope], at.Log)
-	} else {
-		r.advanceLocked(at.Scope, at.Log, head)
-	}
 	// A held chunk that was woken has its turn when it is here again.
 	r.mu.woken = slices.DeleteFunc(r.mu.woken, func(w storage.Ref) bool {
-		return chunkRef{w.Scope, w.Log, w.Counter} == at && !r.besideLocked(w)
+		return w == at || at == (logs.Ref{Scope: w.Scope, Log: w.Log, Counter: w.Counter}).Main() && !r.mu.BesideLocked(w)
 	})
 	r.mu.Unlock()
 	r.takenBack.Store(true)
@@ -336,14 +235,14 @@ func (r *Replica) takeBackMain(ctx context.Context, at chunkRef, why error) erro
 
 // takeBackBy takes back what an error says about a chunk, if it says that. The caller holds Replica.write.
 func (r *Replica) takeBackBy(ctx context.Context, err error) error {
-	if bad, ok := errors.AsType[*unreadable](err); ok {
-		return r.takeBack(ctx, bad.at, bad.err)
+	if bad, ok := errors.AsType[*logs.Unreadable](err); ok {
+		return r.takeBack(ctx, bad.At, bad.Err)
 	}
 	return nil
 }
 
 // noteDamage adds a chunk to the repair that goes on, or begins one.
-func (r *Replica) noteDamage(batch *storage.Batch, at chunkRef, own bool, target uint64) error {
+func (r *Replica) noteDamage(batch *storage.Batch, at logs.Ref, own bool, target uint64) error {
 	p, _, _, err := r.Repair()
 	if err != nil {
 		return err
@@ -358,22 +257,12 @@ func (r *Replica) noteDamage(batch *storage.Batch, at chunkRef, own bool, target
 	return nil
 }
 
-// besideLocked reports whether a place is that of a chunk beside the main history of its log.
-func (r *Replica) besideLocked(at storage.Ref) bool {
-	f := r.mu.forks[at.Scope][at.Log]
-	if f == nil {
-		return false
-	}
-	_, ok := f.nodes[at.ID]
-	return ok
-}
-
 // TakenBack reports, once, that vectors claim less than before: sessions must begin anew, since within one a peer does not
 // take back what it was told.
 func (r *Replica) TakenBack() bool { return r.takenBack.Swap(false) }
 
 // ackedElsewhere reports whether another device said that it holds a chunk.
-func (r *Replica) ackedElsewhere(at chunkRef) bool {
+func (r *Replica) ackedElsewhere(at logs.Ref) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, scopes := range r.mu.acked {
@@ -385,7 +274,7 @@ func (r *Replica) ackedElsewhere(at chunkRef) bool {
 }
 
 // add notes a chunk that is missing from a log that was held up to target.
-func (p *Repair) add(at chunkRef, own bool, target uint64, elsewhere bool) {
+func (p *Repair) add(at logs.Ref, own bool, target uint64, elsewhere bool) {
 	i := slices.IndexFunc(p.Logs, func(l RepairLog) bool { return l.Scope == at.Scope && l.Log == at.Log })
 	if i < 0 {
 		i = len(p.Logs)
@@ -397,14 +286,6 @@ func (p *Repair) add(at chunkRef, own bool, target uint64, elsewhere bool) {
 		l.Unsure++
 	}
 	p.sort()
-}
-
-// behindCursorLocked queues chunks that came once more, after their turn, for another look: one of them may be held.
-func (r *Replica) behindCursorLocked(scope trust.ScopeID, log chunk.LogID, from, to uint64) {
-	for c := from + 1; c <= min(to, r.mu.applied[scope][log].Counter); c++ {
-		r.mu.woken = append(r.mu.woken, storage.Ref{Scope: scope, Log: log, Counter: c})
-		r.refilled.Store(true)
-	}
 }
 
 // reasonEarlier is why a chunk is unapplied whose document needs a damaged one.

@@ -1,10 +1,10 @@
 // Package replica is one device's copy of a practice's records, and the trips that change it.
 //
-// Nouns: a [Replica] joins a store, a keyring and an engine. It holds the logs of every device as sealed chunks, and for
+// Nouns: a [Replica] joins a store, a keyring and an engine. It holds the logs of every device as sealed chunks (package logs), and for
 // each document the applied changes and the views that follow from them. A transaction is what one commit makes durable.
 //
-// The trips, a file each: write.go (a local edit: engine, seal, one commit), arrive.go (chunks from elsewhere: verify,
-// commit, and only then counted in the vector), apply.go (arrived chunks into documents, behind a stored cursor).
+// The trips, a file each: write.go (a local edit: engine, seal, one commit), arrive.go (chunks from elsewhere, into the
+// logs), apply.go (arrived chunks into documents, behind a stored cursor).
 //
 // Guarantees: what a method reports as written is durable. A version vector names only what is durable. What is shown of
 // a document follows from the chunks, the membership log and nothing else; what cannot be applied is held, with a
@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -86,20 +87,14 @@ type Replica struct {
 	// was followed; see reviewCuts.
 	recut, reviewedTo atomic.Uint64
 
-	// arrive is held while chunks of other devices are judged and committed, per batch.
-	arrive sync.Mutex
-	begun  beginners // guarded by arrive
+	// logs are the chunks that are held. What they keep at hand is guarded by the same lock as what follows from them.
+	logs *logs.Set
 
 	mu struct {
-		sync.Mutex
-		vectors map[trust.ScopeID]chunk.Vector        // durable prefixes
-		tips    map[trust.ScopeID]map[chunk.LogID]tip // the same with the whole ID of each last chunk
-		applied map[trust.ScopeID]chunk.Vector        // the applier's cursors
-		woken   []storage.Ref                         // parked chunks whose turn has come; changed under write, too
-		turns   []storage.Ref                         // chunks that stand beside those that a cursor comes to, not looked at yet
-		behind  []storage.Ref                         // of those, the ones that hang behind a gap: their turn comes when it is closed
-		unsaid  bool                                  // Replica.lost is not empty
-		forks   map[trust.ScopeID]map[chunk.LogID]*fork
+		*logs.Memory
+		applied map[trust.ScopeID]chunk.Vector // the applier's cursors
+		woken   []storage.Ref                  // parked chunks whose turn has come; changed under write, too
+		unsaid  bool                           // Replica.lost is not empty
 		own     []OwnLog
 		due     dueLog                          // before the next edit
 		claims  map[trust.DeviceID]time.Time    // when a peer's word last made it so
@@ -143,9 +138,6 @@ func Open(cfg Config) (*Replica, error) {
 	if err := r.nameTerms(context.Background()); err != nil {
 		return nil, fmt.Errorf("open replica: %w", err)
 	}
-	if err := r.dropLoose(context.Background()); err != nil {
-		r.log.Warn("what waits for no turn any more was not removed", "error", err)
-	}
 	if err := r.openLog(context.Background()); err != nil {
 		r.log.Warn("the log of this device is not noted yet; nothing is written until it is", "error", err)
 	}
@@ -167,61 +159,31 @@ func Adopt(ctx context.Context, store storage.Store, entries []trust.Entry) erro
 }
 
 func (r *Replica) load() error {
-	var entries []trust.Entry
+	if err := r.loadMembers(); err != nil {
+		return fmt.Errorf("open replica: %w", err)
+	}
+	var damaged []*logs.Unreadable
+	var err error
+	r.logs, damaged, err = logs.Open(context.Background(), logs.Config{
+		Store: r.store, State: r.State, Own: r.logID, Follower: follower{r}, Logger: r.log,
+	})
+	if err != nil {
+		return fmt.Errorf("open replica: %w", err)
+	}
 	m := &r.mu
-	m.tips = map[trust.ScopeID]map[chunk.LogID]tip{}
-	m.vectors = map[trust.ScopeID]chunk.Vector{}
+	m.Memory = r.logs.Memory
 	m.applied = map[trust.ScopeID]chunk.Vector{}
 	m.sets = map[trust.ScopeID]chunk.SetHash{}
 	m.acked = map[trust.DeviceID]map[trust.ScopeID]chunk.Vector{}
 	m.dirty = map[trust.DeviceID]bool{}
 	m.whole = map[trust.ScopeID][32]byte{}
 	m.claims = map[trust.DeviceID]time.Time{}
-	var damaged []*unreadable
-	err := r.store.View(func(v storage.Reader) error {
-		if err := v.Scan(storage.Member.All(), nil, func(_, value []byte) error {
-			e, err := trust.ParseEntry(append([]byte(nil), value...))
-			if err != nil {
-				return fmt.Errorf("read membership entry: %w", err)
-			}
-			entries = append(entries, e)
-			return nil
-		}); err != nil {
-			return err
-		}
-		if len(entries) == 0 {
-			return fmt.Errorf("membership log: %w", storage.ErrNotFound)
-		}
-		st, rejected := trust.Replay(entries)
-		if len(rejected) > 0 {
-			return fmt.Errorf("replay membership log: %w", rejected[0].Err)
-		}
-		r.state.Store(st)
-		for _, s := range st.Scopes() {
-			r.addScopeLocked(s.ID)
-		}
-		if err := v.Scan(storage.LogHead.All(), nil, func(key, value []byte) error {
-			scope, log, err := storage.LogHead.Parse(key)
-			if err != nil {
-				return err
-			}
-			at, err := parseTip(value)
-			if err != nil {
-				return err
-			}
-			if at.Counter > 0 { // taken back to its beginning
-				r.advanceLocked(scope, log, at)
-			}
-			return nil
-		}); err != nil {
-			return fmt.Errorf("read log heads: %w", err)
-		}
+	err = r.store.View(func(v storage.Reader) error {
 		if err := loadPositions(v, storage.Cursor, m.applied); err != nil {
 			return fmt.Errorf("read cursors: %w", err)
 		}
-		var err error
-		if damaged, err = r.loadForks(v); err != nil {
-			return err
+		for scope := range m.Vectors {
+			r.addScopeLocked(scope)
 		}
 		if err := r.loadOwnLogs(v); err != nil {
 			return fmt.Errorf("read own logs: %w", err)
@@ -231,20 +193,8 @@ func (r *Replica) load() error {
 	if err != nil {
 		return fmt.Errorf("open replica: %w", err)
 	}
-	forked := map[logRef]bool{}
-	for scope, logs := range m.forks {
-		for log := range logs {
-			forked[logRef{scope, log}] = true
-		}
-	}
-	if err := r.findGone(forked); err != nil {
-		return fmt.Errorf("open replica: %w", err)
-	}
-	if err := r.forgetCome(context.Background()); err != nil {
-		r.log.Warn("it was not noted that damaged chunks have come again", "error", err)
-	}
 	for _, bad := range damaged {
-		if err := r.takeBackBranch(context.Background(), bad.at, bad.err); err != nil {
+		if err := r.takeBack(context.Background(), bad.At, bad.Err); err != nil {
 			r.log.Warn("a damaged chunk was not forgotten", "error", err)
 		}
 	}
@@ -252,6 +202,32 @@ func (r *Replica) load() error {
 	if err := r.takeSaid(r.state.Load()); err != nil {
 		r.log.Warn("keys of epochs that members said were not read; `chartmesh verify --repair` reads them anew", "error", err)
 	}
+	return nil
+}
+
+// loadMembers reads the membership log.
+func (r *Replica) loadMembers() error {
+	var entries []trust.Entry
+	if err := r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Member.All(), nil, func(_, value []byte) error {
+			e, err := trust.ParseEntry(append([]byte(nil), value...))
+			if err != nil {
+				return fmt.Errorf("read membership entry: %w", err)
+			}
+			entries = append(entries, e)
+			return nil
+		})
+	}); err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		return fmt.Errorf("membership log: %w", storage.ErrNotFound)
+	}
+	st, rejected := trust.Replay(entries)
+	if len(rejected) > 0 {
+		return fmt.Errorf("replay membership log: %w", rejected[0].Err)
+	}
+	r.state.Store(st)
 	return nil
 }
 
@@ -269,7 +245,7 @@ func loadPositions(v storage.Reader, kind storage.Kind2[[16]byte, [32]byte], int
 		if err != nil {
 			return err
 		}
-		p, err := parsePosition(value)
+		p, err := logs.ParsePosition(value)
 		if err != nil {
 			return err
 		}
@@ -321,9 +297,6 @@ func (r *Replica) loadRest(v storage.Reader) error {
 	if err := r.wakeHeld(v); err != nil {
 		return fmt.Errorf("read held chunks: %w", err)
 	}
-	if r.mu.turns, err = readTurns(v); err != nil {
-		return err
-	}
 	if err := r.loadLost(v); err != nil {
 		return fmt.Errorf("read changes that lost their place: %w", err)
 	}
@@ -333,26 +306,12 @@ func (r *Replica) loadRest(v storage.Reader) error {
 	return r.loadAcks(v)
 }
 
-// tip is the last chunk of a log.
-type tip struct {
-	Counter uint64
-	ID      chunk.ID
-}
-
-func (p tip) position() chunk.Position { return chunk.At(p.Counter, p.ID) }
-
+// addScopeLocked has room for a scope.
 func (r *Replica) addScopeLocked(scope trust.ScopeID) {
-	if r.mu.vectors[scope] == nil {
-		r.mu.vectors[scope], r.mu.applied[scope] = chunk.Vector{}, chunk.Vector{}
-		r.mu.tips[scope] = map[chunk.LogID]tip{}
+	r.mu.AddScopeLocked(scope)
+	if r.mu.applied[scope] == nil {
+		r.mu.applied[scope] = chunk.Vector{}
 	}
-}
-
-// advanceLocked counts what has become durable of a log.
-func (r *Replica) advanceLocked(scope trust.ScopeID, log chunk.LogID, to tip) {
-	r.addScopeLocked(scope)
-	r.mu.tips[scope][log] = to
-	r.mu.vectors[scope][log] = to.position()
 }
 
 // State returns the membership as this device knows it.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"chartmesh/chunk/logs"
 	"chartmesh/storage"
 )
 
@@ -21,9 +22,9 @@ func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (done Scrubbed
 	defer tick.Stop()
 	for _, s := range r.State().Scopes() {
 		for _, log := range r.Vector(s.ID).Logs() {
-			head := tip{}
+			head := logs.End{}
 			for {
-				end := r.position(s.ID, log).Counter // it may grow, and go back
+				end := r.logs.Position(s.ID, log).Counter // it may grow, and go back
 				if head.Counter >= end {
 					break
 				}
@@ -33,16 +34,16 @@ func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (done Scrubbed
 						if head.Counter >= end {
 							return nil
 						}
-						at := chunkRef{s.ID, log, head.Counter + 1}
-						h, err := heldBy(v, at.Scope, at.Log, at.Counter)
-						if err == nil && !h.follows(head) {
+						at := logs.Ref{Scope: s.ID, Log: log, Counter: head.Counter + 1}
+						h, err := logs.HeldBy(v, at.Scope, at.Log, at.Counter)
+						if err == nil && !h.Follows(head) {
 							err = storage.ErrDamaged
 						}
 						if err != nil {
-							bad, why = at.main(), err
+							bad, why = at.Main(), err
 							return nil
 						}
-						head = h.tip
+						head = h.End
 						done.Chunks++
 					}
 					return nil
@@ -50,7 +51,7 @@ func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (done Scrubbed
 					return done, err
 				}
 				if why != nil {
-					if !isUnreadable(unreadableAs(bad, why)) {
+					if !logs.IsUnreadable(logs.UnreadableAs(bad, why)) {
 						return done, why
 					}
 					if err := r.lockedTakeBack(ctx, bad, why); err != nil {
@@ -75,10 +76,10 @@ func (r *Replica) Scrub(ctx context.Context, pause time.Duration) (done Scrubbed
 func (r *Replica) scrubBranches(ctx context.Context, done *Scrubbed, tick <-chan time.Time) error {
 	for n, at := range r.besides() {
 		err := r.store.View(func(v storage.Reader) error {
-			_, err := readBranch(v, at)
+			_, err := logs.ReadBranch(v, at)
 			return err
 		})
-		if bad := unreadableAs(at, err); isUnreadable(bad) {
+		if bad := logs.UnreadableAs(at, err); logs.IsUnreadable(bad) {
 			if err := r.lockedTakeBack(ctx, at, err); err != nil {
 				return err
 			}
@@ -103,10 +104,10 @@ func (r *Replica) scrubBranches(ctx context.Context, done *Scrubbed, tick <-chan
 func (r *Replica) besides() (all []storage.Ref) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for scope, logs := range r.mu.forks {
-		for log, f := range logs {
-			for id, n := range f.nodes {
-				all = append(all, storage.Ref{Scope: scope, Log: log, Counter: n.counter, ID: id})
+	for scope, byLog := range r.mu.Forks {
+		for log, f := range byLog {
+			for id, counter := range f.All() {
+				all = append(all, storage.Ref{Scope: scope, Log: log, Counter: counter, ID: id})
 			}
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -32,17 +33,17 @@ func (r *Replica) Hello(peer trust.DeviceID) session.Local {
 func (r *Replica) digestLocked(scope trust.ScopeID) session.Digest {
 	set := r.mu.sets[scope]
 	return session.Digest{
-		VectorHash: r.heldHashLocked(scope), Applied: set.Sum(), AtEnd: r.atEndLocked(scope),
+		VectorHash: r.mu.HashLocked(scope), Applied: set.Sum(), AtEnd: r.atEndLocked(scope),
 	}
 }
 
 // atEndLocked reports whether every durable chunk of a scope has been applied or held, nothing held has its turn,
 // and this device has nothing to write anew.
 func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
-	if len(r.mu.woken)+len(r.mu.turns) > 0 || r.mu.unsaid || !r.reviewed() {
+	if len(r.mu.woken)+len(r.mu.Turns) > 0 || r.mu.unsaid || !r.reviewed() {
 		return false
 	}
-	for log, p := range r.mu.vectors[scope] {
+	for log, p := range r.mu.Vectors[scope] {
 		if r.mu.applied[scope][log].Counter < p.Counter {
 			return false
 		}
@@ -51,10 +52,43 @@ func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
 }
 
 // Vector returns a copy of what is durable of a scope.
-func (r *Replica) Vector(scope trust.ScopeID) chunk.Vector {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.heldVectorLocked(scope)
+func (r *Replica) Vector(scope trust.ScopeID) chunk.Vector { return r.logs.Vector(scope) }
+
+// Stood returns where the first history of a log stood at a counter; the zero Position if that is not held, or does not read.
+func (r *Replica) Stood(scope trust.ScopeID, log chunk.LogID, counter uint64) (chunk.Position, error) {
+	return r.logs.Stood(scope, log, counter)
+}
+
+// Forks names the histories of each log of a scope that has several: equal trees have equal names.
+func (r *Replica) Forks(scope trust.ScopeID) map[chunk.LogID][32]byte { return r.logs.Forks(scope) }
+
+// Locators describes what is held of a log, so that a peer finds where its own histories leave it.
+func (r *Replica) Locators(scope trust.ScopeID, log chunk.LogID) ([]chunk.Position, error) {
+	return r.logs.Locators(scope, log)
+}
+
+// Chunks returns what a log holds durably from after+1 on, at least one item if there is one. What does not read ends the list; where it
+// comes first, the vector claims it no longer.
+func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([]session.Item, error) {
+	out, err := r.logs.Chunks(scope, log, after, maxBytes)
+	return out, r.takeBackRead(err)
+}
+
+// Beyond returns what is held of a log, of all its histories, that is neither at the given positions nor below one of them, as Chunks
+// does.
+func (r *Replica) Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Position, maxBytes int) ([]session.Item, error) {
+	out, err := r.logs.Beyond(scope, log, has, maxBytes)
+	return out, r.takeBackRead(err)
+}
+
+// takeBackRead takes back what an error of a read says about a chunk, if it says that, and returns the error.
+func (r *Replica) takeBackRead(err error) error {
+	if !logs.IsUnreadable(err) {
+		return err
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	return errors.Join(err, r.takeBackBy(context.Background(), err))
 }
 
 // EntriesSince returns the membership entries that are not known from heads, parents first.
@@ -129,8 +163,7 @@ func parseEntries(from trust.DeviceID, entries [][]byte) ([]trust.Entry, error) 
 // adoptEntries makes those entries durable that trust.State.WithAll took, and lets the state follow. The caller holds Replica.membership.
 func (r *Replica) adoptEntries(ctx context.Context, from trust.DeviceID, st *trust.State, list []trust.Entry, errs []error) error {
 	var batch storage.Batch
-	var refused refusals
-	defer func() { refused.tell(r, from, "membership entries are not accepted") }()
+	refused, first, why := 0, trust.EntryID{}, error(nil)
 	for i, err := range errs {
 		var parent *trust.MissingParent
 		switch e := list[i]; {
@@ -139,8 +172,13 @@ func (r *Replica) adoptEntries(ctx context.Context, from trust.DeviceID, st *tru
 		case errors.Is(err, trust.ErrKnown), errors.As(err, &parent):
 		default:
 			// Whoever relays it may be honest; what else it sends is welcome.
-			refused.add(e.ID(), err)
+			if refused++; refused == 1 {
+				first, why = e.ID(), err
+			}
 		}
+	}
+	if refused > 0 {
+		r.log.Warn("membership entries are not accepted", "from", from, "count", refused, "first", first, "error", why)
 	}
 	if batch.Len() == 0 {
 		return nil
@@ -223,38 +261,6 @@ func (r *Replica) Admit(ctx context.Context, sign func(*trust.State) (trust.Entr
 	return r.EntriesSince(nil), nil
 }
 
-// Chunks returns what a log holds durably from after+1 on, at least one item if there is one. What does not read, or what
-// the store says nothing of, ends the list; the vector claims it no longer.
-func (r *Replica) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) (out []session.Item, err error) {
-	end := r.position(scope, log).Counter
-	err = r.store.View(func(v storage.Reader) error {
-		out, err = items(v, scope, log, after, end, maxBytes)
-		return err
-	})
-	if len(out) > 0 || err == nil && after >= end {
-		return out, nil
-	}
-	if err == nil {
-		err = errNotHeld
-	}
-	at := chunkRef{scope, log, after + 1}.main()
-	r.write.Lock()
-	defer r.write.Unlock()
-	return nil, errors.Join(fmt.Errorf("read chunks: %w", err), r.takeBackBy(context.Background(), unreadableAs(at, err)))
-}
-
-// Stood returns where the first history of a log stood at a counter; the zero Position if that is not held, or does not read.
-func (r *Replica) Stood(scope trust.ScopeID, log chunk.LogID, counter uint64) (at chunk.Position, err error) {
-	err = r.store.View(func(v storage.Reader) (err error) {
-		at, err = mainPosition(v, scope, log, counter)
-		return err
-	})
-	if err != nil {
-		return at, fmt.Errorf("read where a log stood: %w", err)
-	}
-	return at, nil
-}
-
 // Acked remembers what a peer holds. It is stored with the next FlushAcks: to forget an acknowledgement in a crash only
 // makes this device say less than it could.
 //
@@ -265,10 +271,10 @@ func (r *Replica) Acked(_ context.Context, from trust.DeviceID, ack session.Ack)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	held := r.mu.vectors[ack.Scope]
-	if len(r.mu.forks[ack.Scope]) > 0 {
-		held = r.heldVectorLocked(ack.Scope)
-		if ack.VectorHash == r.heldHashLocked(ack.Scope) {
+	held := r.mu.Vectors[ack.Scope]
+	if len(r.mu.Forks[ack.Scope]) > 0 {
+		held = r.mu.VectorLocked(ack.Scope)
+		if ack.VectorHash == r.mu.HashLocked(ack.Scope) {
 			r.mu.whole[ack.Scope] = ack.VectorHash
 		}
 	}
@@ -303,7 +309,7 @@ func (r *Replica) FlushAcks(ctx context.Context) error {
 	for device := range r.mu.dirty {
 		for scope, v := range r.mu.acked[device] {
 			for log, p := range v {
-				batch.Put(storage.Ack.Key(device, scope, log), marshalPosition(p))
+				batch.Put(storage.Ack.Key(device, scope, log), logs.MarshalPosition(p))
 			}
 		}
 	}
@@ -328,7 +334,7 @@ func (r *Replica) loadAcks(v storage.Reader) error {
 		if err != nil {
 			return err
 		}
-		p, err := parsePosition(value)
+		p, err := logs.ParsePosition(value)
 		if err != nil {
 			return err
 		}
@@ -371,7 +377,7 @@ func (r *Replica) Status() Status {
 		Documents: int(c.Documents), Resources: int(c.Resources), Conflicts: int(c.Conflicts), Parked: int(c.Parked),
 		Quarantined: int(c.Quarantined), Unapplied: int(c.Unapplied), AtEnd: true,
 	}
-	for scope, vector := range r.mu.vectors {
+	for scope, vector := range r.mu.Vectors {
 		s.AtEnd = s.AtEnd && r.atEndLocked(scope)
 		for _, l := range r.mu.own {
 			own, alone := r.ownLocked(scope, l.ID, vector[l.ID].Counter)
@@ -385,12 +391,9 @@ func (r *Replica) Status() Status {
 // said to hold. What is acknowledged of a log with branches names one of them; the others count until a device holds exactly
 // what this one does.
 func (r *Replica) ownLocked(scope trust.ScopeID, log chunk.LogID, main uint64) (own, alone int) {
-	beside := 0
-	if f := r.mu.forks[scope][log]; f != nil {
-		beside = len(f.nodes)
-	}
+	beside := r.mu.Forks[scope][log].Len()
 	own = int(main) + beside
-	if beside > 0 && r.mu.whole[scope] == r.heldHashLocked(scope) {
+	if beside > 0 && r.mu.whole[scope] == r.mu.HashLocked(scope) {
 		return own, 0
 	}
 	most := uint64(0)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/fhir"
 	"chartmesh/storage"
@@ -26,8 +27,8 @@ type transaction struct {
 	docs    map[crdt.DocumentID]*document // changed in memory and engine; forgotten if the commit fails
 	views   map[viewKey]*view
 	where   map[fhirRef][]crdt.DocumentID
-	own     map[trust.ScopeID]tip  // heads of this device's own logs
-	sealed  map[trust.ScopeID]bool // own logs that grew
+	own     map[trust.ScopeID]logs.End // heads of this device's own logs
+	sealed  map[trust.ScopeID]bool     // own logs that grew
 	cursors map[trust.ScopeID]chunk.Vector
 	sets    map[trust.ScopeID]chunk.SetHash
 	woken   []storage.Ref
@@ -77,7 +78,7 @@ func (r *Replica) beginPlain() *transaction {
 		r: r, now: r.now(), counts: r.mu.counts,
 		docs:  map[crdt.DocumentID]*document{},
 		views: map[viewKey]*view{}, where: map[fhirRef][]crdt.DocumentID{},
-		own: map[trust.ScopeID]tip{}, sealed: map[trust.ScopeID]bool{},
+		own: map[trust.ScopeID]logs.End{}, sealed: map[trust.ScopeID]bool{},
 		cursors:    map[trust.ScopeID]chunk.Vector{},
 		duplicates: map[fhirRef]*[16]byte{}, checkpoints: map[chunk.Place]*checkpoint{}, tails: map[crdt.DocumentID]*tail{},
 		decisions: newDecisions(),
@@ -97,18 +98,18 @@ func (t *transaction) commit(ctx context.Context) error {
 	if t.batch.Len() == 0 && len(t.cursors) == 0 && len(t.events) == 0 {
 		r.mu.Lock()
 		defer r.mu.Unlock()
-		r.mu.woken, r.mu.turns = t.woken, r.mu.turns[t.turned:]
+		r.mu.woken, r.mu.Turns = t.woken, r.mu.Turns[t.turned:]
 		return nil
 	}
 	t.batch.Put(storage.Meta.Key(metaApplied), marshalSets(t.sets))
 	for scope := range t.sealed {
 		log, head := r.logID(scope), t.own[scope]
-		t.batch.Put(storage.LogHead.Key(scope, log), marshalTip(head))
-		t.batch.Put(storage.Cursor.Key(scope, log), marshalPosition(head.position()))
+		t.batch.Put(storage.LogHead.Key(scope, log), logs.MarshalEnd(head))
+		t.batch.Put(storage.Cursor.Key(scope, log), logs.MarshalPosition(head.Position()))
 	}
-	for scope, logs := range t.cursors {
-		for log, p := range logs {
-			t.batch.Put(storage.Cursor.Key(scope, log), marshalPosition(p))
+	for scope, byLog := range t.cursors {
+		for log, p := range byLog {
+			t.batch.Put(storage.Cursor.Key(scope, log), logs.MarshalPosition(p))
 		}
 	}
 	t.batch.Put(storage.Meta.Key(metaCounts), t.counts.marshal())
@@ -131,14 +132,15 @@ func (t *transaction) commit(ctx context.Context) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for scope := range t.sealed {
-		r.advanceLocked(scope, r.logID(scope), t.own[scope])
-		r.mu.applied[scope][r.logID(scope)] = t.own[scope].position()
+		r.addScopeLocked(scope)
+		r.mu.AdvanceLocked(scope, r.logID(scope), t.own[scope])
+		r.mu.applied[scope][r.logID(scope)] = t.own[scope].Position()
 	}
-	for scope, logs := range t.cursors {
-		maps.Copy(r.mu.applied[scope], logs)
+	for scope, byLog := range t.cursors {
+		maps.Copy(r.mu.applied[scope], byLog)
 	}
 	r.mu.sets, r.mu.counts, r.mu.event, r.mu.woken = t.sets, t.counts, last, t.woken
-	r.mu.turns, r.mu.unsaid = r.mu.turns[t.turned:], len(r.lost) > 0
+	r.mu.Turns, r.mu.unsaid = r.mu.Turns[t.turned:], len(r.lost) > 0
 	for _, d := range t.docs {
 		r.docs.count(d)
 		for i := len(d.changes) - 1; i >= 0 && d.changes[i].raw != nil; i-- {
@@ -186,7 +188,7 @@ func (t *transaction) abort(ctx context.Context) {
 }
 
 // seal appends one chunk to this device's own log of the scope.
-func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (chunkRef, chunk.Sealed, error) {
+func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (logs.Ref, chunk.Sealed, error) {
 	at, done := t.sealing(scope, body)
 	sealed, err := done()
 	return at, sealed, err
@@ -194,18 +196,18 @@ func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (chunkRef, chun
 
 // sealing begins what seal does, since compressing takes as long as reading back what was written. The chunk is part of the
 // log when done has returned it: call it in any case, before the next chunk is begun, and do not change the body until then.
-func (t *transaction) sealing(scope trust.ScopeID, body chunk.Body) (at chunkRef, done func() (chunk.Sealed, error)) {
+func (t *transaction) sealing(scope trust.ScopeID, body chunk.Body) (at logs.Ref, done func() (chunk.Sealed, error)) {
 	r := t.r
 	if t.noLog != nil {
-		return chunkRef{}, func() (chunk.Sealed, error) { return chunk.Sealed{}, t.noLog }
+		return logs.Ref{}, func() (chunk.Sealed, error) { return chunk.Sealed{}, t.noLog }
 	}
 	head, ok := t.own[scope]
 	if !ok {
 		r.mu.Lock()
-		head = r.mu.tips[scope][r.logID(scope)]
+		head = r.mu.Ends[scope][r.logID(scope)]
 		r.mu.Unlock()
 	}
-	at = chunkRef{scope, r.logID(scope), head.Counter + 1}
+	at = logs.Ref{Scope: scope, Log: r.logID(scope), Counter: head.Counter + 1}
 	params := chunk.Params{
 		Membership: r.State(), Scope: scope, Log: at.Log, Counter: at.Counter, Previous: head.ID, Dictionary: chunk.Dictionary1,
 	}
@@ -221,7 +223,7 @@ func (t *transaction) sealing(scope trust.ScopeID, body chunk.Body) (at chunkRef
 		if err != nil {
 			return chunk.Sealed{}, err
 		}
-		t.own[scope] = tip{at.Counter, sealed.ID()}
+		t.own[scope] = logs.End{Counter: at.Counter, ID: sealed.ID()}
 		t.sealed[scope] = true
 		t.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
 		return sealed, nil

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/internal/fuzzing"
 	"chartmesh/trust"
@@ -79,14 +80,6 @@ var valueForms = []struct {
 			k, err := parseSaidKey(b)
 			return k.marshal(), err
 		}},
-	{"tip", func(testing.TB) []byte { return marshalTip(tip{300, chunk.ID{1}}) }, func(b []byte) ([]byte, error) {
-		p, err := parseTip(b)
-		return marshalTip(p), err
-	}},
-	{"position", func(testing.TB) []byte { return marshalPosition(chunk.At(300, chunk.ID{1})) }, func(b []byte) ([]byte, error) {
-		p, err := parsePosition(b)
-		return marshalPosition(p), err
-	}},
 	{"sets", func(testing.TB) []byte {
 		var s chunk.SetHash
 		s.Add([32]byte{1})
@@ -125,12 +118,6 @@ var valueForms = []struct {
 		c, err := parseCheckpointRecord(crdt.DocumentID{}, b)
 		return c.marshal(), err
 	}},
-	{"word", func(testing.TB) []byte {
-		return word{ok: true, at: chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}}}.marshal()
-	}, func(b []byte) ([]byte, error) {
-		x, err := parseWord(b)
-		return x.marshal(), err
-	}},
 	{"tail", func(testing.TB) []byte { return tail{scope: trust.ScopeID{1}, changes: 300, lastMillis: -7}.marshal() }, func(b []byte) ([]byte, error) {
 		x, err := parseTail(b)
 		return x.marshal(), err
@@ -153,8 +140,8 @@ var valueForms = []struct {
 	{"own logs", func(testing.TB) []byte {
 		return marshalOwnLogs([]OwnLog{{ID: chunk.LogID{1}, Reason: 1}, {ID: chunk.LogID{2}, Began: time.UnixMilli(1790000000000)}})
 	}, func(b []byte) ([]byte, error) {
-		logs, err := parseOwnLogs(b)
-		return marshalOwnLogs(logs), err
+		list, err := parseOwnLogs(b)
+		return marshalOwnLogs(list), err
 	}},
 	{"saving", func(testing.TB) []byte {
 		return marshalShown([]shownOnce{{base: []crdt.ChangeHash{{1}}, heads: []crdt.ChangeHash{{2}, {3}}, json: []byte(`{"id":"` + fuzzing.Canary + `"}`)},
@@ -207,7 +194,7 @@ func sampleApplied(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	a := appliedChange{
-		Record: rec, Chunk: chunkRef{trust.ScopeID{1}, chunk.LogID{2}, 300}, Device: trust.DeviceID{3}, Schema: 1,
+		Record: rec, Chunk: logs.Ref{Scope: trust.ScopeID{1}, Log: chunk.LogID{2}, Counter: 300}, Device: trust.DeviceID{3}, Schema: 1,
 		TimeMillis: -5, Author: fuzzing.Canary, Origin: chunk.OriginImport, ArrivedMillis: 1790000000000,
 	}
 	return a.marshal()

@@ -12,6 +12,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -28,15 +29,15 @@ type verification struct {
 	progress func(api.VerifyProgress)
 	told     time.Time
 
-	cursors map[logRef]uint64 // how far each log is applied
-	heads   map[logRef]uint64 // how far each log is claimed to be held; chunks beyond are on their way again
-	damaged []storage.Ref     // chunks, and logs at their ends, to ask for again
-	derived bool              // something that follows from chunks is not what follows
-	members bool              // so is the membership log
-	unread  []byte            // kinds of what is of this device alone, with a value that does not read
+	cursors map[logs.Name]uint64 // how far each log is applied
+	heads   map[logs.Name]uint64 // how far each log is claimed to be held; chunks beyond are on their way again
+	damaged []storage.Ref        // chunks, and logs at their ends, to ask for again
+	derived bool                 // something that follows from chunks is not what follows
+	members bool                 // so is the membership log
+	unread  []byte               // kinds of what is of this device alone, with a value that does not read
 
 	carried map[crdt.DocumentID][]changeMark // by applied chunks
-	beside  map[chunkRef]bool                // where applied chunks stand beside the main history of their log
+	beside  map[logs.Ref]bool                // where applied chunks stand beside the main history of their log
 	apart   map[fhirRef]bool                 // resources that stand in several documents
 	sets    map[trust.ScopeID]chunk.SetHash
 	counts  counts
@@ -102,8 +103,8 @@ func (r *Replica) verifyOnce(ctx context.Context, progress func(api.VerifyProgre
 	c := &verification{
 		r: r, progress: progress, report: api.VerifyReport{Findings: []api.Finding{}},
 		carried: map[crdt.DocumentID][]changeMark{}, sets: map[trust.ScopeID]chunk.SetHash{}, expect: map[byte]*tally{},
-		heads: map[logRef]uint64{}, cursors: map[logRef]uint64{}, apart: map[fhirRef]bool{},
-		beside: map[chunkRef]bool{},
+		heads: map[logs.Name]uint64{}, cursors: map[logs.Name]uint64{}, apart: map[fhirRef]bool{},
+		beside: map[logs.Ref]bool{},
 	}
 	for _, k := range tallied() {
 		c.expect[k.Number()] = &tally{}
@@ -152,7 +153,7 @@ func (c *verification) findDerived(kind, id, what string) {
 // whatIs says in fixed words what is wrong with a stored value.
 func whatIs(err error) string {
 	switch {
-	case errors.Is(err, errNotHeld), errors.Is(err, storage.ErrNotFound):
+	case errors.Is(err, logs.ErrNotHeld), errors.Is(err, storage.ErrNotFound):
 		return "it is missing"
 	case errors.Is(err, chunk.ErrBadSignature):
 		return "its signature is wrong"
@@ -204,7 +205,7 @@ func (c *verification) documents(ctx context.Context) error {
 			return nil
 		}
 		next++
-		if at := a.Chunk; at.Counter > c.cursors[logRef{at.Scope, at.Log}] && !c.beside[at] {
+		if at := a.Chunk; at.Counter > c.cursors[logs.Name{Scope: at.Scope, Log: at.Log}] && !c.beside[at] {
 			c.findDerived("document", short(id[:]), "it holds a change of a chunk that does not count as applied")
 		}
 		if err := d.add(a, nil); err != nil {
@@ -296,9 +297,9 @@ func (c *verification) rawChanges(d *document) (raws [][]byte, ok bool, err erro
 			raws = append(raws, raw)
 			continue
 		}
-		bad, gone := errors.AsType[*unreadable](err)
+		bad, gone := errors.AsType[*logs.Unreadable](err)
 		switch {
-		case gone && (at.Counter > c.heads[logRef{at.Scope, at.Log}] || slices.Contains(c.damaged, bad.at)):
+		case gone && (at.Counter > c.heads[logs.Name{Scope: at.Scope, Log: at.Log}] || slices.Contains(c.damaged, bad.At)):
 		case gone:
 			c.findDerived("document", short(d.id[:]), "it names a chunk that is not there")
 		case errors.Is(err, storage.ErrDamaged), errors.Is(err, chunk.ErrDamaged):

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/storage"
 )
 
@@ -14,37 +15,37 @@ import (
 // and that it opens; and that the log ends where its head says.
 func (c *verification) logs(ctx context.Context) error {
 	type logAt struct {
-		ref  logRef
-		head tip
+		ref  logs.Name
+		head logs.End
 	}
-	var logs []logAt
+	var list []logAt
 	var of uint64
 	err := c.v.Scan(storage.LogHead.All(), nil, func(key, value []byte) error {
 		scope, log, err := storage.LogHead.Parse(key)
 		if err != nil {
 			return err
 		}
-		head, err := parseTip(value)
+		head, err := logs.ParseEnd(value)
 		if err != nil {
 			c.find("log", short(log[:]), "its head is malformed")
 			return nil
 		}
-		logs = append(logs, logAt{logRef{scope, log}, head})
-		c.heads[logRef{scope, log}] = head.Counter
+		list = append(list, logAt{logs.Name{Scope: scope, Log: log}, head})
+		c.heads[logs.Name{Scope: scope, Log: log}] = head.Counter
 		of += head.Counter
 		return nil
 	})
 	if err != nil && !errors.Is(err, storage.ErrDamaged) {
 		return err // one that does not read is found among the rest
 	}
-	for _, l := range logs {
+	for _, l := range list {
 		c.report.Logs++
 		applied, err := c.cursor(l.ref)
 		if err != nil {
 			return err
 		}
 		c.cursors[l.ref] = applied
-		head := tip{}
+		head := logs.End{}
 		for n := uint64(1); n <= l.head.Counter; n++ {
 			c.report.Chunks++
 			if err := c.tell(ctx, "logs", c.report.Chunks, of); err != nil {
@@ -56,66 +57,66 @@ func (c *verification) logs(ctx context.Context) error {
 			n = max(n, head.Counter) // a skip is many
 		}
 		if head.Counter == l.head.Counter && head != l.head {
-			c.damaged = append(c.damaged, chunkRef{l.ref.scope, l.ref.log, l.head.Counter}.main())
-			c.find("log", short(l.ref.log[:]), "its head names another chunk")
+			c.damaged = append(c.damaged, logs.Ref{Scope: l.ref.Scope, Log: l.ref.Log, Counter: l.head.Counter}.Main())
+			c.find("log", short(l.ref.Log[:]), "its head names another chunk")
 		}
 	}
 	return nil
 }
 
-func (c *verification) cursor(l logRef) (uint64, error) {
-	b, err := c.v.Get(storage.Cursor.Key(l.scope, l.log))
+func (c *verification) cursor(l logs.Name) (uint64, error) {
+	b, err := c.v.Get(storage.Cursor.Key(l.Scope, l.Log))
 	if errors.Is(err, storage.ErrNotFound) {
 		return 0, nil
 	}
 	if err == nil {
-		p, perr := parsePosition(b)
+		p, perr := logs.ParsePosition(b)
 		if perr == nil {
 			return p.Counter, nil
 		}
 		err = fmt.Errorf("%w: %w", storage.ErrDamaged, perr)
 	}
 	if errors.Is(err, storage.ErrDamaged) {
-		c.findDerived("log", short(l.log[:]), "how far it is applied does not read")
+		c.findDerived("log", short(l.Log[:]), "how far it is applied does not read")
 		return 0, nil
 	}
 	return 0, err
 }
 
 // chunk checks one chunk that shall follow head, and returns the head after it.
-func (c *verification) chunk(l logRef, counter uint64, head tip, applied bool) (tip, error) {
-	at := chunkRef{l.scope, l.log, counter}
-	id := fmt.Sprintf("%s/%d", short(l.log[:]), counter)
+func (c *verification) chunk(l logs.Name, counter uint64, head logs.End, applied bool) (logs.End, error) {
+	at := logs.Ref{Scope: l.Scope, Log: l.Log, Counter: counter}
+	id := fmt.Sprintf("%s/%d", short(l.Log[:]), counter)
 	bad := func(what string) {
-		c.damaged = append(c.damaged, at.main())
+		c.damaged = append(c.damaged, at.Main())
 		c.find("chunk", id, what)
 	}
-	h, err := heldBy(c.v, l.scope, l.log, counter)
+	h, err := logs.HeldBy(c.v, l.Scope, l.Log, counter)
 	if err != nil {
-		if !isUnreadable(unreadableAs(at.main(), err)) {
+		if !logs.IsUnreadable(logs.UnreadableAs(at.Main(), err)) {
 			return head, err
 		}
 		bad(whatIs(err))
 		return head, nil
 	}
 	// Behind a damaged chunk the link is not known; the next one that reads begins anew.
-	if head.Counter+1 == counter && !h.follows(head) {
+	if head.Counter+1 == counter && !h.Follows(head) {
 		bad("it does not follow the one before")
-		return h.tip, nil
+		return h.End, nil
 	}
-	if h.skip != nil {
-		return h.tip, nil // its checkpoint is checked in its own log
+	if h.Skip != nil {
+		return h.End, nil // its checkpoint is checked in its own log
 	}
-	if err := h.sealed.Verify(c.st); errors.Is(err, chunk.ErrBadSignature) {
+	if err := h.Sealed.Verify(c.st); errors.Is(err, chunk.ErrBadSignature) {
 		bad(whatIs(err))
-		return h.tip, nil
+		return h.End, nil
 	} else if err != nil {
 		c.find("chunk", id, notNow)
 	}
 	if applied {
-		c.applied(at, h.sealed)
+		c.applied(at, h.Sealed)
 	}
-	return h.tip, nil
+	return h.End, nil
 }
 
 // notNow is what is found of a chunk that is whole, and that was taken when the membership log said something else. It is
@@ -134,13 +135,13 @@ func (c *verification) branches(ctx context.Context) error {
 			return err
 		}
 		at := storage.Ref{Scope: scope, Log: log, Counter: counter, ID: id}
-		sealed, err := readBranch(c.v, at)
+		sealed, err := logs.ReadBranch(c.v, at)
 		if err == nil {
 			if err = sealed.Verify(c.st); err != nil && !errors.Is(err, chunk.ErrBadSignature) {
 				c.find("chunk", fmt.Sprintf("%s/%d", short(log[:]), counter), notNow)
 				err = nil
 			}
-		} else if !isUnreadable(unreadableAs(at, err)) {
+		} else if !logs.IsUnreadable(logs.UnreadableAs(at, err)) {
 			return err
 		}
 		if err != nil {
@@ -150,7 +151,7 @@ func (c *verification) branches(ctx context.Context) error {
 		}
 		switch _, err := c.v.Get(storage.Parked.Key(missingTurn, [32]byte{}, at)); {
 		case errors.Is(err, storage.ErrNotFound):
-			ref := chunkRef{scope, log, counter}
+			ref := logs.Ref{Scope: scope, Log: log, Counter: counter}
 			c.beside[ref] = true
 			c.applied(ref, sealed)
 		case err == nil:
@@ -164,7 +165,7 @@ func (c *verification) branches(ctx context.Context) error {
 }
 
 // applied notes the changes in a chunk that had its turn and is not held.
-func (c *verification) applied(at chunkRef, sealed chunk.Sealed) {
+func (c *verification) applied(at logs.Ref, sealed chunk.Sealed) {
 	if c.isHeld(at, sealed.ID()) {
 		return
 	}
@@ -181,7 +182,7 @@ func (c *verification) applied(at chunkRef, sealed chunk.Sealed) {
 	}
 }
 
-func (c *verification) isHeld(at chunkRef, id chunk.ID) bool {
+func (c *verification) isHeld(at logs.Ref, id chunk.ID) bool {
 	_, err := c.v.Get(storage.Held.Key(storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: id}))
 	return err == nil
 }

@@ -1,4 +1,4 @@
-package replica
+package logs
 
 import (
 	"context"
@@ -11,13 +11,13 @@ import (
 // dropLoose removes checkpoints and words that came before their turn and whose turn will not come, since a skip stands in
 // their place by now. Kept is what another skip rests on, or what is held with a reason. It is for Open: a peer of a session
 // that goes on counts on what it has sent.
-func (r *Replica) dropLoose(ctx context.Context) error {
+func (s *Set) dropLoose(ctx context.Context) error {
 	var batch storage.Batch
-	err := r.store.View(func(v storage.Reader) error {
+	err := s.store.View(func(v storage.Reader) error {
 		past := map[chunk.ID][]byte{}
 		if err := v.Keys(storage.Loose.All(), nil, func(key []byte) error {
 			scope, log, counter, id, err := storage.Loose.Parse(key)
-			if err != nil || counter > r.tip(scope, log).Counter {
+			if err != nil || counter > s.End(scope, log).Counter {
 				return err
 			}
 			_, err = v.Get(storage.Held.Key(storage.Ref{Scope: scope, Log: log, Counter: counter, ID: id}))
@@ -42,7 +42,7 @@ func (r *Replica) dropLoose(ctx context.Context) error {
 		return nil
 	})
 	if err == nil && batch.Len() > 0 {
-		err = r.store.Commit(ctx, &batch)
+		err = s.store.Commit(ctx, &batch)
 	}
 	if err != nil {
 		return fmt.Errorf("remove what is loose and past: %w", err)

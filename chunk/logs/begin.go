@@ -1,8 +1,8 @@
-package replica
+package logs
 
 import (
-	"errors"
 	"fmt"
+	"log/slog"
 
 	"chartmesh/chunk"
 	"chartmesh/storage"
@@ -13,23 +13,23 @@ import (
 // vector names chunk.MaxLogs, and beyond that nothing new of anybody would be asked for.
 const maxLogsOfDevice = 1024
 
-// beginners says which device began which log, for those logs that are held. It is guarded by Replica.arrive.
+// beginners says which device began which log, for those logs that are held. It is guarded by Set.arrive.
 type beginners map[trust.ScopeID]map[chunk.LogID]trust.DeviceID
 
 // mayBegin reports whether a device's chunk at the beginning of a log is taken. Which of too many logs a device holds
 // depends on which came first, so that devices will not agree about those; about all others they do.
-func (r *Replica) mayBegin(scope trust.ScopeID, log chunk.LogID, device trust.DeviceID) (bool, error) {
-	if r.begun[scope] == nil {
-		known, err := r.readBeginners(scope)
+func (s *Set) mayBegin(scope trust.ScopeID, log chunk.LogID, device trust.DeviceID) (bool, error) {
+	if s.begun[scope] == nil {
+		known, err := s.Beginners(scope)
 		if err != nil {
 			return false, err
 		}
-		if r.begun == nil {
-			r.begun = beginners{}
+		if s.begun == nil {
+			s.begun = beginners{}
 		}
-		r.begun[scope] = known
+		s.begun[scope] = known
 	}
-	known := r.begun[scope]
+	known := s.begun[scope]
 	if _, ok := known[log]; ok {
 		return true, nil
 	}
@@ -46,13 +46,13 @@ func (r *Replica) mayBegin(scope trust.ScopeID, log chunk.LogID, device trust.De
 	return true, nil
 }
 
-// readBeginners finds out who began the logs that are held, by any chunk of each, or by what stands for them.
-func (r *Replica) readBeginners(scope trust.ScopeID) (map[chunk.LogID]trust.DeviceID, error) {
-	r.mu.Lock()
-	logs := r.mu.vectors[scope].Clone()
-	r.mu.Unlock()
+// Beginners finds out who began the logs that are held, by any chunk of each, or by what stands for them.
+func (s *Set) Beginners(scope trust.ScopeID) (map[chunk.LogID]trust.DeviceID, error) {
+	s.Memory.Lock()
+	logs := s.Memory.Vectors[scope].Clone()
+	s.Memory.Unlock()
 	known := make(map[chunk.LogID]trust.DeviceID, len(logs))
-	err := r.store.View(func(v storage.Reader) error {
+	err := s.store.View(func(v storage.Reader) error {
 		for log := range logs {
 			known[log] = trust.DeviceID{}
 			err := v.Scan(storage.Chunk.With2(scope, log), nil, func(_, value []byte) error {
@@ -69,7 +69,7 @@ func (r *Replica) readBeginners(scope trust.ScopeID) (map[chunk.LogID]trust.Devi
 			if known[log] != (trust.DeviceID{}) {
 				continue
 			}
-			skip, _, err := readSkip(v, scope, log, 1) // all of it is packed
+			skip, _, err := ReadSkip(v, scope, log, 1) // all of it is packed
 			if err != nil {
 				return err
 			}
@@ -86,30 +86,24 @@ func (r *Replica) readBeginners(scope trust.ScopeID) (map[chunk.LogID]trust.Devi
 // refusals counts what is not accepted of one frame, so that a frame of very many makes one line of log.
 type refusals struct {
 	n     int
-	first fmt.Stringer // a chunk, the checkpoint of a skip, or an entry
+	first chunk.ID // or the checkpoint of a skip
 	err   error
 	skips int          // that nothing here bears out, or that took as long to look at
 	apart []chunk.Skip // good ones that do not go on with what is held first of their log
 }
 
-// maxRefusedSkips is how many bad skips of a frame are looked at. A skip takes some 200 bytes, and to judge one
-// its checkpoint is read, which may have some megabytes.
-const maxRefusedSkips = 16
-
-var (
-	errTooManyLogs = errors.New("its device has begun too many logs")
-	errNotCovered  = errors.New("the checkpoint of a skip does not cover it")
-	errNoWord      = errors.New("the device whose log it is has not found the checkpoint of a skip good")
-)
-
-func (f *refusals) add(id fmt.Stringer, err error) {
+func (f *refusals) add(id chunk.ID, err error) {
 	if f.n++; f.n == 1 {
 		f.first, f.err = id, err
 	}
 }
 
-func (f *refusals) tell(r *Replica, from trust.DeviceID, message string) {
+func (f *refusals) tell(log *slog.Logger, from trust.DeviceID) {
 	if f.n > 0 {
-		r.log.Warn(message, "from", from, "count", f.n, "first", f.first, "error", f.err)
+		log.Warn("chunks are not accepted", "from", from, "count", f.n, "first", f.first, "error", f.err)
 	}
 }
+
+// maxRefusedSkips is how many bad skips of a frame are looked at. A skip takes some 200 bytes, and to judge one
+// its checkpoint is read, which may have some megabytes.
+const maxRefusedSkips = 16

@@ -1,0 +1,100 @@
+package logs
+
+import (
+	"context"
+	"fmt"
+
+	"chartmesh/storage"
+)
+
+// TakeBack has nothing claimed any more of a chunk that does not read, so that peers send it again, by the ordinary session: a place
+// without an ID names what the main history has there. Just before the commit, note adds to it what the caller notes of the damage; end is
+// how far the main history was held. It reports whether something was claimed of the chunk.
+//
+// Within a session a peer does not take back what it was told: sessions must begin anew.
+func (s *Set) TakeBack(ctx context.Context, at storage.Ref, why error, note func(b *storage.Batch, end uint64) error) (taken bool, err error) {
+	s.arrive.Lock()
+	defer s.arrive.Unlock()
+	if at.ID != [32]byte{} {
+		taken, err = true, s.takeBackBranch(ctx, at, why, note)
+	} else {
+		taken, err = s.takeBackMain(ctx, Ref{at.Scope, at.Log, at.Counter}, why, note)
+	}
+	if err != nil {
+		return false, fmt.Errorf("take back a damaged chunk: %w", err)
+	}
+	if taken {
+		s.changed()
+	}
+	return taken, nil
+}
+
+// takeBackBranch forgets a chunk beside the main history of its log. What builds on it is kept, and counts again when it is
+// there.
+func (s *Set) takeBackBranch(ctx context.Context, at storage.Ref, why error, note func(*storage.Batch, uint64) error) error {
+	s.log.Error("a chunk of another history of a log is damaged; it is asked for again", "log", at.Log, "counter", at.Counter,
+		"error", why)
+	var batch storage.Batch
+	batch.Delete(storage.Branch.Key(at.Scope, at.Log, at.Counter, at.ID))
+	batch.Delete(storage.Parked.Key(ParkedTurn, [32]byte{}, at))
+	batch.Put(storage.Gone.Key(at.Scope, at.Log, at.Counter, at.ID), nil)
+	if err := note(&batch, s.End(at.Scope, at.Log).Counter); err != nil {
+		return err
+	}
+	if err := s.store.Commit(ctx, &batch); err != nil {
+		return err
+	}
+	s.Memory.Lock()
+	defer s.Memory.Unlock()
+	if f := s.Memory.Forks[at.Scope][at.Log]; f != nil {
+		delete(f.nodes, at.ID)
+		f.gone[at.ID], f.reach = at.Counter, nil
+	}
+	s.Memory.forgetTurnsLocked(func(w storage.Ref) bool { return w == at })
+	return nil
+}
+
+// takeBackMain ends a log before a chunk: what lies behind it is kept and counted again when it is there.
+func (s *Set) takeBackMain(ctx context.Context, at Ref, why error, note func(*storage.Batch, uint64) error) (taken bool, err error) {
+	was := s.End(at.Scope, at.Log)
+	if was.Counter < at.Counter {
+		return false, nil // nothing is claimed of it
+	}
+	s.log.Error("a chunk is damaged; it is asked for again", "log", at.Log, "counter", at.Counter, "error", why)
+	var batch storage.Batch
+	batch.Delete(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
+	var head End
+	err = s.store.View(func(v storage.Reader) error {
+		for c := at.Counter - 1; c > 0; c-- {
+			h, err := HeldBy(v, at.Scope, at.Log, c)
+			if err == nil {
+				head = h.End
+				return nil
+			}
+			if !IsUnreadable(UnreadableAs(at.Main(), err)) {
+				return err
+			}
+			batch.Delete(storage.Chunk.Key(at.Scope, at.Log, c))
+		}
+		return nil
+	})
+	if err != nil {
+		return false, err
+	}
+	if err := note(&batch, was.Counter); err != nil {
+		return false, err
+	}
+	batch.Put(storage.LogHead.Key(at.Scope, at.Log), MarshalEnd(head))
+	if err := s.store.Commit(ctx, &batch); err != nil {
+		return false, err
+	}
+	s.Memory.Lock()
+	defer s.Memory.Unlock()
+	if head.Counter == 0 {
+		delete(s.Memory.Ends[at.Scope], at.Log)
+		delete(s.Memory.Vectors[at.Scope], at.Log)
+	} else {
+		s.Memory.AdvanceLocked(at.Scope, at.Log, head)
+	}
+	return true, nil
+}
