@@ -1,6 +1,7 @@
 package storage_test
 
 import (
+	"errors"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -45,4 +46,52 @@ func TestDiskContract(t *testing.T) {
 			return open(t, dir.(string))
 		},
 	})
+}
+
+// TestPartContract: what is within a store is a store, and neither its neighbours nor the whole are touched.
+func TestPartContract(t *testing.T) {
+	wrap := func(t testing.TB, whole storage.Store) storage.Store {
+		neighbour := storage.Within.Key(8)
+		check := func() {
+			if err := whole.View(func(r storage.Reader) error {
+				if v, err := r.Get(append(neighbour, "a"...)); err != nil || string(v) != "neighbour" {
+					t.Errorf("the neighbour has %q, %v", v, err)
+				}
+				return nil
+			}); err != nil && !errors.Is(err, storage.ErrClosed) {
+				t.Error(err)
+			}
+		}
+		var b storage.Batch
+		b.Put(append(neighbour, "a"...), []byte("neighbour"))
+		if err := whole.Commit(t.Context(), &b); err != nil {
+			t.Fatal(err)
+		}
+		return closing{storage.Part(whole, 7), whole, check}
+	}
+	again := func(t testing.TB, s storage.Store) storage.Store {
+		return wrap(t, s.(closing).whole.(*storage.Twin).Crash())
+	}
+	storagetest.Run(t, storagetest.Subject{
+		Open: func(t testing.TB) storage.Store { return wrap(t, storage.NewTwin()) },
+		Reopen: func(t testing.TB, s storage.Store) storage.Store {
+			if err := s.Close(); err != nil {
+				t.Fatal(err)
+			}
+			return again(t, s)
+		},
+		Crash: again,
+	})
+}
+
+// closing is a part that closes the whole.
+type closing struct {
+	storage.Store
+	whole storage.Store
+	check func()
+}
+
+func (c closing) Close() error {
+	c.check()
+	return c.whole.Close()
 }

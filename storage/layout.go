@@ -94,4 +94,9 @@ var (
 	Peer = define1[digest](0x60, "peer", "device")
 	// Event holds what happened, in the order of this device.
 	Event = define1[uint64](0x61, "event", "cursor")
+
+	// Within holds the store of one of many practices, at a number that the anchor gives it; see Part.
+	Within = define1[uint64](0x70, "within", "practice number")
+	// Practice holds what an anchor knows of a practice beside that.
+	Practice = define1[digest](0x71, "practice", "founding entry")
 )

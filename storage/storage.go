@@ -90,8 +90,9 @@ type Store interface {
 
 // Batch is a set of puts and deletes that Commit makes durable together. The zero value is empty.
 type Batch struct {
-	ops  []op
-	size int
+	ops   []op
+	size  int
+	inset int // how much of each key is a Part's, and counts for no limit
 }
 
 type op struct {
@@ -130,8 +131,8 @@ func (b *Batch) check() error {
 			return fmt.Errorf("commit a key of the store's own: %w", ErrKey)
 		case op.delete && mirrored(op.key[0]):
 			return fmt.Errorf("remove a %s, which is only ever replaced: %w", kindOf(op.key), ErrKey)
-		case len(op.key) > MaxKey:
-			return fmt.Errorf("commit a %s key of %d bytes: %w", kindOf(op.key), len(op.key), ErrTooLarge)
+		case len(op.key)-b.inset > MaxKey:
+			return fmt.Errorf("commit a %s key of %d bytes: %w", kindOf(op.key), len(op.key)-b.inset, ErrTooLarge)
 		case len(op.value) > MaxValue:
 			return fmt.Errorf("commit a %s of %d bytes: %w", kindOf(op.key), len(op.value), ErrTooLarge)
 		}
