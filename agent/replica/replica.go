@@ -159,7 +159,11 @@ func Adopt(ctx context.Context, store storage.Store, entries []trust.Entry) erro
 }
 
 func (r *Replica) load() error {
-	if err := r.loadMembers(); err != nil {
+	if err := r.store.View(func(v storage.Reader) error {
+		st, err := logs.ReadMembers(v)
+		r.state.Store(st)
+		return err
+	}); err != nil {
 		return fmt.Errorf("open replica: %w", err)
 	}
 	var damaged []*logs.Unreadable
@@ -202,32 +206,6 @@ func (r *Replica) load() error {
 	if err := r.takeSaid(r.state.Load()); err != nil {
 		r.log.Warn("keys of epochs that members said were not read; `chartmesh verify --repair` reads them anew", "error", err)
 	}
-	return nil
-}
-
-// loadMembers reads the membership log.
-func (r *Replica) loadMembers() error {
-	var entries []trust.Entry
-	if err := r.store.View(func(v storage.Reader) error {
-		return v.Scan(storage.Member.All(), nil, func(_, value []byte) error {
-			e, err := trust.ParseEntry(append([]byte(nil), value...))
-			if err != nil {
-				return fmt.Errorf("read membership entry: %w", err)
-			}
-			entries = append(entries, e)
-			return nil
-		})
-	}); err != nil {
-		return err
-	}
-	if len(entries) == 0 {
-		return fmt.Errorf("membership log: %w", storage.ErrNotFound)
-	}
-	st, rejected := trust.Replay(entries)
-	if len(rejected) > 0 {
-		return fmt.Errorf("replay membership log: %w", rejected[0].Err)
-	}
-	r.state.Store(st)
 	return nil
 }
 

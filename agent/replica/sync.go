@@ -23,7 +23,7 @@ func (r *Replica) Hello(peer trust.DeviceID) session.Local {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, s := range st.Scopes() {
-		if st.MayRead(peer, s.ID) && st.MayRead(r.Device(), s.ID) {
+		if st.MayHold(peer, s.ID) && st.MayRead(r.Device(), s.ID) {
 			l.Scopes = append(l.Scopes, session.ScopeDigest{Scope: s.ID, Digest: r.digestLocked(s.ID)})
 		}
 	}
@@ -103,7 +103,7 @@ func (r *Replica) EntriesSince(heads []trust.EntryID) [][]byte {
 // AddEntries takes membership entries of a peer: each is judged on top of those before it, and they become part of the
 // state once they are durable.
 func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [][]byte) error {
-	list, err := parseEntries(from, entries)
+	list, err := logs.ParseEntries(from, entries)
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ const maxBrought = 1024
 // Readmit takes the membership entries that a device brings which does not belong, as far as is known here, if with them it does, and
 // reports whether it belongs now. Otherwise none is taken: who was removed must not fill the log of those who know it.
 func (r *Replica) Readmit(ctx context.Context, from trust.DeviceID, entries [][]byte) (bool, error) {
-	list, err := parseEntries(from, entries)
+	list, err := logs.ParseEntries(from, entries)
 	if err != nil {
 		return false, err
 	}
@@ -149,37 +149,10 @@ func (r *Replica) Readmit(ctx context.Context, from trust.DeviceID, entries [][]
 	return true, r.adoptEntries(ctx, from, st, list, errs)
 }
 
-func parseEntries(from trust.DeviceID, entries [][]byte) ([]trust.Entry, error) {
-	list := make([]trust.Entry, len(entries))
-	for i, b := range entries {
-		var err error
-		if list[i], err = trust.ParseEntry(b); err != nil {
-			return nil, fmt.Errorf("membership entry from %v: %w", from, err)
-		}
-	}
-	return list, nil
-}
-
 // adoptEntries makes those entries durable that trust.State.WithAll took, and lets the state follow. The caller holds Replica.membership.
 func (r *Replica) adoptEntries(ctx context.Context, from trust.DeviceID, st *trust.State, list []trust.Entry, errs []error) error {
 	var batch storage.Batch
-	refused, first, why := 0, trust.EntryID{}, error(nil)
-	for i, err := range errs {
-		var parent *trust.MissingParent
-		switch e := list[i]; {
-		case err == nil:
-			batch.Put(storage.Member.Key(e.ID()), e.Bytes())
-		case errors.Is(err, trust.ErrKnown), errors.As(err, &parent):
-		default:
-			// Whoever relays it may be honest; what else it sends is welcome.
-			if refused++; refused == 1 {
-				first, why = e.ID(), err
-			}
-		}
-	}
-	if refused > 0 {
-		r.log.Warn("membership entries are not accepted", "from", from, "count", refused, "first", first, "error", why)
-	}
+	logs.PutEntries(&batch, from, list, errs, r.log)
 	if batch.Len() == 0 {
 		return nil
 	}
@@ -349,15 +322,12 @@ func (r *Replica) loadAcks(v storage.Reader) error {
 	})
 }
 
-// ackContext keeps signatures under acknowledgements apart from all others.
-const ackContext = "chartmesh ack 1"
-
 // SignAck signs a statement of what this device holds.
-func (r *Replica) SignAck(message []byte) []byte { return r.keys.Sign(ackContext, message) }
+func (r *Replica) SignAck(message []byte) []byte { return r.keys.Sign(trust.ContextAck, message) }
 
 // VerifyAck checks another device's statement.
 func (r *Replica) VerifyAck(device trust.DeviceID, message, signature []byte) bool {
-	return trust.VerifySignature(device, ackContext, message, signature)
+	return trust.VerifySignature(device, trust.ContextAck, message, signature)
 }
 
 // Status counts what there is.
