@@ -103,8 +103,11 @@ type telling struct {
 
 // Open binds the sockets; nobody is let in before Run.
 func Open(cfg Config) (*Host, error) {
-	if cfg.Identity == nil || cfg.Replica == nil || cfg.Admit == nil {
+	if cfg.Identity == nil || cfg.Replica == nil && cfg.ReplicaOf == nil || cfg.Admit == nil {
 		return nil, errors.New("open network: identity, replica and admission are needed")
+	}
+	if cfg.ReplicaOf == nil {
+		cfg.ReplicaOf = func(trust.DeviceID) session.Replica { return cfg.Replica }
 	}
 	if cfg.Listen == nil {
 		cfg.Listen = DefaultListen
@@ -325,8 +328,14 @@ func (h *Host) Applied(scope trust.ScopeID) {
 }
 
 // MembershipChanged says that the membership log grew: entries go out, and who is no longer admitted is cut off.
-func (h *Host) MembershipChanged() {
+func (h *Host) MembershipChanged() { h.membershipChanged(nil) }
+
+// membershipChanged is MembershipChanged for the sessions with a replica, or all if that is nil.
+func (h *Host) membershipChanged(of session.Replica) {
 	for _, l := range h.links() {
+		if of != nil && l.replica != of {
+			continue
+		}
 		if !h.cfg.Admit(l.device) {
 			l.end(errNotAdmitted)
 			continue
@@ -380,10 +389,13 @@ func (h *Host) SetFull(full bool) {
 	}
 }
 
-// Renew ends every session, so that they begin anew: within one, what this device was said to hold is never taken back.
-func (h *Host) Renew() {
+// Renew ends every session with a replica, or all if that is nil, so that they begin anew: within one, what this device was said to
+// hold is never taken back.
+func (h *Host) Renew(of session.Replica) {
 	for _, l := range h.links() {
-		l.end(errClosing)
+		if of == nil || l.replica == of {
+			l.end(errClosing)
+		}
 	}
 	h.wakeDialler()
 }

@@ -208,8 +208,15 @@ func (h *Host) hearKnock(ctx context.Context, s network.Stream, device trust.Dev
 // knock gives this device's membership log to a member that seems not to let it in. When that changed something, the connection
 // begins anew, as a member's.
 func (h *Host) knock(ctx context.Context, m *member) {
+	replica := h.cfg.ReplicaOf(m.device)
+	if replica == nil { // it was removed meanwhile
+		h.mu.Lock()
+		m.reaching = false
+		h.mu.Unlock()
+		return
+	}
 	offer := sha256.New()
-	for _, head := range h.cfg.Replica.Hello(m.device).Heads {
+	for _, head := range replica.Hello(m.device).Heads {
 		offer.Write(head[:])
 	}
 	heads := [32]byte(offer.Sum(nil))
@@ -219,7 +226,7 @@ func (h *Host) knock(ctx context.Context, m *member) {
 	var conn network.Conn
 	belongs, err := false, error(nil)
 	if !again {
-		belongs, conn, err = h.offer(ctx, m)
+		belongs, conn, err = h.offer(ctx, m, replica.EntriesSince(nil))
 	}
 	h.mu.Lock()
 	m.reaching = false
@@ -252,7 +259,7 @@ func (h *Host) knock(ctx context.Context, m *member) {
 	h.wakeDialler()
 }
 
-func (h *Host) offer(ctx context.Context, m *member) (belongs bool, c network.Conn, err error) {
+func (h *Host) offer(ctx context.Context, m *member, entries [][]byte) (belongs bool, c network.Conn, err error) {
 	ctx, cancel := context.WithTimeout(network.WithNoDial(ctx, "connected"), knockPatience)
 	defer cancel()
 	s, err := h.host.NewStream(ctx, m.id, KnockProtocol)
@@ -261,7 +268,7 @@ func (h *Host) offer(ctx context.Context, m *member) (belongs bool, c network.Co
 	}
 	defer func() { _ = s.Reset() }()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	unsent := writeJoin(s, encodeKnock(h.cfg.Replica.EntriesSince(nil))) // an answer may come before it was read
+	unsent := writeJoin(s, encodeKnock(entries)) // an answer may come before it was read
 	b, err := readJoin(s, 1)
 	switch {
 	case err != nil:

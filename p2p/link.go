@@ -21,6 +21,7 @@ type link struct {
 	device  trust.DeviceID
 	stream  network.Stream
 	session *session.Session
+	replica session.Replica
 	since   time.Time
 	way     string
 	addr    string
@@ -45,10 +46,15 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	cfg := h.cfg.Session
-	cfg.Self, cfg.Peer, cfg.Replica, cfg.Version, cfg.Schema = h.self, device, h.cfg.Replica, h.cfg.Version, h.cfg.Schema
+	replica := h.cfg.ReplicaOf(device)
+	if replica == nil {
+		_ = s.Reset()
+		return errNotAdmitted
+	}
+	cfg.Self, cfg.Peer, cfg.Replica, cfg.Version, cfg.Schema = h.self, device, replica, h.cfg.Version, h.cfg.Schema
 	cfg.Feed, cfg.Full = &h.feed, &h.full
 	l := &link{
-		device: device, stream: s, session: session.New(cfg), since: time.Now(),
+		device: device, stream: s, session: session.New(cfg), replica: replica, since: time.Now(),
 		way: wayOf(s.Conn().RemoteMultiaddr()), addr: s.Conn().RemoteMultiaddr().String(),
 		wake: make(chan struct{}, 1), cancel: cancel, gone: make(chan struct{}),
 	}
@@ -212,7 +218,7 @@ func (h *Host) read(ctx context.Context, l *link) error {
 func (h *Host) relay(from *link, res session.Result) {
 	now := time.Now()
 	for _, l := range h.links() {
-		if l == from {
+		if l == from || l.replica != from.replica {
 			continue
 		}
 		if len(res.Arrived) > 0 {
@@ -224,7 +230,7 @@ func (h *Host) relay(from *link, res session.Result) {
 		l.wakeWriter()
 	}
 	if res.Entries {
-		h.MembershipChanged()
+		h.membershipChanged(from.replica)
 	}
 }
 

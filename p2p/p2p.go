@@ -38,10 +38,13 @@ type Identity interface {
 // DefaultListen is where a host listens unless told otherwise.
 var DefaultListen = []string{"/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0"}
 
-// Config says what a host is. Identity, Replica and Admit are needed.
+// Config says what a host is. Identity, Replica or ReplicaOf, and Admit are needed.
 type Config struct {
 	Identity Identity
 	Replica  session.Replica
+	// ReplicaOf says what is synced with a device that Admit admits, where that differs: an anchor holds many practices, which never meet.
+	// nil: Replica is, with every one.
+	ReplicaOf func(trust.DeviceID) session.Replica
 	// Admit reports whether a device is a member in good standing. It is asked at every connection and stream.
 	Admit   func(trust.DeviceID) bool
 	Listen  []string     // multiaddrs; nil: DefaultListen

@@ -272,6 +272,24 @@ func (s *State) MayRead(device DeviceID, scope ScopeID) bool {
 	return sc != nil && s.members[device].role.MayRead() && sc.given[device]
 }
 
+// MayHold reports whether device is given scope's chunks: those who read it, and the anchors, who cannot open them.
+func (s *State) MayHold(device DeviceID, scope ScopeID) bool {
+	return s.MayRead(device, scope) || s.IsAnchor(device) && s.scope(scope) != nil
+}
+
+// IsAnchor reports whether a device is an anchor of the practice.
+func (s *State) IsAnchor(id DeviceID) bool { return s.members[id].role == RoleAnchor }
+
+// Addresses returns the multiaddrs at which an anchor is said to be.
+func (s *State) Addresses(anchor DeviceID) []string {
+	if st := s.members[anchor]; st.role == RoleAnchor {
+		if m, ok := st.add.p.states.(*Anchor); ok {
+			return slices.Clone(m.Addresses)
+		}
+	}
+	return nil
+}
+
 // Readers returns the devices that read a scope, ascending: those to which a rotation seals its epoch, beside the recovery
 // key.
 func (s *State) Readers(scope ScopeID) []DeviceID {

@@ -133,7 +133,7 @@ func (s *Session) helloDue(st *state) time.Time {
 
 // nextEntries sends what the peer lacks of the membership log.
 //
-// If the peer's heads are all unknown here, it is most likely ahead of us and knows ours: then its entries tell us what
+// If the peer has heads and they are all unknown here, it is most likely ahead of us and knows ours: then its entries tell us what
 // it lacks, if anything, and the whole log need not be sent. Two who went apart since their last common entry would wait
 // for each other; one of them loses its patience first.
 func (s *Session) nextEntries(now time.Time) (Frame, error) {
@@ -148,7 +148,7 @@ func (s *Session) nextEntries(now time.Time) (Frame, error) {
 	s.mu.Unlock()
 	if owes {
 		left = s.cfg.Replica.EntriesSince(theirs)
-		if held := !late && len(left) > 0 && len(left) == len(s.cfg.Replica.EntriesSince(nil)); held {
+		if held := !late && len(theirs) > 0 && len(left) > 0 && len(left) == len(s.cfg.Replica.EntriesSince(nil)); held {
 			s.mu.Lock()
 			st.entriesHeld = true
 			s.mu.Unlock()
