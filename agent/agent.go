@@ -178,11 +178,8 @@ func (a *Agent) Run(ctx context.Context) error {
 		LAN:      tag,
 		Identity: identity{a.keys}, Replica: a.records, Listen: listen, Logger: a.log, Version: a.cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1}, Invites: a.invites, Offline: !a.online.Load(),
-		Admit: func(d trust.DeviceID) bool {
-			_, member := a.records.State().Member(d)
-			return member
-		},
-		Root: a.rootKey, Readmission: a.records,
+		Admit: a.admits,
+		Root:  a.rootKey, Readmission: a.records,
 		OnPeer: a.peers.changed, OnAddrs: a.peers.learnt,
 		// What one frame brings is made durable at once, and a cut loses no more than one.
 		Session: session.Config{FramePayload: 64 << 10},
@@ -285,7 +282,7 @@ func (a *Agent) housekeeping(ctx context.Context, host *p2p.Host) {
 			a.log.Warn("contacts were not kept", "error", err)
 		}
 		if a.records.TakenBack() {
-			host.Renew()
+			host.Renew(nil)
 		}
 		a.watchRepair(ctx)
 		host.SetPeers(a.peers.addresses(a.records))

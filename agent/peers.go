@@ -51,7 +51,7 @@ func (p *peerBook) load(r *replica.Replica) error {
 	p.mu.waiting = make(chan struct{})
 	p.mu.reached = map[trust.DeviceID]bool{}
 	p.news = make(chan peerNews, 256)
-	for _, m := range r.State().Members() {
+	for _, m := range slices.Concat(r.State().Members(), r.State().Anchors()) {
 		b, err := r.Small(storage.Peer.Key(m.Device))
 		if err != nil {
 			return fmt.Errorf("read peer: %w", err)
@@ -118,7 +118,7 @@ func (p *peerBook) get(d trust.DeviceID) peerRecord {
 	return p.mu.records[d]
 }
 
-// addresses returns every other member that can be dialled.
+// addresses returns every other member and anchor that can be dialled.
 func (p *peerBook) addresses(r *replica.Replica) []p2p.PeerAddr {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -127,6 +127,9 @@ func (p *peerBook) addresses(r *replica.Replica) []p2p.PeerAddr {
 		if m.Device != r.Device() {
 			out = append(out, p2p.PeerAddr{Device: m.Device, Addrs: p.mu.records[m.Device].Addrs})
 		}
+	}
+	for _, m := range r.State().Anchors() { // where the administrator said, and where it was found since
+		out = append(out, p2p.PeerAddr{Device: m.Device, Addrs: slices.Concat(p.mu.records[m.Device].Addrs, r.State().Addresses(m.Device))})
 	}
 	return out
 }

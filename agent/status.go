@@ -32,11 +32,12 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 	if err != nil {
 		return api.Status{}, err
 	}
+	others := a.others(st)
 	s := api.Status{
 		Practice: a.keys.PracticeName(st), PeerID: id.String(), Version: a.cfg.Version,
 		Documents: counts.Documents, Resources: counts.Resources, Parked: counts.Parked, Quarantined: counts.Quarantined,
 		Unapplied: counts.Unapplied, Conflicts: counts.Conflicts, OwnChanges: counts.Own, NotElsewhere: counts.NotElsewhere,
-		Elsewhere: elsewhere(counts, len(st.Members()) > 1),
+		Elsewhere: elsewhere(counts, len(others) > 0),
 		Addresses: []string{}, Peers: []api.Peer{}, Sync: []api.PeerSync{},
 	}
 	s.Device, s.Site = a.keys.Names(st, a.keys.Device())
@@ -50,10 +51,7 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		s.Running, s.Addresses = true, host.Addresses()
 	}
 	connected, agreed, syncing, found := 0, 0, false, peer == ""
-	for _, m := range st.Members() {
-		if m.Device == a.keys.Device() {
-			continue
-		}
+	for _, m := range others {
 		ps := statuses[m.Device]
 		p := a.peer(st, m, ps)
 		p.Branches = branches[m.Device]
@@ -86,7 +84,7 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		s.State, s.Reason = "offline", "no agent is running"
 	case !a.online.Load():
 		s.State, s.Reason = "offline", "the network is paused"
-	case connected == 0 && len(st.Members()) == 1:
+	case connected == 0 && len(others) == 0:
 		s.State, s.Reason = "offline", "the practice has no other device yet"
 	case connected == 0:
 		s.State, s.Reason = "offline", "no other device can be reached"

@@ -42,7 +42,7 @@ var DefaultListen = []string{"/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0"}
 type Config struct {
 	Identity Identity
 	Replica  session.Replica
-	// ReplicaOf says what is synced with a device that Admit admits, where that differs: an anchor holds many practices, which never meet.
+	// ReplicaOf says what is synced with a device that Admit admits, and what whoever has a recovery code is answered of, where that differs: an anchor holds many practices, which never meet.
 	// nil: Replica is, with every one.
 	ReplicaOf func(trust.DeviceID) session.Replica
 	// Admit reports whether a device is a member in good standing. It is asked at every connection and stream.

@@ -54,13 +54,17 @@ func (h *Host) recover(ctx context.Context, s network.Stream, root trust.DeviceI
 		return nil, fmt.Errorf("read request: %w", err)
 	}
 	h.log.Info("somebody has the recovery code", "address", s.Conn().RemoteMultiaddr(), "entries", len(q))
+	replica := h.cfg.ReplicaOf(root)
+	if replica == nil {
+		return nil, errNotAdmitted
+	}
 	if len(q) > 0 {
-		if err := h.cfg.Replica.AddEntries(ctx, root, q); err != nil {
+		if err := replica.AddEntries(ctx, root, q); err != nil {
 			return nil, fmt.Errorf("take membership entries: %w", err)
 		}
-		h.MembershipChanged()
+		h.membershipChanged(replica)
 	}
-	return h.cfg.Replica.EntriesSince(nil), nil
+	return replica.EntriesSince(nil), nil
 }
 
 // Caller is a machine that has the recovery code and nothing else: it calls devices of the practice as the practice's root key. It

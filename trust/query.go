@@ -79,6 +79,22 @@ func (s *State) WasRoot(id DeviceID) bool {
 	}))
 }
 
+// Roots returns the practice's root keys, the one in force first, then those that it was.
+func (s *State) Roots() []DeviceID {
+	root, _ := s.Root()
+	list := []DeviceID{root}
+	add := func(id DeviceID) {
+		if !slices.Contains(list, id) {
+			list = append(list, id)
+		}
+	}
+	add(s.founding.Root)
+	for _, n := range s.recoveries {
+		add(n.p.states.(*Recovery).Root)
+	}
+	return list
+}
+
 // PracticeName returns the practice's sealed name.
 func (s *State) PracticeName() []byte { return s.all().names(DeviceID{}, nil) }
 

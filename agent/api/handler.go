@@ -57,6 +57,7 @@ var routes = []route{
 	{"GET", "/v1/membership", (*handler).membership},
 	{"POST", "/v1/membership/names", (*handler).rename},
 	{"POST", "/v1/membership/checkpoints", (*handler).agree},
+	{"POST", "/v1/membership/anchors", (*handler).addAnchor},
 	{"POST", "/v1/membership/removals", (*handler).remove},
 	{"POST", "/v1/membership/roles", (*handler).setRole},
 	{"POST", "/v1/recovery/check", (*handler).checkRecovery},

@@ -20,6 +20,9 @@ type Membership interface {
 	// AgreeMembership has this administrator's device agree to the membership log so far. Once all administrators have, nothing that somebody
 	// dates back comes beside it. CodeForbidden unless this device is an administrator's.
 	AgreeMembership(ctx context.Context) (Agreement, error)
+	// AddAnchor adds an always-on peer that keeps what all write, and can read none of it. CodeForbidden unless this device is an
+	// administrator's.
+	AddAnchor(ctx context.Context, req AnchorRequest) (AddedAnchor, error)
 	// CheckRecovery reports what a recovery code opens. CodeInvalid says what is wrong with it.
 	CheckRecovery(ctx context.Context, code string) (RecoveryReport, error)
 	// Promote makes this device an administrator's by the recovery code, when there is no other left.
@@ -103,6 +106,20 @@ type Agreement struct {
 	Agreed  []MembershipKey `json:"agreed"`
 	Waiting []MembershipKey `json:"waiting"` // nobody: it is sealed
 	Sealed  bool            `json:"sealed"`
+}
+
+// AnchorRequest says where an anchor is: multiaddrs, each with the same /p2p/ at its end.
+type AnchorRequest struct {
+	Addresses []string `json:"addresses"`
+	Name      string   `json:"name"`
+}
+
+// AddedAnchor is an anchor that the practice has now. Whoever runs it admits the practice by the token, which is no secret.
+type AddedAnchor struct {
+	Name   string `json:"name"`
+	PeerID string `json:"peer_id"`
+	Token  string `json:"token"`
+	Again  bool   `json:"again,omitempty"` // it was added before
 }
 
 // RemovalRequest names a device by its name or peer ID. With a recovery code the removal outranks whatever the device may
@@ -200,6 +217,15 @@ func (h *handler) agree(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	a, err := h.agent.AgreeMembership(r.Context())
+	return writeJSON(w, a, err)
+}
+
+func (h *handler) addAnchor(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[AnchorRequest](w, r)
+	if err != nil {
+		return err
+	}
+	a, err := h.agent.AddAnchor(r.Context(), req)
 	return writeJSON(w, a, err)
 }
 

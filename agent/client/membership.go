@@ -29,6 +29,12 @@ func (c *Client) AgreeMembership(ctx context.Context) (a api.Agreement, err erro
 	return a, err
 }
 
+// AddAnchor implements api.Agent.
+func (c *Client) AddAnchor(ctx context.Context, req api.AnchorRequest) (a api.AddedAnchor, err error) {
+	err = c.post(ctx, "/v1/membership/anchors", req, &a)
+	return a, err
+}
+
 // Remove implements api.Agent.
 func (c *Client) Remove(ctx context.Context, req api.RemovalRequest) (report api.RemovalReport, err error) {
 	err = c.post(ctx, "/v1/membership/removals", req, &report)

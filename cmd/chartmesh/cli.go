@@ -125,7 +125,7 @@ they open the folder themselves.`,
 			root.AddCommand(cmd)
 		}
 	}
-	add(groupPractice, c.initCommand(), c.inviteCommand(), c.joinCommand(), c.peerCommand(), c.recoveryCommand())
+	add(groupPractice, c.initCommand(), c.inviteCommand(), c.joinCommand(), c.peerCommand(), c.anchorCommand(), c.recoveryCommand())
 	add(groupRecords, c.importCommand(), c.exportCommand(), c.findCommand(), c.getCommand(), c.putCommand(), c.deleteCommand(),
 		c.historyCommand(), c.conflictCommand(), c.quarantineCommand())
 	add(groupRunning, c.agentCommand(), c.statusCommand(), c.verifyCommand(), c.eventsCommand(), c.metricsCommand(), c.diagnoseCommand(),

@@ -34,6 +34,14 @@ func (a *Agent) AgreeMembership(context.Context) (api.Agreement, error) {
 		Waiting: []api.MembershipKey{{Name: "Labor", Site: "Nord", PeerID: "12D3KooWLabor"}}}, a.failing("AgreeMembership")
 }
 
+// AddAnchor implements api.Agent.
+func (a *Agent) AddAnchor(_ context.Context, req api.AnchorRequest) (api.AddedAnchor, error) {
+	if len(req.Addresses) == 0 {
+		return api.AddedAnchor{}, &api.Error{Code: api.CodeInvalid, Message: "an anchor has an address"}
+	}
+	return api.AddedAnchor{Name: req.Name, PeerID: "12D3KooWAnker", Token: "cma1-token"}, a.failing("AddAnchor")
+}
+
 // Remove implements api.Agent.
 func (a *Agent) Remove(_ context.Context, req api.RemovalRequest) (api.RemovalReport, error) {
 	if req.Device == "nobody" {

@@ -1,0 +1,377 @@
+// Package anchor is the always-on peer of practices, which holds ciphertext only.
+//
+// Nouns: an [Anchor] is an open folder with an identity and a store. A practice is what it holds of one: the membership log and the
+// logs of sealed chunks. A token ([p2p.AnchorToken]) is how an administrator of a practice asks for it.
+//
+// Guarantees: the package reaches no key that opens a chunk, and no code that could (the linker shows it: it is built without cgo). It
+// stores and relays only what is signed by members and stands in its log. Practices never meet: each has keys of its own in the store, and
+// is synced with its own devices alone. Who is not named by the membership log of a practice gets nothing of it.
+//
+// What the devices make of it is theirs.
+package anchor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"chartmesh/p2p"
+	"chartmesh/p2p/session"
+	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/wire"
+)
+
+// Config says which folder to open and how. Dir is needed.
+type Config struct {
+	Dir       string
+	Listen    []string // multiaddrs; nil: p2p.DefaultListen
+	Version   string
+	Logger    *slog.Logger // nil: none
+	LeastFree uint64       // bytes of the disk that are left free; 0: storage.DefaultLeastFree
+}
+
+// Anchor is an open folder. Its methods are safe for concurrent use.
+type Anchor struct {
+	cfg   Config
+	log   *slog.Logger
+	self  *identity
+	store storage.Store
+	host  *p2p.Host
+
+	mu struct {
+		sync.Mutex
+		practices map[trust.EntryID]*practice
+		of        map[trust.DeviceID][]*practice // that a device may come as; the first is tried next
+		roots     map[trust.DeviceID]*practice   // by the keys that follow from a recovery code, also from one that was replaced
+		next      uint64                         // number of the next practice
+	}
+}
+
+// Errors of Admit.
+var (
+	ErrOtherAnchor = errors.New("the token is for another anchor")
+	ErrAdmitted    = errors.New("the practice is admitted already")
+)
+
+// Open opens the folder, which it creates for this user alone, and binds the sockets.
+func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.LeastFree == 0 {
+		cfg.LeastFree = storage.DefaultLeastFree
+	}
+	a := &Anchor{cfg: cfg, log: cfg.Logger}
+	a.mu.practices, a.mu.of, a.mu.roots = map[trust.EntryID]*practice{}, map[trust.DeviceID][]*practice{}, map[trust.DeviceID]*practice{}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	if a.self, err = openIdentity(cfg.Dir); err != nil {
+		return nil, err
+	}
+	if a.store, err = storage.Open(filepath.Join(cfg.Dir, "store"), a.self.Derive("store 1"), storage.Options{
+		Logger: cfg.Logger, LeastFree: cfg.LeastFree,
+	}); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, a.store.Close())
+		}
+	}()
+	if err = a.load(ctx); err != nil {
+		return nil, err
+	}
+	a.host, err = p2p.Open(p2p.Config{
+		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Root: a.rootKey, Listen: cfg.Listen, Logger: cfg.Logger, Version: cfg.Version,
+		Schema: session.Range{Min: 1, Max: 1<<16 - 1}, // it reads no document
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open network: %w", err)
+	}
+	return a, nil
+}
+
+// load reads which practices are admitted, and what is held of them.
+func (a *Anchor) load(ctx context.Context) error {
+	var list []*practice
+	if err := a.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Practice.All(), nil, func(key, value []byte) error {
+			id, err := storage.Practice.Parse(key)
+			if err != nil {
+				return err
+			}
+			r, err := parseRecord(value)
+			if err != nil {
+				return fmt.Errorf("practice %v: %w", trust.EntryID(id), err)
+			}
+			list = append(list, a.practice(id, r))
+			return nil
+		})
+	}); err != nil {
+		return fmt.Errorf("read practices: %w", err)
+	}
+	slices.SortFunc(list, func(x, y *practice) int { return int(x.Number) - int(y.Number) })
+	for _, p := range list {
+		if err := p.open(ctx); err != nil {
+			return err
+		}
+		a.add(p)
+	}
+	return nil
+}
+
+func (a *Anchor) practice(id trust.EntryID, r record) *practice {
+	return &practice{
+		record: r, id: id, self: a.self, store: storage.Part(a.store, r.Number), log: a.log.With("practice", id.String()),
+		changed: a.changed, lost: a.lost, proven: a.proven,
+	}
+}
+
+func (a *Anchor) add(p *practice) {
+	a.mu.Lock()
+	a.mu.practices[p.id] = p
+	a.mu.next = max(a.mu.next, p.Number+1)
+	a.mu.Unlock()
+	a.index(p)
+}
+
+// index notes which devices may come as a practice's.
+func (a *Anchor) index(p *practice) {
+	devices := map[trust.DeviceID]bool{}
+	if st := p.state(); st != nil {
+		for _, m := range st.Members() {
+			devices[m.Device] = true
+		}
+	} else {
+		devices[p.By] = true
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if st := p.state(); st != nil {
+		for _, root := range st.Roots() {
+			if a.mu.roots[root] == nil {
+				a.mu.roots[root] = p
+			}
+		}
+	}
+	for d, list := range a.mu.of {
+		if i := slices.Index(list, p); i >= 0 && !devices[d] {
+			if list = slices.Delete(slices.Clone(list), i, i+1); len(list) == 0 {
+				delete(a.mu.of, d)
+			} else {
+				a.mu.of[d] = list
+			}
+		}
+	}
+	for d := range devices {
+		if !slices.Contains(a.mu.of[d], p) {
+			a.mu.of[d] = append(slices.Clone(a.mu.of[d]), p)
+		}
+	}
+}
+
+// changed follows a practice's membership. The host tells the sessions, since the change came by one.
+func (a *Anchor) changed(p *practice) { a.index(p) }
+
+// lost begins the sessions of a practice anew.
+func (a *Anchor) lost(p *practice) {
+	if a.host != nil {
+		a.host.Renew(p)
+	}
+}
+
+// proven notes that a device speaks as one of a practice. Any practice can name any device among its own, so that one device may be
+// named by several: it is taken for one of each in turn, until it has spoken.
+func (a *Anchor) proven(p *practice, d trust.DeviceID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	list := a.mu.of[d]
+	if i := slices.Index(list, p); i > 0 {
+		list = slices.Clone(list)
+		list[0], list[i] = list[i], list[0]
+		a.mu.of[d] = list
+	}
+}
+
+// admits reports whether a device is let in.
+func (a *Anchor) admits(d trust.DeviceID) bool {
+	a.mu.Lock()
+	list := a.mu.of[d]
+	a.mu.Unlock()
+	return slices.ContainsFunc(list, func(p *practice) bool { return p.admits(d) })
+}
+
+// rootKey says what a key is to a practice as to recovery.
+func (a *Anchor) rootKey(id trust.DeviceID) p2p.RootKey {
+	a.mu.Lock()
+	p := a.mu.roots[id]
+	a.mu.Unlock()
+	if p == nil || !p.state().IsAnchor(a.self.Device()) {
+		return p2p.RootNone
+	}
+	if root, _ := p.state().Root(); root != id {
+		return p2p.RootReplaced
+	}
+	return p2p.RootInForce
+}
+
+// replicaOf returns the practice that a device is taken for, or that a key that follows from a recovery code is of.
+func (a *Anchor) replicaOf(d trust.DeviceID) session.Replica {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p := a.mu.roots[d]; p != nil {
+		return p
+	}
+	list := a.mu.of[d]
+	for i, p := range list {
+		if p.admits(d) {
+			if len(list) > 1 { // if it is another's, that one is tried next
+				a.mu.of[d] = slices.Concat(list[:i], list[i+1:], list[i:i+1])
+			}
+			return p
+		}
+	}
+	return nil
+}
+
+// Run serves until ctx ends. It runs once.
+func (a *Anchor) Run(ctx context.Context) error { return a.host.Run(ctx) }
+
+// Close releases the sockets and closes the folder. Run must have returned.
+func (a *Anchor) Close() error {
+	return errors.Join(a.host.Close(), a.store.Close())
+}
+
+// Device returns the anchor's public key.
+func (a *Anchor) Device() trust.DeviceID { return a.self.Device() }
+
+// Addresses lists the multiaddrs at which it listens, with /p2p/.
+func (a *Anchor) Addresses() []string { return a.host.Addresses() }
+
+// Admit admits the practice that a token names. Errors are p2p.ErrToken, ErrOtherAnchor and ErrAdmitted.
+func (a *Anchor) Admit(ctx context.Context, text string) (Practice, error) {
+	token, err := p2p.ParseAnchorToken(text)
+	if err != nil {
+		return Practice{}, err
+	}
+	if token.Anchor != a.self.Device() {
+		return Practice{}, ErrOtherAnchor
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.mu.practices[token.Practice] != nil {
+		return Practice{}, ErrAdmitted
+	}
+	p := a.practice(token.Practice, record{Number: a.mu.next, By: token.Device, Admitted: time.Now().UTC().Truncate(time.Millisecond)})
+	var b storage.Batch
+	b.Put(storage.Practice.Key(p.id), p.record.marshal())
+	if err := a.store.Commit(ctx, &b); err != nil {
+		return Practice{}, fmt.Errorf("admit practice: %w", err)
+	}
+	a.mu.next++
+	a.mu.practices[p.id] = p
+	a.mu.of[p.By] = append(slices.Clone(a.mu.of[p.By]), p)
+	a.log.Info("a practice was admitted", "practice", p.id)
+	return p.status(), nil
+}
+
+// Practice is a practice at a glance.
+type Practice struct {
+	ID       string    `json:"id"` // of its founding entry
+	Admitted time.Time `json:"admitted"`
+	Known    bool      `json:"known"`  // its membership log has come
+	Anchor   bool      `json:"anchor"` // and names this anchor
+	Devices  int       `json:"devices"`
+	Chunks   uint64    `json:"chunks"` // held, over all logs and scopes
+}
+
+func (p *practice) status() Practice {
+	s := Practice{ID: p.id.String(), Admitted: p.Admitted}
+	h := p.held.Load()
+	if h == nil {
+		return s
+	}
+	st := h.state.Load()
+	s.Known, s.Anchor, s.Devices = true, st.IsAnchor(p.self.Device()), len(st.Members())
+	h.logs.Memory.Lock()
+	defer h.logs.Memory.Unlock()
+	for _, v := range h.logs.Memory.Vectors {
+		for _, at := range v {
+			s.Chunks += at.Counter
+		}
+	}
+	return s
+}
+
+// Status is how things stand.
+type Status struct {
+	PeerID    string     `json:"peer_id"`
+	Version   string     `json:"version"`
+	Addresses []string   `json:"addresses"`
+	Connected int        `json:"connected"` // devices, of all practices
+	Practices []Practice `json:"practices"` // as they were admitted
+}
+
+// Status returns how things stand.
+func (a *Anchor) Status() (Status, error) {
+	id, err := p2p.PeerID(a.self.Device())
+	if err != nil {
+		return Status{}, err
+	}
+	s := Status{PeerID: id.String(), Version: a.cfg.Version, Addresses: a.Addresses(), Practices: []Practice{}}
+	for _, p := range a.host.Peers() {
+		if p.Connected {
+			s.Connected++
+		}
+	}
+	a.mu.Lock()
+	list := make([]*practice, 0, len(a.mu.practices))
+	for _, p := range a.mu.practices {
+		list = append(list, p)
+	}
+	a.mu.Unlock()
+	slices.SortFunc(list, func(x, y *practice) int { return int(x.Number) - int(y.Number) })
+	for _, p := range list {
+		s.Practices = append(s.Practices, p.status())
+	}
+	return s, nil
+}
+
+// record is what is kept of a practice beside its logs:
+//
+//	1 | number | admitted, milliseconds since 1970 | device 32
+type record struct {
+	Number   uint64 // of its part of the store; never given to another
+	By       trust.DeviceID
+	Admitted time.Time
+}
+
+const recordVersion = 1
+
+func (r record) marshal() []byte {
+	var w wire.Writer
+	w.Byte(recordVersion)
+	w.Uvarint(r.Number)
+	w.Varint(r.Admitted.UnixMilli())
+	w.Raw(r.By[:])
+	return w.Bytes()
+}
+
+func parseRecord(b []byte) (rec record, err error) {
+	r := wire.NewReader(b)
+	if r.Byte() != recordVersion {
+		r.Fail("version")
+	}
+	rec.Number = r.Uvarint(1 << 62)
+	rec.Admitted = time.UnixMilli(r.Varint()).UTC()
+	r.Fixed(rec.By[:])
+	return rec, r.Close()
+}
