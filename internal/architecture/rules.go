@@ -113,6 +113,7 @@ var testImports = map[string][]string{
 	"chunk":         {"trust/keyring"}, // seals with real keys
 	"crdt":          {"crdt/engine"},   // the validator against the real library
 	"agent":         {"fhir/synthetic"},
+	"anchor":        {"trust/keyring"},                   // real customers
 	"agent/replica": {"crdt/engine", "internal/hostile"}, // the replica is given its engine
 	"agent/api":     {"agent/api/apitest"},
 	"agent/client":  {"agent/api/apitest"},

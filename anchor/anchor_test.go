@@ -1,0 +1,293 @@
+package anchor
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/p2p"
+	"chartmesh/p2p/session"
+	"chartmesh/storage"
+	"chartmesh/trust"
+	"chartmesh/trust/keyring"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// customer is a practice of one administrator's device.
+type customer struct {
+	t     testing.TB
+	keys  *keyring.Keyring
+	state *trust.State
+	last  map[trust.ScopeID]chunk.Sealed
+}
+
+func newCustomer(t testing.TB, name string) *customer {
+	t.Helper()
+	keys, err := keyring.Create("", nil)
+	must(t, err)
+	e, _, err := keys.Found(keyring.FoundOptions{Practice: name, Site: "site", Device: "device", Now: time.Now()})
+	must(t, err)
+	c := &customer{t: t, keys: keys, last: map[trust.ScopeID]chunk.Sealed{}}
+	var rejected []trust.Rejected
+	c.state, rejected = trust.Replay([]trust.Entry{e})
+	if len(rejected) > 0 {
+		t.Fatal(rejected[0].Err)
+	}
+	must(t, keys.Learn(c.state))
+	return c
+}
+
+func (c *customer) enter(e trust.Entry, err error) {
+	c.t.Helper()
+	must(c.t, err)
+	c.state, err = c.state.With(e)
+	must(c.t, err)
+}
+
+// adds makes an anchor the customer's, and returns the token.
+func (c *customer) adds(a *Anchor) string {
+	c.t.Helper()
+	c.enter(c.keys.AddAnchor(c.state, a.Device(), []string{"/ip4/127.0.0.1/tcp/1"}, "anchor", time.Now()))
+	return p2p.AnchorToken{Anchor: a.Device(), Practice: c.state.Practice(), Device: c.keys.Device()}.String()
+}
+
+// admitted is the customer's practice at an anchor that has its membership log.
+func (c *customer) admitted(a *Anchor) *practice {
+	c.t.Helper()
+	_, err := a.Admit(c.t.Context(), c.adds(a))
+	must(c.t, err)
+	p := a.mu.practices[c.state.Practice()]
+	c.brings(p)
+	return p
+}
+
+// brings gives a practice the membership log.
+func (c *customer) brings(p *practice) {
+	c.t.Helper()
+	must(c.t, p.AddEntries(c.t.Context(), c.keys.Device(), entries(c.state)))
+}
+
+func entries(st *trust.State) (list [][]byte) {
+	for _, e := range st.Entries() {
+		list = append(list, e.Bytes())
+	}
+	return list
+}
+
+func (c *customer) scope() trust.ScopeID { return c.state.Scopes()[0].ID }
+
+// seals writes the next chunk of its log.
+func (c *customer) seals(text string) chunk.Sealed {
+	c.t.Helper()
+	scope := c.scope()
+	params := chunk.Params{Membership: c.state, Scope: scope, Log: chunk.CurrentLog(c.keys), Counter: 1, Dictionary: chunk.Dictionary1}
+	if last, ok := c.last[scope]; ok {
+		params.Counter, params.Previous = last.Header().Counter+1, last.ID()
+	}
+	s, err := chunk.Seal(c.keys, params, &chunk.Changes{Document: [32]byte{1}, Schema: 1, Author: text, Origin: chunk.OriginEdit,
+		Changes: []chunk.Change{{Raw: []byte(text)}}, Authorship: []chunk.Authorship{{Seq: params.Counter, Newest: [32]byte{1}}}})
+	must(c.t, err)
+	c.last[scope] = s
+	return s
+}
+
+func openAnchor(t testing.TB, dir string) *Anchor {
+	t.Helper()
+	a, err := Open(t.Context(), Config{Dir: dir, Listen: []string{"/ip4/127.0.0.1/udp/0/quic-v1"}, LeastFree: 1})
+	must(t, err)
+	t.Cleanup(func() { _ = a.Close() })
+	return a
+}
+
+func chunksOf(p *practice, scope trust.ScopeID) (n uint64) {
+	for _, at := range p.Vector(scope) {
+		n += at.Counter
+	}
+	return n
+}
+
+// TestKept: what was taken is there after a restart, and what does not belong was never taken.
+func TestKept(t *testing.T) {
+	dir := t.TempDir()
+	a := openAnchor(t, dir)
+	berg, tal := newCustomer(t, "Berg"), newCustomer(t, "Tal")
+	p := berg.admitted(a)
+	q := tal.admitted(a)
+	one, two, three := berg.seals("one"), berg.seals("two"), berg.seals("three")
+	other := tal.seals("other")
+	forged := slices.Clone(three.Bytes())
+	forged[len(forged)-1] ^= 1
+	must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{one.Bytes(), three.Bytes(), two.Bytes(), forged, other.Bytes()}))
+	if n := chunksOf(p, berg.scope()); n != 2 {
+		t.Errorf("%d chunks are held, of one, two, what comes before its turn and what is forged", n)
+	}
+	must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{three.Bytes()}))
+	must(t, q.Arrive(t.Context(), tal.keys.Device(), [][]byte{other.Bytes()}))
+	if n := chunksOf(p, tal.scope()) + chunksOf(q, berg.scope()); n != 0 {
+		t.Errorf("%d chunks of another practice are held", n)
+	}
+	must(t, a.Close())
+
+	b := openAnchor(t, dir)
+	if b.Device() != a.Device() {
+		t.Fatal("the anchor has another identity")
+	}
+	p, q = b.mu.practices[p.id], b.mu.practices[q.id]
+	if n, m := chunksOf(p, berg.scope()), chunksOf(q, tal.scope()); n != 3 || m != 1 {
+		t.Errorf("%d and %d chunks are held after a restart", n, m)
+	}
+	items, err := p.Chunks(berg.scope(), one.Log(), 0, 1<<20)
+	must(t, err)
+	if len(items) != 3 || !slices.Equal(items[1].Bytes, two.Bytes()) {
+		t.Errorf("%d items come back", len(items))
+	}
+	// An edit of a practice is not opened by what the anchor has, and no word of it stands in clear anywhere: see the script.
+	if s, err := b.Status(); err != nil || len(s.Practices) != 2 || s.Practices[0].Chunks != 3 || !s.Practices[1].Anchor {
+		t.Errorf("%+v, %v", s, err)
+	}
+}
+
+// TestApart: who is not of a practice gets nothing of it, whatever it says.
+func TestApart(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	berg, tal := newCustomer(t, "Berg"), newCustomer(t, "Tal")
+	p := berg.admitted(a)
+	tal.admitted(a)
+	stranger, err := keyring.Create("", nil)
+	must(t, err)
+	if a.admits(stranger.Device()) || a.replicaOf(stranger.Device()) != nil {
+		t.Error("a stranger is let in")
+	}
+	for who, d := range map[string]trust.DeviceID{"a stranger": stranger.Device(), "a device of another practice": tal.keys.Device()} {
+		if l := p.Hello(d); len(l.Scopes) != 0 {
+			t.Errorf("%s is told of %d scopes", who, len(l.Scopes))
+		}
+	}
+	if a.replicaOf(tal.keys.Device()) == session.Replica(p) {
+		t.Error("a device of another practice is taken for one of this")
+	}
+	if l := p.Hello(berg.keys.Device()); len(l.Scopes) != len(berg.state.Scopes()) {
+		t.Errorf("its own device is told of %d scopes", len(l.Scopes))
+	}
+	// Its membership log cannot be replaced, before it came or after.
+	must(t, p.AddEntries(t.Context(), tal.keys.Device(), entries(tal.state)))
+	third := newCustomer(t, "Third")
+	_, err = a.Admit(t.Context(), third.adds(a))
+	must(t, err)
+	r := a.mu.practices[third.state.Practice()]
+	if err := r.AddEntries(t.Context(), third.keys.Device(), entries(tal.state)); !errors.Is(err, errForeign) || r.state() != nil {
+		t.Errorf("another practice's log is taken: %v", err)
+	}
+	if !r.admits(third.keys.Device()) || r.admits(berg.keys.Device()) {
+		t.Error("who brings the log is not who the token names")
+	}
+	third.brings(r)
+
+	// A device that was removed, and everybody once the anchor was.
+	newcomer, err := keyring.Create("", nil)
+	must(t, err)
+	berg.enter(berg.keys.Admit(berg.state, keyring.Newcomer{Device: newcomer.Device(), HPKE: newcomer.HPKEPublic(), DeviceName: "d", SiteName: "s", Now: time.Now()}))
+	berg.brings(p)
+	if !a.admits(newcomer.Device()) {
+		t.Error("a newcomer is not let in")
+	}
+	berg.enter(berg.keys.Remove(berg.state, newcomer.Device(), nil, time.Now()))
+	berg.brings(p)
+	if a.admits(newcomer.Device()) || len(p.Hello(newcomer.Device()).Scopes) != 0 {
+		t.Error("a removed device is let in")
+	}
+	berg.enter(berg.keys.Remove(berg.state, a.Device(), nil, time.Now()))
+	berg.brings(p)
+	if l := p.Hello(berg.keys.Device()); len(l.Scopes) != 0 {
+		t.Error("an anchor that was removed tells of scopes")
+	}
+}
+
+// TestNamedByAnother: any practice can name any device its own. The device finds its own practice all the same.
+func TestNamedByAnother(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	thief, berg := newCustomer(t, "Thief"), newCustomer(t, "Berg")
+	thief.enter(thief.keys.Admit(thief.state, keyring.Newcomer{Device: berg.keys.Device(), HPKE: berg.keys.HPKEPublic(), DeviceName: "d", SiteName: "s", Now: time.Now()}))
+	thief.admitted(a)
+	_, err := a.Admit(t.Context(), berg.adds(a))
+	must(t, err)
+	p := a.mu.practices[berg.state.Practice()]
+	var tried []session.Replica
+	for range 2 {
+		tried = append(tried, a.replicaOf(berg.keys.Device()))
+	}
+	if !slices.Contains(tried, session.Replica(p)) {
+		t.Fatal("its own practice is never tried")
+	}
+	berg.brings(p) // it speaks
+	if got := a.replicaOf(berg.keys.Device()); got != session.Replica(p) {
+		t.Error("after it has spoken it is taken for the other's")
+	}
+	if !a.admits(thief.keys.Device()) || a.replicaOf(thief.keys.Device()) == session.Replica(p) {
+		t.Error("the other gets into the practice")
+	}
+}
+
+// TestAdmission says no in words that its command knows.
+func TestAdmission(t *testing.T) {
+	a, other := openAnchor(t, t.TempDir()), openAnchor(t, t.TempDir())
+	berg := newCustomer(t, "Berg")
+	token := berg.adds(a)
+	for text, want := range map[string]error{"cma1-": p2p.ErrToken, token + "a": p2p.ErrToken, newCustomer(t, "Tal").adds(other): ErrOtherAnchor} {
+		if _, err := a.Admit(t.Context(), text); !errors.Is(err, want) {
+			t.Errorf("%v, want %v", err, want)
+		}
+	}
+	_, err := a.Admit(t.Context(), token)
+	must(t, err)
+	if _, err := a.Admit(t.Context(), token); !errors.Is(err, ErrAdmitted) {
+		t.Errorf("admitted twice: %v", err)
+	}
+}
+
+// TestRecoveryKey: whoever has the recovery code is known by the key that follows from it, and by no other.
+func TestRecoveryKey(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	berg := newCustomer(t, "Berg")
+	p := berg.admitted(a)
+	old, _ := berg.state.Root()
+	if a.rootKey(old) != p2p.RootInForce || a.replicaOf(old) != session.Replica(p) || a.rootKey(berg.keys.Device()) != p2p.RootNone {
+		t.Error("the key of the recovery code is not known")
+	}
+	e, _, err := berg.keys.ReplaceRecovery(berg.state, "", time.Now())
+	berg.enter(e, err)
+	berg.brings(p)
+	if root, _ := berg.state.Root(); a.rootKey(root) != p2p.RootInForce || a.rootKey(old) != p2p.RootReplaced {
+		t.Error("the recovery code that was replaced is in force")
+	}
+}
+
+// TestDamage: a chunk that the disk lost is asked for again.
+func TestDamage(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	berg := newCustomer(t, "Berg")
+	p := berg.admitted(a)
+	one, two := berg.seals("one"), berg.seals("two")
+	must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{one.Bytes(), two.Bytes()}))
+	var b storage.Batch
+	b.Delete(storage.Chunk.Key(berg.scope(), one.Log(), 1)) // as a disk loses it
+	must(t, p.store.Commit(t.Context(), &b))
+	if _, err := p.Chunks(berg.scope(), one.Log(), 0, 1<<20); err == nil {
+		t.Fatal("a chunk that is lost is passed over")
+	}
+	if n := chunksOf(p, berg.scope()); n != 0 {
+		t.Fatalf("%d chunks are claimed", n)
+	}
+	must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{one.Bytes()}))
+	if n := chunksOf(p, berg.scope()); n != 2 {
+		t.Errorf("%d chunks are held after it came again: what lay behind it counts too", n)
+	}
+}
