@@ -97,8 +97,13 @@ func newIdentity(seed []byte) *identity {
 // Device returns the anchor's public key, which is its peer ID.
 func (i *identity) Device() trust.DeviceID { return trust.DeviceID(i.key.Public().(ed25519.PublicKey)) }
 
-// SignTransport signs one of libp2p's own messages.
-func (i *identity) SignTransport(msg []byte) ([]byte, error) { return ed25519.Sign(i.key, msg), nil }
+// SignTransport signs one of libp2p's own messages, and nothing else.
+func (i *identity) SignTransport(msg []byte) ([]byte, error) {
+	if !trust.IsTransport(msg) {
+		return nil, errors.New("not a message of the transport")
+	}
+	return ed25519.Sign(i.key, msg), nil
+}
 
 // Derive returns bytes that depend on the seed and on context, and tell nothing of it.
 func (i *identity) Derive(context string) (out [32]byte) {

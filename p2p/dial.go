@@ -99,13 +99,29 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 	if !h.mu.online || h.mu.ended {
 		return next
 	}
-	busy := 0
+	busy, relays := 0, len(h.cfg.Relays()) > 0
 	for _, m := range h.mu.peers {
 		if m.reaching {
 			busy++
 		}
 	}
+	later := func(at time.Time) {
+		if next.IsZero() || at.Before(next) {
+			next = at
+		}
+	}
 	for _, m := range h.mu.peers {
+		if m.link != nil && m.link.way == wayRelayed && !m.reaching && len(m.addrs)+len(m.nearLocked(now)) > 0 {
+			if now.Before(m.directAt) || busy >= maxParallel {
+				later(maxTime(m.directAt, now.Add(backoffFirst)))
+				continue
+			}
+			busy++
+			m.reaching, m.directAt = true, now.Add(min(directAfter<<min(m.directs, 10), directMost))
+			m.directs++
+			h.work.Go(func() { h.goDirect(ctx, m) })
+			continue
+		}
 		if m.link != nil || m.reaching || !h.cfg.Admit(m.device) {
 			continue
 		}
@@ -127,7 +143,7 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 				next = at
 			}
 		}
-		if connected && !h.opens(m.device) || !connected && (!m.known || len(m.addrs)+len(m.nearLocked(now)) == 0) {
+		if connected && !h.opens(m.device) || !connected && (!m.known || len(m.addrs)+len(m.nearLocked(now)) == 0 && (!relays || now.Before(m.circuitAt))) {
 			continue
 		}
 		if now.Before(m.next) {
@@ -157,6 +173,9 @@ func (h *Host) reach(ctx context.Context, m *member) {
 	dial, cancel := context.WithTimeout(ctx, dialTimeout)
 	h.mu.Lock()
 	addrs := slices.Concat(m.nearLocked(time.Now()), m.addrs)
+	if now := time.Now(); !now.Before(m.circuitAt) {
+		addrs, m.circuitAt = append(addrs, h.circuits(m.device)...), now.Add(circuitAgain)
+	}
 	m.stopDial = cancel
 	h.mu.Unlock()
 	err := h.connect(dial, m.id, addrs)
@@ -186,16 +205,28 @@ func (h *Host) connect(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) er
 	if len(h.host.Network().ConnsToPeer(id)) > 0 {
 		return nil
 	}
+	err := h.dial(ctx, id, addrs)
+	if err != nil && len(h.host.Network().ConnsToPeer(id)) > 0 {
+		return nil // the peer dialled us meanwhile
+	}
+	return err
+}
+
+// dial dials a peer although there may be a connection.
+func (h *Host) dial(ctx context.Context, id peer.ID, addrs []ma.Multiaddr) error {
 	if s, ok := h.host.Network().(*swarm.Swarm); ok {
 		s.Backoff().Clear(id) // waiting is the dialler's part, and the swarm's is longer
 	}
 	h.host.Peerstore().ClearAddrs(id)
 	h.host.Peerstore().AddAddrs(id, addrs, peerstore.TempAddrTTL)
-	err := h.host.Connect(ctx, peer.AddrInfo{ID: id})
-	if err != nil && len(h.host.Network().ConnsToPeer(id)) > 0 {
-		return nil // the peer dialled us meanwhile
+	return h.host.Connect(ctx, peer.AddrInfo{ID: id})
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
 	}
-	return err
+	return b
 }
 
 // waitLocked sets when a peer is tried next: exponential backoff with full jitter.
@@ -217,7 +248,7 @@ func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
 	}
 	remote := e.Conn.RemoteMultiaddr()
 	list := make([]ma.Multiaddr, 0, maxAddrs)
-	if e.Conn.Stat().Direction == network.DirOutbound {
+	if e.Conn.Stat().Direction == network.DirOutbound && !isRelayed(remote) {
 		list = append(list, remote) // it has worked
 	}
 	for _, a := range e.ListenAddrs {
@@ -225,7 +256,7 @@ func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
 			break
 		}
 		loop := manet.IsIPLoopback(a)
-		if wayOf(a) == "unknown" || len(a.Bytes()) > maxAddrBytes || manet.IsIPUnspecified(a) ||
+		if wayOf(a) == "unknown" || isRelayed(a) || len(a.Bytes()) > maxAddrBytes || manet.IsIPUnspecified(a) ||
 			loop && !manet.IsIPLoopback(remote) || slices.ContainsFunc(list, a.Equal) {
 			continue
 		}

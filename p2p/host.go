@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"slices"
 	"sync"
@@ -46,6 +47,8 @@ type Host struct {
 	host host.Host
 	gate *gate
 
+	relaying io.Closer     // nil: bytes are not passed on
+	reserve  chan struct{} // a connection came or went
 	poke     chan struct{} // something changed that the dialler cares for
 	announce chan struct{} // the local network should hear of this device anew
 	news     *news
@@ -83,6 +86,10 @@ type member struct {
 	next     time.Time // not before
 	failures int
 
+	circuitAt time.Time // it is tried through relays, not before
+	directAt  time.Time // it is tried directly although a relay passes its link on, not before
+	directs   int       // how often that was tried for this link
+
 	knockAt   time.Time // when it is taken not to let this device in; zero: never
 	offered   [32]byte  // the heads of the entries that it was offered, and did not let this device in for
 	offeredAt time.Time // when it last answered to that
@@ -109,6 +116,9 @@ func Open(cfg Config) (*Host, error) {
 	if cfg.ReplicaOf == nil {
 		cfg.ReplicaOf = func(trust.DeviceID) session.Replica { return cfg.Replica }
 	}
+	if cfg.Relays == nil {
+		cfg.Relays = func() []PeerAddr { return nil }
+	}
 	if cfg.Listen == nil {
 		cfg.Listen = DefaultListen
 	}
@@ -117,16 +127,21 @@ func Open(cfg Config) (*Host, error) {
 	}
 	h := &Host{
 		cfg: cfg, log: cfg.Logger, self: cfg.Identity.Device(),
-		gate: newGate(cfg.Admit, cfg.Invites), poke: make(chan struct{}, 1), announce: make(chan struct{}, 1), closing: make(chan struct{}),
+		gate: newGate(cfg.Admit, cfg.Invites), poke: make(chan struct{}, 1), announce: make(chan struct{}, 1), reserve: make(chan struct{}, 1), closing: make(chan struct{}),
 		hearing: make(chan struct{}, 1), news: newNews(cfg.OnPeer, cfg.OnAddrs),
 	}
 	h.mu.online = !cfg.Offline
 	h.mu.peers, h.mu.proven = map[trust.DeviceID]*member{}, map[trust.DeviceID]int{}
-	lh, err := newHost(cfg.Identity, h.gate, cfg.Listen)
+	lh, err := newHost(cfg.Identity, h.gate, cfg.Listen, cfg.Relays != nil)
 	if err != nil {
 		return nil, err
 	}
 	h.host = lh
+	if cfg.Relay != nil {
+		if err := h.startRelay(); err != nil {
+			return nil, errors.Join(err, lh.Close())
+		}
+	}
 	h.gate.strangers = func() int {
 		return h.count(func(id peer.ID) bool {
 			return !h.gate.admits(id) && h.gate.recovers(id) == RootNone && !h.gate.knocking(id)
@@ -168,6 +183,7 @@ func (h *Host) Run(ctx context.Context) error {
 		ConnectedF: func(_ network.Network, c network.Conn) { h.connected(c) },
 		DisconnectedF: func(_ network.Network, c network.Conn) {
 			h.wakeDialler()
+			h.wakeReserver()
 		},
 	}
 	h.host.Network().Notify(changes)
@@ -183,6 +199,7 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 	h.work.Go(func() { h.listenEvents(ctx, events) })
 	h.work.Go(func() { h.news.run(ctx) })
+	h.work.Go(func() { h.keepReservations(ctx) })
 	h.work.Go(func() { watchWakes(ctx, clocks(time.Now()), h.woke) })
 	if h.cfg.LAN != nil {
 		h.work.Go(func() { h.discover(ctx) })
@@ -217,7 +234,10 @@ func (h *Host) Close() error {
 		h.mu.ended = true
 		h.mu.Unlock()
 		h.work.Wait()
-		if err = h.host.Close(); err != nil {
+		if h.relaying != nil {
+			err = h.relaying.Close()
+		}
+		if err = errors.Join(err, h.host.Close()); err != nil {
 			err = fmt.Errorf("close network: %w", err)
 		}
 	})
@@ -248,6 +268,13 @@ func (h *Host) accept(ctx context.Context, s network.Stream, device trust.Device
 		return
 	}
 	_ = h.serve(ctx, s, device) // it has been logged, and is shown as the peer's reason
+}
+
+func (h *Host) wakeReserver() {
+	select {
+	case h.reserve <- struct{}{}:
+	default:
+	}
 }
 
 func (h *Host) listenEvents(ctx context.Context, events event.Subscription) {
@@ -290,6 +317,7 @@ func (h *Host) connected(c network.Conn) {
 		}
 		h.mu.Unlock()
 		h.wakeDialler()
+		h.wakeReserver()
 		return
 	}
 	time.AfterFunc(strangerLimit, func() {

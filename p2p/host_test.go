@@ -32,7 +32,7 @@ func newIdentity(i int) identity {
 func (i identity) Device() trust.DeviceID { return trust.DeviceID(i.key.Public().(ed25519.PublicKey)) }
 
 func (i identity) SignTransport(m []byte) ([]byte, error) {
-	for _, p := range []string{"libp2p-tls-handshake:", "\x12libp2p-peer-record"} {
+	for _, p := range []string{"libp2p-tls-handshake:", "\x12libp2p-peer-record", "\x11libp2p-relay-rsvp"} {
 		if bytes.HasPrefix(m, []byte(p)) {
 			return ed25519.Sign(i.key, m), nil
 		}

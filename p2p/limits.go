@@ -37,6 +37,11 @@ const (
 	maxKnocking = 4 // removed devices that were let in to knock
 	maxKnock    = MaxJoinAnswer
 
+	maxReservations        = 1 << 14 // of a relay
+	maxReservationsPerAddr = 256     // a whole branch behind one router
+	maxCircuits            = 256     // of one device
+	relayBuffer            = 32 << 10
+
 	maxAddrs     = 16 // kept per peer
 	maxKnown     = 1024
 	maxParallel  = 8 // dials at once
@@ -67,5 +72,10 @@ const (
 	soonMost        = time.Second            // within which all dial again when the network has changed, each at its time
 	probePatience   = 4 * time.Second        // for a sign of life when the network has changed
 	heardFor        = 3 * time.Minute        // an announcement on the local network counts
+	reservationTime = time.Hour              // of a place at a relay; it ends with the connection
+	circuitAgain    = time.Minute            // before a peer is tried through relays once more
+	reserveAgain    = 30 * time.Second       // after a relay gave none
+	directAfter     = 5 * time.Second        // a peer that is reached through a relay is tried directly, then ever more seldom
+	directMost      = 5 * time.Minute
 	turnFirst       = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
 )

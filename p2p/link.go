@@ -139,6 +139,7 @@ func (h *Host) register(l *link) error {
 			return errClosing
 		case m.link == nil:
 			m.link, m.reason, m.incompt, m.reached, m.knockAt = l, "", false, false, time.Time{}
+			m.directAt, m.directs = time.Now().Add(directAfter), 0
 			h.mu.Unlock()
 			return nil
 		}
@@ -313,7 +314,13 @@ func (h *Host) tell(d trust.DeviceID) {
 	}
 }
 
+// wayRelayed is the way of a link that a relay passes on.
+const wayRelayed = "relayed"
+
 func wayOf(a ma.Multiaddr) string {
+	if isRelayed(a) {
+		return wayRelayed
+	}
 	for _, c := range a {
 		switch c.Protocol().Code {
 		case ma.P_QUIC_V1:

@@ -23,9 +23,9 @@ import (
 
 // newHost makes the libp2p host. Every option of libp2p stands here.
 //
-// QUIC and TCP, both under TLS 1.3 (hybrid post-quantum key exchange, which Noise has not). No relay, no discovery, no
-// address probing by others: how a device behind a router is found is added here later.
-func newHost(id Identity, gater connmgr.ConnectionGater, listen []string) (host.Host, error) {
+// QUIC and TCP, both under TLS 1.3 (hybrid post-quantum key exchange, which Noise has not). No discovery, no
+// address probing by others. With relayed, other devices are reached, and reach this one, through relays too.
+func newHost(id Identity, gater connmgr.ConnectionGater, listen []string, relayed bool) (host.Host, error) {
 	quiet()
 	key, err := newTransportKey(id)
 	if err != nil {
@@ -43,6 +43,10 @@ func newHost(id Identity, gater connmgr.ConnectionGater, listen []string) (host.
 	if len(listen) > 0 {
 		listening = libp2p.ListenAddrStrings(listen...)
 	}
+	circuits := libp2p.DisableRelay()
+	if relayed {
+		circuits = libp2p.EnableRelay()
+	}
 	h, err := libp2p.New(
 		listening,
 		libp2p.Identity(key),
@@ -57,7 +61,7 @@ func newHost(id Identity, gater connmgr.ConnectionGater, listen []string) (host.
 		libp2p.WithDialTimeout(dialTimeout),
 		libp2p.UserAgent("chartmesh"), // without a version: while an invite is open strangers see it
 		libp2p.ProtocolVersion("chartmesh/1"),
-		libp2p.DisableRelay(),
+		circuits,
 		libp2p.DisableMetrics(),
 		libp2p.DisableIdentifyAddressDiscovery(),
 		// A branch that is closed over the week-end is no sign that UDP or IPv6 does not work.

@@ -59,6 +59,11 @@ type Config struct {
 	// Readmission judges who was removed and says that he belongs; nil: he is a stranger.
 	Readmission Readmission
 
+	// Relays names the relays that this device may use, and where they are; nil: none. It is asked often.
+	Relays func() []PeerAddr
+	// Relay has the host pass bytes on between others; nil: it does not.
+	Relay Relay
+
 	// LAN tags announcements on the local network, under a key that all members have; nil: the network is not searched.
 	LAN lan.Tagger
 	// Multicast opens another network than the system's, for tests; nil: the system's.

@@ -1,9 +1,11 @@
 package trust
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"errors"
+	"slices"
 
 	"chartmesh/wire"
 )
@@ -23,6 +25,21 @@ const (
 	ContextAck    = "chartmesh ack 1"
 	ContextJoin   = "chartmesh join 1"
 )
+
+// transportPrefixes begin everything that libp2p signs with an identity: the handshakes of Noise and TLS, and signed
+// envelopes (domain behind its length) of peer records and relay vouchers. All differ from what SigningInput begins with.
+var transportPrefixes = [][]byte{
+	[]byte("noise-libp2p-static-key:"),
+	[]byte("libp2p-tls-handshake:"),
+	[]byte("\x12libp2p-peer-record"),
+	[]byte("\x11libp2p-relay-rsvp"),
+}
+
+// IsTransport reports whether msg is one of libp2p's own messages, which are signed without a context, as those protocols want it. Nothing
+// else may be signed so: a caller could have the key sign what stands under a context.
+func IsTransport(msg []byte) bool {
+	return slices.ContainsFunc(transportPrefixes, func(p []byte) bool { return bytes.HasPrefix(msg, p) })
+}
 
 // Signer signs as one device. A keyring is one.
 type Signer interface {

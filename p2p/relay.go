@@ -1,0 +1,179 @@
+package p2p
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	ma "github.com/multiformats/go-multiaddr"
+
+	"chartmesh/trust"
+)
+
+// Where two devices cannot reach each other, a relay that both reach passes the bytes of a connection between them (circuit relay v2). It
+// sees ciphertext: the connection's handshake is theirs, as on any other way. A device is reached by every relay at which it has a
+// reservation, which it keeps with each that it is connected to.
+
+// Relay says for whom a host passes bytes on.
+type Relay interface {
+	// Serves reports whether a device may be reached through this host.
+	Serves(trust.DeviceID) bool
+	// Passes reports whether one device may reach another through this host.
+	Passes(from, to trust.DeviceID) bool
+}
+
+// relayACL asks a Relay on behalf of libp2p.
+type relayACL struct{ Relay }
+
+func (a relayACL) AllowReserve(id peer.ID, _ ma.Multiaddr) bool {
+	d, err := DeviceOf(id)
+	return err == nil && a.Serves(d)
+}
+
+func (a relayACL) AllowConnect(from peer.ID, _ ma.Multiaddr, to peer.ID) bool {
+	src, err := DeviceOf(from)
+	if err != nil {
+		return false
+	}
+	dst, err := DeviceOf(to)
+	return err == nil && a.Passes(src, dst)
+}
+
+// startRelay has the host pass bytes on, without the limits that are meant for strangers.
+func (h *Host) startRelay() error {
+	r := relay.DefaultResources()
+	r.Limit = nil
+	r.MaxReservations, r.MaxReservationsPerIP, r.MaxReservationsPerASN = maxReservations, maxReservationsPerAddr, maxReservations
+	r.MaxCircuits, r.BufferSize, r.ReservationTTL = maxCircuits, relayBuffer, reservationTime
+	service, err := relay.New(h.host, relay.WithResources(r), relay.WithACL(relayACL{h.cfg.Relay}))
+	if err != nil {
+		return fmt.Errorf("open relay: %w", err)
+	}
+	h.relaying = service
+	return nil
+}
+
+// reservation is a place at a relay, by which others reach this device.
+type reservation struct {
+	conn    string    // the ID of the connection that it hangs on
+	renewAt time.Time // or, if there is none, tried again
+	held    bool
+}
+
+// keepReservations keeps a reservation with every relay that this host is connected to, until ctx ends.
+func (h *Host) keepReservations(ctx context.Context) {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	places := map[trust.DeviceID]reservation{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-h.reserve:
+		case <-timer.C:
+		}
+		next := time.Hour
+		for _, r := range h.cfg.Relays() {
+			if at, ok := h.reserveAt(ctx, r.Device, places); ok {
+				next = min(next, max(time.Until(at), time.Second))
+			}
+		}
+		timer.Reset(next)
+	}
+}
+
+// reserveAt sees to the reservation at one relay, and returns when to look again; not ok if it is not connected, of which the host hears.
+func (h *Host) reserveAt(ctx context.Context, relay trust.DeviceID, places map[trust.DeviceID]reservation) (again time.Time, ok bool) {
+	id, err := PeerID(relay)
+	if err != nil {
+		return again, false
+	}
+	conn := directConn(h.host.Network().ConnsToPeer(id))
+	if conn == nil {
+		delete(places, relay)
+		return again, false
+	}
+	if p := places[relay]; p.conn == conn.ID() && time.Now().Before(p.renewAt) {
+		return p.renewAt, true
+	}
+	ask, cancel := context.WithTimeout(network.WithNoDial(ctx, "connected"), openTimeout)
+	defer cancel()
+	got, err := client.Reserve(ask, h.host, peer.AddrInfo{ID: id})
+	p := reservation{conn: conn.ID(), renewAt: time.Now().Add(reserveAgain), held: err == nil}
+	if err == nil {
+		p.renewAt = time.Now().Add(time.Until(got.Expiration) / 2)
+	} else if ctx.Err() == nil {
+		h.log.Info("a relay gives no place; it is asked again", "relay", relay, "error", err)
+	}
+	if was := places[relay]; p.held && (!was.held || was.conn != p.conn) {
+		h.log.Info("this device can be reached through a relay", "relay", relay)
+		h.mu.Lock()
+		for _, m := range h.mu.peers { // whoever came before is reached through it now, and whoever comes after reaches this device
+			if m.link == nil {
+				m.circuitAt = time.Time{}
+				h.soonLocked(m)
+			}
+		}
+		h.mu.Unlock()
+		h.wakeDialler()
+	}
+	places[relay] = p
+	return p.renewAt, true
+}
+
+// directConn returns a connection that no relay passes on.
+func directConn(conns []network.Conn) network.Conn {
+	for _, c := range conns {
+		if !isRelayed(c.RemoteMultiaddr()) {
+			return c
+		}
+	}
+	return nil
+}
+
+func isRelayed(a ma.Multiaddr) bool {
+	_, err := a.ValueForProtocol(ma.P_CIRCUIT)
+	return err == nil
+}
+
+// circuits returns how a device can be reached through relays.
+func (h *Host) circuits(d trust.DeviceID) (list []ma.Multiaddr) {
+	for _, r := range h.cfg.Relays() {
+		id, err := PeerID(r.Device)
+		if err != nil || r.Device == d || r.Device == h.self {
+			continue
+		}
+		tail, err := ma.NewMultiaddr("/p2p/" + id.String() + "/p2p-circuit")
+		if err != nil {
+			continue
+		}
+		for _, a := range parseAddrs(r.Addrs) {
+			if len(list) < maxAddrs && !isRelayed(a) {
+				list = append(list, a.Encapsulate(tail))
+			}
+		}
+	}
+	return list
+}
+
+// goDirect tries to reach a peer whose link a relay passes on. When that succeeds the link begins anew, on the new connection.
+func (h *Host) goDirect(ctx context.Context, m *member) {
+	dial, cancel := context.WithTimeout(network.WithForceDirectDial(ctx, "it is reached through a relay"), dialTimeout)
+	defer cancel()
+	h.mu.Lock()
+	addrs := append(m.nearLocked(time.Now()), m.addrs...)
+	h.mu.Unlock()
+	err := h.dial(dial, m.id, addrs)
+	h.mu.Lock()
+	m.reaching = false
+	link := m.link
+	h.mu.Unlock()
+	if err == nil && link != nil && link.way == wayRelayed && directConn(h.host.Network().ConnsToPeer(m.id)) != nil {
+		link.end(errReplaced)
+	}
+	h.wakeDialler()
+}
