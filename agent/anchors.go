@@ -67,6 +67,31 @@ func anchorAt(texts []string) (id trust.DeviceID, addrs []string, err error) {
 	return id, addrs, nil
 }
 
+// relays returns the anchors, through which devices are reached that cannot be otherwise.
+func (a *Agent) relays() (list []p2p.PeerAddr) {
+	st := a.records.State()
+	for _, m := range st.Anchors() {
+		list = append(list, p2p.PeerAddr{Device: m.Device, Addrs: slices.Concat(a.peers.get(m.Device).Addrs, st.Addresses(m.Device))})
+	}
+	return list
+}
+
+// anchorAddresses returns where the anchors are, by the membership log, with /p2p/.
+func (a *Agent) anchorAddresses() []string {
+	list := []string{}
+	st := a.records.State()
+	for _, m := range st.Anchors() {
+		id, err := p2p.PeerID(m.Device)
+		if err != nil {
+			continue
+		}
+		for _, at := range st.Addresses(m.Device) {
+			list = append(list, at+"/p2p/"+id.String())
+		}
+	}
+	return list
+}
+
 // others returns the other devices of the practice and its anchors.
 func (a *Agent) others(st *trust.State) []trust.Member {
 	return slices.DeleteFunc(slices.Concat(st.Members(), st.Anchors()), func(m trust.Member) bool { return m.Device == a.keys.Device() })

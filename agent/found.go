@@ -77,6 +77,7 @@ type JoinOptions struct {
 	Code         string // words, a code or a link
 	Site, Device string // the site may be left to the invitation
 	Address      string // where the inviter is, if it is not to be looked for: IP:PORT or a multiaddress
+	Anchor       string // the practice's anchor through which it is asked instead: a multiaddress with /p2p/
 	Logger       *slog.Logger
 	Timeout      time.Duration // for finding the inviter; zero: half a minute
 	// Begun is told this device's fingerprint before it asks, and Waiting when somebody is asked to confirm it. Either may be
@@ -97,6 +98,15 @@ func Join(ctx context.Context, dir string, opts JoinOptions) (Joined, error) {
 			Hint: "`chartmesh invite` on a device of the practice prints five words and a code; nothing was sent, no try is lost"}
 	}
 	var addrs []string
+	var through p2p.PeerAddr
+	if opts.Anchor != "" {
+		d, at, err := p2p.SplitAddress(opts.Anchor)
+		if err != nil {
+			return Joined{}, &api.Error{Code: api.CodeInvalid, Message: "the anchor's address: " + err.Error(), Err: err,
+				Hint: "`chartmesh invite` prints it when the practice has an anchor"}
+		}
+		through = p2p.PeerAddr{Device: d, Addrs: []string{at}}
+	}
 	if opts.Address != "" {
 		if addrs, err = p2p.Addresses(opts.Address); err != nil {
 			return Joined{}, &api.Error{Code: api.CodeInvalid, Message: err.Error(), Err: err}
@@ -116,7 +126,7 @@ func Join(ctx context.Context, dir string, opts JoinOptions) (Joined, error) {
 		opts.Begun(n.Fingerprint())
 	}
 	res, err := p2p.Join(ctx, p2p.JoinConfig{
-		Identity: identity{keys}, Invitation: inv, Newcomer: n, Addrs: addrs, Logger: opts.Logger, Timeout: opts.Timeout, Waiting: opts.Waiting,
+		Identity: identity{keys}, Invitation: inv, Newcomer: n, Addrs: addrs, Through: through, Logger: opts.Logger, Timeout: opts.Timeout, Waiting: opts.Waiting,
 	})
 	if err != nil {
 		return Joined{}, explainJoin(ctx, err)
@@ -165,6 +175,9 @@ func explainJoin(ctx context.Context, err error) error {
 	case refused:
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, p2p.ErrNoRelay):
+		e.Code, e.Message = api.CodeUnavailable, p2p.ErrNoRelay.Error()
+		e.Hint = "is the invitation still open, and its agent running and connected to the anchor? Then try again with the same code"
 	case errors.Is(err, p2p.ErrNobody):
 		e.Code, e.Message = api.CodeUnavailable, p2p.ErrNobody.Error()+" on this network"
 		e.Hint = "is the invitation still open, and its agent running in the same network? Else name its address with --address, or take the code or link"

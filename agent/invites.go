@@ -182,6 +182,9 @@ func (i *invites) changeLocked(ctx context.Context, at int, change func(*invite)
 }
 
 func (i *invites) changedLocked() {
+	if host := i.agent.host.Load(); host != nil {
+		host.InvitesChanged()
+	}
 	close(i.mu.changed)
 	i.mu.changed = make(chan struct{})
 }
@@ -460,7 +463,7 @@ func (a *Agent) Invite(ctx context.Context, req api.InviteRequest) (api.Invite, 
 		return api.Invite{}, explain(err)
 	}
 	return api.Invite{Name: p2p.LocatorWords(words.Locator), Words: words.Text(), Code: text, Link: link, Role: role.String(),
-		Site: req.Site, Expires: v.expires, Addresses: host.Addresses()}, nil
+		Site: req.Site, Expires: v.expires, Addresses: host.Addresses(), Anchors: i.agent.anchorAddresses()}, nil
 }
 
 // Invites lists the invitations of this device.

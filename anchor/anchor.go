@@ -90,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 		return nil, err
 	}
 	a.host, err = p2p.Open(p2p.Config{
-		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Root: a.rootKey, Listen: cfg.Listen, Logger: cfg.Logger, Version: cfg.Version,
+		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Root: a.rootKey, Relay: relay{a}, Listen: cfg.Listen, Logger: cfg.Logger, Version: cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1<<16 - 1}, // it reads no document
 	})
 	if err != nil {
@@ -207,6 +207,18 @@ func (a *Anchor) admits(d trust.DeviceID) bool {
 	list := a.mu.of[d]
 	a.mu.Unlock()
 	return slices.ContainsFunc(list, func(p *practice) bool { return p.admits(d) })
+}
+
+// relay passes bytes on between devices of one practice.
+type relay struct{ a *Anchor }
+
+func (r relay) Serves(d trust.DeviceID) bool { return r.a.admits(d) }
+
+func (r relay) Passes(from, to trust.DeviceID) bool {
+	r.a.mu.Lock()
+	list := r.a.mu.of[from]
+	r.a.mu.Unlock()
+	return slices.ContainsFunc(list, func(p *practice) bool { return p.admits(from) && p.admits(to) })
 }
 
 // rootKey says what a key is to a practice as to recovery.

@@ -17,9 +17,11 @@ import (
 // gate decides who gets a connection. Who is there is only known after the handshake, so it is judged then; nothing but
 // the handshake has been said before.
 type gate struct {
-	open    atomic.Bool // online
-	admit   func(trust.DeviceID) bool
-	invites Invites
+	open  atomic.Bool // online
+	admit func(trust.DeviceID) bool
+	// inviting reports whether strangers are let in, most how many at once.
+	inviting func() bool
+	most     int
 	// strangers counts connections of devices that are no members, counted by the network itself.
 	strangers func() int
 	rate      *rate.Limiter // of strangers let in
@@ -38,7 +40,8 @@ type gate struct {
 var _ connmgr.ConnectionGater = (*gate)(nil)
 
 func newGate(admit func(trust.DeviceID) bool, invites Invites) *gate {
-	return &gate{admit: admit, invites: invites, strangers: func() int { return 0 }, callers: func(RootKey) int { return 0 },
+	inviting := func() bool { return invites != nil && invites.Open() }
+	return &gate{admit: admit, inviting: inviting, most: maxStrangers, strangers: func() int { return 0 }, callers: func(RootKey) int { return 0 },
 		root: func(trust.DeviceID) RootKey { return RootNone }, former: func(trust.DeviceID) bool { return false }, knocks: newKnocks(),
 		rate: rate.NewLimiter(strangersPerSecond, strangersBurst), old: rate.NewLimiter(strangersPerSecond, strangersBurst)}
 }
@@ -92,7 +95,7 @@ func (g *gate) InterceptSecured(dir network.Direction, id peer.ID, _ network.Con
 	if dir == network.DirInbound && g.lets(id) {
 		return true
 	}
-	return dir == network.DirInbound && g.invites != nil && g.invites.Open() && g.strangers() < maxStrangers &&
+	return dir == network.DirInbound && g.inviting() && g.strangers() < g.most &&
 		g.rate.Allow()
 }
 

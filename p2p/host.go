@@ -19,6 +19,7 @@ import (
 	"github.com/libp2p/go-libp2p/core/protocol"
 	"github.com/libp2p/go-libp2p/p2p/host/eventbus"
 	ma "github.com/multiformats/go-multiaddr"
+	"golang.org/x/time/rate"
 
 	"chartmesh/p2p/session"
 	"chartmesh/trust"
@@ -47,6 +48,8 @@ type Host struct {
 	host host.Host
 	gate *gate
 
+	takers   takers        // who takes newcomers through this host
+	asks     *rate.Limiter // of newcomers
 	relaying io.Closer     // nil: bytes are not passed on
 	reserve  chan struct{} // a connection came or went
 	poke     chan struct{} // something changed that the dialler cares for
@@ -142,6 +145,10 @@ func Open(cfg Config) (*Host, error) {
 			return nil, errors.Join(err, lh.Close())
 		}
 	}
+	if cfg.Relay != nil {
+		h.gate.inviting, h.asks = h.takers.any, rate.NewLimiter(asksPerSecond, asksBurst)
+		h.gate.most, h.gate.rate = maxStrangersAtRelay, rate.NewLimiter(strangersPerSecondAtRelay, maxStrangersAtRelay)
+	}
 	h.gate.strangers = func() int {
 		return h.count(func(id peer.ID) bool {
 			return !h.gate.admits(id) && h.gate.recovers(id) == RootNone && !h.gate.knocking(id)
@@ -194,6 +201,9 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.cfg.Root != nil {
 		h.host.SetStreamHandler(RecoverProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveRecovery) })
 	}
+	if h.cfg.Relay != nil {
+		h.host.SetStreamHandler(IntroduceProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveIntroduction) })
+	}
 	if h.cfg.Readmission != nil {
 		h.host.SetStreamHandler(KnockProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveKnock) })
 	}
@@ -215,6 +225,7 @@ func (h *Host) Run(ctx context.Context) error {
 	h.host.RemoveStreamHandler(JoinProtocol)
 	h.host.RemoveStreamHandler(RecoverProtocol)
 	h.host.RemoveStreamHandler(KnockProtocol)
+	h.host.RemoveStreamHandler(IntroduceProtocol)
 	h.host.Network().StopNotify(changes)
 	h.mu.Lock()
 	h.mu.ended = true
@@ -320,7 +331,11 @@ func (h *Host) connected(c network.Conn) {
 		h.wakeReserver()
 		return
 	}
-	time.AfterFunc(strangerLimit, func() {
+	limit := strangerLimit
+	if h.cfg.Relay != nil {
+		limit = confirmLimit // what goes through the connection is another's
+	}
+	time.AfterFunc(limit, func() {
 		if d, err := DeviceOf(c.RemotePeer()); err != nil || !h.cfg.Admit(d) && !h.hasProven(d) {
 			_ = c.Close()
 		}
@@ -378,11 +393,14 @@ func (h *Host) membershipChanged(of session.Replica) {
 // reports a change of the membership may hold what Invites needs.
 func (h *Host) sweep() {
 	for _, id := range h.host.Network().Peers() {
-		if !h.gate.admits(id) && h.gate.recovers(id) == RootNone && !h.gate.knocking(id) && (h.cfg.Invites == nil || !h.cfg.Invites.Open()) {
+		if !h.gate.admits(id) && h.gate.recovers(id) == RootNone && !h.gate.knocking(id) && !h.gate.inviting() {
 			_ = h.host.Network().ClosePeer(id)
 		}
 	}
 }
+
+// InvitesChanged says that invitations were opened or closed: relays bring newcomers for those that are open.
+func (h *Host) InvitesChanged() { h.wakeReserver() }
 
 // SetOnline closes all connections and refuses new ones, or takes them up again.
 func (h *Host) SetOnline(online bool) {

@@ -148,6 +148,8 @@ type JoinConfig struct {
 	Invitation Invitation
 	Newcomer   Newcomer // Device is taken from Identity
 	Addrs      []string // where to ask besides, as multiaddrs without a peer ID; or, of words, instead of looking
+	// Through is an anchor through which the inviter is asked, instead of at its own addresses; zero: none.
+	Through PeerAddr
 	// Multicast opens another network than the system's, for tests; nil: the system's.
 	Multicast func() (lan.Conn, error)
 	Logger    *slog.Logger

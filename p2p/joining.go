@@ -170,12 +170,15 @@ func Join(ctx context.Context, cfg JoinConfig) (JoinResult, error) {
 	}
 	g := newGate(func(trust.DeviceID) bool { return true }, nil) // it dials nobody but whom it means to
 	g.open.Store(true)
-	h, err := newHost(cfg.Identity, g, nil, false)
+	h, err := newHost(cfg.Identity, g, nil, len(cfg.Through.Addrs) > 0)
 	if err != nil {
 		return JoinResult{}, fmt.Errorf("join: %w", err)
 	}
 	defer func() { _ = h.Close() }()
 	j := joiner{cfg: cfg, host: h}
+	if len(cfg.Through.Addrs) > 0 {
+		return j.askThrough(ctx)
+	}
 	if !cfg.Invitation.Spoken {
 		id, err := PeerID(cfg.Invitation.Inviter)
 		if err != nil {

@@ -25,11 +25,15 @@ const (
 	newConnsPerSecond = 50
 	maxNetMemory      = 512 << 20
 
-	maxStrangers       = 8 // at once, while an invite is open
-	strangersPerSecond = 1
-	strangersBurst     = 8
-	maxAskedAgain      = 3 // times by a newcomer, a second apart
-	maxAsked           = 3 // inviters that a newcomer with words asks; each could be one that guesses
+	maxStrangers              = 8 // at once, while an invite is open
+	strangersPerSecond        = 1
+	strangersBurst            = 8
+	maxStrangersAtRelay       = 256 // at once, while some practice has an invitation open
+	strangersPerSecondAtRelay = 16
+	asksPerSecond             = 8 // of newcomers at a relay, for words
+	asksBurst                 = 64
+	maxAskedAgain             = 3 // times by a newcomer, a second apart
+	maxAsked                  = 3 // inviters that a newcomer with words asks; each could be one that guesses
 
 	maxCallers        = 4 // connections of who has the recovery code, or one that was replaced
 	maxRecoverRequest = MaxJoinAnswer

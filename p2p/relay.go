@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -11,6 +12,7 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
 	ma "github.com/multiformats/go-multiaddr"
 
+	"chartmesh/p2p/lan"
 	"chartmesh/trust"
 )
 
@@ -27,7 +29,10 @@ type Relay interface {
 }
 
 // relayACL asks a Relay on behalf of libp2p.
-type relayACL struct{ Relay }
+type relayACL struct {
+	Relay
+	takers *takers
+}
 
 func (a relayACL) AllowReserve(id peer.ID, _ ma.Multiaddr) bool {
 	d, err := DeviceOf(id)
@@ -40,7 +45,7 @@ func (a relayACL) AllowConnect(from peer.ID, _ ma.Multiaddr, to peer.ID) bool {
 		return false
 	}
 	dst, err := DeviceOf(to)
-	return err == nil && a.Passes(src, dst)
+	return err == nil && (a.Passes(src, dst) || a.takers.open(dst) && a.Serves(dst))
 }
 
 // startRelay has the host pass bytes on, without the limits that are meant for strangers.
@@ -49,7 +54,7 @@ func (h *Host) startRelay() error {
 	r.Limit = nil
 	r.MaxReservations, r.MaxReservationsPerIP, r.MaxReservationsPerASN = maxReservations, maxReservationsPerAddr, maxReservations
 	r.MaxCircuits, r.BufferSize, r.ReservationTTL = maxCircuits, relayBuffer, reservationTime
-	service, err := relay.New(h.host, relay.WithResources(r), relay.WithACL(relayACL{h.cfg.Relay}))
+	service, err := relay.New(h.host, relay.WithResources(r), relay.WithACL(relayACL{h.cfg.Relay, &h.takers}))
 	if err != nil {
 		return fmt.Errorf("open relay: %w", err)
 	}
@@ -62,6 +67,7 @@ type reservation struct {
 	conn    string    // the ID of the connection that it hangs on
 	renewAt time.Time // or, if there is none, tried again
 	held    bool
+	takes   []lan.Locator // newcomers with these are brought
 }
 
 // keepReservations keeps a reservation with every relay that this host is connected to, until ctx ends.
@@ -98,7 +104,11 @@ func (h *Host) reserveAt(ctx context.Context, relay trust.DeviceID, places map[t
 		return again, false
 	}
 	if p := places[relay]; p.conn == conn.ID() && time.Now().Before(p.renewAt) {
-		return p.renewAt, true
+		if p.held {
+			h.takeAt(ctx, relay, id, &p)
+			places[relay] = p
+		}
+		return p.next(), true
 	}
 	ask, cancel := context.WithTimeout(network.WithNoDial(ctx, "connected"), openTimeout)
 	defer cancel()
@@ -121,8 +131,38 @@ func (h *Host) reserveAt(ctx context.Context, relay trust.DeviceID, places map[t
 		h.mu.Unlock()
 		h.wakeDialler()
 	}
+	if p.held {
+		h.takeAt(ctx, relay, id, &p)
+	}
 	places[relay] = p
-	return p.renewAt, true
+	return p.next(), true
+}
+
+// next returns when to look again: invitations that are open end some time.
+func (p reservation) next() time.Time {
+	if soon := time.Now().Add(reserveAgain); len(p.takes) > 0 && soon.Before(p.renewAt) {
+		return soon
+	}
+	return p.renewAt
+}
+
+// takeAt has a relay bring those newcomers whom this device takes now, if it does not already.
+func (h *Host) takeAt(ctx context.Context, relay trust.DeviceID, id peer.ID, p *reservation) {
+	var takes []lan.Locator
+	if h.cfg.Invites != nil && h.cfg.Invites.Open() {
+		takes = h.cfg.Invites.Locators()
+	}
+	if slices.Equal(takes, p.takes) {
+		return
+	}
+	if err := h.takeThrough(ctx, id, takes); err != nil {
+		if ctx.Err() == nil {
+			h.log.Warn("newcomers are not brought through a relay", "relay", relay, "error", err)
+		}
+		p.renewAt = time.Now().Add(reserveAgain)
+		return
+	}
+	p.takes = takes
 }
 
 // directConn returns a connection that no relay passes on.
@@ -143,18 +183,26 @@ func isRelayed(a ma.Multiaddr) bool {
 // circuits returns how a device can be reached through relays.
 func (h *Host) circuits(d trust.DeviceID) (list []ma.Multiaddr) {
 	for _, r := range h.cfg.Relays() {
-		id, err := PeerID(r.Device)
-		if err != nil || r.Device == d || r.Device == h.self {
-			continue
+		if r.Device != d && r.Device != h.self {
+			list = append(list, circuitsBy(r)...)
 		}
-		tail, err := ma.NewMultiaddr("/p2p/" + id.String() + "/p2p-circuit")
-		if err != nil {
-			continue
-		}
-		for _, a := range parseAddrs(r.Addrs) {
-			if len(list) < maxAddrs && !isRelayed(a) {
-				list = append(list, a.Encapsulate(tail))
-			}
+	}
+	return list[:min(len(list), maxAddrs)]
+}
+
+// circuitsBy returns the addresses of whoever has a place at a relay.
+func circuitsBy(r PeerAddr) (list []ma.Multiaddr) {
+	id, err := PeerID(r.Device)
+	if err != nil {
+		return nil
+	}
+	tail, err := ma.NewMultiaddr("/p2p/" + id.String() + "/p2p-circuit")
+	if err != nil {
+		return nil
+	}
+	for _, a := range parseAddrs(r.Addrs) {
+		if !isRelayed(a) {
+			list = append(list, a.Encapsulate(tail))
 		}
 	}
 	return list

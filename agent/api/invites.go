@@ -38,6 +38,7 @@ type Invite struct {
 	Site      string    `json:"site,omitempty"`
 	Expires   time.Time `json:"expires"`
 	Addresses []string  `json:"addresses"` // of the inviting device, for a network on which it cannot be found
+	Anchors   []string  `json:"anchors"`   // where the practice's anchors are, which bring newcomers from elsewhere
 }
 
 // States of an invitation.

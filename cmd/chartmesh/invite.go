@@ -88,6 +88,9 @@ func (p *printer) invite(i api.Invite, picture bool) error {
 			p.remark("If it finds nothing: --address %s", at)
 		}
 	}
+	for _, a := range i.Anchors {
+		p.remark("From another network: --anchor %s", visible(a))
+	}
 	p.hint("on the new device: chartmesh join, and type the five words when asked")
 	return nil
 }
@@ -343,7 +346,7 @@ func (c *cli) joinCommand() *cobra.Command {
 		Short: "join a practice with the words, or the code, from another device",
 		Long: `Joins the practice of the device where "chartmesh invite" printed five words, and gets the keys of what this device may read. The
 records follow when the agent runs. That device is looked for on the local network, or asked at --address; the link and the code that
-"invite" prints hold its addresses and do as well.
+"invite" prints hold its addresses and do as well. From another network it is asked through the practice's --anchor, which "invite" prints.
 
 The words may be cut short, and case and what stands between them do not matter. A word that was misheard is noticed before anything
 is sent. This device shows its fingerprint, which whoever confirms it compares.
@@ -352,6 +355,7 @@ Without an argument, or with "-", the words are read from stdin. That is the bet
 of this machine, and stays in the shell's history. --site is needed unless the invitation says where the device is.`,
 		Example: `  chartmesh join --site Nord --device Labor
   chartmesh join --address 192.168.1.20:4801
+  chartmesh join --anchor /dns4/anchor.example.org/udp/4001/quic-v1/p2p/12D3KooW…
   chartmesh join - --site Nord < code.txt`,
 		Args: cobra.ArbitraryArgs,
 		RunE: c.do(func(ctx context.Context, args []string) error {
@@ -367,6 +371,9 @@ of this machine, and stays in the shell's history. --site is needed unless the i
 				opts.code = strings.TrimSpace(strings.Join(args, " "))
 			} else if opts.code, err = c.readLine("the five words, or the code", maxCode); err != nil {
 				return err
+			}
+			if opts.address != "" && opts.anchor != "" {
+				return usage("give --address or --anchor, not both")
 			}
 			opts.logger = c.logger(slog.LevelWarn)
 			opts.begun = func(fingerprint string) {
@@ -395,6 +402,7 @@ of this machine, and stays in the shell's history. --site is needed unless the i
 	flags.StringVar(&opts.site, "site", "", "the site's `NAME`")
 	flags.StringVar(&opts.device, "device", hostname(), "this device's `NAME`")
 	flags.StringVar(&opts.address, "address", "", "where the inviting device is, `IP:PORT` or a multiaddress, instead of looking for it")
+	flags.StringVar(&opts.anchor, "anchor", "", "the `ADDRESS` of the practice's anchor, from another network than the inviting device's")
 	flags.DurationVar(&opts.timeout, "timeout", 30*time.Second, "how long to look for the inviting device; being confirmed may take longer")
 	return cmd
 }

@@ -34,7 +34,7 @@ type initOptions struct{ practice, site, device string }
 type founded struct{ recoveryCode, peerID string }
 
 type joinOptions struct {
-	code, site, device, address string
+	code, site, device, address, anchor string
 
 	logger  *slog.Logger
 	timeout time.Duration
@@ -81,7 +81,7 @@ var agentJoins = joins{
 		return founded{recoveryCode: f.RecoveryCode, peerID: f.PeerID}, err
 	},
 	join: func(ctx context.Context, dir string, opts joinOptions) (joined, error) {
-		j, err := agent.Join(ctx, dir, agent.JoinOptions{Code: opts.code, Site: opts.site, Device: opts.device, Address: opts.address,
+		j, err := agent.Join(ctx, dir, agent.JoinOptions{Code: opts.code, Site: opts.site, Device: opts.device, Address: opts.address, Anchor: opts.anchor,
 			Logger: opts.logger, Timeout: opts.timeout, Begun: opts.begun, Waiting: opts.waiting})
 		return joined{j.Device, j.Site, j.Role}, err
 	},
