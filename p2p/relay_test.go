@@ -1,8 +1,16 @@
 package p2p_test
 
 import (
+	"crypto/rand"
+	"errors"
+	"io"
 	"testing"
 	"time"
+
+	"github.com/libp2p/go-libp2p"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/client"
+	ma "github.com/multiformats/go-multiaddr"
 
 	"chartmesh/p2p"
 	"chartmesh/p2p/session"
@@ -92,4 +100,103 @@ func TestRelayedGoesDirect(t *testing.T) {
 	wait(t, "directly", func() bool { return one.peer(b).Way == "direct quic" && two.peer(a).Way == "direct quic" })
 	one.edit("an edit of one")
 	wait(t, "in sync once more", func() bool { return two.Holds(clinical, one.Vector(clinical)) })
+}
+
+// TestJoinThroughRelay: a newcomer that reaches nothing but a relay joins through it, while an invitation is open, and gets nowhere else.
+func TestJoinThroughRelay(t *testing.T) {
+	a, b, r := newIdentity(1).Device(), newIdentity(2).Device(), newIdentity(9).Device()
+	o := &office{members: &members{}, invites: map[p2p.InviteID]*invite{}, log: [][]byte{[]byte("founding entry")}}
+	for _, d := range []trust.DeviceID{a, b, r} {
+		o.members.set1(d, true)
+	}
+	relay := newSite(t, 9, o.members, func(cfg *p2p.Config) { cfg.Relay = circle{a: true, b: true} })
+	at := p2p.PeerAddr{Device: r, Addrs: relay.Addresses()}
+	nowhere := func(cfg *p2p.Config) {
+		cfg.Listen = []string{}
+		cfg.Relays = func() []p2p.PeerAddr { return []p2p.PeerAddr{at} }
+		cfg.ReplicaOf = func(d trust.DeviceID) session.Replica {
+			if d == r {
+				return nil
+			}
+			return cfg.Replica
+		}
+	}
+	inviter := newSite(t, 1, o.members, func(cfg *p2p.Config) { nowhere(cfg); cfg.Invites = o })
+	other := newSite(t, 2, o.members, nowhere)
+	for _, s := range []*site{inviter, other} {
+		s.SetPeers([]p2p.PeerAddr{at, {Device: a}, {Device: b}})
+	}
+	wait(t, "both have a place", func() bool { return inviter.peer(b).State == p2p.InSync })
+	through := func(i int, inv p2p.Invitation) (p2p.JoinResult, error) {
+		cfg := joinConfig(i, inv)
+		cfg.Through = at
+		return p2p.Join(t.Context(), cfg)
+	}
+	words, err := p2p.NewWords(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := through(3, words.Invitation()); !errors.Is(err, p2p.ErrNoRelay) {
+		t.Errorf("a stranger is let in though nobody takes newcomers: %v", err)
+	}
+
+	words = o.speak(t)
+	inviter.InvitesChanged()
+	stranger, err := libp2p.New(libp2p.NoListenAddrs, libp2p.EnableRelay())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = stranger.Close() }()
+	relayAt, err := peer.AddrInfoFromString(at.Addrs[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	wait(t, "a stranger may knock", func() bool { return stranger.Connect(t.Context(), *relayAt) == nil && len(stranger.Network().ConnsToPeer(relayAt.ID)) > 0 })
+	if _, err := client.Reserve(t.Context(), stranger, *relayAt); err == nil {
+		t.Error("a stranger has a place at the relay")
+	}
+	reaches := func(d trust.DeviceID) error {
+		id, err := p2p.PeerID(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := ma.NewMultiaddr(at.Addrs[0] + "/p2p-circuit")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return stranger.Connect(t.Context(), peer.AddrInfo{ID: id, Addrs: []ma.Multiaddr{m}})
+	}
+	if reaches(b) == nil {
+		t.Error("a stranger reaches a device that takes no newcomers")
+	}
+	if err := reaches(a); err != nil {
+		t.Errorf("a stranger does not reach the device that takes newcomers: %v", err)
+	}
+	if s, err := stranger.NewStream(t.Context(), relayAt.ID, p2p.IntroduceProtocol); err == nil {
+		if _, err := s.Write(append([]byte{0, 0, 0, 8}, "cmin\x01\x01\x01\x05"...)); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := io.ReadAll(s); err == nil && len(got) > 0 {
+			t.Errorf("a stranger takes newcomers: %x", got)
+		}
+	}
+
+	elsewhere, err := p2p.NewWords(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	elsewhere.Locator = words.Locator ^ 1
+	if _, err := through(3, elsewhere.Invitation()); !errors.Is(err, p2p.ErrNobody) {
+		t.Errorf("words of nobody: %v", err)
+	}
+	if _, err := through(4, words.Invitation()); err != nil {
+		t.Errorf("by words: %v", err)
+	}
+	c := o.invite(t, inviter, time.Hour)
+	if res, err := through(5, c.Invitation()); err != nil || res.Inviter.Device != a || len(res.Inviter.Addrs) != 0 {
+		t.Errorf("by a code: %+v, %v", res.Inviter, err)
+	}
+	if o.tries() != 2 {
+		t.Errorf("%d tries were counted", o.tries())
+	}
 }
