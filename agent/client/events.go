@@ -73,7 +73,7 @@ func (c *Client) stream(ctx context.Context, call call, fn func(kind string, dat
 		case "data":
 			if kind == api.EventError {
 				var e api.Error
-				if err := json.Unmarshal(value, &e); err != nil {
+				if err := json.Unmarshal(value, &e); err != nil || e.Code == "" {
 					return &api.Error{Code: api.CodeInternal, Message: "the agent ended its answer and gave no reason", Err: err}
 				}
 				return &e
