@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"errors"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -289,5 +290,65 @@ func TestDamage(t *testing.T) {
 	must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{one.Bytes()}))
 	if n := chunksOf(p, berg.scope()); n != 2 {
 		t.Errorf("%d chunks are held after it came again: what lay behind it counts too", n)
+	}
+}
+
+// TestRemovedWithAllFiles: a removed device opens nothing that was written after its removal, also with everything that an anchor has; what was
+// written before it opens, as it always could.
+func TestRemovedWithAllFiles(t *testing.T) {
+	dir := t.TempDir()
+	a := openAnchor(t, dir)
+	berg := newCustomer(t, "Berg")
+	p := berg.admitted(a)
+	employee, err := keyring.Create("", nil)
+	must(t, err)
+	berg.enter(berg.keys.Admit(berg.state, keyring.Newcomer{Device: employee.Device(), HPKE: employee.HPKEPublic(), DeviceName: "d", SiteName: "s", Now: time.Now()}))
+	before := berg.seals("before")
+	berg.enter(berg.keys.Remove(berg.state, employee.Device(), nil, time.Now()))
+	for _, scope := range berg.keys.RotationsDue(berg.state) {
+		berg.enter(berg.keys.Rotate(berg.state, scope, time.Now()))
+	}
+	must(t, berg.keys.Learn(berg.state))
+	after := berg.seals("after")
+	berg.brings(p)
+	must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{before.Bytes(), after.Bytes()}))
+	must(t, a.Close())
+
+	// All files: the identity, thus the key of the store, thus every entry and chunk.
+	stolen, err := openIdentity(dir)
+	must(t, err)
+	store, err := storage.Open(filepath.Join(dir, "store"), stolen.Derive("store 1"), storage.Options{})
+	must(t, err)
+	defer func() { _ = store.Close() }()
+	var entries []trust.Entry
+	opened := map[chunk.ID]bool{}
+	must(t, storage.Part(store, p.Number).View(func(v storage.Reader) error {
+		if err := v.Scan(storage.Member.All(), nil, func(_, value []byte) error {
+			e, err := trust.ParseEntry(slices.Clone(value))
+			entries = append(entries, e)
+			return err
+		}); err != nil {
+			return err
+		}
+		st, rejected := trust.Replay(entries)
+		if len(rejected) > 0 {
+			return rejected[0].Err
+		}
+		_ = employee.Learn(st) // it takes all boxes that open
+		return v.Scan(storage.Chunk.All(), nil, func(_, value []byte) error {
+			sealed, err := chunk.Parse(slices.Clone(value))
+			if err != nil {
+				return err
+			}
+			_, err = chunk.Open(employee, sealed)
+			opened[sealed.ID()] = err == nil
+			if _, owner := chunk.Open(berg.keys, sealed); owner != nil {
+				t.Errorf("a chunk does not open for its author: %v", owner)
+			}
+			return nil
+		})
+	}))
+	if len(opened) != 2 || !opened[before.ID()] || opened[after.ID()] {
+		t.Errorf("opened %v of before %v and after %v", opened, before.ID(), after.ID())
 	}
 }
