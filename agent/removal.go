@@ -88,15 +88,15 @@ func (a *Agent) Remove(ctx context.Context, req api.RemovalRequest) (report api.
 func (a *Agent) removal(st *trust.State, device trust.DeviceID) (report api.RemovalReport, scopes []trust.ScopeID, err error) {
 	report.Device = a.membershipKey(st, device)
 	report.Scopes = []api.RemovedScope{}
+	if last := a.peers.get(device).LastContact; !last.IsZero() {
+		report.LastContact = &last
+	}
 	m, ok := st.Member(device)
 	if !ok {
 		report.Role = trust.RoleAnchor.String()
 		return report, nil, nil
 	}
 	report.Role = m.Role.String()
-	if last := a.peers.get(device).LastContact; !last.IsZero() {
-		report.LastContact = &last
-	}
 	self, _ := st.Member(a.keys.Device())
 	report.Older = m.Role == trust.RoleAdmin && st.Older(device, self.Device)
 	for _, sc := range st.Scopes() {

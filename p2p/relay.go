@@ -116,7 +116,7 @@ func (h *Host) reserveAt(ctx context.Context, relay trust.DeviceID, places map[t
 	p := reservation{conn: conn.ID(), renewAt: time.Now().Add(reserveAgain), held: err == nil}
 	if err == nil {
 		p.renewAt = time.Now().Add(time.Until(got.Expiration) / 2)
-	} else if ctx.Err() == nil {
+	} else if ctx.Err() == nil && !conn.IsClosed() { // else it does not let this device in
 		h.log.Info("a relay gives no place; it is asked again", "relay", relay, "error", err)
 	}
 	if was := places[relay]; p.held && (!was.held || was.conn != p.conn) {

@@ -294,6 +294,10 @@ An administrator's device that was added before this one can remove this one in 
 func (p *printer) removed(report api.RemovalReport) {
 	p.line("removed %s, %s", who(report.Device), report.Role)
 	p.line("last contact: %s", ago(report.LastContact, time.Now()))
+	if report.Role == "anchor" {
+		p.remark("It keeps what it has, which it cannot read, and is given nothing more.")
+		return
+	}
 	for _, s := range report.Scopes {
 		next := "new keys follow when an administrator's device hears of it"
 		if s.NewKey {
