@@ -24,6 +24,23 @@ func (c circle) Serves(d trust.DeviceID) bool { return c[d] }
 
 func (c circle) Passes(from, to trust.DeviceID) bool { return c[from] && c[to] }
 
+// by has a host use a relay, of which it wants nothing else; nowhere: it listens for nobody.
+func by(relay p2p.PeerAddr, nowhere bool) func(*p2p.Config) {
+	return func(cfg *p2p.Config) {
+		if nowhere {
+			cfg.Listen = []string{}
+		}
+		cfg.Relays = func() []p2p.PeerAddr { return []p2p.PeerAddr{relay} }
+		own := cfg.Replica
+		cfg.ReplicaOf = func(d trust.DeviceID) session.Replica {
+			if d == relay.Device {
+				return nil
+			}
+			return own
+		}
+	}
+}
+
 // TestRelayed: two devices that listen nowhere meet through a relay that both reach; who it does not serve meets nobody.
 func TestRelayed(t *testing.T) {
 	var m members
@@ -33,16 +50,7 @@ func TestRelayed(t *testing.T) {
 	}
 	relay := newSite(t, 9, &m, func(cfg *p2p.Config) { cfg.Relay = circle{a: true, b: true} })
 	at := p2p.PeerAddr{Device: r, Addrs: relay.Addresses()}
-	nowhere := func(cfg *p2p.Config) {
-		cfg.Listen = []string{}
-		cfg.Relays = func() []p2p.PeerAddr { return []p2p.PeerAddr{at} }
-		cfg.ReplicaOf = func(d trust.DeviceID) session.Replica {
-			if d == r {
-				return nil // what the relay would hold is not the matter here
-			}
-			return cfg.Replica
-		}
-	}
+	nowhere := by(at, true)
 	one, two, three := newSite(t, 1, &m, nowhere), newSite(t, 2, &m, nowhere), newSite(t, 3, &m, nowhere)
 	everybody := []p2p.PeerAddr{at, {Device: a}, {Device: b}, {Device: c}}
 	for _, s := range []*site{one, two, three} {
@@ -82,15 +90,7 @@ func TestRelayedGoesDirect(t *testing.T) {
 	}
 	relay := newSite(t, 9, &m, func(cfg *p2p.Config) { cfg.Relay = circle{a: true, b: true} })
 	at := p2p.PeerAddr{Device: r, Addrs: relay.Addresses()}
-	through := func(cfg *p2p.Config) {
-		cfg.Relays = func() []p2p.PeerAddr { return []p2p.PeerAddr{at} }
-		cfg.ReplicaOf = func(d trust.DeviceID) session.Replica {
-			if d == r {
-				return nil
-			}
-			return cfg.Replica
-		}
-	}
+	through := by(at, false)
 	one := newSite(t, 1, &m, through)
 	two := newSite(t, 2, &m, through)
 	for _, s := range []*site{one, two} {
@@ -111,16 +111,7 @@ func TestJoinThroughRelay(t *testing.T) {
 	}
 	relay := newSite(t, 9, o.members, func(cfg *p2p.Config) { cfg.Relay = circle{a: true, b: true} })
 	at := p2p.PeerAddr{Device: r, Addrs: relay.Addresses()}
-	nowhere := func(cfg *p2p.Config) {
-		cfg.Listen = []string{}
-		cfg.Relays = func() []p2p.PeerAddr { return []p2p.PeerAddr{at} }
-		cfg.ReplicaOf = func(d trust.DeviceID) session.Replica {
-			if d == r {
-				return nil
-			}
-			return cfg.Replica
-		}
-	}
+	nowhere := by(at, true)
 	inviter := newSite(t, 1, o.members, func(cfg *p2p.Config) { nowhere(cfg); cfg.Invites = o })
 	other := newSite(t, 2, o.members, nowhere)
 	for _, s := range []*site{inviter, other} {
