@@ -142,7 +142,9 @@ func TestJoinThroughRelay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	wait(t, "a stranger may knock", func() bool { return stranger.Connect(t.Context(), *relayAt) == nil && len(stranger.Network().ConnsToPeer(relayAt.ID)) > 0 })
+	wait(t, "a stranger may knock", func() bool {
+		return stranger.Connect(t.Context(), *relayAt) == nil && len(stranger.Network().ConnsToPeer(relayAt.ID)) > 0
+	})
 	if _, err := client.Reserve(t.Context(), stranger, *relayAt); err == nil {
 		t.Error("a stranger has a place at the relay")
 	}
