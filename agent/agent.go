@@ -180,6 +180,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Schema: session.Range{Min: 1, Max: 1}, Invites: a.invites, Offline: !a.online.Load(),
 		Admit: a.admits,
 		Root:  a.rootKey, Readmission: a.records, Relays: a.relays,
+		Blind:  func(d trust.DeviceID) bool { return a.records.State().IsAnchor(d) },
 		OnPeer: a.peers.changed, OnAddrs: a.peers.learnt,
 		// What one frame brings is made durable at once, and a cut loses no more than one.
 		Session: session.Config{FramePayload: 64 << 10},

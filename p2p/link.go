@@ -52,7 +52,7 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 		return errNotAdmitted
 	}
 	cfg.Self, cfg.Peer, cfg.Replica, cfg.Version, cfg.Schema = h.self, device, replica, h.cfg.Version, h.cfg.Schema
-	cfg.Feed, cfg.Full = &h.feed, &h.full
+	cfg.Feed, cfg.Full, cfg.Blind = &h.feed, &h.full, h.cfg.Blind != nil && h.cfg.Blind(device)
 	l := &link{
 		device: device, stream: s, session: session.New(cfg), replica: replica, since: time.Now(),
 		way: wayOf(s.Conn().RemoteMultiaddr()), addr: s.Conn().RemoteMultiaddr().String(),

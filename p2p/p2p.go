@@ -59,6 +59,9 @@ type Config struct {
 	// Readmission judges who was removed and says that he belongs; nil: he is a stranger.
 	Readmission Readmission
 
+	// Blind reports whether one of the two, this device or the other, applies nothing of what they sync; nil: nobody is.
+	Blind func(trust.DeviceID) bool
+
 	// Relays names the relays that this device may use, and where they are; nil: none. It is asked often.
 	Relays func() []PeerAddr
 	// Relay has the host pass bytes on between others; nil: it does not.

@@ -142,6 +142,9 @@ type Config struct {
 	PingEvery    time.Duration // zero: 15 s
 	RelayDelay   time.Duration // how long others' chunks wait (plus a round trip) for the peer to get them; zero: 20 ms
 
+	// Blind says that one of the two applies nothing: to hold the same is all that there is to agree on.
+	Blind bool
+
 	// Full is whether this device stores nothing, for want of room on its disk; nil: it never is. The peer is told when it
 	// changes, as soon as Next is called.
 	Full *atomic.Bool
@@ -219,7 +222,7 @@ type Session struct {
 func New(cfg Config) *Session {
 	cfg.defaults()
 	s := &Session{cfg: cfg}
-	s.mu.scopes, s.mu.mostOf = map[trust.ScopeID]*scope{}, MaxPlaces
+	s.mu.scopes, s.mu.mostOf, s.mu.blind = map[trust.ScopeID]*scope{}, MaxPlaces, cfg.Blind
 	return s
 }
 

@@ -252,6 +252,36 @@ func TestDiverged(t *testing.T) {
 	}
 }
 
+// TestBlind: a peer that applies nothing is agreed with when it holds the same, and costs no more while nothing happens than one that applies.
+func TestBlind(t *testing.T) {
+	idle := func(blind bool) uint64 {
+		m := pair(t)
+		m.cfg.Blind, m.nodes[1].Lazy = blind, blind
+		for range 3 {
+			m.edit(0, 0, 100)
+		}
+		a, b := m.reconnect()
+		for range 10 { // heal waits for both to apply
+			m.now = m.now.Add(time.Second)
+			m.settle()
+		}
+		for i, s := range []session.Status{a.Status(), b.Status()} {
+			if !s.InSync || !s.Agreed || s.Diverged {
+				t.Errorf("blind %v, side %d: in sync %v, agreed %v, diverged %v", blind, i, s.InSync, s.Agreed, s.Diverged)
+			}
+		}
+		before := a.Status().BytesOut + a.Status().BytesIn
+		for range 10 {
+			m.now = m.now.Add(time.Minute)
+			m.settle()
+		}
+		return a.Status().BytesOut + a.Status().BytesIn - before
+	}
+	if with, without := idle(true), idle(false); with > without {
+		t.Errorf("%d bytes in ten idle minutes with one that applies nothing, %d with another", with, without)
+	}
+}
+
 // TestFeed has a newcomer that lacks everything and meets four who have it: it gets it once.
 func TestFeed(t *testing.T) {
 	m := newMesh(t, 1, 5, 2)

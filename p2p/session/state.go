@@ -20,6 +20,7 @@ type state struct {
 	order    []trust.ScopeID // ascending
 	places   int             // what of peers' positions is remembered: the sum of logState.told
 	mostOf   int             // of them
+	blind    bool            // nothing is applied on one of the sides
 	turn     int             // where the next CHUNKS frame begins to look, so that no log waits for another
 
 	greeted     bool
@@ -304,7 +305,7 @@ func (st *state) standsOut() bool {
 		return true
 	}
 	for _, sc := range st.scopes {
-		if !sc.agreed() {
+		if !st.blind && !sc.agreed() {
 			return true
 		}
 	}
@@ -368,7 +369,7 @@ func (s *Session) Status() Status {
 	r.InSync = st.inSync()
 	r.Agreed = r.InSync
 	for _, sc := range st.scopes {
-		r.Agreed = r.Agreed && sc.agreed()
+		r.Agreed = r.Agreed && (st.blind || sc.agreed())
 		r.Diverged = r.Diverged || sc.diverged
 		for _, l := range sc.logs {
 			if l.fork {
