@@ -40,7 +40,7 @@ func (a *Agent) AddAnchor(ctx context.Context, req api.AnchorRequest) (api.Added
 	if host := a.host.Load(); host != nil {
 		host.SetPeers(a.peers.addresses(a.records))
 	}
-	return api.AddedAnchor{Name: req.Name, PeerID: peer.String(), Token: token.String(), Again: again}, nil
+	return api.AddedAnchor{Name: req.Name, PeerID: peer.String(), Addresses: a.records.State().Addresses(id), Token: token.String(), Again: again}, nil
 }
 
 // anchorAt reads where an anchor is.
@@ -71,7 +71,7 @@ func anchorAt(texts []string) (id trust.DeviceID, addrs []string, err error) {
 func (a *Agent) relays() (list []p2p.PeerAddr) {
 	st := a.records.State()
 	for _, m := range st.Anchors() {
-		list = append(list, p2p.PeerAddr{Device: m.Device, Addrs: slices.Concat(a.peers.get(m.Device).Addrs, st.Addresses(m.Device))})
+		list = append(list, p2p.PeerAddr{Device: m.Device, Addrs: slices.Concat(st.Addresses(m.Device), a.peers.get(m.Device).Addrs)})
 	}
 	return list
 }
@@ -98,8 +98,4 @@ func (a *Agent) others(st *trust.State) []trust.Member {
 }
 
 // admits reports whether a device is let in: a member or an anchor.
-func (a *Agent) admits(d trust.DeviceID) bool {
-	st := a.records.State()
-	_, member := st.Member(d)
-	return member || st.IsAnchor(d)
-}
+func (a *Agent) admits(d trust.DeviceID) bool { return belongs(a.records.State(), d) }

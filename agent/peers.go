@@ -129,7 +129,7 @@ func (p *peerBook) addresses(r *replica.Replica) []p2p.PeerAddr {
 		}
 	}
 	for _, m := range r.State().Anchors() { // where the administrator said, and where it was found since
-		out = append(out, p2p.PeerAddr{Device: m.Device, Addrs: slices.Concat(p.mu.records[m.Device].Addrs, r.State().Addresses(m.Device))})
+		out = append(out, p2p.PeerAddr{Device: m.Device, Addrs: slices.Concat(r.State().Addresses(m.Device), p.mu.records[m.Device].Addrs)})
 	}
 	return out
 }

@@ -240,7 +240,7 @@ func (s *survivors) judge(r p2p.Reply) (*trust.State, error) {
 
 func belongs(st *trust.State, d trust.DeviceID) bool {
 	_, member := st.Member(d)
-	return member || slices.ContainsFunc(st.Anchors(), func(a trust.Member) bool { return a.Device == d })
+	return member || st.IsAnchor(d)
 }
 
 // found explains why nobody was.

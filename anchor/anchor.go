@@ -90,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 		return nil, err
 	}
 	a.host, err = p2p.Open(p2p.Config{
-		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Root: a.rootKey, Relay: relay{a}, Listen: cfg.Listen, Logger: cfg.Logger,
+		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Root: a.rootKey, Recovered: a.recovered, Relay: relay{a}, Listen: cfg.Listen, Logger: cfg.Logger,
 		Blind: func(trust.DeviceID) bool { return true }, Version: cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1<<16 - 1}, // it reads no document
 	})
@@ -121,8 +121,8 @@ func (a *Anchor) load(ctx context.Context) error {
 	}
 	slices.SortFunc(list, func(x, y *practice) int { return int(x.Number) - int(y.Number) })
 	for _, p := range list {
-		if err := p.open(ctx); err != nil {
-			return err
+		if p.broken = p.open(ctx); p.broken != nil { // the others do not suffer for it
+			a.log.Error("a practice is damaged and is not held", "practice", p.id, "error", p.broken)
 		}
 		a.add(p)
 	}
@@ -147,24 +147,41 @@ func (a *Anchor) add(p *practice) {
 // index notes which devices may come as a practice's.
 func (a *Anchor) index(p *practice) {
 	devices := map[trust.DeviceID]bool{}
-	if st := p.state(); st != nil {
+	var roots []trust.DeviceID
+	st := p.state()
+	if st != nil {
 		for _, m := range st.Members() {
 			devices[m.Device] = true
 		}
-	} else {
+		roots = signing(st)
+	}
+	if st == nil || p.brings(st) {
 		devices[p.By] = true
 	}
+	if a.put(p, devices, roots) {
+		a.lost(p) // who does not belong any more is told nothing more, although it may belong to another practice
+	}
+}
+
+// signing returns the root keys of a practice that have signed something in its membership log: any administrator can write another's.
+func signing(st *trust.State) []trust.DeviceID {
+	return slices.DeleteFunc(st.Roots(), func(root trust.DeviceID) bool {
+		return !slices.ContainsFunc(st.Entries(), func(e trust.Entry) bool { return e.Proves(root) })
+	})
+}
+
+// put notes the devices and root keys of a practice, and reports whether a device is not of it any more.
+func (a *Anchor) put(p *practice, devices map[trust.DeviceID]bool, roots []trust.DeviceID) (less bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if st := p.state(); st != nil {
-		for _, root := range st.Roots() {
-			if a.mu.roots[root] == nil {
-				a.mu.roots[root] = p
-			}
+	for _, root := range roots {
+		if a.mu.roots[root] == nil {
+			a.mu.roots[root] = p
 		}
 	}
 	for d, list := range a.mu.of {
 		if i := slices.Index(list, p); i >= 0 && !devices[d] {
+			less = true
 			if list = slices.Delete(slices.Clone(list), i, i+1); len(list) == 0 {
 				delete(a.mu.of, d)
 			} else {
@@ -177,6 +194,7 @@ func (a *Anchor) index(p *practice) {
 			a.mu.of[d] = append(slices.Clone(a.mu.of[d]), p)
 		}
 	}
+	return less
 }
 
 // changed follows a practice's membership. The host tells the sessions, since the change came by one.
@@ -236,13 +254,20 @@ func (a *Anchor) rootKey(id trust.DeviceID) p2p.RootKey {
 	return p2p.RootInForce
 }
 
-// replicaOf returns the practice that a device is taken for, or that a key that follows from a recovery code is of.
+// recovered returns the practice of a key that follows from a recovery code.
+func (a *Anchor) recovered(root trust.DeviceID) session.Replica {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if p := a.mu.roots[root]; p != nil {
+		return p
+	}
+	return nil
+}
+
+// replicaOf returns the practice that a device is taken for, for a session that begins.
 func (a *Anchor) replicaOf(d trust.DeviceID) session.Replica {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if p := a.mu.roots[d]; p != nil {
-		return p
-	}
 	list := a.mu.of[d]
 	for i, p := range list {
 		if p.admits(d) {
@@ -255,8 +280,48 @@ func (a *Anchor) replicaOf(d trust.DeviceID) session.Replica {
 	return nil
 }
 
+// fullEvery is how often the anchor looks whether its disk is full.
+const fullEvery = 2 * time.Second
+
 // Run serves until ctx ends. It runs once.
-func (a *Anchor) Run(ctx context.Context) error { return a.host.Run(ctx) }
+func (a *Anchor) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { a.watchRoom(ctx) })
+	err := a.host.Run(ctx)
+	cancel()
+	watching.Wait()
+	return err
+}
+
+// watchRoom tells the devices when the disk is full: they show it, and send nothing meanwhile.
+func (a *Anchor) watchRoom(ctx context.Context) {
+	tick := time.NewTicker(fullEvery)
+	defer tick.Stop()
+	was := false
+	for {
+		full := a.full()
+		if a.host.SetFull(full); full != was {
+			was = full
+			a.log.Warn("the room on the disk has changed: while it is full nothing is taken", "full", full)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// full reports whether the store takes nothing.
+func (a *Anchor) full() bool {
+	g, ok := a.store.(storage.Guard)
+	if !ok {
+		return false
+	}
+	_, _, full, err := g.Room()
+	return err == nil && full
+}
 
 // Close releases the sockets and closes the folder. Run must have returned.
 func (a *Anchor) Close() error {
@@ -303,11 +368,16 @@ type Practice struct {
 	Known    bool      `json:"known"`  // its membership log has come
 	Anchor   bool      `json:"anchor"` // and names this anchor
 	Devices  int       `json:"devices"`
-	Chunks   uint64    `json:"chunks"` // held, over all logs and scopes
+	Chunks   uint64    `json:"chunks"`            // held, over all logs and scopes
+	Damaged  string    `json:"damaged,omitempty"` // why nothing of it is held: its devices keep theirs
 }
 
 func (p *practice) status() Practice {
 	s := Practice{ID: p.id.String(), Admitted: p.Admitted}
+	if p.broken != nil {
+		s.Damaged = p.broken.Error()
+		return s
+	}
 	h := p.held.Load()
 	if h == nil {
 		return s
@@ -330,6 +400,7 @@ type Status struct {
 	Version   string     `json:"version"`
 	Addresses []string   `json:"addresses"`
 	Connected int        `json:"connected"` // devices, of all practices
+	Full      bool       `json:"full"`      // nothing is taken, for want of room on the disk
 	Practices []Practice `json:"practices"` // as they were admitted
 }
 
@@ -339,7 +410,7 @@ func (a *Anchor) Status() (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{PeerID: id.String(), Version: a.cfg.Version, Addresses: a.Addresses(), Practices: []Practice{}}
+	s := Status{PeerID: id.String(), Version: a.cfg.Version, Addresses: a.Addresses(), Full: a.full(), Practices: []Practice{}}
 	for _, p := range a.host.Peers() {
 		if p.Connected {
 			s.Connected++

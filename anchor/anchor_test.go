@@ -260,7 +260,7 @@ func TestRecoveryKey(t *testing.T) {
 	berg := newCustomer(t, "Berg")
 	p := berg.admitted(a)
 	old, _ := berg.state.Root()
-	if a.rootKey(old) != p2p.RootInForce || a.replicaOf(old) != session.Replica(p) || a.rootKey(berg.keys.Device()) != p2p.RootNone {
+	if a.rootKey(old) != p2p.RootInForce || a.recovered(old) != session.Replica(p) || a.rootKey(berg.keys.Device()) != p2p.RootNone {
 		t.Error("the key of the recovery code is not known")
 	}
 	e, _, err := berg.keys.ReplaceRecovery(berg.state, "", time.Now())
@@ -350,5 +350,120 @@ func TestRemovedWithAllFiles(t *testing.T) {
 	}))
 	if len(opened) != 2 || !opened[before.ID()] || opened[after.ID()] {
 		t.Errorf("opened %v of before %v and after %v", opened, before.ID(), after.ID())
+	}
+}
+
+// TestLogInFrames: a membership log comes in many frames, and who brings it is let in until all of it is here, wherever it is cut.
+func TestLogInFrames(t *testing.T) {
+	berg := newCustomer(t, "Berg")
+	var late *keyring.Keyring
+	for range 3 {
+		var err error
+		late, err = keyring.Create("", nil)
+		must(t, err)
+		berg.enter(berg.keys.Admit(berg.state, keyring.Newcomer{Device: late.Device(), HPKE: late.HPKEPublic(), DeviceName: "d", SiteName: "s", Now: time.Now()}))
+	}
+	dir := t.TempDir()
+	a := openAnchor(t, dir)
+	for _, first := range []bool{false, true} { // the anchor's entry is the last one, or comes before that of who brings the log
+		if first {
+			must(t, a.Close())
+			a = openAnchor(t, t.TempDir())
+			berg = newCustomer(t, "Berg")
+			berg.adds(a)
+			var err error
+			late, err = keyring.Create("", nil)
+			must(t, err)
+			berg.enter(berg.keys.Admit(berg.state, keyring.Newcomer{Device: late.Device(), HPKE: late.HPKEPublic(), DeviceName: "d", SiteName: "s", Now: time.Now()}))
+		} else {
+			berg.adds(a)
+		}
+		token := p2p.AnchorToken{Anchor: a.Device(), Practice: berg.state.Practice(), Device: late.Device()}
+		_, err := a.Admit(t.Context(), token.String())
+		must(t, err)
+		p := a.mu.practices[berg.state.Practice()]
+		for i, b := range entries(berg.state) {
+			if !a.admits(late.Device()) || a.replicaOf(late.Device()) != session.Replica(p) {
+				t.Fatalf("anchor first %v: who brings the log is not let in after %d entries", first, i)
+			}
+			must(t, p.AddEntries(t.Context(), late.Device(), [][]byte{b}))
+		}
+		if !a.admits(late.Device()) || !a.admits(berg.keys.Device()) {
+			t.Errorf("anchor first %v: its devices are not let in when the log is here", first)
+		}
+		berg.enter(berg.keys.Remove(berg.state, late.Device(), nil, time.Now()))
+		berg.brings(p)
+		if a.admits(late.Device()) {
+			t.Errorf("anchor first %v: who brought the log is let in after it was removed", first)
+		}
+	}
+}
+
+// TestRemovedNamedByAnother: who was removed from a practice is told nothing more of it, although another practice names it.
+func TestRemovedNamedByAnother(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	berg, other := newCustomer(t, "Berg"), newCustomer(t, "Other")
+	employee, err := keyring.Create("", nil)
+	must(t, err)
+	for _, c := range []*customer{berg, other} {
+		c.enter(c.keys.Admit(c.state, keyring.Newcomer{Device: employee.Device(), HPKE: employee.HPKEPublic(), DeviceName: "d", SiteName: "s", Now: time.Now()}))
+	}
+	p := berg.admitted(a)
+	other.admitted(a)
+	berg.enter(berg.keys.Remove(berg.state, employee.Device(), nil, time.Now()))
+	devices := map[trust.DeviceID]bool{berg.keys.Device(): true}
+	if !a.put(p, devices, nil) {
+		t.Error("the sessions of the practice are not begun anew when a device is not of it any more")
+	}
+	berg.brings(p)
+	if !a.admits(employee.Device()) {
+		t.Error("the other's device is not let in")
+	}
+	for range 3 {
+		if a.replicaOf(employee.Device()) == session.Replica(p) {
+			t.Error("it is taken for one of the practice that removed it")
+		}
+	}
+}
+
+// TestForeignRoot: a practice that names another's device or recovery key as its own root key keeps nobody away.
+func TestForeignRoot(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	thief, berg := newCustomer(t, "Thief"), newCustomer(t, "Berg")
+	root, _ := berg.state.Root()
+	for _, key := range []trust.DeviceID{berg.keys.Device(), root} {
+		replaced, recovery := thief.state.Root()
+		m := trust.Recovery{Replaced: replaced, Root: key, Key: recovery}
+		d := trust.Draft{Kind: trust.KindRecovery, Parents: thief.state.Heads(), TimeMillis: time.Now().UnixMilli(), Payload: m.Encode()}
+		thief.enter(d.Sign(thief.keys))
+	}
+	thief.admitted(a)
+	p := berg.admitted(a)
+	if a.replicaOf(berg.keys.Device()) != session.Replica(p) {
+		t.Error("a device is taken for the thief's")
+	}
+	if a.recovered(root) != session.Replica(p) || a.rootKey(root) != p2p.RootInForce {
+		t.Error("the recovery key is taken for the thief's")
+	}
+}
+
+// TestOneIsDamaged: a practice that does not read any more stops none of the others.
+func TestOneIsDamaged(t *testing.T) {
+	dir := t.TempDir()
+	a := openAnchor(t, dir)
+	berg, tal := newCustomer(t, "Berg"), newCustomer(t, "Tal")
+	p, q := berg.admitted(a), tal.admitted(a)
+	var b storage.Batch
+	b.Put(storage.Member.Key([32]byte{1}), []byte("no entry"))
+	must(t, p.store.Commit(t.Context(), &b))
+	must(t, a.Close())
+	a = openAnchor(t, dir)
+	if a.admits(berg.keys.Device()) || !a.admits(tal.keys.Device()) || a.replicaOf(tal.keys.Device()) != session.Replica(a.mu.practices[q.id]) {
+		t.Error("the damaged practice is held, or the other is not")
+	}
+	s, err := a.Status()
+	must(t, err)
+	if len(s.Practices) != 2 || s.Practices[0].Damaged == "" || s.Practices[1].Damaged != "" {
+		t.Errorf("status: %+v", s.Practices)
 	}
 }

@@ -23,6 +23,7 @@ type practice struct {
 	store storage.Store
 	log   *slog.Logger
 
+	broken     error                // why it cannot be held; nobody is let in
 	membership sync.Mutex           // held while entries are added
 	held       atomic.Pointer[held] // nil until its membership log has come
 	// changed is told when devices belong that did not, or do not any more.
@@ -88,12 +89,24 @@ func (p *practice) state() *trust.State {
 // admits reports whether a device is let in as one of this practice: its members, as long as this is one of its anchors, and who
 // shall bring the membership log.
 func (p *practice) admits(d trust.DeviceID) bool {
+	if p.broken != nil {
+		return false
+	}
 	st := p.state()
-	if st == nil || !st.IsAnchor(p.self.Device()) {
+	if st == nil || d == p.By && p.brings(st) {
 		return d == p.By
 	}
 	_, member := st.Member(d)
-	return member
+	return member && st.IsAnchor(p.self.Device())
+}
+
+// brings reports whether the device that the token names has still to bring what makes it a member of the practice, and this an anchor
+// of it. A membership log comes in many frames.
+func (p *practice) brings(st *trust.State) bool {
+	_, member := st.Member(p.By)
+	_, removed := st.Removed(p.By)
+	_, left := st.Removed(p.self.Device())
+	return !removed && !left && !(member && st.IsAnchor(p.self.Device()))
 }
 
 // Hello describes what is held: of each scope that the peer reads, as long as this is an anchor of the practice.

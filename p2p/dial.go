@@ -139,17 +139,16 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 				h.work.Go(func() { h.knock(ctx, m) })
 				continue
 			}
-			if next.IsZero() || at.Before(next) {
-				next = at
-			}
+			later(at)
+		}
+		if !connected && m.known && relays && now.Before(m.circuitAt) && len(m.addrs)+len(m.nearLocked(now)) == 0 {
+			later(m.circuitAt)
 		}
 		if connected && !h.opens(m.device) || !connected && (!m.known || len(m.addrs)+len(m.nearLocked(now)) == 0 && (!relays || now.Before(m.circuitAt))) {
 			continue
 		}
 		if now.Before(m.next) {
-			if next.IsZero() || m.next.Before(next) {
-				next = m.next
-			}
+			later(m.next)
 			continue
 		}
 		if busy >= maxParallel {

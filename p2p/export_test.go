@@ -73,3 +73,13 @@ func ReencodeRecoverAnswer(b []byte) ([]byte, error) {
 	a, err := parseRecoverAnswer(b)
 	return a.encode(), err
 }
+
+// Connected lists who has a connection, strangers too.
+func (h *Host) Connected() (list []trust.DeviceID) {
+	for _, id := range h.host.Network().Peers() {
+		if d, err := DeviceOf(id); err == nil {
+			list = append(list, d)
+		}
+	}
+	return list
+}

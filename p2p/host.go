@@ -116,6 +116,10 @@ func Open(cfg Config) (*Host, error) {
 	if cfg.Identity == nil || cfg.Replica == nil && cfg.ReplicaOf == nil || cfg.Admit == nil {
 		return nil, errors.New("open network: identity, replica and admission are needed")
 	}
+	if cfg.Recovered == nil {
+		cfg.Recovered = func(trust.DeviceID) session.Replica { return cfg.Replica }
+	}
+	relayed := cfg.Relays != nil
 	if cfg.ReplicaOf == nil {
 		cfg.ReplicaOf = func(trust.DeviceID) session.Replica { return cfg.Replica }
 	}
@@ -135,7 +139,7 @@ func Open(cfg Config) (*Host, error) {
 	}
 	h.mu.online = !cfg.Offline
 	h.mu.peers, h.mu.proven = map[trust.DeviceID]*member{}, map[trust.DeviceID]int{}
-	lh, err := newHost(cfg.Identity, h.gate, cfg.Listen, cfg.Relays != nil)
+	lh, err := newHost(cfg.Identity, h.gate, cfg.Listen, relayed, cfg.Relay != nil)
 	if err != nil {
 		return nil, err
 	}
@@ -393,6 +397,11 @@ func (h *Host) membershipChanged(of session.Replica) {
 // reports a change of the membership may hold what Invites needs.
 func (h *Host) sweep() {
 	for _, id := range h.host.Network().Peers() {
+		if device, err := DeviceOf(id); err == nil && h.gate.admits(id) {
+			h.mu.Lock()
+			_, _ = h.memberLocked(device) // who came as a stranger may belong by now
+			h.mu.Unlock()
+		}
 		if !h.gate.admits(id) && h.gate.recovers(id) == RootNone && !h.gate.knocking(id) && !h.gate.inviting() {
 			_ = h.host.Network().ClosePeer(id)
 		}

@@ -281,7 +281,7 @@ func (j *joiner) askThrough(ctx context.Context) (JoinResult, error) {
 		return JoinResult{}, fmt.Errorf("join: %w", err)
 	}
 	failed := ErrNobody
-	for _, at := range inviters {
+	for _, at := range inviters[:min(len(inviters), maxAsked)] {
 		r, final, err := j.ask(ctx, at.ID, at.Addrs)
 		if err == nil || final {
 			r.Inviter.Addrs = nil // where it is, the members know

@@ -41,10 +41,18 @@ const (
 	maxKnocking = 4 // removed devices that were let in to knock
 	maxKnock    = MaxJoinAnswer
 
+	// Of an anchor, which many practices share. Whoever fills the places for strangers leaves the others.
+	maxConnsAtRelay          = 1 << 14
+	maxTransientAtRelay      = 512
+	maxStreamsAtRelay        = 1024 // of one device
+	newConnsPerSecondAtRelay = 500
+
 	maxReservations        = 1 << 14 // of a relay
 	maxReservationsPerAddr = 256     // a whole branch behind one router
 	maxCircuits            = 256     // of one device
 	relayBuffer            = 32 << 10
+
+	maxCircuitAddrs = 4 // of one relay
 
 	maxAddrs     = 16 // kept per peer
 	maxKnown     = 1024

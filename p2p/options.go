@@ -25,7 +25,7 @@ import (
 //
 // QUIC and TCP, both under TLS 1.3 (hybrid post-quantum key exchange, which Noise has not). No discovery, no
 // address probing by others. With relayed, other devices are reached, and reach this one, through relays too.
-func newHost(id Identity, gater connmgr.ConnectionGater, listen []string, relayed bool) (host.Host, error) {
+func newHost(id Identity, gater connmgr.ConnectionGater, listen []string, relayed, relay bool) (host.Host, error) {
 	quiet()
 	key, err := newTransportKey(id)
 	if err != nil {
@@ -35,7 +35,7 @@ func newHost(id Identity, gater connmgr.ConnectionGater, listen []string, relaye
 	if err != nil {
 		return nil, fmt.Errorf("make peerstore: %w", err)
 	}
-	resources, err := newResources()
+	resources, err := newResources(relay)
 	if err != nil {
 		return nil, fmt.Errorf("make resource limits: %w", err)
 	}
@@ -77,33 +77,39 @@ func newHost(id Identity, gater connmgr.ConnectionGater, listen []string, relaye
 
 // newResources bounds what all peers together can take: a practice has tens of devices, several of them often behind
 // one address.
-func newResources() (network.ResourceManager, error) {
+func newResources(relay bool) (network.ResourceManager, error) {
+	conns, transient, streams := rcmgr.LimitVal(maxConns), rcmgr.LimitVal(maxTransient), rcmgr.LimitVal(64)
+	perAddr, perSecond := maxConnsPerAddr, newConnsPerSecond
+	if relay {
+		conns, transient, streams = maxConnsAtRelay, maxTransientAtRelay, maxStreamsAtRelay
+		perAddr, perSecond = maxReservationsPerAddr, newConnsPerSecondAtRelay
+	}
 	limits := rcmgr.PartialLimitConfig{
 		System: rcmgr.ResourceLimits{
-			Conns: maxConns, ConnsInbound: maxConns, ConnsOutbound: maxConns,
-			Streams: 16 * maxConns, StreamsInbound: 16 * maxConns, StreamsOutbound: 16 * maxConns,
-			Memory: maxNetMemory, FD: maxConns,
+			Conns: conns, ConnsInbound: conns, ConnsOutbound: conns,
+			Streams: 16 * conns, StreamsInbound: 16 * conns, StreamsOutbound: 16 * conns,
+			Memory: maxNetMemory, FD: conns,
 		},
 		Transient: rcmgr.ResourceLimits{
-			Conns: maxTransient, ConnsInbound: maxTransient, ConnsOutbound: maxTransient,
-			Streams: 4 * maxTransient, StreamsInbound: 4 * maxTransient, StreamsOutbound: 4 * maxTransient,
-			Memory: maxNetMemory / 4, FD: maxTransient,
+			Conns: transient, ConnsInbound: transient, ConnsOutbound: transient,
+			Streams: 4 * transient, StreamsInbound: 4 * transient, StreamsOutbound: 4 * transient,
+			Memory: maxNetMemory / 4, FD: transient,
 		},
 		PeerDefault: rcmgr.ResourceLimits{
-			Conns: 8, ConnsInbound: 8, ConnsOutbound: 8, Streams: 64, StreamsInbound: 64, StreamsOutbound: 64,
+			Conns: 8, ConnsInbound: 8, ConnsOutbound: 8, Streams: streams, StreamsInbound: streams, StreamsOutbound: streams,
 			Memory: maxNetMemory / 2, FD: 8,
 		},
 	}
 	scaled := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&scaled)
 	each := func(bits int) []rcmgr.ConnLimitPerSubnet {
-		return []rcmgr.ConnLimitPerSubnet{{PrefixLength: bits, ConnCount: maxConnsPerAddr}}
+		return []rcmgr.ConnLimitPerSubnet{{PrefixLength: bits, ConnCount: perAddr}}
 	}
 	return rcmgr.NewResourceManager(rcmgr.NewFixedLimiter(limits.Build(scaled.AutoScale())),
 		rcmgr.WithMetricsDisabled(),
 		rcmgr.WithLimitPerSubnet(each(32), each(56)),
 		rcmgr.WithConnRateLimiters(&rate.Limiter{
-			GlobalLimit: rate.Limit{RPS: newConnsPerSecond, Burst: 4 * newConnsPerSecond},
+			GlobalLimit: rate.Limit{RPS: float64(perSecond), Burst: 4 * perSecond},
 		}),
 	)
 }

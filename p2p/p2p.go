@@ -42,7 +42,7 @@ var DefaultListen = []string{"/ip4/0.0.0.0/udp/0/quic-v1", "/ip4/0.0.0.0/tcp/0"}
 type Config struct {
 	Identity Identity
 	Replica  session.Replica
-	// ReplicaOf says what is synced with a device that Admit admits, and what whoever has a recovery code is answered of, where that differs: an anchor holds many practices, which never meet.
+	// ReplicaOf says what is synced with a device that Admit admits, where that differs: an anchor holds many practices, which never meet.
 	// nil: Replica is, with every one.
 	ReplicaOf func(trust.DeviceID) session.Replica
 	// Admit reports whether a device is a member in good standing. It is asked at every connection and stream.
@@ -58,6 +58,9 @@ type Config struct {
 	Root func(trust.DeviceID) RootKey
 	// Readmission judges who was removed and says that he belongs; nil: he is a stranger.
 	Readmission Readmission
+
+	// Recovered says of what whoever has a recovery code is answered, by the key that follows from it; nil: of Replica.
+	Recovered func(trust.DeviceID) session.Replica
 
 	// Blind reports whether one of the two, this device or the other, applies nothing of what they sync; nil: nobody is.
 	Blind func(trust.DeviceID) bool

@@ -54,7 +54,7 @@ func (h *Host) recover(ctx context.Context, s network.Stream, root trust.DeviceI
 		return nil, fmt.Errorf("read request: %w", err)
 	}
 	h.log.Info("somebody has the recovery code", "address", s.Conn().RemoteMultiaddr(), "entries", len(q))
-	replica := h.cfg.ReplicaOf(root)
+	replica := h.cfg.Recovered(root)
 	if replica == nil {
 		return nil, errNotAdmitted
 	}
@@ -75,7 +75,7 @@ type Caller struct{ host host.Host }
 func NewCaller(id Identity) (*Caller, error) {
 	g := newGate(func(trust.DeviceID) bool { return true }, nil)
 	g.open.Store(true)
-	h, err := newHost(id, g, nil, false)
+	h, err := newHost(id, g, nil, false, false)
 	if err != nil {
 		return nil, err
 	}

@@ -68,6 +68,7 @@ type reservation struct {
 	renewAt time.Time // or, if there is none, tried again
 	held    bool
 	takes   []lan.Locator // newcomers with these are brought
+	told    bool          // the relay has heard that
 }
 
 // keepReservations keeps a reservation with every relay that this host is connected to, until ctx ends.
@@ -152,7 +153,7 @@ func (h *Host) takeAt(ctx context.Context, relay trust.DeviceID, id peer.ID, p *
 	if h.cfg.Invites != nil && h.cfg.Invites.Open() {
 		takes = h.cfg.Invites.Locators()
 	}
-	if slices.Equal(takes, p.takes) {
+	if p.told && slices.Equal(takes, p.takes) {
 		return
 	}
 	if err := h.takeThrough(ctx, id, takes); err != nil {
@@ -162,7 +163,7 @@ func (h *Host) takeAt(ctx context.Context, relay trust.DeviceID, id peer.ID, p *
 		p.renewAt = time.Now().Add(reserveAgain)
 		return
 	}
-	p.takes = takes
+	p.takes, p.told = takes, true
 }
 
 // directConn returns a connection that no relay passes on.
@@ -184,10 +185,11 @@ func isRelayed(a ma.Multiaddr) bool {
 func (h *Host) circuits(d trust.DeviceID) (list []ma.Multiaddr) {
 	for _, r := range h.cfg.Relays() {
 		if r.Device != d && r.Device != h.self {
-			list = append(list, circuitsBy(r)...)
+			by := circuitsBy(r)
+			list = append(list, by[:min(len(by), maxCircuitAddrs)]...)
 		}
 	}
-	return list[:min(len(list), maxAddrs)]
+	return list
 }
 
 // circuitsBy returns the addresses of whoever has a place at a relay.

@@ -1,9 +1,12 @@
 package p2p_test
 
 import (
+	"bytes"
 	"crypto/rand"
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -191,5 +194,37 @@ func TestJoinThroughRelay(t *testing.T) {
 	}
 	if o.tries() != 2 {
 		t.Errorf("%d tries were counted", o.tries())
+	}
+}
+
+// TestStrangerThenMember: who came to a relay as a stranger and then belongs is synced with, whichever of the two opens the session.
+func TestStrangerThenMember(t *testing.T) {
+	a, r := newIdentity(1).Device(), newIdentity(9).Device()
+	numbers := map[bool]int{} // by whether its key is the smaller one
+	for i := 20; len(numbers) < 2; i++ {
+		d := newIdentity(i).Device()
+		numbers[bytes.Compare(d[:], r[:]) < 0] = i
+	}
+	var all, known members
+	for _, d := range []trust.DeviceID{a, r, newIdentity(numbers[true]).Device(), newIdentity(numbers[false]).Device()} {
+		all.set1(d, true)
+	}
+	known.set1(a, true)
+	known.set1(r, true)
+	o := &office{members: &all, invites: map[p2p.InviteID]*invite{}, log: [][]byte{[]byte("founding entry")}}
+	relay := newSite(t, 9, &known, func(cfg *p2p.Config) { cfg.Relay = circle{a: true} })
+	at := p2p.PeerAddr{Device: r, Addrs: relay.Addresses()}
+	inviter := newSite(t, 1, &all, func(cfg *p2p.Config) { by(at, true)(cfg); cfg.Invites = o })
+	inviter.SetPeers([]p2p.PeerAddr{at})
+	o.speak(t) // so that the relay lets strangers in
+	for smaller, i := range numbers {
+		d := newIdentity(i).Device()
+		s := newSite(t, i, &all, nil)
+		s.SetPeers([]p2p.PeerAddr{at})
+		connected := func() bool { return slices.Contains(relay.Connected(), d) }
+		wait(t, "it is connected as a stranger", func() bool { inviter.InvitesChanged(); return connected() })
+		known.set1(d, true)
+		relay.MembershipChanged()
+		wait(t, fmt.Sprintf("it is synced with, its key smaller: %v", smaller), func() bool { return s.peer(r).Connected })
 	}
 }

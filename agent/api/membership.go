@@ -116,10 +116,11 @@ type AnchorRequest struct {
 
 // AddedAnchor is an anchor that the practice has now. Whoever runs it admits the practice by the token, which is no secret.
 type AddedAnchor struct {
-	Name   string `json:"name"`
-	PeerID string `json:"peer_id"`
-	Token  string `json:"token"`
-	Again  bool   `json:"again,omitempty"` // it was added before
+	Name      string   `json:"name"`
+	PeerID    string   `json:"peer_id"`
+	Addresses []string `json:"addresses"` // at which it is looked for
+	Token     string   `json:"token"`
+	Again     bool     `json:"again,omitempty"` // it was added before, and stays as it is
 }
 
 // RemovalRequest names a device by its name or peer ID. With a recovery code the removal outranks whatever the device may

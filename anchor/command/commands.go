@@ -137,12 +137,17 @@ func printStatus(w io.Writer, s anchor.Status) error {
 	for _, a := range s.Addresses {
 		fmt.Fprintf(&b, "  at %s\n", a)
 	}
+	if s.Full {
+		b.WriteString("\nthe disk is full: nothing is taken until there is more room\n")
+	}
 	if len(s.Practices) == 0 {
 		b.WriteString("\nno practice is admitted yet: an administrator runs `chartmesh anchor add` with one of these addresses\n")
 	}
 	for _, p := range s.Practices {
 		fmt.Fprintf(&b, "\npractice %s, admitted %s\n", p.ID, p.Admitted.Format("2006-01-02 15:04 MST"))
 		switch {
+		case p.Damaged != "":
+			fmt.Fprintf(&b, "  damaged, nothing of it is held: %s\n", p.Damaged)
 		case !p.Known:
 			b.WriteString("  its administrator's device has not connected yet\n")
 		case !p.Anchor:

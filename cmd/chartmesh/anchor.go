@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -36,7 +37,7 @@ Whoever runs the anchor admits the practice by the token that this prints. The t
 					return p.failed
 				}
 				if a.Again {
-					p.remark("%s was added before; it stays as it is.", visible(a.Name))
+					p.remark("%s was added before; it stays as it is, at %s.", visible(a.Name), visible(strings.Join(a.Addresses, ", ")))
 				} else {
 					p.remark("Added %s. Where it runs, it admits the practice with:", visible(a.Name))
 				}

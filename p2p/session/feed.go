@@ -13,8 +13,15 @@ import (
 type Feed struct {
 	mu struct {
 		sync.Mutex
-		turns map[trust.ScopeID]turn
+		turns map[fed]turn
 	}
+}
+
+// fed is what peers take turns to send: a scope, of one replica. An anchor has many, and anybody can found a practice whose scopes have the
+// IDs of another's.
+type fed struct {
+	replica Replica
+	scope   trust.ScopeID
 }
 
 type turn struct {
@@ -31,7 +38,7 @@ func (f *Feed) take(id trust.ScopeID, s *Session, now time.Time) bool {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch t, ok := f.mu.turns[id]; {
+	switch t, ok := f.mu.turns[fed{s.cfg.Replica, id}]; {
 	case !ok:
 	case now.Before(t.until):
 		return t.of == s
@@ -39,9 +46,9 @@ func (f *Feed) take(id trust.ScopeID, s *Session, now time.Time) bool {
 		return false
 	}
 	if f.mu.turns == nil {
-		f.mu.turns = map[trust.ScopeID]turn{}
+		f.mu.turns = map[fed]turn{}
 	}
-	f.mu.turns[id] = turn{of: s, until: now.Add(feedPatience)}
+	f.mu.turns[fed{s.cfg.Replica, id}] = turn{of: s, until: now.Add(feedPatience)}
 	return true
 }
 
@@ -53,12 +60,12 @@ func (f *Feed) report(id trust.ScopeID, s *Session, now time.Time, behind, broug
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	switch t := f.mu.turns[id]; {
+	switch t := f.mu.turns[fed{s.cfg.Replica, id}]; {
 	case t.of != s:
 	case !behind:
-		delete(f.mu.turns, id)
+		delete(f.mu.turns, fed{s.cfg.Replica, id})
 	case brought || !t.answered:
-		f.mu.turns[id] = turn{of: s, until: now.Add(feedPatience), answered: true}
+		f.mu.turns[fed{s.cfg.Replica, id}] = turn{of: s, until: now.Add(feedPatience), answered: true}
 	}
 }
 
