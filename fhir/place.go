@@ -42,7 +42,10 @@ func Place(o Object) Placement {
 // patientOf returns the one patient whose compartment o is in, or "" when there is none or several.
 func patientOf(o Object, resourceType string) string {
 	if resourceType == "Patient" {
-		return o.ID()
+		if id := o.ID(); ValidID(id) {
+			return id
+		}
+		return ""
 	}
 	found, several := "", false
 	for _, path := range resourceShape(resourceType).patients {
