@@ -53,7 +53,7 @@ func (r *Replica) cutOf(device trust.DeviceID) (cut trust.Cut, err error) {
 			f, head := r.logs.Fork(s.ID, log)
 			for _, end := range f.Leaves(head) {
 				if p := end.Position(); p.Counter > 0 {
-					cut = append(cut, trust.CutPosition{Scope: s.ID, Log: log, Counter: p.Counter, Tip: chunk.Tip(p.Tip)})
+					cut = append(cut, trust.CutPosition{Scope: s.ID, Log: log, Counter: p.Counter, Tip: p.Tip})
 				}
 			}
 		}
