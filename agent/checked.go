@@ -87,23 +87,16 @@ func wholeTook(d time.Duration) time.Duration { return d.Truncate(time.Milliseco
 
 func marshalChecks(c api.Checks) []byte {
 	var w wire.Writer
-	flag := func(on bool) {
-		if on {
-			w.Byte(1)
-		} else {
-			w.Byte(0)
-		}
-	}
 	w.Byte(checksFormat)
-	flag(c.Verify != nil)
+	w.Bool(c.Verify != nil)
 	if v := c.Verify; v != nil {
 		w.Varint(v.Began.UnixMilli())
 		w.Uvarint(uint64(v.Took.Milliseconds()))
 		for _, n := range []uint64{uint64(v.Logs), v.Chunks, v.Documents, v.Resources, v.Values, v.Found, v.Wanted} {
 			w.Uvarint(n)
 		}
-		flag(v.Clean)
-		flag(v.Repaired)
+		w.Bool(v.Clean)
+		w.Bool(v.Repaired)
 		kinds := slices.Sorted(maps.Keys(v.Kinds))
 		kinds = kinds[:min(len(kinds), maxKinds)]
 		w.Uvarint(uint64(len(kinds)))
@@ -112,13 +105,13 @@ func marshalChecks(c api.Checks) []byte {
 			w.Uvarint(v.Kinds[k])
 		}
 	}
-	flag(c.Scrub != nil)
+	w.Bool(c.Scrub != nil)
 	if s := c.Scrub; s != nil {
 		w.Varint(s.Began.UnixMilli())
 		w.Uvarint(uint64(s.Took.Milliseconds()))
 		w.Uvarint(s.Chunks)
 		w.Uvarint(s.Damaged)
-		flag(s.Whole)
+		w.Bool(s.Whole)
 	}
 	return w.Bytes()
 }

@@ -122,10 +122,7 @@ func parseInvites(b []byte) (list []invite, err error) {
 		v.locator = lan.Locator(r.Uvarint(1<<32 - 1))
 		v.role = trust.Role(r.Byte())
 		v.site = r.String(trust.MaxName)
-		ask := r.Byte()
-		if v.ask = ask == 1; ask > 1 {
-			r.Fail("truth value")
-		}
+		v.ask = r.Bool()
 		v.expires = time.UnixMilli(r.Varint())
 		if v.state = r.Byte(); v.state > inviteUsed {
 			r.Fail("state")
@@ -150,11 +147,7 @@ func marshalInvites(list []invite) []byte {
 		w.Uvarint(uint64(v.locator))
 		w.Byte(byte(v.role))
 		w.String(v.site)
-		if v.ask {
-			w.Byte(1)
-		} else {
-			w.Byte(0)
-		}
+		w.Bool(v.ask)
 		w.Varint(v.expires.UnixMilli())
 		w.Byte(v.state)
 		w.Raw(v.by[:])

@@ -45,6 +45,8 @@ type Anchor struct {
 	store storage.Store
 	host  *p2p.Host
 
+	admission sync.Mutex // held while a practice is admitted, over the write: none of what mu guards waits for the disk
+
 	mu struct {
 		sync.Mutex
 		practices map[trust.EntryID]*practice
@@ -343,20 +345,21 @@ func (a *Anchor) Admit(ctx context.Context, text string) (Practice, error) {
 	if token.Anchor != a.self.Device() {
 		return Practice{}, ErrOtherAnchor
 	}
+	a.admission.Lock()
+	defer a.admission.Unlock()
 	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.mu.practices[token.Practice] != nil {
+	known, number := a.mu.practices[token.Practice] != nil, a.mu.next
+	a.mu.Unlock()
+	if known {
 		return Practice{}, ErrAdmitted
 	}
-	p := a.practice(token.Practice, record{Number: a.mu.next, By: token.Device, Admitted: time.Now().UTC().Truncate(time.Millisecond)})
+	p := a.practice(token.Practice, record{Number: number, By: token.Device, Admitted: time.Now().UTC().Truncate(time.Millisecond)})
 	var b storage.Batch
 	b.Put(storage.Practice.Key(p.id), p.record.marshal())
 	if err := a.store.Commit(ctx, &b); err != nil {
 		return Practice{}, fmt.Errorf("admit practice: %w", err)
 	}
-	a.mu.next++
-	a.mu.practices[p.id] = p
-	a.mu.of[p.By] = append(slices.Clone(a.mu.of[p.By]), p)
+	a.add(p)
 	a.log.Info("a practice was admitted", "practice", p.id)
 	return p.status(), nil
 }
