@@ -191,23 +191,6 @@ func (r *Replica) reached(scope trust.ScopeID, log chunk.LogID, counter uint64) 
 	return r.mu.applied[scope][log].Counter >= counter
 }
 
-// words returns what was said of a checkpoint, by device. Who made it holds it for good.
-func words(v storage.Reader, c checkpoint) (map[trust.DeviceID]logs.Word, error) {
-	said := map[trust.DeviceID]logs.Word{c.device: {OK: true}}
-	err := v.Scan(storage.Word.With(c.place.ID), nil, func(key, value []byte) error {
-		_, device, err := storage.Word.Parse(key)
-		if err != nil {
-			return err
-		}
-		said[device], err = logs.ParseWord(value)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read words on a checkpoint: %w", err)
-	}
-	return said, nil
-}
-
 // giveWords compares checkpoints of other devices with what this one holds, and says so in its own log.
 func (r *Replica) giveWords(ctx context.Context) (n int, err error) {
 	self := r.keys.Device()
@@ -231,7 +214,7 @@ func (r *Replica) giveWord(ctx context.Context, c checkpoint) (bool, error) {
 	defer r.write.Unlock()
 	said, verdict := false, verdictWait
 	err := r.store.View(func(v storage.Reader) error {
-		all, err := words(v, c)
+		all, err := logs.Said(v, c.place.ID, c.device)
 		if err != nil {
 			return err
 		}
@@ -262,26 +245,6 @@ func (r *Replica) giveWord(ctx context.Context, c checkpoint) (bool, error) {
 	return true, nil
 }
 
-// settled is what the words on a checkpoint come to.
-func (r *Replica) settled(v storage.Reader, c checkpoint) (checkpointState, error) {
-	said, err := words(v, c)
-	if err != nil {
-		return 0, err
-	}
-	for _, w := range said {
-		if !w.OK {
-			return checkpointRefused, nil
-		}
-	}
-	st := r.State()
-	for _, m := range st.Members() {
-		if _, ok := said[m.Device]; !ok && st.MayWrite(m.Device, c.scope) {
-			return checkpointOpen, nil
-		}
-	}
-	return checkpointSettled, nil
-}
-
 // deleteCovered deletes what checkpoints stand for on which every device that writes has given a good word.
 func (r *Replica) deleteCovered(ctx context.Context, now bool) (n int, err error) {
 	for _, c := range r.openCheckpoints() {
@@ -305,16 +268,21 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 	}
 	t := r.begin(ctx)
 	err = r.store.View(func(v storage.Reader) error {
-		state, err := r.settled(v, c)
-		if err != nil || state == checkpointOpen {
+		said, err := logs.Said(v, c.place.ID, c.device)
+		if err != nil {
 			return err
 		}
-		c.state = state
-		t.putCheckpoint(c)
-		if state == checkpointRefused {
+		switch logs.AgreementOn(r.State(), c.scope, said) {
+		case logs.Awaited:
+			return nil
+		case logs.Refused:
+			c.state = checkpointRefused
+			t.putCheckpoint(c)
 			t.events = append(t.events, Event{Kind: "checkpoint-refused"})
 			return nil
 		}
+		c.state = checkpointSettled
+		t.putCheckpoint(c)
 		sealed, err := logs.ReadChunk(v, c.scope, c.place.Log, c.place.Counter)
 		if errors.Is(err, storage.ErrNotFound) || err == nil && sealed.ID() != c.place.ID {
 			*t = *r.begin(ctx) // a later one stands for it, or it is of another history of its log
@@ -336,126 +304,28 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 				return nil
 			}
 		}
-		skips, err := r.skipsFor(v, c, sealed, covers)
-		if errors.Is(err, storage.ErrNotFound) {
+		deleted, err := logs.DeleteCovered(v, &t.batch, sealed, said)
+		switch {
+		case errors.Is(err, logs.ErrNoWord), errors.Is(err, storage.ErrNotFound):
 			*t = *r.begin(ctx) // of a device that wrote no word since it may not write any more: nobody could take the skip
 			return nil
-		}
-		if err != nil {
+		case errors.Is(err, logs.ErrOtherHistory), errors.Is(err, logs.ErrCoversWrongly), errors.Is(err, logs.ErrNotHeld):
+			*t = *r.begin(ctx)
+			return nil
+		case err != nil:
 			return err
 		}
-		for _, skip := range skips {
-			k, err := t.deleteRun(v, c, covers, skip)
-			if errors.Is(err, errOtherHistory) {
-				*t, n = *r.begin(ctx), 0
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			n += k
+		for _, at := range deleted.Earlier {
+			t.batch.Delete(storage.Checkpoint.Key(c.document, at.Log, at.Counter))
+			t.checkpoints[at] = nil
 		}
+		n = deleted.Chunks
 		return nil
 	})
 	if err != nil {
 		return 0, err
 	}
 	return n, t.commit(ctx)
-}
-
-// skipsFor makes the skips over what a checkpoint covers, each with the word of the device whose log it is, which is held
-// here; storage.ErrNotFound if one is not.
-func (r *Replica) skipsFor(v storage.Reader, c checkpoint, sealed chunk.Sealed, covers chunk.Covers) ([]chunk.Skip, error) {
-	body, err := r.openPack(sealed)
-	if err != nil {
-		return nil, err
-	}
-	keys := make(map[chunk.LogID]chunk.LogKey, len(body.Logs))
-	for _, k := range body.Logs {
-		keys[k.ID()] = k
-	}
-	said, err := words(v, c)
-	if err != nil {
-		return nil, err
-	}
-	skips := make([]chunk.Skip, len(covers))
-	for i, run := range covers {
-		key := keys[run.Log] // each covered place is one of a log that the body names
-		skips[i] = chunk.Skip{Scope: c.scope, Key: key, Run: run.Run, Checkpoint: c.place, Word: said[key.Device].At}
-		if _, err := logs.ReadProof(v, skips[i], map[chunk.ID]chunk.Sealed{c.place.ID: sealed}); errors.Is(err, logs.ErrNoWord) {
-			return nil, storage.ErrNotFound
-		} else if err != nil {
-			return nil, err
-		}
-	}
-	return skips, nil
-}
-
-// errOtherHistory says that what stands in a log first is not what a checkpoint covers.
-var errOtherHistory = errors.New("a checkpoint covers another history of a log")
-
-// deleteRun deletes the chunks that a skip stands for and puts it in their place, and in the place of earlier skips.
-func (t *transaction) deleteRun(v storage.Reader, c checkpoint, covers chunk.Covers, by chunk.Skip) (n int, err error) {
-	run := by.Run
-	covered, _ := covers.Find(run.Log, run.To)
-	skip, found, err := logs.ReadSkip(v, c.scope, run.Log, run.From)
-	if err != nil || found && skip.To >= run.To && !covers.Holds(skip.Checkpoint.Log, skip.Checkpoint.Counter) {
-		return 0, err // a checkpoint that was made at the same time, and stays, stands for them already
-	}
-	within := func(counter uint64) error {
-		if counter > run.To {
-			return storage.ErrStop
-		}
-		return nil
-	}
-	var earlier []checkpoint
-	err = v.Scan(storage.Chunk.With2(c.scope, run.Log), storage.Chunk.Key(c.scope, run.Log, run.From), func(key, value []byte) error {
-		_, _, counter, err := storage.Chunk.Parse(key)
-		if err = errors.Join(err, within(counter)); err != nil {
-			return err
-		}
-		sealed, err := chunk.Parse(value)
-		if err != nil {
-			return err
-		}
-		if tip, ok := covered.TipAt(counter); !ok || tip != sealed.Position().Tip {
-			return errOtherHistory
-		}
-		if sealed.Header().Kind == chunk.KindCheckpoint {
-			earlier = append(earlier, checkpoint{place: sealed.Place(), scope: c.scope, document: c.document})
-		}
-		n++
-		t.batch.Delete(append([]byte(nil), key...))
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	for _, e := range earlier {
-		if err := t.dropCheckpoint(v, e); err != nil {
-			return 0, err
-		}
-	}
-	if err := v.Scan(storage.Skip.With2(c.scope, run.Log), storage.Skip.Key(c.scope, run.Log, run.From), func(key, value []byte) error {
-		_, _, counter, err := storage.Skip.Parse(key)
-		if err = errors.Join(err, within(counter)); err != nil {
-			return err
-		}
-		skip, err := chunk.ParseSkip(value)
-		if err != nil {
-			return fmt.Errorf("read skip: %w: %w", storage.ErrDamaged, err)
-		}
-		if tip, ok := covered.TipAt(counter); !ok || tip != skip.Position().Tip {
-			return errOtherHistory
-		}
-		t.batch.Delete(append([]byte(nil), key...))
-		return nil
-	}); err != nil {
-		return 0, err
-	}
-	value, _ := by.AppendBinary(nil)
-	t.batch.Put(storage.Skip.Key(c.scope, run.Log, run.To), value)
-	return n, nil
 }
 
 // StoredChunks counts what is stored of chunks, loose ones and skips, and their bytes.

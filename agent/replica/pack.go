@@ -173,7 +173,7 @@ func (p *packing) take(sealed chunk.Sealed) error {
 		}
 	case *chunk.Checkpoint:
 		// What it claims to cover is claimed again only if this device has compared it.
-		said, err := words(p.v, checkpoint{place: sealed.Place(), device: sealed.Header().Device})
+		said, err := logs.Said(p.v, sealed.ID(), sealed.Header().Device)
 		if err != nil {
 			return err
 		}
@@ -255,7 +255,7 @@ func (p *packing) takeEarlier(id crdt.DocumentID) error {
 		if !p.cover(sealed) {
 			continue // the words on it stay with it
 		}
-		said, err := words(p.v, c)
+		said, err := logs.Said(p.v, c.place.ID, c.device)
 		if err != nil {
 			return err
 		}
