@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -35,6 +36,8 @@ type Config struct {
 	Version   string
 	Logger    *slog.Logger // nil: none
 	LeastFree uint64       // bytes of the disk that are left free; 0: storage.DefaultLeastFree
+	// Grace is how long what a checkpoint covers is kept, though every device has found it good; 0: DefaultGrace.
+	Grace time.Duration
 }
 
 // Anchor is an open folder. Its methods are safe for concurrent use.
@@ -69,6 +72,9 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 	}
 	if cfg.LeastFree == 0 {
 		cfg.LeastFree = storage.DefaultLeastFree
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = DefaultGrace
 	}
 	a := &Anchor{cfg: cfg, log: cfg.Logger}
 	a.mu.practices, a.mu.of, a.mu.roots = map[trust.EntryID]*practice{}, map[trust.DeviceID][]*practice{}, map[trust.DeviceID]*practice{}
@@ -290,6 +296,7 @@ func (a *Anchor) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var watching sync.WaitGroup
 	watching.Go(func() { a.watchRoom(ctx) })
+	watching.Go(func() { a.retain(ctx) })
 	err := a.host.Run(ctx)
 	cancel()
 	watching.Wait()
@@ -372,6 +379,7 @@ type Practice struct {
 	Anchor   bool      `json:"anchor"` // and names this anchor
 	Devices  int       `json:"devices"`
 	Chunks   uint64    `json:"chunks"`            // held, over all logs and scopes
+	Deleted  uint64    `json:"deleted"`           // of those: here, since checkpoints stand for them
 	Damaged  string    `json:"damaged,omitempty"` // why nothing of it is held: its devices keep theirs
 }
 
@@ -386,6 +394,7 @@ func (p *practice) status() Practice {
 		return s
 	}
 	st := h.state.Load()
+	s.Deleted = h.logs.Deleted()
 	s.Known, s.Anchor, s.Devices = true, st.IsAnchor(p.self.Device()), len(st.Members())
 	h.logs.Memory.Lock()
 	defer h.logs.Memory.Unlock()
@@ -419,17 +428,19 @@ func (a *Anchor) Status() (Status, error) {
 			s.Connected++
 		}
 	}
-	a.mu.Lock()
-	list := make([]*practice, 0, len(a.mu.practices))
-	for _, p := range a.mu.practices {
-		list = append(list, p)
-	}
-	a.mu.Unlock()
-	slices.SortFunc(list, func(x, y *practice) int { return int(x.Number) - int(y.Number) })
-	for _, p := range list {
+	for _, p := range a.list() {
 		s.Practices = append(s.Practices, p.status())
 	}
 	return s, nil
+}
+
+// list returns the practices as they were admitted.
+func (a *Anchor) list() []*practice {
+	a.mu.Lock()
+	list := slices.Collect(maps.Values(a.mu.practices))
+	a.mu.Unlock()
+	slices.SortFunc(list, func(x, y *practice) int { return int(x.Number) - int(y.Number) })
+	return list
 }
 
 // record is what is kept of a practice beside its logs:

@@ -32,6 +32,8 @@ type practice struct {
 	lost func(*practice)
 	// proven is told when a device has spoken as one of this practice.
 	proven func(*practice, trust.DeviceID)
+
+	retention retention
 }
 
 // held is what there is once the membership log has come.
@@ -66,7 +68,7 @@ func (p *practice) begin(ctx context.Context, st *trust.State) error {
 	h.state.Store(st)
 	var damaged []*logs.Unreadable
 	var err error
-	if h.logs, damaged, err = logs.Open(ctx, logs.Config{Store: p.store, State: h.state.Load, Logger: p.log}); err != nil {
+	if h.logs, damaged, err = logs.Open(ctx, logs.Config{Store: p.store, State: h.state.Load, Settles: true, Logger: p.log}); err != nil {
 		return fmt.Errorf("open practice %v: %w", p.id, err)
 	}
 	p.held.Store(h)

@@ -17,7 +17,7 @@ var (
 	keySegment = define2[digest, uint64](0x02, "segment", "key hash", "index")
 	keySerial  = define1[byte](0x03, "serial", "number")
 
-	// Meta holds what there is one of; the numbers are the agent's.
+	// Meta holds what there is one of; the numbers are the agent's, from 128 on those of logs.
 	Meta = define1[byte](0x10, "meta", "number")
 	// Member holds an entry of the membership log.
 	Member = define1[digest](0x11, "member", "entry ID")
@@ -67,6 +67,8 @@ var (
 	Checkpoint = define3[digest, digest, uint64](0x34, "checkpoint", "document ID", "log ID", "counter")
 	// Word holds a device's word on a checkpoint.
 	Word = define2[digest, digest](0x35, "word", "chunk ID", "device")
+	// Unsettled holds a checkpoint for which nothing was deleted yet, by who holds no key to its document.
+	Unsettled = define1[digest](0x37, "unsettled", "chunk ID")
 	// Tail holds how many changes a document has that no checkpoint packs, once they are many.
 	Tail = define1[digest](0x36, "tail", "document ID")
 

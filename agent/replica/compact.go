@@ -309,7 +309,8 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 		case errors.Is(err, logs.ErrNoWord), errors.Is(err, storage.ErrNotFound):
 			*t = *r.begin(ctx) // of a device that wrote no word since it may not write any more: nobody could take the skip
 			return nil
-		case errors.Is(err, logs.ErrOtherHistory), errors.Is(err, logs.ErrCoversWrongly), errors.Is(err, logs.ErrNotHeld):
+		case errors.Is(err, logs.ErrOtherHistory), errors.Is(err, logs.ErrCoversWrongly), errors.Is(err, logs.ErrNotHeld),
+			errors.Is(err, chunk.ErrNewer):
 			*t = *r.begin(ctx)
 			return nil
 		case err != nil:

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -53,25 +54,27 @@ func exactly(n int, what string) cobra.PositionalArgs {
 
 func runCommand(dir *string) *cobra.Command {
 	var listen []string
+	var grace time.Duration
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the anchor until it is told to stop", Args: exactly(0, "run takes no arguments"),
 		Example: "  chartmesh-anchor run --data /var/lib/chartmesh-anchor --listen /ip4/0.0.0.0/udp/4001/quic-v1,/ip4/0.0.0.0/tcp/4001",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd.Context(), *dir, listen, cmd.OutOrStdout(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			return run(cmd.Context(), *dir, listen, grace, cmd.OutOrStdout(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 		},
 	}
 	cmd.Flags().StringSliceVar(&listen, "listen", []string{"/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"},
 		"multiaddrs to listen at")
+	cmd.Flags().DurationVar(&grace, "grace", anchor.DefaultGrace, "how long chunks are kept that a checkpoint stands for, though every device has found it good")
 	return cmd
 }
 
 // run opens the anchor, answers the commands of its folder, and ends in the reverse order.
-func run(ctx context.Context, dir string, listen []string, out io.Writer, log *slog.Logger) (err error) {
+func run(ctx context.Context, dir string, listen []string, grace time.Duration, out io.Writer, log *slog.Logger) (err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	a, err := anchor.Open(ctx, anchor.Config{Dir: dir, Listen: listen, Version: version(), Logger: log})
+	a, err := anchor.Open(ctx, anchor.Config{Dir: dir, Listen: listen, Version: version(), Logger: log, Grace: max(grace, 1)})
 	if err != nil {
 		return fmt.Errorf("%w: %w", errOpen, err)
 	}
@@ -153,7 +156,11 @@ func printStatus(w io.Writer, s anchor.Status) error {
 		case !p.Anchor:
 			b.WriteString("  it does not name this anchor (any more); nothing is given or taken\n")
 		default:
-			fmt.Fprintf(&b, "  %d devices, %d chunks\n", p.Devices, p.Chunks)
+			fmt.Fprintf(&b, "  %d devices, %d chunks", p.Devices, p.Chunks)
+			if p.Deleted > 0 {
+				fmt.Fprintf(&b, ", %d of them deleted since checkpoints stand for them", p.Deleted)
+			}
+			b.WriteString("\n")
 		}
 	}
 	_, err := io.WriteString(w, b.String())

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"chartmesh/chunk"
 	"chartmesh/storage"
@@ -23,6 +24,7 @@ type arriving struct {
 	behind   map[Name]bool             // whether chunks are kept behind the end of a log; see gap.go
 	joins    bool                      // what is kept goes on behind what came last
 	again    bool                      // the follower said so of something in batch
+	said     []chunk.Sealed            // checkpoints and words in batch, if they are noted
 }
 
 func (s *Set) newArriving() *arriving {
@@ -60,6 +62,19 @@ func (a *arriving) forked(log chunk.LogID) bool {
 func (a *arriving) note(sealed chunk.Sealed, beside bool) {
 	if f := a.set.follower; f != nil && f.Coming(&a.batch, sealed, beside) {
 		a.again = true
+	}
+}
+
+// hear notes a chunk that is in the batch, if it is a checkpoint or a word on one.
+func (a *arriving) hear(sealed chunk.Sealed) {
+	kind := sealed.Header().Kind
+	if kind != chunk.KindCheckpoint && kind != chunk.KindCover {
+		return
+	}
+	a.proofs[sealed.ID()] = sealed
+	a.batch.Delete(storage.Loose.Key(sealed.Header().Scope, sealed.Log(), sealed.Header().Counter, sealed.ID()))
+	if a.set.settler.on {
+		a.said = append(a.said, sealed)
 	}
 }
 
@@ -170,10 +185,7 @@ func (s *Set) take(ctx context.Context, a *arriving, sealed chunk.Sealed) error 
 	a.advance(at.Scope, at.Log, End{h.Counter, sealed.ID()})
 	a.taken[at] = sealed.ID()
 	a.batch.Put(storage.Chunk.Key(at.Scope, at.Log, at.Counter), sealed.Bytes())
-	if h.Kind == chunk.KindCheckpoint || h.Kind == chunk.KindCover {
-		a.proofs[sealed.ID()] = sealed
-		a.batch.Delete(storage.Loose.Key(at.Scope, at.Log, at.Counter, sealed.ID()))
-	}
+	a.hear(sealed)
 	return nil
 }
 
@@ -190,7 +202,10 @@ func (s *Set) commitArrived(ctx context.Context, a *arriving) error {
 				a.batch.Put(storage.LogHead.Key(scope, log), MarshalEnd(ends[Name{scope, log}]))
 			}
 		}
-		return s.adoptAll(v, a, ends)
+		if err := s.adoptAll(v, a, ends); err != nil {
+			return err
+		}
+		return noteSaid(v, &a.batch, a.said, time.Now())
 	}); err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
 	}
@@ -199,6 +214,9 @@ func (s *Set) commitArrived(ctx context.Context, a *arriving) error {
 		return nil // not kept: the vector tells the peer so, which sends again ever more seldom
 	} else if err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
+	}
+	if len(a.said) > 0 || s.settler.lacks.Load() {
+		s.settler.news.Store(true)
 	}
 	s.Memory.Lock()
 	if s.follower != nil {

@@ -29,8 +29,10 @@ func Said(v storage.Reader, checkpoint chunk.ID, maker trust.DeviceID) (map[trus
 		if err != nil {
 			return err
 		}
-		said[device], err = ParseWord(value)
-		return err
+		if said[device], err = ParseWord(value); err != nil {
+			return fmt.Errorf("%w: %w", storage.ErrDamaged, err)
+		}
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("read words on a checkpoint: %w", err)
@@ -73,7 +75,7 @@ type Deletion struct {
 // log it is. The checkpoint stands in its place, all that it covers is held, and it is agreed on.
 //
 // If it fails the batch is not to be committed: with ErrNoWord or storage.ErrNotFound if the word of a device whose log it covers is not here, so that nobody could take
-// the skip, with ErrOtherHistory, and with ErrCoversWrongly. The last is what a device with keys finds too when it compares; it is looked at here
+// the skip, with ErrOtherHistory, with chunk.ErrNewer, and with ErrCoversWrongly. The last is what a device with keys finds too when it compares; it is looked at here
 // again, since a chunk that is deleted wrongly may be gone for good.
 func DeleteCovered(v storage.Reader, b *storage.Batch, checkpoint chunk.Sealed, said map[trust.DeviceID]Word) (d Deletion, err error) {
 	covers, err := checkpoint.Covers()
@@ -141,7 +143,7 @@ func (x *deletion) run(run chunk.Covered) error {
 		if err = errors.Join(err, within(counter)); err != nil {
 			return err
 		}
-		sealed, err := chunk.Parse(bytes.Clone(value))
+		sealed, err := chunk.Parse(value)
 		if err != nil {
 			return fmt.Errorf("read chunk: %w: %w", storage.ErrDamaged, err)
 		}
@@ -219,6 +221,9 @@ func (x *deletion) fits(sealed chunk.Sealed) error {
 		return nil
 	case chunk.KindCheckpoint:
 		earlier, err := sealed.Covers()
+		if errors.Is(err, chunk.ErrNewer) {
+			return err
+		}
 		if err != nil {
 			return errors.Join(ErrCoversWrongly, err)
 		}
@@ -234,6 +239,9 @@ func (x *deletion) fits(sealed chunk.Sealed) error {
 		return nil
 	case chunk.KindCover:
 		on, _, err := sealed.Verdict()
+		if errors.Is(err, chunk.ErrNewer) {
+			return err
+		}
 		if err != nil || !x.standsAt(on.Log, on.Counter, chunk.At(on.Counter, on.ID)) {
 			return errors.Join(ErrCoversWrongly, err)
 		}

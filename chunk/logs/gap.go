@@ -214,8 +214,5 @@ func (a *arriving) putBranch(at Ref, sealed chunk.Sealed) {
 	}
 	a.branches[at][id] = node{at.Counter, sealed.Header().Previous}
 	a.turns = append(a.turns, place)
-	if kind := sealed.Header().Kind; kind == chunk.KindCheckpoint || kind == chunk.KindCover {
-		a.proofs[id] = sealed
-		a.batch.Delete(storage.Loose.Key(at.Scope, at.Log, at.Counter, id))
-	}
+	a.hear(sealed)
 }

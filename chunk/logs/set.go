@@ -50,6 +50,7 @@ type Config struct {
 	State    func() *trust.State
 	Own      func(trust.ScopeID) chunk.LogID // the log that is written here, which no skip of others goes on; nil: none is
 	Follower Follower                        // nil: nobody follows
+	Settles  bool                            // checkpoints and words on them are noted for Settle; of who follows that is the follower's
 	Logger   *slog.Logger                    // nil: discard
 }
 
@@ -65,6 +66,8 @@ type Set struct {
 	// arrive is held while chunks are judged and committed, per batch.
 	arrive sync.Mutex
 	begun  beginners // guarded by arrive
+
+	settler settler
 }
 
 // Open reads where the logs stand. It returns the chunks beside main histories that do not read, for the caller to take back.
@@ -98,6 +101,11 @@ func Open(ctx context.Context, cfg Config) (s *Set, damaged []*Unreadable, err e
 		}
 		if damaged, err = s.loadForks(v); err != nil {
 			return err
+		}
+		if s.settler.on = cfg.Settles; s.settler.on {
+			if err := s.openSettler(v); err != nil {
+				return fmt.Errorf("read how far checkpoints are settled: %w", err)
+			}
 		}
 		s.Memory.Turns, err = ReadTurns(v)
 		return err

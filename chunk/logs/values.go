@@ -2,6 +2,7 @@ package logs
 
 import (
 	"chartmesh/chunk"
+	"chartmesh/trust"
 	"chartmesh/wire"
 )
 
@@ -29,6 +30,63 @@ func ParseWord(b []byte) (x Word, err error) {
 	r := open(b)
 	x.OK = r.Bool()
 	x.At = chunk.ReadPlace(r)
+	return x, r.Close()
+}
+
+// Unsettled is a checkpoint for which nothing was deleted yet.
+type Unsettled struct {
+	Scope       trust.ScopeID
+	At          chunk.Place
+	Maker       trust.DeviceID
+	NotedMillis int64 // when it came here, by this machine's clock
+}
+
+// Marshal encodes the checkpoint.
+func (u Unsettled) Marshal() []byte {
+	var w wire.Writer
+	w.Byte(version)
+	w.Raw(u.Scope[:])
+	place, _ := u.At.AppendBinary(nil)
+	w.Raw(place)
+	w.Raw(u.Maker[:])
+	w.Varint(u.NotedMillis)
+	return w.Bytes()
+}
+
+// ParseUnsettled reads what Marshal wrote.
+func ParseUnsettled(b []byte) (u Unsettled, err error) {
+	r := open(b)
+	r.Fixed(u.Scope[:])
+	u.At = chunk.ReadPlace(r)
+	r.Fixed(u.Maker[:])
+	u.NotedMillis = r.Varint()
+	return u, r.Close()
+}
+
+// Settling is how far a Set has come with what checkpoints cover.
+type Settling struct {
+	Deleted uint64 // chunks, since ever
+	// Look is the key at which looking through what came before checkpoints were noted goes on; empty: it is done.
+	Look []byte
+}
+
+// maxLook bounds Settling.Look.
+const maxLook = 256
+
+// Marshal encodes it.
+func (x Settling) Marshal() []byte {
+	var w wire.Writer
+	w.Byte(version)
+	w.Uvarint(x.Deleted)
+	w.Blob(x.Look)
+	return w.Bytes()
+}
+
+// ParseSettling reads what Marshal wrote.
+func ParseSettling(b []byte) (x Settling, err error) {
+	r := open(b)
+	x.Deleted = r.Uvarint(1<<64 - 1)
+	x.Look = r.Blob(maxLook)
 	return x, r.Close()
 }
 
