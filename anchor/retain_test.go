@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
@@ -61,6 +62,16 @@ func TestRetention(t *testing.T) {
 	r.takes(first, said)
 	r.keeps("the first one comes again", 4, 4)
 	r.complete("at last")
+
+	// What is noted of a checkpoint goes with it.
+	var b1 storage.Batch
+	b1.Put(storage.Unsettled.Key(first.ID()), logs.Unsettled{Scope: r.scope(), At: first.Place(), Maker: a.Device()}.Marshal())
+	must(t, r.p.store.Commit(t.Context(), &b1))
+	must(t, settles(t.Context(), r.p))
+	must(t, settles(t.Context(), r.p))
+	if n := notes(t, r.p); n != 0 {
+		t.Errorf("%d notes of checkpoints are left", n)
+	}
 }
 
 // TestGrace: what a checkpoint covers is kept for a while.
@@ -269,13 +280,17 @@ func TestSettlesOnNews(t *testing.T) {
 	if look() != 4 {
 		t.Error("another membership is no news")
 	}
-	// What a checkpoint covers comes after all words on it.
+	// What a checkpoint covers comes after all words on it, which stand in another log of its author.
 	more := a.edits(2, 2)
-	r.takes(a.packs(2, more...)) // loose
-	look()
-	r.takes(append(more, a.logs[len(a.logs)-1])...)
-	if look() != 6 {
-		t.Errorf("%d are deleted", look())
+	a.from = len(a.logs)
+	must(t, a.MintLog())
+	r.takes(a.packs(2, more...))
+	if look() != 4 {
+		t.Error("deleted before it came")
+	}
+	r.takes(more...)
+	if n := look(); n != 6 {
+		t.Errorf("%d are deleted", n)
 	}
 }
 
@@ -398,7 +413,7 @@ func TestCrashes(t *testing.T) {
 
 // TestOverlap: two checkpoints that were made at the same time cover stretches of a log that overlap. All of it stays held, in whichever order they are settled.
 func TestOverlap(t *testing.T) {
-	for _, laterFirst := range []bool{false, true} {
+	for name, laterFirst := range map[string]bool{"first": false, "later": true, "within": false} {
 		r := newRetained(t, 2)
 		a, b := r.writers[0], r.writers[1]
 		edits := a.edits(1, 2)
@@ -412,7 +427,11 @@ func TestOverlap(t *testing.T) {
 		// One packs the first checkpoint with the word on it, the other does not, since it had not said anything yet; it knows one edit more.
 		one := b.packs(1, slices.Concat(edits, []chunk.Sealed{first, said}, more)...)
 		last := a.edits(1, 1)
-		other := a.packs(1, slices.Concat(more, last)...)
+		part := more
+		if name != "within" {
+			part = slices.Concat(more, last)
+		}
+		other := a.packs(1, part...)
 		r.takes(one, last[0], other)
 		words := []func() chunk.Sealed{func() chunk.Sealed { return a.says(1, one, true) }, func() chunk.Sealed { return b.says(1, other, true) }}
 		if laterFirst {
@@ -420,12 +439,15 @@ func TestOverlap(t *testing.T) {
 		}
 		r.takes(words[0]())
 		must(t, settles(t.Context(), r.p))
-		r.complete("after one")
+		r.complete(name + ", after one")
 		r.takes(words[1]())
 		must(t, settles(t.Context(), r.p))
-		r.complete("after both")
-		if n, _ := stored(t, r.p); n != 4 {
-			t.Errorf("%d chunks are stored", n)
+		r.complete(name + ", after both")
+		if n, _ := stored(t, r.p); n != 4 && name != "within" || n != 5 && name == "within" {
+			t.Errorf("%s: %d chunks are stored", name, n)
+		}
+		if n := notes(t, r.p); n != 0 {
+			t.Errorf("%s: %d notes of checkpoints are left", name, n)
 		}
 		r.crash()
 		r.complete("after a restart")

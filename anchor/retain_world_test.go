@@ -114,6 +114,15 @@ func stored(t testing.TB, p *practice) (chunks, skips int) {
 	return chunks, skips
 }
 
+// notes counts the checkpoints that are not settled.
+func notes(t testing.TB, p *practice) (n int) {
+	t.Helper()
+	must(t, p.store.View(func(v storage.Reader) error {
+		return v.Keys(storage.Unsettled.All(), nil, func([]byte) error { n++; return nil })
+	}))
+	return n
+}
+
 // keeps settles, and holds that so many chunks and skips are stored then.
 func (r *retained) keeps(what string, chunks, skips int) {
 	r.t.Helper()

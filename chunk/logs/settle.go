@@ -175,6 +175,10 @@ func (s *Set) settle(ctx context.Context, u Unsettled) error {
 		if err != nil {
 			return err
 		}
+		if _, gone, err := ReadSkip(v, u.Scope, u.At.Log, u.At.Counter); gone || err != nil { // a later one stands for it
+			forgetCheckpoint(&b, u.At.ID, said)
+			return err
+		}
 		switch AgreementOn(s.state(), u.Scope, said) {
 		case Awaited:
 			return nil
@@ -184,14 +188,7 @@ func (s *Set) settle(ctx context.Context, u Unsettled) error {
 			return nil
 		}
 		sealed, err := ReadChunk(v, u.Scope, u.At.Log, u.At.Counter)
-		if errors.Is(err, storage.ErrNotFound) || err == nil && sealed.ID() != u.At.ID {
-			_, skipped, err := ReadSkip(v, u.Scope, u.At.Log, u.At.Counter)
-			if skipped { // by a later one
-				forgetCheckpoint(&b, u.At.ID, said)
-			}
-			return err // or it is of another history of its log
-		}
-		if err != nil {
+		if err != nil || sealed.ID() != u.At.ID { // of another history of its log
 			return err
 		}
 		if held, err := s.holdsCovered(u.Scope, sealed); err != nil || !held {
@@ -202,9 +199,6 @@ func (s *Set) settle(ctx context.Context, u Unsettled) error {
 			return err
 		}
 		b.Delete(storage.Unsettled.Key(u.At.ID))
-		for _, e := range d.Earlier {
-			b.Delete(storage.Unsettled.Key(e.ID))
-		}
 		at.Deleted += uint64(d.Chunks)
 		b.Put(storage.Meta.Key(metaSettling), at.Marshal())
 		return nil

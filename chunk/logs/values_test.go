@@ -30,6 +30,14 @@ var valueForms = []struct {
 		x, err := logs.ParseWord(b)
 		return x.Marshal(), err
 	}},
+	{"unsettled", logs.Unsettled{At: chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}}, NotedMillis: -5}.Marshal(), func(b []byte) ([]byte, error) {
+		u, err := logs.ParseUnsettled(b)
+		return u.Marshal(), err
+	}},
+	{"settling", logs.Settling{Deleted: 300, Look: []byte{1, 2}}.Marshal(), func(b []byte) ([]byte, error) {
+		x, err := logs.ParseSettling(b)
+		return x.Marshal(), err
+	}},
 }
 
 // FuzzValues reads what is kept of logs beside the chunks.
