@@ -24,6 +24,7 @@ const eventuallyWithin = 30 * time.Second
 //	json VAR PATH                  sets VAR to what stands at PATH ("peers.0.name") in the JSON of the last stdout
 //	forge DATA-FOLDER              appends a malformed chunk to the folder's log, as a hostile member would
 //	replace FILE OLD NEW           replaces a text, which must be there, in a file
+//	edit DATA-FOLDER FILE N        puts FILE so many times, with 1, 2 … in the place of each @ in it
 //	guess FILE                     writes guess1 to guess5, wrong words for the invitation that FILE ends with
 //
 // and $LISTEN, which makes an agent listen on loopback alone.
@@ -44,6 +45,7 @@ func TestScript(t *testing.T) {
 			"json":       scriptJSON,
 			"replace":    scriptReplace,
 			"forge":      scriptForge,
+			"edit":       scriptEdit,
 			"guess":      scriptGuess,
 		},
 		RequireExplicitExec: true,
@@ -102,6 +104,19 @@ func scriptReplace(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("%s has no %q", args[0], args[1])
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.ReplaceAll(text, args[1], args[2])), 0o600))
+}
+
+func scriptEdit(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: edit DATA-FOLDER FILE N")
+	}
+	text := ts.ReadFile(args[1])
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	for i := range n {
+		ts.Check(os.WriteFile(ts.MkAbs("edit.json"), []byte(strings.ReplaceAll(text, "@", strconv.Itoa(i+1))), 0o600))
+		ts.Check(ts.Exec("chartmesh", "--data", args[0], "put", "--force", "edit.json"))
+	}
 }
 
 // TestEveryCommand holds that each command has an example and comes up in a script.
