@@ -15,13 +15,16 @@ const (
 
 	retainEvery = 5 * time.Second // how often it is looked which practices have news
 	judgeEvery  = time.Hour       // how often checkpoints are judged without news: a grace may be over
+	retainShare = 20              // of the time one part in so many is a practice's at most: a member can leave very many checkpoints without words
 )
 
 // retention is where a practice stands with it. It is the goroutine's.
 type retention struct {
 	under  bool // a pass over its checkpoints goes on
 	judged time.Time
-	state  *trust.State // with which they were judged
+	state  *trust.State  // with which they were judged
+	took   time.Duration // by the pass so far
+	rest   time.Time     // until then it has no turn
 }
 
 // retain deletes what checkpoints cover until ctx ends.
@@ -47,7 +50,14 @@ func (a *Anchor) settle(ctx context.Context) (more bool) {
 		if ctx.Err() != nil {
 			return false
 		}
-		again, err := p.settle(ctx, time.Now(), a.cfg.Grace)
+		r, now := &p.retention, time.Now()
+		if wait := r.rest.Sub(now); wait > 0 && wait < judgeEvery {
+			continue
+		}
+		again, err := p.settle(ctx, now, a.cfg.Grace)
+		if r.took += time.Since(now); !again {
+			r.rest, r.took = time.Now().Add(min(retainShare*r.took, judgeEvery-time.Second)), 0
+		}
 		if err != nil && ctx.Err() == nil {
 			a.log.Error("what checkpoints of a practice cover is not deleted; it is tried again", "practice", p.id, "after", judgeEvery, "error", err)
 		}

@@ -140,6 +140,12 @@ func TestBadWords(t *testing.T) {
 			r.writers[2].edits(2, 1)
 			r.takes(r.writers[1].says(1, on, true), r.writers[2].says(1, on, true))
 		},
+		"an entry that this version does not know": func(r *retained, on, _ chunk.Sealed) {
+			r.takes(r.writers[1].says(1, on, true), r.writers[2].says(1, on, true))
+			d := trust.Draft{Kind: 200, Parents: r.state.Heads(), TimeMillis: time.Now().UnixMilli(), Payload: []byte{1}}
+			r.enter(d.Sign(r.keys))
+			r.brings(r.p)
+		},
 		"somebody came meanwhile": func(r *retained, on, _ chunk.Sealed) {
 			r.joins(trust.RoleMember)
 			r.brings(r.p)

@@ -92,7 +92,7 @@ func (r *retained) takes(chunks ...chunk.Sealed) {
 
 // settles gives a practice its turns, with no grace, until there are none.
 func settles(ctx context.Context, p *practice) error {
-	p.retention.judged = time.Time{} // as an hour later
+	p.retention = retention{} // as an hour later
 	for more := true; more; {
 		var err error
 		if more, err = p.settle(ctx, time.Now(), 0); err != nil {
