@@ -2,6 +2,7 @@ package anchor
 
 import (
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -457,5 +458,45 @@ func TestOverlap(t *testing.T) {
 		}
 		r.crash()
 		r.complete("after a restart")
+	}
+}
+
+// TestForked: of a log that was written twice one history is packed. The other stays beside it, and both are told and passed on as before.
+func TestForked(t *testing.T) {
+	for _, restart := range []bool{false, true} {
+		r := newRetained(t, 2)
+		a, b, scope := r.writers[0], r.writers[1], r.scope()
+		both := a.edits(1, 4)
+		copied := &writer{Keyring: a.Keyring, r: r, logs: slices.Clone(a.logs)}
+		first, second := a.edits(1, 2), copied.edits(1, 3)
+		r.takes(slices.Concat(both, first, second)...)
+		hello, forks := r.p.Hello(a.Device()), r.p.Forks(scope)
+		if len(forks) != 1 {
+			t.Fatalf("%d logs are forked", len(forks))
+		}
+		on := b.packs(1, slices.Concat(both, first)...)
+		must(t, a.MintLog())
+		a.from = len(a.logs)
+		word := a.says(1, on, true)
+		r.takes(on, word)
+		r.keeps("the first history is packed", 2, 1)
+		if restart {
+			r.crash()
+		}
+		r.takes(slices.Concat(second, first, both)...)
+		r.keeps("all comes again", 2, 1)
+		if now := r.p.Forks(scope); !maps.Equal(now, forks) {
+			t.Errorf("the histories are told as %x, before as %x", now, forks)
+		}
+		to := r.fresh()
+		must(t, to.Arrive(t.Context(), a.Device(), [][]byte{on.Bytes(), word.Bytes()}))
+		items, err := r.p.Beyond(scope, both[0].Log(), nil, 1<<20)
+		must(t, err)
+		for _, it := range items {
+			must(t, to.Arrive(t.Context(), a.Device(), [][]byte{it.Bytes}))
+		}
+		if x, y := to.Hello(a.Device()), r.p.Hello(a.Device()); x.Scopes[0] != y.Scopes[0] || !maps.Equal(to.Forks(scope), forks) || hello.Scopes[0] == y.Scopes[0] {
+			t.Errorf("who got both holds %v, not %v", x.Scopes, y.Scopes)
+		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 
 	"chartmesh/chunk"
 	"chartmesh/chunk/logs"
-	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/trust/keyring"
@@ -263,14 +262,6 @@ func packed(document byte, covered ...chunk.Sealed) *chunk.Checkpoint {
 		c.Authorship = append(c.Authorship, chunk.Word{Log: log, Authorship: chunk.Authorship{Seq: 1, Newest: [32]byte{1}}})
 	}
 	return c
-}
-
-// items are what a practice sends of a log.
-func items(t testing.TB, p *practice, scope trust.ScopeID, log chunk.LogID) []session.Item {
-	t.Helper()
-	list, err := p.Chunks(scope, log, 0, 1<<24)
-	must(t, err)
-	return list
 }
 
 // older holds the practice as a build did that kept everything.

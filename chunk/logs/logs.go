@@ -8,7 +8,9 @@
 // fits nowhere yet is asked for again; what stands beside another is kept beside it. Which history is told of does not depend on the order
 // in which they came. What is damaged is claimed no longer, so that it comes again.
 //
-// Left to others: what chunks say (agent/replica), who may send them (p2p), and when anything is deleted for a checkpoint.
+// What a checkpoint covers is deleted by [DeleteCovered], on the words of all ([AgreementOn]); of who follows nothing, [Set.Settle] sees to it.
+//
+// Left to others: what chunks say (agent/replica), and who may send them (p2p).
 package logs
 
 import (
