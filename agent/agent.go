@@ -42,6 +42,7 @@ type Config struct {
 	Listen  []string     // multiaddrs; nil: every interface, QUIC and TCP, on free ports
 	Offline bool         // Run is not going to be called, or begins with the network paused
 	NoMDNS  bool         // the local network is not searched for members, nor told of this device
+	NoPorts bool         // the router is not asked to pass on what comes for this device's ports
 	// RecentLog returns the end of the log, for a diagnosis; nil: none is kept.
 	RecentLog func() []byte
 	// Repair sets a damaged store aside and begins a new one; without it, opening a damaged store fails. It is for who
@@ -179,7 +180,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Identity: identity{a.keys}, Replica: a.records, Listen: listen, Logger: a.log, Version: a.cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1}, Invites: a.invites, Offline: !a.online.Load(),
 		Admit: a.admits,
-		Root:  a.rootKey, Readmission: a.records, Relays: a.relays,
+		Root:  a.rootKey, Readmission: a.records, Relays: a.relays, MapPorts: !a.cfg.NoPorts,
 		Blind:  func(d trust.DeviceID) bool { return a.records.State().IsAnchor(d) },
 		OnPeer: a.peers.changed, OnAddrs: a.peers.learnt,
 		// What one frame brings is made durable at once, and a cut loses no more than one.

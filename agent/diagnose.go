@@ -39,7 +39,7 @@ func (a *Agent) Diagnose(ctx context.Context) (api.Diagnosis, error) {
 		Time: time.Now().UTC(), Version: a.cfg.Version, Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
 		CPUs: runtime.NumCPU(), Checks: a.lastChecks(), Metrics: metrics.String(), Goroutines: goroutines.String(),
 		Settings: map[string]string{
-			"listen": strings.Join(a.cfg.Listen, " "), "mdns": onOff(!a.cfg.NoMDNS), "network": onOff(a.online.Load()),
+			"listen": strings.Join(a.cfg.Listen, " "), "mdns": onOff(!a.cfg.NoMDNS), "port_mapping": onOff(!a.cfg.NoPorts), "network": onOff(a.online.Load()),
 			"log_kept": onOff(a.cfg.RecentLog != nil), "started": a.metrics.begun.UTC().Format(time.RFC3339),
 		},
 	}

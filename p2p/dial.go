@@ -111,7 +111,7 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 		}
 	}
 	for _, m := range h.mu.peers {
-		if m.link != nil && m.link.way == wayRelayed && !m.reaching && len(m.addrs)+len(m.nearLocked(now)) > 0 {
+		if m.link != nil && m.link.way == wayRelayed && !m.reaching {
 			if now.Before(m.directAt) || busy >= maxParallel {
 				later(maxTime(m.directAt, now.Add(backoffFirst)))
 				continue
@@ -255,7 +255,7 @@ func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
 			break
 		}
 		loop := manet.IsIPLoopback(a)
-		if wayOf(a) == "unknown" || isRelayed(a) || len(a.Bytes()) > maxAddrBytes || manet.IsIPUnspecified(a) ||
+		if wayOf(a) == wayUnknown || isRelayed(a) || len(a.Bytes()) > maxAddrBytes || manet.IsIPUnspecified(a) ||
 			loop && !manet.IsIPLoopback(remote) || slices.ContainsFunc(list, a.Equal) {
 			continue
 		}

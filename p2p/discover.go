@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
 	"github.com/libp2p/go-libp2p/core/peer"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
@@ -138,14 +139,34 @@ func sameIP(a, b ma.Multiaddr) bool {
 	return errX == nil && errY == nil && x.Equal(y)
 }
 
-// wayNow says how a link goes: what is direct to an address at which the peer announces itself is the local network.
-func (m *member) wayNow(l *link, now time.Time) string {
-	remote := l.stream.Conn().RemoteMultiaddr()
+// wayLocked says how a member's link goes now. What is direct to an address at which the peer announces itself is the local network.
+func (h *Host) wayLocked(m *member, now time.Time) string {
+	l := m.link
+	c := l.stream.Conn()
+	remote := c.RemoteMultiaddr()
+	rest, direct := strings.CutPrefix(l.way, wayDirect)
 	near := func(a ma.Multiaddr) bool { return sameIP(a, remote) && !manet.IsIPLoopback(a) }
-	if rest, direct := strings.CutPrefix(l.way, "direct "); direct && slices.ContainsFunc(m.nearLocked(now), near) {
-		return "LAN " + rest
+	switch {
+	case !direct:
+		return l.way
+	case slices.ContainsFunc(m.nearLocked(now), near):
+		return wayLAN + rest
+	case h.punch != nil && h.punch.made(c):
+		return wayPunched + rest
+	case c.Stat().Direction == network.DirInbound && manet.IsPublicAddr(remote) && !h.isPublic(remote):
+		return wayMapped + rest
 	}
 	return l.way
+}
+
+// isPublic reports whether this machine has a public address of another's family.
+func (h *Host) isPublic(other ma.Multiaddr) bool {
+	own, err := h.host.Network().InterfaceListenAddresses()
+	family, _ := ma.SplitFirst(other)
+	return err != nil || slices.ContainsFunc(own, func(a ma.Multiaddr) bool {
+		ip, _ := ma.SplitFirst(a)
+		return ip != nil && family != nil && ip.Protocol().Code == family.Protocol().Code && manet.IsPublicAddr(a)
+	})
 }
 
 // probe asks a link's peer for a sign of life and ends the link if none comes: a session that a sleep, a pulled cable or a

@@ -51,6 +51,7 @@ type Host struct {
 	takers   takers        // who takes newcomers through this host
 	asks     *rate.Limiter // of newcomers
 	relaying io.Closer     // nil: bytes are not passed on
+	punch    *puncher      // nil: there is no relay through which others come
 	reserve  chan struct{} // a connection came or went
 	poke     chan struct{} // something changed that the dialler cares for
 	announce chan struct{} // the local network should hear of this device anew
@@ -139,11 +140,16 @@ func Open(cfg Config) (*Host, error) {
 	}
 	h.mu.online = !cfg.Offline
 	h.mu.peers, h.mu.proven = map[trust.DeviceID]*member{}, map[trust.DeviceID]int{}
-	lh, err := newHost(cfg.Identity, h.gate, cfg.Listen, relayed, cfg.Relay != nil)
+	lh, err := newHost(cfg, h.gate, relayed)
 	if err != nil {
 		return nil, err
 	}
 	h.host = lh
+	if relayed {
+		if err := h.startPunching(); err != nil {
+			return nil, errors.Join(err, lh.Close())
+		}
+	}
 	if cfg.Relay != nil {
 		if err := h.startRelay(); err != nil {
 			return nil, errors.Join(err, lh.Close())
@@ -239,6 +245,15 @@ func (h *Host) Run(ctx context.Context) error {
 	return nil
 }
 
+// stopPunching ends what runs through relays first: a punch waits for an answer there.
+func (h *Host) stopPunching() error {
+	if h.punch == nil {
+		return nil
+	}
+	closeRelayed(h.host.Network().Conns())
+	return h.punch.service.Close()
+}
+
 // Close ends Run and releases the sockets. It may be called again.
 func (h *Host) Close() error {
 	var err error
@@ -252,7 +267,7 @@ func (h *Host) Close() error {
 		if h.relaying != nil {
 			err = h.relaying.Close()
 		}
-		if err = errors.Join(err, h.host.Close()); err != nil {
+		if err = errors.Join(err, h.stopPunching(), h.host.Close()); err != nil {
 			err = fmt.Errorf("close network: %w", err)
 		}
 	})
@@ -303,7 +318,9 @@ func (h *Host) listenEvents(ctx context.Context, events event.Subscription) {
 			}
 			switch e := e.(type) {
 			case event.EvtPeerIdentificationCompleted:
-				h.learn(e)
+				if h.learn(e); h.punch != nil {
+					h.punch.saw(e)
+				}
 			case event.EvtLocalAddressesUpdated:
 				h.NetworkChanged()
 			}
@@ -321,9 +338,11 @@ func (h *Host) connected(c network.Conn) {
 			if m.stopDial != nil {
 				m.stopDial() // the peer was faster; our dial may hang on a dead address
 			}
-			if m.link != nil && time.Since(m.link.since) > linkSettled && c.Stat().Direction == network.DirInbound {
+			again := m.link != nil && time.Since(m.link.since) > linkSettled && c.Stat().Direction == network.DirInbound
+			direct := m.link != nil && m.link.way == wayRelayed && !isRelayed(c.RemoteMultiaddr())
+			if again || direct {
 				// It would not dial if it had the connection that the link runs on: it was started again, or its network
-				// is another. The transport would take half a minute to notice.
+				// is another. The transport would take half a minute to notice. And a stream stays where it was opened.
 				m.link.end(errReplaced)
 			}
 			if c.Stat().Direction == network.DirInbound {
@@ -493,7 +512,7 @@ func (h *Host) Peers() []PeerStatus {
 		list = append(list, PeerStatus{Device: m.device, State: m.stateLocked(), LastContact: m.contact, Reason: m.reason,
 			Session: m.last, Version: m.last.PeerVersion, RTT: m.last.RTT, ClockDiff: m.last.ClockOffset})
 		if links = append(links, m.link); m.link != nil {
-			list[len(list)-1].Way = m.wayNow(m.link, time.Now())
+			list[len(list)-1].Way = h.wayLocked(m, time.Now())
 		}
 	}
 	h.mu.Unlock()

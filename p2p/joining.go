@@ -170,7 +170,7 @@ func Join(ctx context.Context, cfg JoinConfig) (JoinResult, error) {
 	}
 	g := newGate(func(trust.DeviceID) bool { return true }, nil) // it dials nobody but whom it means to
 	g.open.Store(true)
-	h, err := newHost(cfg.Identity, g, nil, len(cfg.Through.Addrs) > 0, false)
+	h, err := newHost(Config{Identity: cfg.Identity}, g, len(cfg.Through.Addrs) > 0)
 	if err != nil {
 		return JoinResult{}, fmt.Errorf("join: %w", err)
 	}

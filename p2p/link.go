@@ -141,6 +141,9 @@ func (h *Host) register(l *link) error {
 			m.link, m.reason, m.incompt, m.reached, m.knockAt = l, "", false, false, time.Time{}
 			m.directAt, m.directs = time.Now().Add(directAfter), 0
 			h.mu.Unlock()
+			if l.way != wayRelayed {
+				closeRelayed(h.host.Network().ConnsToPeer(m.id))
+			}
 			return nil
 		}
 		old := m.link
@@ -314,20 +317,31 @@ func (h *Host) tell(d trust.DeviceID) {
 	}
 }
 
-// wayRelayed is the way of a link that a relay passes on.
-const wayRelayed = "relayed"
+// Ways of a link. What is direct may be said more exactly (wayNow).
+const (
+	wayRelayed   = "relayed" // a relay passes it on
+	wayDirect    = "direct " // before the transport
+	wayUnknown   = "unknown"
+	wayLAN       = "LAN "     // in place of direct: to an address of the local network
+	wayPunched   = "punched " // in place of direct: both called each other at one moment
+	wayMapped    = "mapped "  // in place of direct: it came in through a port of this side's router
+	wayWebSocket = "websocket"
+)
 
 func wayOf(a ma.Multiaddr) string {
 	if isRelayed(a) {
 		return wayRelayed
 	}
+	way := wayUnknown
 	for _, c := range a {
 		switch c.Protocol().Code {
 		case ma.P_QUIC_V1:
-			return "direct quic"
+			return wayDirect + "quic"
 		case ma.P_TCP:
-			return "direct tcp"
+			way = wayDirect + "tcp"
+		case ma.P_WS, ma.P_WSS:
+			return wayDirect + wayWebSocket
 		}
 	}
-	return "unknown"
+	return way
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 
 	"github.com/libp2p/go-libp2p"
@@ -16,18 +17,21 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/muxer/yamux"
 	tls "github.com/libp2p/go-libp2p/p2p/security/tls"
 	"github.com/libp2p/go-libp2p/p2p/transport/tcp"
+	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
 	"github.com/libp2p/go-libp2p/x/rate"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 
 	quic "github.com/libp2p/go-libp2p/p2p/transport/quic"
 )
 
 // newHost makes the libp2p host. Every option of libp2p stands here.
 //
-// QUIC and TCP, both under TLS 1.3 (hybrid post-quantum key exchange, which Noise has not). No discovery, no
+// QUIC, TCP and WebSocket, all under TLS 1.3 (hybrid post-quantum key exchange, which Noise has not). No discovery, no
 // address probing by others. With relayed, other devices are reached, and reach this one, through relays too.
-func newHost(id Identity, gater connmgr.ConnectionGater, listen []string, relayed, relay bool) (host.Host, error) {
+func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host, error) {
 	quiet()
-	key, err := newTransportKey(id)
+	key, err := newTransportKey(cfg.Identity)
 	if err != nil {
 		return nil, err
 	}
@@ -35,13 +39,21 @@ func newHost(id Identity, gater connmgr.ConnectionGater, listen []string, relaye
 	if err != nil {
 		return nil, fmt.Errorf("make peerstore: %w", err)
 	}
-	resources, err := newResources(relay)
+	resources, err := newResources(cfg.Relay != nil)
 	if err != nil {
 		return nil, fmt.Errorf("make resource limits: %w", err)
 	}
 	listening := libp2p.NoListenAddrs
-	if len(listen) > 0 {
-		listening = libp2p.ListenAddrStrings(listen...)
+	if len(cfg.Listen) > 0 {
+		listening = libp2p.ListenAddrStrings(cfg.Listen...)
+	}
+	web, err := webSocket(cfg.Certificate)
+	if err != nil {
+		return nil, err
+	}
+	mapping := libp2p.Option(func(*libp2p.Config) error { return nil })
+	if cfg.MapPorts && beyondLoopback(cfg.Listen) {
+		mapping = libp2p.NATPortMap()
 	}
 	circuits := libp2p.DisableRelay()
 	if relayed {
@@ -56,6 +68,9 @@ func newHost(id Identity, gater connmgr.ConnectionGater, listen []string, relaye
 		libp2p.ConnectionGater(gater),
 		libp2p.Transport(quic.NewTransport),
 		libp2p.Transport(tcp.NewTCPTransport),
+		libp2p.Transport(websocket.New, web...),
+		libp2p.ShareTCPListener(), // one port for TCP and WebSocket: that which is open may be one
+		mapping,
 		libp2p.Security(tls.ID, tls.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
 		libp2p.WithDialTimeout(dialTimeout),
@@ -73,6 +88,14 @@ func newHost(id Identity, gater connmgr.ConnectionGater, listen []string, relaye
 		return nil, fmt.Errorf("open network: %w", err)
 	}
 	return h, nil
+}
+
+// beyondLoopback reports whether another machine can reach something of that.
+func beyondLoopback(listen []string) bool {
+	return slices.ContainsFunc(listen, func(text string) bool {
+		a, err := ma.NewMultiaddr(text)
+		return err == nil && !manet.IsIPLoopback(a)
+	})
 }
 
 // newResources bounds what all peers together can take: a practice has tens of devices, several of them often behind

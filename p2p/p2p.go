@@ -13,6 +13,7 @@ package p2p
 
 import (
 	"crypto/ed25519"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -69,6 +70,12 @@ type Config struct {
 	Relays func() []PeerAddr
 	// Relay has the host pass bytes on between others; nil: it does not.
 	Relay Relay
+
+	// MapPorts asks the router to pass on what comes for the ports that the host listens at (UPnP, NAT-PMP), if that is more than loopback.
+	MapPorts bool
+	// Certificate is shown to who comes by WebSocket under TLS; nil: one that is made. Nobody relies on it: who is there is
+	// proven within.
+	Certificate *tls.Certificate
 
 	// LAN tags announcements on the local network, under a key that all members have; nil: the network is not searched.
 	LAN lan.Tagger

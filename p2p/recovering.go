@@ -75,7 +75,7 @@ type Caller struct{ host host.Host }
 func NewCaller(id Identity) (*Caller, error) {
 	g := newGate(func(trust.DeviceID) bool { return true }, nil)
 	g.open.Store(true)
-	h, err := newHost(id, g, nil, false, false)
+	h, err := newHost(Config{Identity: id}, g, false)
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package p2p
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -215,14 +216,19 @@ func (h *Host) goDirect(ctx context.Context, m *member) {
 	dial, cancel := context.WithTimeout(network.WithForceDirectDial(ctx, "it is reached through a relay"), dialTimeout)
 	defer cancel()
 	h.mu.Lock()
-	addrs := append(m.nearLocked(time.Now()), m.addrs...)
+	addrs, link := slices.Concat(m.nearLocked(time.Now()), m.addrs), m.link
 	h.mu.Unlock()
-	err := h.dial(dial, m.id, addrs)
+	err := errors.New("nobody knows where it is")
+	if len(addrs) > 0 {
+		err = h.dial(dial, m.id, addrs)
+	}
+	if err != nil && link != nil && h.punch != nil && link.stream.Conn().Stat().Direction == network.DirInbound {
+		h.punch.again(ctx, m.id, link)
+	}
 	h.mu.Lock()
 	m.reaching = false
-	link := m.link
 	h.mu.Unlock()
-	if err == nil && link != nil && link.way == wayRelayed && directConn(h.host.Network().ConnsToPeer(m.id)) != nil {
+	if link != nil && link.way == wayRelayed && directConn(h.host.Network().ConnsToPeer(m.id)) != nil {
 		link.end(errReplaced)
 	}
 	h.wakeDialler()

@@ -28,7 +28,7 @@ func Addresses(text string) ([]string, error) {
 		return list, nil
 	}
 	a, err := ma.NewMultiaddr(text)
-	if err != nil || len(text) > maxAddrBytes || (wayOf(a) == "unknown" || isRelayed(a)) {
+	if err != nil || len(text) > maxAddrBytes || (wayOf(a) == wayUnknown || isRelayed(a)) {
 		return nil, errors.New("not an address: give IP:PORT, or /ip4/…/udp/…/quic-v1 as `chartmesh status` shows it")
 	}
 	return []string{a.String()}, nil

@@ -55,6 +55,7 @@ type openOptions struct {
 	listen  []string
 	offline bool
 	noMDNS  bool
+	noPorts bool
 	logger  *slog.Logger
 	recent  func() []byte // the end of the log; nil: none is kept
 
@@ -94,7 +95,7 @@ var agentJoins = joins{
 	},
 	open: func(opts openOptions) (localAgent, error) {
 		a, err := agent.Open(agent.Config{Dir: opts.dir, Version: version(), Logger: opts.logger, Listen: opts.listen, Offline: opts.offline,
-			NoMDNS: opts.noMDNS, RecentLog: opts.recent, Repair: !opts.offline, LeastFree: opts.leastFree, Unlock: opts.unlock})
+			NoMDNS: opts.noMDNS, NoPorts: opts.noPorts, RecentLog: opts.recent, Repair: !opts.offline, LeastFree: opts.leastFree, Unlock: opts.unlock})
 		if err != nil {
 			return nil, err
 		}

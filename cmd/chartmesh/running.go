@@ -31,7 +31,7 @@ const readyTimeout = 10 * time.Second
 func (c *cli) agentCommand() *cobra.Command {
 	var listen []string
 	var log logOptions
-	var noMDNS bool
+	var noMDNS, noPorts bool
 	cmd := &cobra.Command{
 		Use:   "agent",
 		Short: "run this device's agent",
@@ -40,7 +40,8 @@ practice's other devices. One line on stdout says when it is ready; the log goes
 does what is printed should the agent crash.
 
 With --log-file the log goes to that file and to older parts beside it (FILE.1 is the newest), each of --log-size bytes at
-most. Devices of the practice find each other on the local network by multicast DNS, unless --no-mdns is given.
+most. Devices of the practice find each other on the local network by multicast DNS, unless --no-mdns is given; the router is
+asked to let the others' connections through (UPnP, NAT-PMP), unless --no-port-mapping is given.
 
 When the records are damaged it sets them aside, keeps what can be read and gets the rest from the other devices; "chartmesh
 status" says how far it is. With less than 500 MB free on the disk (CHARTMESH_LEAST_FREE_MB) nothing is written until there
@@ -63,13 +64,14 @@ is more; reading goes on.`,
 			if err := c.guarded(); err != nil {
 				return err
 			}
-			return c.serve(ctx, openOptions{dir: dir, listen: listen, logger: opened.logger, recent: opened.recent, noMDNS: noMDNS,
+			return c.serve(ctx, openOptions{dir: dir, listen: listen, logger: opened.logger, recent: opened.recent, noMDNS: noMDNS, noPorts: noPorts,
 				leastFree: c.leastFree(), unlock: c.unlock})
 		}),
 	}
 	flags := cmd.Flags()
 	flags.StringArrayVar(&listen, "listen", nil, "a multiaddress to listen on (again for more; default: all interfaces, QUIC and TCP)")
 	flags.BoolVar(&noMDNS, "no-mdns", false, "do not look for the practice's devices on the local network")
+	flags.BoolVar(&noPorts, "no-port-mapping", false, "do not ask the router to pass on what comes for this device (UPnP, NAT-PMP)")
 	log.flags(flags)
 	return cmd
 }
