@@ -89,6 +89,6 @@ const (
 	reserveAgain    = 30 * time.Second       // after a relay gave none
 	directAfter     = 5 * time.Second        // a peer that is reached through a relay is tried directly, then ever more seldom
 	directMost      = 5 * time.Minute
-	punchTimeout    = 5 * time.Second // for both to reach each other, called at one moment
+	punchTimeout    = 5 * time.Second        // for both to reach each other, called at one moment
 	turnFirst       = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
 )
