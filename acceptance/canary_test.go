@@ -107,6 +107,7 @@ func newTap(t *testing.T, to string) *tap {
 // TestCanary plants a name in the records, lets two sites work with it, kills one, and looks for it in their folders,
 // logs, temporary files and on the wire.
 func TestCanary(t *testing.T) {
+	heavy(t)
 	root := t.TempDir()
 	temp := filepath.Join(root, "tmp")
 	must(t, os.Mkdir(temp, 0o700))

@@ -12,6 +12,7 @@ import (
 // TestCompaction edits one record a thousand times, and shows what is stored on each device, and sent to a new one, before
 // the history is packed and after.
 func TestCompaction(t *testing.T) {
+	heavy(t)
 	const edits = 1000
 	root := t.TempDir()
 	a := found(t, root, "surgery")

@@ -119,6 +119,7 @@ func patient(id, word string) []byte {
 // that fail: neither stderr nor logs, folders, temporary files or core files hold the name afterwards. The system is set to
 // leave core files, and the runtime to print all it can.
 func TestCrashesLeaveNothing(t *testing.T) {
+	heavy(t)
 	var unlimited syscall.Rlimit
 	must(t, syscall.Getrlimit(syscall.RLIMIT_CORE, &unlimited))
 	must(t, syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{Cur: unlimited.Max, Max: unlimited.Max}))

@@ -15,6 +15,7 @@ import (
 // TestDamage harms every kind of file of a real agent's store in every way, of one that was killed and of one that was
 // closed. The agent starts, says what it found, and ends in full repair from the other device.
 func TestDamage(t *testing.T) {
+	heavy(t)
 	root := t.TempDir()
 	a := found(t, root, "surgery")
 	b := join(t, root, "branch", a)
@@ -124,6 +125,7 @@ func inflict(t *testing.T, name, harm string) {
 
 // TestDamageAlone harms the store of a device that has what no other device has: it says in numbers what is gone.
 func TestDamageAlone(t *testing.T) {
+	heavy(t)
 	root := t.TempDir()
 	a := found(t, root, "surgery")
 	b := join(t, root, "branch", a)

@@ -148,6 +148,7 @@ func powerCuts(t *testing.T, program string, n int) (lost []string, cut, acknowl
 // TestPowerCuts shows that nothing acknowledged is lost by a power cut, and that the same test finds what is lost by a store
 // that does not sync.
 func TestPowerCuts(t *testing.T) {
+	heavy(t)
 	needRoot(t)
 	t.Run("as it is", func(t *testing.T) {
 		lost, cut, n := powerCuts(t, "", cuts())
@@ -211,6 +212,7 @@ func fill(t *testing.T, dir string, leave uint64) string {
 // TestFullDisk fills a small disk while two agents write: what is refused says why, nothing acknowledged is lost, and it
 // goes on by itself when there is room.
 func TestFullDisk(t *testing.T) {
+	heavy(t)
 	needRoot(t)
 	for name, disk := range map[string]func(t *testing.T) string{
 		"ext4": func(t *testing.T) string { return newImage(t, 160).on },

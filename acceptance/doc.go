@@ -1,5 +1,5 @@
 // Package acceptance holds the suites that try the built program the way its users do: agents as processes, commands,
-// kills, strangers, a member that forges, and a search for what must not be readable. They take minutes and run with HEAVY=1.
+// kills, strangers, a member that forges, and a search for what must not be readable. Most take minutes and run with HEAVY=1.
 //
 // Nouns: a site is an agent process with its folder; a ledger is what a client outside was told is written.
 //

@@ -46,6 +46,7 @@ type hostiles struct {
 // about some of it, then hands on what one engine has no memory for, and then lies about its own log. Users go on writing
 // at all three meanwhile.
 func TestHostileMember(t *testing.T) {
+	heavy(t)
 	root := t.TempDir()
 	h := &hostiles{t: t, wanted: map[string]hostile.Bad{}}
 	h.a = newSite(t, root, "surgery")

@@ -106,6 +106,7 @@ func moments() int {
 
 // TestKillAgents kills either agent at random moments under load. Nothing that was acknowledged may be missing.
 func TestKillAgents(t *testing.T) {
+	heavy(t)
 	random := seed(t)
 	root := t.TempDir()
 	a := found(t, root, "surgery")
@@ -150,6 +151,7 @@ func TestKillAgents(t *testing.T) {
 
 // TestKillEngines does the same to the engines; the agents live on and the writers may see errors, but lose nothing.
 func TestKillEngines(t *testing.T) {
+	heavy(t)
 	random := seed(t)
 	root := t.TempDir()
 	a := found(t, root, "surgery")

@@ -56,6 +56,7 @@ func (c *cable) address(end int, addr string) {
 // TestFindEachOtherOnTheLAN: after both devices got other addresses while they were off, and again when one gets another
 // while it runs, they find each other by multicast alone, and say that it is the local network.
 func TestFindEachOtherOnTheLAN(t *testing.T) {
+	heavy(t)
 	c := newCable(t)
 	c.address(0, "10.77.0.1/24")
 	c.address(1, "10.77.0.2/24")

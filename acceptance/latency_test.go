@@ -14,6 +14,7 @@ import (
 // TestLatency measures 200 edits at one site while connected: from the request sent there to a read answered at the
 // other, durable on both.
 func TestLatency(t *testing.T) {
+	heavy(t)
 	root := t.TempDir()
 	a := found(t, root, "surgery")
 	ids := a.patients(1, 20)

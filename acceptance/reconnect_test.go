@@ -20,6 +20,7 @@ func (s *site) load() {
 
 // TestReconnect shows what a reconnect costs: with nothing to do, and with 20 edits on each side while apart.
 func TestReconnect(t *testing.T) {
+	heavy(t)
 	root := t.TempDir()
 	a := found(t, root, "surgery")
 	a.load()
@@ -57,6 +58,7 @@ func TestReconnect(t *testing.T) {
 
 // TestCut cuts a first sync at about half and shows that only the rest crosses afterwards.
 func TestCut(t *testing.T) {
+	heavy(t)
 	root := t.TempDir()
 	a := found(t, root, "surgery")
 	a.load()
@@ -93,6 +95,7 @@ func TestCut(t *testing.T) {
 
 // TestExamples puts every resource of CHARTMESH_EXAMPLES and reads each back equal.
 func TestExamples(t *testing.T) {
+	heavy(t)
 	name := os.Getenv("CHARTMESH_EXAMPLES")
 	if name == "" {
 		t.Skip("CHARTMESH_EXAMPLES names no file")

@@ -24,11 +24,13 @@ import (
 // TestScale fills a device with the records of a practice, uneven ones of 10,000 patients (SCALE_PATIENTS), and measures
 // what people wait for, beside what the machine cannot beat.
 func TestScale(t *testing.T) {
+	heavy(t)
 	scale(t, synthetic.Practice, number(t, "SCALE_PATIENTS", 10_000))
 }
 
 // TestScaleDocuments is the same with records over decades: 100,000 documents of 2,250 patients (SCALE_LIVES).
 func TestScaleDocuments(t *testing.T) {
+	heavy(t)
 	scale(t, synthetic.Lifelong, number(t, "SCALE_LIVES", 2_250))
 }
 

@@ -23,25 +23,38 @@ import (
 	"chartmesh/fhir/synthetic"
 )
 
-// binary builds the program once.
-var binary = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "chartmesh-acceptance-")
+// binary and anchorBinary build the programs once.
+var (
+	binary       = sync.OnceValues(func() (string, error) { return build("chartmesh") })
+	anchorBinary = sync.OnceValues(func() (string, error) { return build("chartmesh-anchor", "CGO_ENABLED=0") })
+)
+
+// built is where the programs are.
+var built = sync.OnceValues(func() (string, error) { return os.MkdirTemp("", "chartmesh-acceptance-") })
+
+func build(name string, env ...string) (string, error) {
+	dir, err := built()
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "chartmesh")
-	out, err := exec.Command("go", "build", "-o", path, "chartmesh/cmd/chartmesh").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build: %w: %s", err, out)
+	path := filepath.Join(dir, name)
+	cmd := exec.Command("go", "build", "-o", path, "chartmesh/cmd/"+name)
+	cmd.Env = append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build %s: %w: %s", name, err, out)
 	}
 	return path, nil
-})
+}
+
+// heavy leaves a test out that takes minutes, unless HEAVY is set.
+func heavy(t *testing.T) {
+	t.Helper()
+	if os.Getenv("HEAVY") == "" {
+		t.Skip("HEAVY=1 runs it")
+	}
+}
 
 func TestMain(m *testing.M) {
-	if os.Getenv("HEAVY") == "" {
-		fmt.Println("acceptance: run with HEAVY=1")
-		os.Exit(0)
-	}
 	state, err := os.MkdirTemp("", "chartmesh-state-")
 	if err != nil {
 		panic(err)
@@ -49,8 +62,8 @@ func TestMain(m *testing.M) {
 	_ = os.Setenv("XDG_STATE_HOME", state) // for every agent that is started
 	code := m.Run()
 	_ = os.RemoveAll(state)
-	if path, err := binary(); err == nil {
-		_ = os.RemoveAll(filepath.Dir(path))
+	if dir, err := built(); err == nil {
+		_ = os.RemoveAll(dir)
 	}
 	os.Exit(code)
 }

@@ -48,6 +48,7 @@ func strangerGets(t *testing.T, s *site, proto string, say []byte) int {
 
 // TestStrangers shows that a stranger's peer, a wrong code and a used code get nothing.
 func TestStrangers(t *testing.T) {
+	heavy(t)
 	root := t.TempDir()
 	a := found(t, root, "surgery")
 	a.patients(1, 2)
