@@ -48,6 +48,7 @@ type running struct {
 	t         testing.TB
 	name, dir string
 	listen    []string
+	netns     string // the network namespace that it runs in; empty: this one
 	env       []string
 	addresses []string // with /p2p/
 	said, log buffer   // stdout and stderr of all runs
@@ -67,16 +68,23 @@ func newAnchor(t testing.TB, root, name string, listen ...string) *running {
 		listen = []string{overQUIC, overTCP}
 	}
 	a := &running{t: t, name: name, dir: filepath.Join(root, name), listen: listen}
+	a.open()
+	return a
+}
+
+// open starts an anchor, which ends with the test.
+func (a *running) open() {
+	a.t.Helper()
 	a.start()
+	t := a.t
 	t.Cleanup(func() {
 		if a.cmd != nil {
 			a.stop()
 		}
 		if t.Failed() {
-			t.Logf("log of the anchor %s:\n%s", name, a.log.Bytes())
+			t.Logf("log of the anchor %s:\n%s", a.name, a.log.Bytes())
 		}
 	})
-	return a
 }
 
 // start runs the anchor, always where it listened first, and returns when it says that it runs.
@@ -84,7 +92,11 @@ func (a *running) start() {
 	a.t.Helper()
 	path, err := anchorBinary()
 	must(a.t, err)
-	a.cmd = exec.Command(path, "run", "--data", a.dir, "--listen", strings.Join(a.listen, ","))
+	line := []string{path, "run", "--data", a.dir, "--listen", strings.Join(a.listen, ",")}
+	if a.netns != "" {
+		line = append([]string{"ip", "netns", "exec", a.netns}, line...) // which becomes the program
+	}
+	a.cmd = exec.Command(line[0], line[1:]...)
 	a.cmd.Env = append(os.Environ(), a.env...)
 	a.cmd.Stderr = &a.log
 	out, err := a.cmd.StdoutPipe()

@@ -95,4 +95,3 @@ func (s *site) editAll(most int) (n int) {
 	}
 	return n
 }
-

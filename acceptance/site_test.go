@@ -91,6 +91,7 @@ type site struct {
 	netns  string // the network namespace that they run in; empty: this one
 	listen string // empty: loopback
 	noMDNS bool
+	all    bool   // it listens at all interfaces, as agents do that are told nothing
 	level  string // of the log; empty: the agent's own
 
 	cleaned bool // its end is registered
@@ -161,6 +162,9 @@ func (s *site) tryStart() error {
 		listen = s.listen
 	}
 	args := []string{"agent", "--listen", listen}
+	if s.all {
+		args = args[:1]
+	}
 	if s.noMDNS {
 		args = append(args, "--no-mdns")
 	}

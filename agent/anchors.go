@@ -47,7 +47,7 @@ func (a *Agent) AddAnchor(ctx context.Context, req api.AnchorRequest) (api.Added
 func anchorAt(texts []string) (id trust.DeviceID, addrs []string, err error) {
 	invalid := func(why string) (trust.DeviceID, []string, error) {
 		return id, nil, &api.Error{Code: api.CodeInvalid, Message: why,
-			Hint: "`chartmesh-anchor run` and `chartmesh-anchor status` print the addresses, as /ip4/…/udp/…/quic-v1/p2p/12D3Koo…"}
+			Hint: "`chartmesh-anchor status` prints the addresses, and `chartmesh invite` when the practice has an anchor, as /ip4/…/udp/…/quic-v1/p2p/12D3Koo…"}
 	}
 	if len(texts) == 0 || len(texts) > trust.MaxAddresses {
 		return invalid(fmt.Sprintf("an anchor has 1 to %d addresses", trust.MaxAddresses))

@@ -74,10 +74,10 @@ func adopt(ctx context.Context, dir string, keys *keyring.Keyring, entries []tru
 
 // JoinOptions bring a new device into a practice.
 type JoinOptions struct {
-	Code         string // words, a code or a link
-	Site, Device string // the site may be left to the invitation
-	Address      string // where the inviter is, if it is not to be looked for: IP:PORT or a multiaddress
-	Anchor       string // the practice's anchor through which it is asked instead: a multiaddress with /p2p/
+	Code         string   // words, a code or a link
+	Site, Device string   // the site may be left to the invitation
+	Address      string   // where the inviter is, if it is not to be looked for: IP:PORT or a multiaddress
+	Anchor       []string // where the practice's anchor is, through which it is asked instead: multiaddresses with /p2p/
 	Logger       *slog.Logger
 	Timeout      time.Duration // for finding the inviter; zero: half a minute
 	// Begun is told this device's fingerprint before it asks, and Waiting when somebody is asked to confirm it. Either may be
@@ -99,13 +99,10 @@ func Join(ctx context.Context, dir string, opts JoinOptions) (Joined, error) {
 	}
 	var addrs []string
 	var through p2p.PeerAddr
-	if opts.Anchor != "" {
-		d, at, err := p2p.SplitAddress(opts.Anchor)
-		if err != nil {
-			return Joined{}, &api.Error{Code: api.CodeInvalid, Message: "the anchor's address: " + err.Error(), Err: err,
-				Hint: "`chartmesh invite` prints it when the practice has an anchor"}
+	if len(opts.Anchor) > 0 {
+		if through.Device, through.Addrs, err = anchorAt(opts.Anchor); err != nil {
+			return Joined{}, err
 		}
-		through = p2p.PeerAddr{Device: d, Addrs: []string{at}}
 	}
 	if opts.Address != "" {
 		if addrs, err = p2p.Addresses(opts.Address); err != nil {

@@ -153,20 +153,18 @@ func (h *Host) wayLocked(m *member, now time.Time) string {
 		return wayLAN + rest
 	case h.punch != nil && h.punch.made(c):
 		return wayPunched + rest
-	case c.Stat().Direction == network.DirInbound && manet.IsPublicAddr(remote) && !h.isPublic(remote):
+	case c.Stat().Direction == network.DirInbound && manet.IsPublicAddr(remote) && h.isMapped():
 		return wayMapped + rest
 	}
 	return l.way
 }
 
-// isPublic reports whether this machine has a public address of another's family.
-func (h *Host) isPublic(other ma.Multiaddr) bool {
+// isMapped reports whether a router has told this device that it passes on what comes for it: it has a public address that is on none of
+// its interfaces.
+func (h *Host) isMapped() bool {
 	own, err := h.host.Network().InterfaceListenAddresses()
-	family, _ := ma.SplitFirst(other)
-	return err != nil || slices.ContainsFunc(own, func(a ma.Multiaddr) bool {
-		ip, _ := ma.SplitFirst(a)
-		return ip != nil && family != nil && ip.Protocol().Code == family.Protocol().Code && manet.IsPublicAddr(a)
-	})
+	public := func(list []ma.Multiaddr) bool { return slices.ContainsFunc(list, manet.IsPublicAddr) }
+	return err == nil && h.cfg.MapPorts && !public(own) && public(h.host.Addrs())
 }
 
 // probe asks a link's peer for a sign of life and ends the link if none comes: a session that a sleep, a pulled cable or a

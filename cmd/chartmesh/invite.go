@@ -372,7 +372,7 @@ of this machine, and stays in the shell's history. --site is needed unless the i
 			} else if opts.code, err = c.readLine("the five words, or the code", maxCode); err != nil {
 				return err
 			}
-			if opts.address != "" && opts.anchor != "" {
+			if opts.address != "" && len(opts.anchor) > 0 {
 				return usage("give --address or --anchor, not both")
 			}
 			opts.logger = c.logger(slog.LevelWarn)
@@ -402,7 +402,7 @@ of this machine, and stays in the shell's history. --site is needed unless the i
 	flags.StringVar(&opts.site, "site", "", "the site's `NAME`")
 	flags.StringVar(&opts.device, "device", hostname(), "this device's `NAME`")
 	flags.StringVar(&opts.address, "address", "", "where the inviting device is, `IP:PORT` or a multiaddress, instead of looking for it")
-	flags.StringVar(&opts.anchor, "anchor", "", "the `ADDRESS` of the practice's anchor, from another network than the inviting device's")
+	flags.StringArrayVar(&opts.anchor, "anchor", nil, "the `ADDRESS` of the practice's anchor, from another network than the inviting device's; may be given again")
 	flags.DurationVar(&opts.timeout, "timeout", 30*time.Second, "how long to look for the inviting device; being confirmed may take longer")
 	return cmd
 }

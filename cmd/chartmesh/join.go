@@ -34,7 +34,9 @@ type initOptions struct{ practice, site, device string }
 type founded struct{ recoveryCode, peerID string }
 
 type joinOptions struct {
-	code, site, device, address, anchor string
+	code, site, device, address string
+
+	anchor []string
 
 	logger  *slog.Logger
 	timeout time.Duration

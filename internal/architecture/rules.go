@@ -74,7 +74,7 @@ var rules = map[string]rule{
 	// What proves the rest, and is part of nothing.
 	"acceptance": {
 		// A stranger's peer and a hostile member too.
-		module: []string{"agent/api", "agent/client", "chunk", "crdt", "fhir", "fhir/synthetic", "internal/hostile", "p2p"},
+		module: []string{"agent/api", "agent/client", "chunk", "crdt", "fhir", "fhir/synthetic", "internal/hostile", "p2p", "simulations/natbed"},
 		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr", "golang.org/x/sys"},
 	},
 	"bench": {
@@ -85,7 +85,8 @@ var rules = map[string]rule{
 	},
 	"bench/figures":  {},
 	"bench/practice": {module: []string{"fhir", "fhir/synthetic"}},
-	"simulations/...": {module: []string{
+	"simulations/natbed": {others: []string{"github.com/google/nftables", "golang.org/x/sys"}},
+	"simulations": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "fhir/synthetic", "storage",
 		"p2p/session", "agent/api", "agent/replica",
 	}},

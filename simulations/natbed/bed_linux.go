@@ -166,6 +166,16 @@ func (m *Machine) Move() {
 	r.Addr = m.bed.attach(r.Machine, wan)
 }
 
+// Forget has every router forget what it has translated, as when it is switched off and on.
+func (m *Machine) Forget() {
+	m.bed.t.Helper()
+	for _, r := range m.Routers {
+		r.ip("link", "set", wan, "down")
+		r.ip("link", "set", wan, "up")
+		r.ip("route", "add", "default", "via", r.Addr[:strings.LastIndexByte(r.Addr, '.')]+".1")
+	}
+}
+
 // within runs a function in a thread of the machine's namespace, which ends with it.
 func (m *Machine) within(fn func() error) error {
 	done := make(chan error)
