@@ -1,6 +1,7 @@
 package acceptance
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"fmt"
@@ -201,4 +202,65 @@ func spread(list []time.Duration) string {
 	}
 	list = slices.SortedFunc(slices.Values(list), cmp.Compare)
 	return fmt.Sprintf("%v, at most %v", list[len(list)/2].Round(10*time.Millisecond), list[len(list)-1].Round(10*time.Millisecond))
+}
+
+// TestNATMove: in the middle of a transfer the provider gives one side another address. Nothing is lost, and it goes on.
+func TestNATMove(t *testing.T) {
+	for i, moved := range []string{"of who sends", "of who receives"} {
+		t.Run(moved, func(t *testing.T) {
+			h := newHome(t, []natbed.Router{{}}, []natbed.Router{{}})
+			h.during(func() { h.at[i].Move() })
+		})
+	}
+}
+
+// TestNATAnchor: in the middle of a transfer through the anchor, the anchor is killed and comes again.
+func TestNATAnchor(t *testing.T) {
+	h := newHome(t, []natbed.Router{{RandomPorts: true}}, []natbed.Router{{RandomPorts: true}})
+	h.during(func() {
+		h.anchor.kill()
+		h.anchor.start()
+	})
+}
+
+// during has one site bring many records to the other, does something in the middle of it, and sees that they all arrive.
+func (h *home) during(what func()) {
+	t := h.t
+	t.Helper()
+	one, two := h.site[0], h.site[1]
+	one.start()
+	one.patients(7, 400)
+	want := one.export()
+	documents := func(s *site) int {
+		st, err := s.client.Status(t.Context(), "")
+		must(t, err)
+		return st.Documents
+	}
+	all, had := documents(one), 0
+	two.start()
+	began := time.Now()
+	if _, ok := h.until(began, time.Minute, func() bool { had = documents(two); return had > all/10 }); !ok {
+		t.Fatal("nothing arrives")
+	}
+	before := [2]string{h.way(0), h.way(1)}
+	what()
+	moved := time.Now()
+	had = documents(two)
+	if had == all {
+		t.Fatal("all had arrived before")
+	}
+	stalled, ok := h.until(moved, 2*time.Minute, func() bool { return documents(two) > had+all/20 })
+	if !ok {
+		t.Fatalf("nothing more arrives: %d of %d documents; ways %q and %q", documents(two), all, h.way(0), h.way(1))
+	}
+	whole, ok := h.until(moved, 3*time.Minute, func() bool { return documents(two) == all })
+	if !ok {
+		t.Fatalf("%d of %d documents arrive", documents(two), all)
+	}
+	two.inSync()
+	if !bytes.Equal(want, two.export()) {
+		t.Error("the exports differ")
+	}
+	t.Logf("%d documents, %.1f MB; at %d of them by %v; goes on after %v, all there after %v, by %q and %q", all, float64(len(want))/1e6, had,
+		before, stalled.Round(10*time.Millisecond), whole.Round(10*time.Millisecond), h.way(0), h.way(1))
 }

@@ -111,7 +111,7 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 		}
 	}
 	for _, m := range h.mu.peers {
-		if m.link != nil && m.link.way == wayRelayed && !m.reaching {
+		if m.link != nil && m.link.way == wayRelayed && !m.reaching && m.link.called() {
 			if now.Before(m.directAt) || busy >= maxParallel {
 				later(maxTime(m.directAt, now.Add(backoffFirst)))
 				continue

@@ -332,6 +332,10 @@ func (h *Host) listenEvents(ctx context.Context, events event.Subscription) {
 func (h *Host) connected(c network.Conn) {
 	device, err := DeviceOf(c.RemotePeer())
 	if err == nil && h.cfg.Admit(device) {
+		if isRelayed(c.RemoteMultiaddr()) {
+			// What was known did not lead there, and would be tried before a punch; what it says now is taken up when it has.
+			h.host.Peerstore().ClearAddrs(c.RemotePeer())
+		}
 		h.mu.Lock()
 		// The record is made here for one whose addresses nobody told us.
 		if m, err := h.memberLocked(device); err == nil {

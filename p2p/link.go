@@ -31,6 +31,9 @@ type link struct {
 	gone   chan struct{} // closed when the link is no longer in the host's books
 }
 
+// called reports whether the peer opened the connection.
+func (l *link) called() bool { return l.stream.Conn().Stat().Direction == network.DirInbound }
+
 func (l *link) wakeWriter() {
 	select {
 	case l.wake <- struct{}{}:

@@ -111,16 +111,21 @@ func (p *puncher) made(c network.Conn) bool {
 	return p.mu.punched[c.RemotePeer()] == c.ID()
 }
 
-// again punches once more. Who was called through the relay begins, which the other one expects.
-func (p *puncher) again(ctx context.Context, id peer.ID, l *link) {
+// again punches once more, and reports whether there is a direct connection.
+func (p *puncher) again(ctx context.Context, id peer.ID, l *link) bool {
+	if len(p.places()) == 0 {
+		return false
+	}
 	stop := context.AfterFunc(ctx, func() { // what is said through the relay waits for its answer
 		<-l.gone
 		closeRelayed(p.host.host.Network().ConnsToPeer(id))
 	})
 	defer stop()
-	if err := p.service.DirectConnect(id); err != nil {
+	err := p.service.DirectConnect(id)
+	if err != nil {
 		p.host.log.Debug("no direct way to a peer", "device", l.device, "error", err)
 	}
+	return err == nil
 }
 
 func closeRelayed(conns []network.Conn) {

@@ -2,7 +2,6 @@ package p2p
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -211,24 +210,21 @@ func circuitsBy(r PeerAddr) (list []ma.Multiaddr) {
 	return list
 }
 
-// goDirect tries to reach a peer whose link a relay passes on. When that succeeds the link begins anew, on the new connection.
+// goDirect tries to reach a peer whose link a relay passes on. When that succeeds the link begins anew, on the new connection. Who was
+// called through the relay tries, and the other does not: two who dial apart get in each other's way.
 func (h *Host) goDirect(ctx context.Context, m *member) {
 	dial, cancel := context.WithTimeout(network.WithForceDirectDial(ctx, "it is reached through a relay"), dialTimeout)
 	defer cancel()
 	h.mu.Lock()
 	addrs, link := slices.Concat(m.nearLocked(time.Now()), m.addrs), m.link
 	h.mu.Unlock()
-	err := errors.New("nobody knows where it is")
-	if len(addrs) > 0 {
-		err = h.dial(dial, m.id, addrs)
-	}
-	if err != nil && link != nil && h.punch != nil && link.stream.Conn().Stat().Direction == network.DirInbound {
-		h.punch.again(ctx, m.id, link)
+	if link != nil && (h.punch == nil || !h.punch.again(ctx, m.id, link)) && len(addrs) > 0 {
+		_ = h.dial(dial, m.id, addrs) // it stays as it is, and is tried again
 	}
 	h.mu.Lock()
 	m.reaching = false
 	h.mu.Unlock()
-	if link != nil && link.way == wayRelayed && directConn(h.host.Network().ConnsToPeer(m.id)) != nil {
+	if link != nil && directConn(h.host.Network().ConnsToPeer(m.id)) != nil {
 		link.end(errReplaced)
 	}
 	h.wakeDialler()

@@ -100,7 +100,7 @@ func TestRelayedGoesDirect(t *testing.T) {
 		s.SetPeers([]p2p.PeerAddr{at, {Device: a}, {Device: b}}) // nobody knows where the other is
 	}
 	wait(t, "in sync", func() bool { return one.peer(b).State == p2p.InSync && two.peer(a).State == p2p.InSync })
-	wait(t, "directly", func() bool { return one.peer(b).Way == "direct quic" && two.peer(a).Way == "direct quic" })
+	wait(t, "directly", func() bool { return one.peer(b).Way == "punched quic" && two.peer(a).Way == "punched quic" })
 	one.edit("an edit of one")
 	wait(t, "in sync once more", func() bool { return two.Holds(clinical, one.Vector(clinical)) })
 }

@@ -10,7 +10,10 @@ import (
 	"math/big"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/p2p/net/swarm"
 	"github.com/libp2p/go-libp2p/p2p/transport/websocket"
+	ma "github.com/multiformats/go-multiaddr"
 )
 
 // Some networks let nothing out but what looks like the web: a relay is reached there by WebSocket under TLS, at port 443. That TLS is a
@@ -30,6 +33,30 @@ func webSocket(own *tls.Certificate) ([]any, error) {
 		websocket.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{*own}, MinVersion: tls.VersionTLS12}),
 		websocket.WithTLSClientConfig(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}), //nolint:gosec // a coat, see above
 	}, nil
+}
+
+// webLast is by how much WebSocket, which costs most, waits for the other ways.
+const webLast = time.Second
+
+// rank orders dials as libp2p does, but for WebSocket, which it takes for any TCP.
+func rank(addrs []ma.Multiaddr) []network.AddrDelay {
+	var web, rest []ma.Multiaddr
+	for _, a := range addrs {
+		if wayOf(a) == wayDirect+wayWebSocket {
+			web = append(web, a)
+		} else {
+			rest = append(rest, a)
+		}
+	}
+	list := swarm.DefaultDialRanker(rest)
+	var delay time.Duration
+	for _, a := range list {
+		delay = max(delay, a.Delay+webLast)
+	}
+	for _, a := range web {
+		list = append(list, network.AddrDelay{Addr: a, Delay: delay})
+	}
+	return list
 }
 
 // makeCertificate makes a certificate of nobody's, for ten years.
