@@ -85,7 +85,7 @@ var rules = map[string]rule{
 	},
 	"bench/figures":  {},
 	"bench/practice": {module: []string{"fhir", "fhir/synthetic"}},
-	"simulations/natbed": {others: []string{"github.com/google/nftables", "golang.org/x/sys"}},
+	"simulations/natbed": {others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
 	"simulations": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "fhir/synthetic", "storage",
 		"p2p/session", "agent/api", "agent/replica",

@@ -170,9 +170,9 @@ func (m *Machine) Move() {
 func (m *Machine) Forget() {
 	m.bed.t.Helper()
 	for _, r := range m.Routers {
-		r.ip("link", "set", wan, "down")
-		r.ip("link", "set", wan, "up")
-		r.ip("route", "add", "default", "via", r.Addr[:strings.LastIndexByte(r.Addr, '.')]+".1")
+		if err := r.forget(); err != nil {
+			m.bed.t.Fatalf("forget translations: %v", err)
+		}
 	}
 }
 

@@ -3,12 +3,14 @@ package natbed
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"os"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
+	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -107,6 +109,28 @@ func (g *gates) passOn(proto byte, outer uint16, to net.IP, own uint16) error {
 	})
 	return r.conn.Flush()
 }
+
+// forget has the kernel drop every connection that it follows.
+func (g *gates) forget() (err error) {
+	f, err := os.Open("/run/netns/" + g.Netns)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
+	c, err := netlink.Dial(unix.NETLINK_NETFILTER, &netlink.Config{NetNS: int(f.Fd())})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	_, err = c.Execute(netlink.Message{
+		Header: netlink.Header{Type: unix.NFNL_SUBSYS_CTNETLINK<<8 | deleteConnections, Flags: netlink.Request | netlink.Acknowledge},
+		Data:   make([]byte, 4), // of every family
+	})
+	return err
+}
+
+// deleteConnections is the kernel's IPCTNL_MSG_CT_DELETE.
+const deleteConnections = 2
 
 // destinationTranslated is the kernel's IPS_DST_NAT.
 const destinationTranslated = 1 << 5
