@@ -239,6 +239,13 @@ func (h *Host) waitLocked(m *member) {
 	m.next = time.Now().Add(wait)
 }
 
+// dialable reports whether an address that has worked may be dialled again, given those that are known otherwise. What both opened over TCP
+// at one moment must not be, without that being agreed: if the other does the same by chance, there is one connection in which both are
+// clients, and when that has failed the routers keep its place for a while. QUIC has no such trouble.
+func dialable(a ma.Multiaddr, known ...[]ma.Multiaddr) bool {
+	return wayOf(a) != wayDirect+"tcp" || slices.ContainsFunc(known, func(list []ma.Multiaddr) bool { return slices.ContainsFunc(list, a.Equal) })
+}
+
 // learn takes up where a peer says it listens.
 func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
 	device, err := DeviceOf(e.Peer)
@@ -246,8 +253,14 @@ func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
 		return
 	}
 	remote := e.Conn.RemoteMultiaddr()
+	h.mu.Lock()
+	m, err := h.memberLocked(device)
+	if err != nil {
+		h.mu.Unlock()
+		return
+	}
 	list := make([]ma.Multiaddr, 0, maxAddrs)
-	if e.Conn.Stat().Direction == network.DirOutbound && !isRelayed(remote) {
+	if e.Conn.Stat().Direction == network.DirOutbound && !isRelayed(remote) && dialable(remote, e.ListenAddrs, m.addrs, m.near) {
 		list = append(list, remote) // it has worked
 	}
 	for _, a := range e.ListenAddrs {
@@ -262,18 +275,15 @@ func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
 		list = append(list, a)
 	}
 	if len(list) == 0 {
+		h.mu.Unlock()
 		return
 	}
-	h.mu.Lock()
-	m, err := h.memberLocked(device)
-	if err == nil {
-		for _, a := range m.addrs {
-			if len(list) < maxAddrs && !slices.ContainsFunc(list, a.Equal) {
-				list = append(list, a)
-			}
+	for _, a := range m.addrs {
+		if len(list) < maxAddrs && !slices.ContainsFunc(list, a.Equal) {
+			list = append(list, a)
 		}
-		m.addrs = slices.Clone(list)
 	}
+	m.addrs = slices.Clone(list)
 	h.mu.Unlock()
 	texts := make([]string, len(list))
 	for i, a := range list {

@@ -86,3 +86,6 @@ func (h *Host) Connected() (list []trust.DeviceID) {
 
 // Rank orders dials.
 var Rank = rank
+
+// Dialable reports whether an address that has worked is kept.
+var Dialable = dialable

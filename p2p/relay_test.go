@@ -228,3 +228,11 @@ func TestStrangerThenMember(t *testing.T) {
 		wait(t, fmt.Sprintf("it is synced with, its key smaller: %v", smaller), func() bool { return s.peer(r).Connected })
 	}
 }
+
+// TestPunchedByTCPIsNotKept: where a punch led over TCP is not dialled without one, unless the peer says that it is there.
+func TestPunchedByTCPIsNotKept(t *testing.T) {
+	tcp, quic := ma.StringCast("/ip4/1.2.3.4/tcp/4001"), ma.StringCast("/ip4/1.2.3.4/udp/4001/quic-v1")
+	if p2p.Dialable(tcp) || !p2p.Dialable(tcp, nil, []ma.Multiaddr{quic, tcp}) || !p2p.Dialable(quic) {
+		t.Error("an address is kept that only a punch reaches, or one is not that can be dialled")
+	}
+}
