@@ -1,13 +1,8 @@
 package agent_test
 
 import (
-	"archive/tar"
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
-	"errors"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,6 +12,7 @@ import (
 	"chartmesh/agent/api"
 	"chartmesh/fhir"
 	"chartmesh/fhir/synthetic"
+	"chartmesh/internal/compat"
 )
 
 func TestMain(m *testing.M) {
@@ -83,7 +79,7 @@ func TestCompat(t *testing.T) {
 	for _, archive := range archives {
 		t.Run(filepath.Base(filepath.Dir(archive)), func(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "data")
-			unpack(t, archive, dir)
+			compat.Unpack(t, archive, dir)
 			said, err := os.ReadFile(filepath.Join(filepath.Dir(archive), "state.json"))
 			must(t, err)
 			var before compatState // as values: a status may have got fields since
@@ -150,73 +146,5 @@ func TestWriteCompat(t *testing.T) {
 	out := filepath.Join(compatDir, name)
 	must(t, os.MkdirAll(out, 0o755))
 	must(t, os.WriteFile(filepath.Join(out, "state.json"), append(state, '\n'), 0o644))
-	pack(t, dir, filepath.Join(out, "folder.tar.gz"))
-}
-
-func pack(t *testing.T, dir, archive string) {
-	t.Helper()
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
-	must(t, err)
-	w := tar.NewWriter(z)
-	must(t, filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		info, err := e.Info()
-		if err != nil {
-			return err
-		}
-		name, err := filepath.Rel(dir, path)
-		if err != nil || name == "." {
-			return err
-		}
-		h := &tar.Header{Name: filepath.ToSlash(name), Mode: int64(info.Mode().Perm())}
-		if e.IsDir() {
-			h.Typeflag = tar.TypeDir
-			return w.WriteHeader(h)
-		}
-		content, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		h.Typeflag, h.Size = tar.TypeReg, int64(len(content))
-		if err := w.WriteHeader(h); err != nil {
-			return err
-		}
-		_, err = w.Write(content)
-		return err
-	}))
-	must(t, w.Close())
-	must(t, z.Close())
-	must(t, os.WriteFile(archive, b.Bytes(), 0o644))
-}
-
-func unpack(t *testing.T, archive, dir string) {
-	t.Helper()
-	f, err := os.Open(archive)
-	must(t, err)
-	defer func() { must(t, f.Close()) }()
-	z, err := gzip.NewReader(f)
-	must(t, err)
-	must(t, os.MkdirAll(dir, 0o700))
-	r := tar.NewReader(z)
-	for {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return
-		}
-		must(t, err)
-		path := filepath.Join(dir, filepath.FromSlash(h.Name))
-		if !filepath.IsLocal(filepath.FromSlash(h.Name)) {
-			t.Fatalf("%s leads out of the folder", h.Name)
-		}
-		if h.Typeflag == tar.TypeDir {
-			must(t, os.MkdirAll(path, fs.FileMode(h.Mode)))
-			continue
-		}
-		content, err := io.ReadAll(r)
-		must(t, err)
-		must(t, os.WriteFile(path, content, fs.FileMode(h.Mode)))
-	}
+	compat.Pack(t, dir, filepath.Join(out, "folder.tar.gz"))
 }

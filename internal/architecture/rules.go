@@ -91,6 +91,7 @@ var rules = map[string]rule{
 		"p2p/session", "agent/api", "agent/replica",
 	}},
 	"internal/architecture": {},
+	"internal/compat":       {},
 	"internal/fuzzing":      {},
 	"internal/fuzzall":      {},
 	"internal/hostile": {module: []string{
@@ -103,7 +104,7 @@ var rules = map[string]rule{
 var testsToo = []string{"golang.org/x/sync", "github.com/rogpeppe/go-internal", "pgregory.net/rapid"}
 
 // testModules is the same of this module.
-var testModules = []string{"internal/fuzzing"}
+var testModules = []string{"internal/compat", "internal/fuzzing"}
 
 // testImports is what the tests of a package may import of this module beyond its rule. They go against no direction
 // that a linked program has.
