@@ -61,7 +61,7 @@ func (d *disk) Commit(ctx context.Context, b *Batch) error {
 	if err := b.check(); err != nil {
 		return err
 	}
-	if err := d.guard.check(); err != nil {
+	if err := d.guard.check(b.Frees); err != nil {
 		return err
 	}
 	return d.commit(ctx, b)

@@ -101,4 +101,8 @@ var (
 	Within = define1[uint64](0x70, "within", "practice number")
 	// Practice holds what an anchor knows of a practice beside that.
 	Practice = define1[digest](0x71, "practice", "founding entry")
+	// Taken holds how much is under Within with its number; see Share.
+	Taken = define1[uint64](0x72, "taken", "practice number")
+	// Dropped holds a number whose practice was dropped, and whether what is under Within with it is deleted.
+	Dropped = define1[uint64](0x73, "dropped", "practice number")
 )

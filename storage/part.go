@@ -20,10 +20,19 @@ func (p partStore) View(fn func(Reader) error) error {
 }
 
 func (p partStore) Commit(ctx context.Context, b *Batch) error {
-	if err := b.check(); err != nil {
+	whole, err := p.within(b)
+	if err != nil {
 		return err
 	}
-	whole := Batch{inset: len(p.at)}
+	return p.whole.Commit(ctx, whole)
+}
+
+// within makes of a batch for the part one for the whole, which is held to the same limits as any other.
+func (p partStore) within(b *Batch) (*Batch, error) {
+	if err := b.check(); err != nil {
+		return nil, err
+	}
+	whole := &Batch{Frees: b.Frees, inset: len(p.at)}
 	for _, o := range b.ops {
 		if o.delete {
 			whole.Delete(p.key(o.key))
@@ -31,8 +40,8 @@ func (p partStore) Commit(ctx context.Context, b *Batch) error {
 			whole.Put(p.key(o.key), o.value)
 		}
 	}
-	whole.size = b.size // it is held to the same limits as any other
-	return p.whole.Commit(ctx, &whole)
+	whole.size = b.size
+	return whole, nil
 }
 
 func (partStore) Close() error { return nil }

@@ -52,11 +52,16 @@ func (g *guard) look() (free, need uint64, err error) {
 }
 
 // check refuses when there is too little room. A disk that cannot be measured refuses nothing: it has other troubles.
-func (g *guard) check() error {
+// What frees room has a quarter of the least.
+func (g *guard) check(frees bool) error {
 	if g.least == 0 {
 		return nil
 	}
-	if free, need, err := g.look(); err == nil && free < need {
+	free, need, err := g.look()
+	if frees {
+		need = g.least / 4
+	}
+	if err == nil && free < need {
 		return &NoRoom{Free: free, Least: need}
 	}
 	return nil

@@ -90,6 +90,10 @@ type Store interface {
 
 // Batch is a set of puts and deletes that Commit makes durable together. The zero value is empty.
 type Batch struct {
+	// Frees says that the batch makes room: it is committed although the disk is nearly full, as long as a quarter of what is left
+	// free is there.
+	Frees bool
+
 	ops   []op
 	size  int
 	inset int // how much of each key is a Part's, and counts for no limit
