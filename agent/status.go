@@ -4,13 +4,13 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/replica"
 	"chartmesh/p2p"
+	"chartmesh/p2p/session"
 	"chartmesh/trust"
 )
 
@@ -90,8 +90,10 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		s.State, s.Reason = "offline", "no other device can be reached"
 	case syncing || !counts.AtEnd:
 		s.State = "syncing"
-		if slices.ContainsFunc(s.Peers, func(p api.Peer) bool { return p.TakesNothing == api.TakesNothingFull && p.State == "syncing" }) {
-			s.Reason = "a device takes nothing, since its disk is full"
+		for _, p := range s.Peers {
+			if p.State == "syncing" && p.TakesNothing != "" {
+				s.Reason = reasonsFull[p.TakesNothing]
+			}
 		}
 	default:
 		s.State = "online"
@@ -127,6 +129,15 @@ func elsewhere(counts replica.Status, others bool) string {
 	return api.ElsewhereAll
 }
 
+// takesNothing is what is said of a device that stores nothing, and reasonsFull why this one is not in sync with it.
+var (
+	takesNothing = map[session.Full]string{session.DiskFull: api.TakesNothingFull, session.UsedUp: api.TakesNothingQuota}
+	reasonsFull  = map[string]string{
+		api.TakesNothingFull:  "a device takes nothing, since its disk is full",
+		api.TakesNothingQuota: "the anchor takes nothing more, since the practice's share of it is used up",
+	}
+)
+
 func (a *Agent) peer(st *trust.State, m trust.Member, ps p2p.PeerStatus) api.Peer {
 	name, site := a.keys.Names(st, m.Device)
 	p := api.Peer{
@@ -137,8 +148,8 @@ func (a *Agent) peer(st *trust.State, m trust.Member, ps p2p.PeerStatus) api.Pee
 	if id, err := p2p.PeerID(m.Device); err == nil {
 		p.PeerID = id.String()
 	}
-	if ps.Connected && ps.Session.PeerFull {
-		p.TakesNothing = api.TakesNothingFull
+	if ps.Connected {
+		p.TakesNothing = takesNothing[ps.Session.PeerFull]
 	}
 	last := a.peers.get(m.Device).LastContact
 	if ps.LastContact.After(last) {

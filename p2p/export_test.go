@@ -89,3 +89,6 @@ var Rank = rank
 
 // Dialable reports whether an address that has worked is kept.
 var Dialable = dialable
+
+// Await waits until bytes that have arrived for a replica are within its rate.
+var Await = await

@@ -83,6 +83,7 @@ type frameReader struct {
 	stream network.Stream
 	buf    *bufio.Reader
 	armed  time.Time
+	await  func(n int) // called when n bytes have come, before more are taken; nil: nothing is waited for
 }
 
 func newFrameReader(s network.Stream) *frameReader {
@@ -98,7 +99,11 @@ func (s silenceReader) Read(b []byte) (int, error) {
 		s.r.armed = now
 		_ = s.r.stream.SetReadDeadline(now.Add(silence))
 	}
-	return s.r.stream.Read(b)
+	n, err := s.r.stream.Read(b[:min(len(b), bufferSize)])
+	if s.r.await != nil {
+		s.r.await(n)
+	}
+	return n, err
 }
 
 func (r *frameReader) read(limit int) (session.Frame, error) {

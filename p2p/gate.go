@@ -19,6 +19,8 @@ import (
 type gate struct {
 	open  atomic.Bool // online
 	admit func(trust.DeviceID) bool
+	// enters reports whether one more device that admit admits is let in.
+	enters func(trust.DeviceID) bool
 	// inviting reports whether strangers are let in, most how many at once.
 	inviting func() bool
 	most     int
@@ -41,7 +43,7 @@ var _ connmgr.ConnectionGater = (*gate)(nil)
 
 func newGate(admit func(trust.DeviceID) bool, invites Invites) *gate {
 	inviting := func() bool { return invites != nil && invites.Open() }
-	return &gate{admit: admit, inviting: inviting, most: maxStrangers, strangers: func() int { return 0 }, callers: func(RootKey) int { return 0 },
+	return &gate{admit: admit, enters: func(trust.DeviceID) bool { return true }, inviting: inviting, most: maxStrangers, strangers: func() int { return 0 }, callers: func(RootKey) int { return 0 },
 		root: func(trust.DeviceID) RootKey { return RootNone }, former: func(trust.DeviceID) bool { return false }, knocks: newKnocks(),
 		rate: rate.NewLimiter(strangersPerSecond, strangersBurst), old: rate.NewLimiter(strangersPerSecond, strangersBurst)}
 }
@@ -87,7 +89,8 @@ func (g *gate) InterceptSecured(dir network.Direction, id peer.ID, _ network.Con
 	case !g.open.Load():
 		return false
 	case g.admits(id):
-		return true
+		d, err := DeviceOf(id)
+		return err == nil && (dir != network.DirInbound || g.enters(d))
 	}
 	if root := g.recovers(id); root != RootNone {
 		return dir == network.DirInbound && g.callers(root) < maxCallers && (root == RootInForce || g.old.Allow())

@@ -70,6 +70,7 @@ type Host struct {
 		peers  map[trust.DeviceID]*member
 		proven map[trust.DeviceID]int // strangers who know a code, and wait to be confirmed
 		past   Traffic                // of the sessions that are over
+		of     map[session.Replica]*sessions
 	}
 	work sync.WaitGroup // everything that Run started
 }
@@ -140,11 +141,15 @@ func Open(cfg Config) (*Host, error) {
 	}
 	h.mu.online = !cfg.Offline
 	h.mu.peers, h.mu.proven = map[trust.DeviceID]*member{}, map[trust.DeviceID]int{}
+	h.mu.of = map[session.Replica]*sessions{}
 	lh, err := newHost(cfg, h.gate, relayed)
 	if err != nil {
 		return nil, err
 	}
 	h.host = lh
+	if cfg.Enters != nil {
+		h.gate.enters = cfg.Enters
+	}
 	if relayed {
 		if err := h.startPunching(); err != nil {
 			return nil, errors.Join(err, lh.Close())

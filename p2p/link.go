@@ -55,13 +55,18 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 		return errNotAdmitted
 	}
 	cfg.Self, cfg.Peer, cfg.Replica, cfg.Version, cfg.Schema = h.self, device, replica, h.cfg.Version, h.cfg.Schema
-	cfg.Feed, cfg.Full, cfg.Blind = &h.feed, &h.full, h.cfg.Blind != nil && h.cfg.Blind(device)
+	cfg.Feed, cfg.Blind = &h.feed, h.cfg.Blind != nil && h.cfg.Blind(device)
+	cfg.Full = func() session.Full { return h.fullOf(replica) }
 	l := &link{
 		device: device, stream: s, session: session.New(cfg), replica: replica, since: time.Now(),
 		way: wayOf(s.Conn().RemoteMultiaddr()), addr: s.Conn().RemoteMultiaddr().String(),
 		wake: make(chan struct{}, 1), cancel: cancel, gone: make(chan struct{}),
 	}
 	if err := h.register(l); err != nil {
+		if errors.Is(err, errCrowded) {
+			cancel(err)
+			h.part(ctx, l, err)
+		}
 		_ = s.Reset()
 		return err
 	}
@@ -82,15 +87,7 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 	stop()
 
 	err := context.Cause(ctx)
-	if reason, ok := parting(err); ok {
-		_ = s.SetWriteDeadline(time.Now().Add(farewell))
-		w := newFrameWriter(s, ctx.Done())
-		if w.write(l.session.Bye(reason)) == nil && w.flush() == nil && s.CloseWrite() == nil {
-			// The peer has read it when it hangs up; a reset before that would take it back.
-			_ = s.SetReadDeadline(time.Now().Add(farewell))
-			_, _ = io.CopyN(io.Discard, s, session.MaxFrame)
-		}
-	}
+	h.part(ctx, l, err)
 	_ = s.Reset()
 	if errors.Is(err, errNotAdmitted) {
 		_ = s.Conn().Close() // it was a member's; if it comes again, it comes as what it is now
@@ -98,6 +95,22 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 	h.unregister(l, err)
 	h.logEnd(device, err)
 	return err
+}
+
+// part tells the peer why the link ends, where that is its business. ctx is the link's, and has ended.
+func (h *Host) part(ctx context.Context, l *link, err error) {
+	reason, ok := parting(err)
+	if !ok {
+		return
+	}
+	s := l.stream
+	_ = s.SetWriteDeadline(time.Now().Add(farewell))
+	w := newFrameWriter(s, ctx.Done())
+	if w.write(l.session.Bye(reason)) == nil && w.flush() == nil && s.CloseWrite() == nil {
+		// The peer has read it when it hangs up; a reset before that would take it back.
+		_ = s.SetReadDeadline(time.Now().Add(farewell))
+		_, _ = io.CopyN(io.Discard, s, session.MaxFrame)
+	}
 }
 
 // parting returns the BYE that a link's end calls for, if any.
@@ -114,6 +127,8 @@ func parting(err error) (session.Reason, bool) {
 		return session.ReasonMalformed, true
 	case errors.Is(err, errReplaced):
 		return session.ReasonReplaced, true
+	case errors.Is(err, errCrowded):
+		return session.ReasonCrowded, true
 	case errors.Is(err, errClosing), errors.Is(err, context.Canceled):
 		return session.ReasonClosing, true
 	}
@@ -140,7 +155,11 @@ func (h *Host) register(l *link) error {
 		case h.mu.ended || !h.mu.online:
 			h.mu.Unlock()
 			return errClosing
+		case m.link == nil && h.crowdedLocked(l.replica):
+			h.mu.Unlock()
+			return errCrowded
 		case m.link == nil:
+			h.ofLocked(l.replica).open++
 			m.link, m.reason, m.incompt, m.reached, m.knockAt = l, "", false, false, time.Time{}
 			m.directAt, m.directs = time.Now().Add(directAfter), 0
 			h.mu.Unlock()
@@ -164,6 +183,10 @@ func (h *Host) unregister(l *link, err error) {
 	m.link = nil
 	m.last = status
 	h.mu.past.add(status)
+	of := h.ofLocked(l.replica)
+	of.open--
+	of.past.add(status)
+	of.contact = maxTime(of.contact, status.LastFrame)
 	m.incompt = status.Incompatible
 	m.reason = reasonOf(err)
 	switch heard := !status.LastFrame.IsZero(); {
@@ -204,6 +227,7 @@ func reasonOf(err error) string {
 // read takes frames off the stream until it ends.
 func (h *Host) read(ctx context.Context, l *link) error {
 	r := newFrameReader(l.stream)
+	r.await = func(n int) { await(ctx, l.replica, n) }
 	for {
 		f, err := r.read(session.MaxFrame)
 		if err != nil {

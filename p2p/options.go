@@ -29,7 +29,8 @@ import (
 // newHost makes the libp2p host. Every option of libp2p stands here.
 //
 // QUIC, TCP and WebSocket, all under TLS 1.3 (hybrid post-quantum key exchange, which Noise has not). No discovery, no
-// address probing by others. With relayed, other devices are reached, and reach this one, through relays too.
+// address probing by others. With relayed, other devices are reached, and reach this one, through relays too. What Config.Public
+// names is told to others in the place of its own addresses.
 func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host, error) {
 	quiet()
 	key, err := newTransportKey(cfg.Identity)
@@ -60,8 +61,18 @@ func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host
 	if relayed {
 		circuits = libp2p.EnableRelay()
 	}
+	told, err := multiaddrs(cfg.Public)
+	if err != nil {
+		return nil, err
+	}
 	h, err := libp2p.New(
 		listening,
+		libp2p.AddrsFactory(func(own []ma.Multiaddr) []ma.Multiaddr {
+			if len(told) > 0 {
+				return told
+			}
+			return own
+		}),
 		libp2p.Identity(key),
 		libp2p.Peerstore(store),
 		libp2p.ResourceManager(resources),
@@ -98,6 +109,23 @@ func beyondLoopback(listen []string) bool {
 		a, err := ma.NewMultiaddr(text)
 		return err == nil && !manet.IsIPLoopback(a)
 	})
+}
+
+// multiaddrs reads addresses under which this device is reached: of ways that others dial.
+func multiaddrs(texts []string) (list []ma.Multiaddr, err error) {
+	for _, text := range texts {
+		a, err := ma.NewMultiaddr(text)
+		if err == nil {
+			if _, to := ma.SplitFunc(a, func(c ma.Component) bool { return c.Protocol().Code == ma.P_P2P }); len(to) > 0 {
+				return nil, fmt.Errorf("public address %s: leave out /p2p/ and what follows", text)
+			}
+		}
+		if err != nil || len(text) > maxAddrBytes || wayOf(a) == "unknown" || isRelayed(a) {
+			return nil, fmt.Errorf("public address %s: give it like /dns4/anchor.example.org/udp/4001/quic-v1", text)
+		}
+		list = append(list, a)
+	}
+	return list, nil
 }
 
 // newResources bounds what all peers together can take: a practice has tens of devices, several of them often behind

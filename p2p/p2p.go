@@ -49,6 +49,7 @@ type Config struct {
 	// Admit reports whether a device is a member in good standing. It is asked at every connection and stream.
 	Admit   func(trust.DeviceID) bool
 	Listen  []string     // multiaddrs; nil: DefaultListen
+	Public  []string     // multiaddrs under which it is reached from outside, told in the place of its own; nil: its own
 	Logger  *slog.Logger // nil: none
 	Version string       // of the product
 	Schema  session.Range
@@ -65,6 +66,9 @@ type Config struct {
 
 	// Blind reports whether one of the two, this device or the other, applies nothing of what they sync; nil: nobody is.
 	Blind func(trust.DeviceID) bool
+
+	// Enters reports whether one more device that Admit admits may connect; nil: any may.
+	Enters func(trust.DeviceID) bool
 
 	// Relays names the relays that this device may use, and where they are; nil: none. It is asked often.
 	Relays func() []PeerAddr

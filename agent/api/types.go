@@ -172,11 +172,14 @@ type Peer struct {
 	Branches     int        `json:"branches,omitempty"` // histories of its logs beside the first
 	Version      string     `json:"version,omitempty"`
 	Reason       string     `json:"reason,omitempty"`
-	TakesNothing string     `json:"takes_nothing,omitempty"` // why it stores nothing that it is sent, as it says: disk-full
+	TakesNothing string     `json:"takes_nothing,omitempty"` // why it stores nothing that it is sent, as it says: disk-full, quota
 }
 
-// TakesNothingFull is said of a peer that has no room on its disk.
-const TakesNothingFull = "disk-full"
+// Why a peer takes nothing.
+const (
+	TakesNothingFull  = "disk-full" // it has no room on its disk
+	TakesNothingQuota = "quota"     // it is an anchor, and the practice's share of it is used up
+)
 
 // PeerSync is what the last session with a peer cost.
 type PeerSync struct {

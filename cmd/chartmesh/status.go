@@ -264,8 +264,11 @@ func (p *printer) peers(peers []api.Peer, now time.Time) {
 		if peer.Reason != "" {
 			state += " (" + peer.Reason + ")"
 		}
-		if peer.TakesNothing == api.TakesNothingFull {
+		switch peer.TakesNothing {
+		case api.TakesNothingFull:
 			state += " (takes nothing: its disk is full)"
+		case api.TakesNothingQuota:
+			state += " (takes nothing: the practice's share of it is used up)"
 		}
 		rtt, clock, behind := "", "", ""
 		if peer.RTTMillis > 0 {

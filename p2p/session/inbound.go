@@ -120,7 +120,10 @@ func (s *Session) helloLocked(st *state, now time.Time, m *hello) error {
 	}
 	st.helloBudget--
 
-	st.theirsFull = m.flags&helloFull != 0
+	if was := st.theirsFull; was != NotFull && m.full() == NotFull {
+		st.hurry(now)
+	}
+	st.theirsFull = m.full()
 	st.theirs = bye{protocol: m.protocol, schema: m.schema, version: m.version}
 	if err := s.compatible(st.theirs); err != nil {
 		st.incompat = true

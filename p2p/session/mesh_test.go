@@ -30,7 +30,7 @@ type mesh struct {
 	vectors  map[*sessiontest.Replica]map[trust.ScopeID]chunk.Vector
 	messages int
 	feeds    []*session.Feed // of the nodes; nil: none
-	full     []atomic.Bool   // of the nodes; nil: none ever is
+	full     []atomic.Uint32 // of the nodes; nil: none ever is
 }
 
 // link is a pair of sessions.
@@ -82,7 +82,8 @@ func (m *mesh) restart(l *link) {
 			cfg.Feed = m.feeds[l.ends[i]]
 		}
 		if m.full != nil {
-			cfg.Full = &m.full[l.ends[i]]
+			full := &m.full[l.ends[i]]
+			cfg.Full = func() session.Full { return session.Full(full.Load()) }
 		}
 		if l.s[i] != nil {
 			l.s[i].End()

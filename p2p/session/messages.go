@@ -35,7 +35,8 @@ const (
 const (
 	helloFirst = 1 << 0 // nothing was said before in this session: forget what you thought was on the way
 	helloAsk   = 1 << 1 // answer with a HELLO
-	helloFull  = 1 << 2 // the sender stores nothing until there is room on its disk
+	helloFull  = 1 << 2 // the sender stores nothing until there is room, on its disk
+	helloShare = 1 << 3 // or in the practice's share of it; beside helloFull, which older versions know
 
 	chunksBranch = 1 << 0 // of a branch: the sender's vector and the receiver's differ below these
 	chunksDigest = 1 << 1 // the sender's digest follows: these were the last of the scope
@@ -70,6 +71,26 @@ type hello struct {
 	sent, seen uint64          // numbers of CHUNKS frames: the last sent, the last seen
 	scopes     []wireDigest    // ascending, distinct
 	extra      []byte
+}
+
+// full says why the sender stores nothing.
+func (m *hello) full() Full {
+	switch {
+	case m.flags&helloFull == 0:
+		return NotFull
+	case m.flags&helloShare != 0:
+		return UsedUp
+	}
+	return DiskFull
+}
+
+func (m *hello) setFull(f Full) {
+	switch f {
+	case DiskFull:
+		m.flags |= helloFull
+	case UsedUp:
+		m.flags |= helloFull | helloShare
+	}
 }
 
 type wireDigest struct {
@@ -406,6 +427,7 @@ const (
 	ReasonNotAdmitted   Reason = 6
 	ReasonReplaced      Reason = 7 // another stream took over
 	ReasonFailed        Reason = 8 // this device cannot store
+	ReasonCrowded       Reason = 9 // as many devices of the practice are connected as this one admits
 )
 
 func (r Reason) String() string {
@@ -426,6 +448,8 @@ func (r Reason) String() string {
 		return "replaced by another stream"
 	case ReasonFailed:
 		return "cannot store"
+	case ReasonCrowded:
+		return "as many devices of the practice are connected as it admits"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }

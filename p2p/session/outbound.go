@@ -72,7 +72,10 @@ func (s *Session) nextHello(now time.Time) Frame {
 	if !now.Before(s.helloDue(st)) {
 		st.oweHello, st.askHello = true, true
 	}
-	full := s.cfg.Full != nil && s.cfg.Full.Load()
+	full := NotFull
+	if s.cfg.Full != nil {
+		full = s.cfg.Full()
+	}
 	if st.saidHello && full != st.saidFull {
 		st.oweHello = true
 	}
@@ -93,9 +96,7 @@ func (s *Session) nextHello(now time.Time) Frame {
 	if st.askHello {
 		m.flags |= helloAsk
 	}
-	if full {
-		m.flags |= helloFull
-	}
+	m.setFull(full)
 	for _, id := range st.order {
 		sc := st.scopes[id]
 		sc.told = sc.digest

@@ -19,7 +19,6 @@ package session
 import (
 	"context"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"chartmesh/chunk"
@@ -145,9 +144,9 @@ type Config struct {
 	// Blind says that one of the two applies nothing: to hold the same is all that there is to agree on.
 	Blind bool
 
-	// Full is whether this device stores nothing, for want of room on its disk; nil: it never is. The peer is told when it
-	// changes, as soon as Next is called.
-	Full *atomic.Bool
+	// Full says whether this device stores nothing, and why; nil: it always stores. The peer is told when it changes, as soon as Next
+	// is called. It must not block.
+	Full func() Full
 
 	// Feed is shared by the sessions of a device that may lack the same from several peers; nil: each peer sends all.
 	Feed *Feed
@@ -175,6 +174,15 @@ type Result struct {
 	Entries bool // the membership log grew
 }
 
+// Full is why a device stores nothing.
+type Full uint8
+
+const (
+	NotFull  Full = 0 // it stores
+	DiskFull Full = 1 // its disk is nearly full
+	UsedUp   Full = 2 // the practice's share of it is used up
+)
+
 // Status is a session's state at a glance.
 type Status struct {
 	Greeted      bool   // the peer's HELLO has come
@@ -183,7 +191,7 @@ type Status struct {
 	Diverged     bool   // in sync, both at the end, applied hashes different, twice in a row
 	Forked       int    // logs of which this device or the peer holds several histories
 	Incompatible bool   // no version in common
-	PeerFull     bool   // the peer stores nothing, it says, for want of room on its disk
+	PeerFull     Full   // whether the peer stores nothing, as it says
 	PeerVersion  string // of the product
 	PeerProtocol Range
 	PeerSchema   Range

@@ -106,27 +106,29 @@ func TestPush(t *testing.T) {
 // session is told from the start; and nobody else is said to be full.
 func TestPeerIsFull(t *testing.T) {
 	m := pair(t)
-	m.full = make([]atomic.Bool, 2)
+	m.full = make([]atomic.Uint32, 2)
 	a, b := m.reconnect()
 	m.heal(time.Minute)
-	told := func(want bool, frames int) {
+	told := func(want session.Full, frames int) {
 		t.Helper()
 		m.now = m.now.Add(time.Second)
 		before := m.messages
 		m.settle()
-		if a.Status().PeerFull != want || b.Status().PeerFull || m.messages != before+frames {
-			t.Errorf("the peer is full: %v, %v, after %d frames", a.Status().PeerFull, b.Status().PeerFull, m.messages-before)
+		if a.Status().PeerFull != want || b.Status().PeerFull != session.NotFull || m.messages != before+frames {
+			t.Errorf("the peer is full: %d, %d, after %d frames", a.Status().PeerFull, b.Status().PeerFull, m.messages-before)
 		}
 	}
-	told(false, 4) // PINGs and PONGs
-	m.full[1].Store(true)
-	told(true, 1)
-	told(true, 0)
-	m.full[1].Store(false)
-	told(false, 1)
-	m.full[1].Store(true)
+	told(session.NotFull, 4) // PINGs and PONGs
+	m.full[1].Store(uint32(session.DiskFull))
+	told(session.DiskFull, 1)
+	told(session.DiskFull, 0)
+	m.full[1].Store(uint32(session.UsedUp))
+	told(session.UsedUp, 1)
+	m.full[1].Store(uint32(session.NotFull))
+	told(session.NotFull, 1)
+	m.full[1].Store(uint32(session.DiskFull))
 	a, b = m.reconnect()
-	told(true, 6)
+	told(session.DiskFull, 6)
 	if !a.Status().Agreed || !b.Status().Agreed {
 		t.Error("they hold the same and do not agree")
 	}

@@ -28,7 +28,7 @@ type state struct {
 	theirAll    [32]byte
 	theirs      bye   // versions of the peer
 	incompat    bool  //
-	theirsFull  bool  // the peer's last HELLO said that its disk is full
+	theirsFull  Full  // what the peer's last HELLO said
 	clockAtPing int64 // our Unix microseconds when the outstanding PING left
 	pingNonce   uint64
 	rtt, offset time.Duration
@@ -40,7 +40,7 @@ type state struct {
 
 	oweHello, askHello bool
 	saidHello          bool // ever
-	saidFull           bool // in the last HELLO
+	saidFull           Full // in the last HELLO
 	oweEntries         bool
 	entriesHeld        bool // until entriesBy, or until the peer's come
 	entriesBy          time.Time
@@ -350,6 +350,17 @@ func (st *state) forget() {
 	for _, sc := range st.scopes {
 		sc.logs, sc.loose, sc.unheard = map[chunk.LogID]*logState{}, nil, 0
 		sc.paused = false
+	}
+}
+
+// hurry sends again at once what the peer did not keep: it has room now.
+func (st *state) hurry(now time.Time) {
+	for _, sc := range st.scopes {
+		for _, l := range sc.logs {
+			if l.stall > 0 {
+				l.stall, l.notBefore = 0, now
+			}
+		}
 	}
 }
 

@@ -1,0 +1,140 @@
+package p2p
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"chartmesh/p2p/session"
+	"chartmesh/trust"
+)
+
+// Limited is a replica that takes no more than its share of a device that holds many.
+type Limited interface {
+	session.Replica
+	// UsedUp reports whether no more is stored of it. It is asked often; FullChanged says that it changed.
+	UsedUp() bool
+	// Connections is how many devices may have a session with it at once; 0: any number.
+	Connections() int
+	// Rate bounds the bytes that arrive for it; nil: nothing does. Its burst is at least RateBurst.
+	Rate() *rate.Limiter
+}
+
+// RateBurst is how many bytes are taken off a stream at once.
+const RateBurst = bufferSize
+
+// errCrowded ends the link of one device too many.
+var errCrowded = errors.New("as many devices of its practice are connected as are admitted")
+
+// sessions is what a host knows of all sessions with one replica.
+type sessions struct {
+	open    int
+	past    Traffic // of those that are over
+	contact time.Time
+}
+
+// fullOf says why nothing is stored of a replica.
+func (h *Host) fullOf(r session.Replica) session.Full {
+	if h.full.Load() {
+		return session.DiskFull
+	}
+	if l, ok := r.(Limited); ok && l.UsedUp() {
+		return session.UsedUp
+	}
+	return session.NotFull
+}
+
+// FullChanged says that a replica's UsedUp is another than it was. The peers are told.
+func (h *Host) FullChanged(of session.Replica) {
+	for _, l := range h.links() {
+		if l.replica == of {
+			l.wakeWriter()
+		}
+	}
+}
+
+// ofLocked returns what is known of the sessions with a replica, made if need be.
+func (h *Host) ofLocked(r session.Replica) *sessions {
+	if h.mu.of[r] == nil {
+		h.mu.of[r] = new(sessions)
+	}
+	return h.mu.of[r]
+}
+
+// crowdedLocked reports whether a replica has as many sessions as it may.
+func (h *Host) crowdedLocked(r session.Replica) bool {
+	l, ok := r.(Limited)
+	return ok && l.Connections() > 0 && h.ofLocked(r).open >= l.Connections()
+}
+
+// Forget ends every session with a replica that is no more, waits until they are gone, and forgets what they moved.
+func (h *Host) Forget(r session.Replica) {
+	for _, l := range h.links() {
+		if l.replica == r {
+			l.end(errNotAdmitted)
+			<-l.gone
+		}
+	}
+	h.mu.Lock()
+	delete(h.mu.of, r)
+	h.mu.Unlock()
+	h.wakeDialler()
+}
+
+// TrafficOf returns what the sessions with a replica have moved since the host was opened, and when one last brought anything.
+func (h *Host) TrafficOf(r session.Replica) (sum Traffic, contact time.Time) {
+	h.mu.Lock()
+	if of := h.mu.of[r]; of != nil {
+		sum, contact = of.past, of.contact
+	}
+	h.mu.Unlock()
+	for _, l := range h.links() {
+		if l.replica != r {
+			continue
+		}
+		s := l.session.Status()
+		sum.Open++
+		sum.add(s)
+		contact = maxTime(contact, s.LastFrame)
+	}
+	return sum, contact
+}
+
+// HasConnection reports whether there is a connection to a device.
+func (h *Host) HasConnection(d trust.DeviceID) bool {
+	id, err := PeerID(d)
+	return err == nil && len(h.host.Network().ConnsToPeer(id)) > 0
+}
+
+// longestWait is how long a stream waits at most before more is taken off it, so that both ends know that the other lives.
+const longestWait = 5 * time.Second
+
+// await waits until n bytes that have arrived for a replica are within its rate, or ctx ends. n is at most RateBurst.
+func await(ctx context.Context, r session.Replica, n int) {
+	l, ok := r.(Limited)
+	if !ok || n == 0 {
+		return
+	}
+	limiter := l.Rate()
+	if limiter == nil {
+		return
+	}
+	now := time.Now()
+	taken := limiter.ReserveN(now, n)
+	wait := taken.DelayFrom(now)
+	if wait == 0 {
+		return
+	}
+	if wait > longestWait {
+		taken.CancelAt(now) // else what many streams owe together would never end
+		wait = longestWait
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}

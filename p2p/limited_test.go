@@ -1,0 +1,206 @@
+package p2p_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"chartmesh/p2p"
+	"chartmesh/p2p/session"
+	"chartmesh/p2p/session/sessiontest"
+	"chartmesh/trust"
+)
+
+// limited is a replica with a share.
+type limited struct {
+	*sessiontest.Replica
+	usedUp      atomic.Bool
+	connections int
+	rate        *rate.Limiter
+}
+
+func (l *limited) UsedUp() bool        { return l.usedUp.Load() }
+func (l *limited) Connections() int    { return l.connections }
+func (l *limited) Rate() *rate.Limiter { return l.rate }
+
+// holder returns a site with a share, and sites that are members with it.
+func holder(t *testing.T, share *limited, others int) (*site, []*site) {
+	m := &members{}
+	for i := range others + 1 {
+		m.set1(newIdentity(i+1).Device(), true)
+	}
+	a := newSite(t, 1, m, func(c *p2p.Config) {
+		share.Replica = c.Replica.(*sessiontest.Replica)
+		c.Replica = share
+	})
+	var list []*site
+	for i := range others {
+		b := newSite(t, i+2, m, nil)
+		b.SetPeers([]p2p.PeerAddr{a.at()})
+		list = append(list, b)
+	}
+	return a, list
+}
+
+// TestCrowded: no more devices are let in for a replica than it admits, the others are told why, and come in when there is room.
+func TestCrowded(t *testing.T) {
+	share := &limited{connections: 1}
+	a, list := holder(t, share, 2)
+	connected := func(b *site) bool { return b.peer(a.id.Device()).Session.Agreed && b.peer(a.id.Device()).Connected }
+	told := func(b *site) bool { return strings.Contains(b.peer(a.id.Device()).Reason, "as many devices of the practice") }
+	wait(t, "one is let in and the other is told why it is not", func() bool {
+		return connected(list[0]) && told(list[1]) || connected(list[1]) && told(list[0])
+	})
+	in, out := list[0], list[1]
+	if connected(out) {
+		in, out = out, in
+	}
+	in.edit("of who is in")
+	wait(t, "who is in goes on", same(a, in))
+	in.stop()
+	wait(t, "the other comes in", func() bool { return connected(out) })
+	moved, contact := a.TrafficOf(share)
+	if moved.Open != 1 || moved.Sessions < 2 || moved.BytesIn == 0 || moved.ChunksIn != 1 || time.Since(contact) > time.Minute {
+		t.Errorf("moved %+v, last contact %v", moved, contact)
+	}
+	a.Forget(share)
+	if moved, _ := a.TrafficOf(share); moved.BytesIn > 10_000 || moved.ChunksIn > 0 {
+		t.Errorf("after it was forgotten: %+v", moved)
+	}
+}
+
+// TestUsedUp: the devices of a replica are told that its share is used up, and that it is not any more.
+func TestUsedUp(t *testing.T) {
+	share := &limited{}
+	a, list := holder(t, share, 1)
+	full := func() session.Full { return list[0].peer(a.id.Device()).Session.PeerFull }
+	wait(t, "it connects", agreed(a, list[0]))
+	share.usedUp.Store(true)
+	a.FullChanged(share)
+	wait(t, "it is told", func() bool { return full() == session.UsedUp })
+	a.SetFull(true)
+	wait(t, "it is told that the disk is full, too", func() bool { return full() == session.DiskFull })
+	a.SetFull(false)
+	share.usedUp.Store(false)
+	a.FullChanged(share)
+	wait(t, "it is told that there is room", func() bool { return full() == session.NotFull })
+}
+
+// TestRate: what arrives beyond the rate waits, and nobody hangs up.
+func TestRate(t *testing.T) {
+	share := &limited{rate: rate.NewLimiter(400_000, p2p.RateBurst)}
+	a, list := holder(t, share, 1)
+	b := list[0]
+	wait(t, "it connects", agreed(a, b))
+	begun := time.Now()
+	for range 12 {
+		b.edit(strings.Repeat("x", 50_000))
+	}
+	wait(t, "all of it comes", same(a, b))
+	if took := time.Since(begun); took < time.Second {
+		t.Errorf("600 KB took %v at 400 KB/s", took)
+	}
+	if moved, _ := a.TrafficOf(share); moved.Sessions != 1 {
+		t.Errorf("%d sessions", moved.Sessions)
+	}
+}
+
+// TestAwait: a wait ends with its context, and is never longer than a peer's patience.
+func TestAwait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		share := &limited{rate: rate.NewLimiter(100, p2p.RateBurst)}
+		p2p.Await(t.Context(), share, p2p.RateBurst)
+		begun := time.Now()
+		p2p.Await(t.Context(), share, 200)
+		if took := time.Since(begun); took != 2*time.Second {
+			t.Errorf("200 bytes at 100 a second took %v", took)
+		}
+		begun = time.Now()
+		for range 3 {
+			p2p.Await(t.Context(), share, p2p.RateBurst)
+		}
+		if took := time.Since(begun); took != 15*time.Second {
+			t.Errorf("three waits took %v", took)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		time.AfterFunc(time.Second, cancel)
+		begun = time.Now()
+		p2p.Await(ctx, share, p2p.RateBurst)
+		if took := time.Since(begun); took != time.Second {
+			t.Errorf("a wait whose session ended took %v", took)
+		}
+	})
+}
+
+// TestPublic: a device is told the public addresses of another, by which it is reached, by name too.
+func TestPublic(t *testing.T) {
+	m := &members{}
+	m.set1(newIdentity(1).Device(), true)
+	m.set1(newIdentity(2).Device(), true)
+	var heard atomic.Value
+	probe := newSite(t, 1, m, func(c *p2p.Config) { c.Listen = tcpOnly })
+	port := strings.Split(probe.Addresses()[0], "/")[4]
+	probe.stop()
+	name := "/dns4/localhost/tcp/" + port
+	a := newSite(t, 1, m, func(c *p2p.Config) {
+		c.Listen, c.Public = []string{"/ip4/127.0.0.1/tcp/" + port}, []string{name}
+	})
+	if got := a.Addresses(); len(got) != 1 || !strings.HasPrefix(got[0], name+"/p2p/") {
+		t.Fatalf("it is at %v", got)
+	}
+	b := newSite(t, 2, m, func(c *p2p.Config) {
+		c.OnAddrs = func(_ trust.DeviceID, addrs []string) { heard.Store(addrs) }
+	})
+	texts, err := p2p.Addresses(a.Addresses()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.SetPeers([]p2p.PeerAddr{{Device: a.id.Device(), Addrs: texts}})
+	wait(t, "it is reached by its name", agreed(a, b))
+	wait(t, "the name is told", func() bool {
+		addrs, _ := heard.Load().([]string)
+		return slices.Contains(addrs, name)
+	})
+	for _, text := range []string{"", "anchor.example.org:4001", "/dns4/anchor.example.org", a.Addresses()[0], "/ip4/1.2.3.4/udp/1", name + "/p2p-circuit"} {
+		if _, err := p2p.Open(p2p.Config{Identity: newIdentity(3), Replica: a.Replica, Admit: m.admit, Public: []string{text}}); err == nil || !strings.Contains(fmt.Sprint(err), "public address") {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// TestEnters: a member that the owner does not let in gets no connection.
+func TestEnters(t *testing.T) {
+	m := &members{}
+	m.set1(newIdentity(1).Device(), true)
+	m.set1(newIdentity(2).Device(), true)
+	var open atomic.Bool
+	asked := make(chan struct{}, 100)
+	a := newSite(t, 1, m, func(c *p2p.Config) {
+		c.Enters = func(trust.DeviceID) bool {
+			select {
+			case asked <- struct{}{}:
+			default:
+			}
+			return open.Load()
+		}
+	})
+	b := newSite(t, 2, m, nil)
+	b.SetPeers([]p2p.PeerAddr{a.at()})
+	<-asked
+	<-asked
+	if a.HasConnection(b.id.Device()) {
+		t.Error("it has a connection")
+	}
+	open.Store(true)
+	wait(t, "it comes in", agreed(a, b))
+	if !a.HasConnection(b.id.Device()) {
+		t.Error("it has no connection")
+	}
+}
