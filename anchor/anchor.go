@@ -12,7 +12,9 @@
 package anchor
 
 import (
+	"cmp"
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,25 +22,46 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unicode"
 
 	"chartmesh/p2p"
 	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
-	"chartmesh/wire"
 )
 
 // Config says which folder to open and how. Dir is needed.
 type Config struct {
-	Dir       string
-	Listen    []string // multiaddrs; nil: p2p.DefaultListen
+	Dir    string
+	Listen []string // multiaddrs; nil: p2p.DefaultListen
+	Public []string // multiaddrs under which it is reached from outside, told in the place of its own; nil: its own
+	Region string   // where it stands, for people
+	Quota  Quota    // of each practice of which nothing else is said; see DefaultQuota
+	// MetricsPerPractice has Metrics tell each practice's figures, under the beginning of its ID.
+	MetricsPerPractice bool
+
 	Version   string
 	Logger    *slog.Logger // nil: none
 	LeastFree uint64       // bytes of the disk that are left free; 0: storage.DefaultLeastFree
 	// Grace is how long what a checkpoint covers is kept, though every device has found it good; 0: DefaultGrace.
 	Grace time.Duration
+}
+
+// maxRegion is how long the region may be.
+const maxRegion = 64
+
+func (c Config) validate() error {
+	if err := c.Quota.validate(); err != nil {
+		return err
+	}
+	if len(c.Region) > maxRegion || strings.ContainsFunc(c.Region, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		return fmt.Errorf("the region has at most %d printable characters", maxRegion)
+	}
+	return nil
 }
 
 // Anchor is an open folder. Its methods are safe for concurrent use.
@@ -49,7 +72,13 @@ type Anchor struct {
 	store storage.Store
 	host  *p2p.Host
 
-	admission sync.Mutex // held while a practice is admitted, over the write: none of what mu guards waits for the disk
+	metrics  *metrics
+	running  atomic.Bool
+	sweep    chan struct{} // a practice was dropped
+	deleting atomic.Int64  // dropped practices of which something is left
+
+	// admission is held while a practice is admitted, dropped or given a quota, over the write: none of what mu guards waits for the disk.
+	admission sync.Mutex
 
 	mu struct {
 		sync.Mutex
@@ -60,8 +89,11 @@ type Anchor struct {
 	}
 }
 
-// Errors of Admit.
+// Errors of Admit, and of what is asked of one practice.
 var (
+	ErrUnknown   = errors.New("no practice is admitted that has this ID, or begins so")
+	ErrAmbiguous = errors.New("the IDs of several practices begin so")
+
 	ErrOtherAnchor = errors.New("the token is for another anchor")
 	ErrAdmitted    = errors.New("the practice is admitted already")
 )
@@ -77,7 +109,11 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 	if cfg.Grace == 0 {
 		cfg.Grace = DefaultGrace
 	}
-	a := &Anchor{cfg: cfg, log: cfg.Logger}
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	a := &Anchor{cfg: cfg, log: cfg.Logger, sweep: make(chan struct{}, 1)}
+	a.metrics = newMetrics(a)
 	a.mu.practices, a.mu.of, a.mu.roots = map[trust.EntryID]*practice{}, map[trust.DeviceID][]*practice{}, map[trust.DeviceID]*practice{}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
@@ -99,7 +135,7 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 		return nil, err
 	}
 	a.host, err = p2p.Open(p2p.Config{
-		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Root: a.rootKey, Recovered: a.recovered, Relay: relay{a}, Listen: cfg.Listen, Logger: cfg.Logger,
+		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Enters: a.enters, Public: cfg.Public, Root: a.rootKey, Recovered: a.recovered, Relay: relay{a}, Listen: cfg.Listen, Logger: cfg.Logger,
 		Blind: func(trust.DeviceID) bool { return true }, Version: cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1<<16 - 1}, // it reads no document
 	})
@@ -111,7 +147,13 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 
 // load reads which practices are admitted, and what is held of them.
 func (a *Anchor) load(ctx context.Context) error {
-	var list []*practice
+	left, next, err := a.readDropped()
+	if err != nil {
+		return err
+	}
+	a.mu.next = next
+	a.deleting.Store(int64(len(left)))
+	records := map[trust.EntryID]record{}
 	if err := a.store.View(func(v storage.Reader) error {
 		return v.Scan(storage.Practice.All(), nil, func(key, value []byte) error {
 			id, err := storage.Practice.Parse(key)
@@ -122,15 +164,18 @@ func (a *Anchor) load(ctx context.Context) error {
 			if err != nil {
 				return fmt.Errorf("practice %v: %w", trust.EntryID(id), err)
 			}
-			list = append(list, a.practice(id, r))
+			records[id] = r
 			return nil
 		})
 	}); err != nil {
 		return fmt.Errorf("read practices: %w", err)
 	}
-	slices.SortFunc(list, func(x, y *practice) int { return int(x.Number) - int(y.Number) })
-	for _, p := range list {
-		if p.broken = p.open(ctx); p.broken != nil { // the others do not suffer for it
+	for _, id := range slices.SortedFunc(maps.Keys(records), func(x, y trust.EntryID) int { return cmp.Compare(records[x].Number, records[y].Number) }) {
+		p := a.practice(id, records[id])
+		if p.broken == nil {
+			p.broken = p.open(ctx)
+		}
+		if p.broken != nil { // the others do not suffer for it
 			a.log.Error("a practice is damaged and is not held", "practice", p.id, "error", p.broken)
 		}
 		a.add(p)
@@ -139,10 +184,52 @@ func (a *Anchor) load(ctx context.Context) error {
 }
 
 func (a *Anchor) practice(id trust.EntryID, r record) *practice {
-	return &practice{
-		record: r, id: id, self: a.self, store: storage.Part(a.store, r.Number), log: a.log.With("practice", id.String()),
-		changed: a.changed, lost: a.lost, proven: a.proven,
+	p := &practice{
+		record: r, id: id, self: a.self, log: a.log.With("practice", id.String()), changed: a.changed, lost: a.lost, proven: a.proven,
 	}
+	if p.share, p.broken = storage.OpenShare(timed{a.store, a.metrics}, r.Number); p.broken == nil {
+		p.store = p.share
+	}
+	p.limit(r.Quota, a.cfg.Quota)
+	return p
+}
+
+// list returns the practices in the order in which they were admitted.
+func (a *Anchor) list() []*practice {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.listLocked()
+}
+
+func (a *Anchor) listLocked() []*practice {
+	return slices.SortedFunc(maps.Values(a.mu.practices), func(x, y *practice) int { return cmp.Compare(x.Number, y.Number) })
+}
+
+// find returns a practice; nil if it is not admitted.
+func (a *Anchor) find(id trust.EntryID) *practice {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.practices[id]
+}
+
+// leastPrefix is how much of a practice's ID names it.
+const leastPrefix = 4
+
+// Find returns the practice whose ID begins with text, in hexadecimal. Errors are ErrUnknown and ErrAmbiguous.
+func (a *Anchor) Find(text string) (found trust.EntryID, err error) {
+	err = ErrUnknown
+	if text = strings.ToLower(text); len(text) < leastPrefix {
+		return found, fmt.Errorf("%w: give at least %d characters", err, leastPrefix)
+	}
+	for _, p := range a.list() {
+		if strings.HasPrefix(hex.EncodeToString(p.id[:]), text) {
+			if err == nil {
+				return found, ErrAmbiguous
+			}
+			found, err = p.id, nil
+		}
+	}
+	return found, err
 }
 
 func (a *Anchor) add(p *practice) {
@@ -183,6 +270,9 @@ func signing(st *trust.State) []trust.DeviceID {
 func (a *Anchor) put(p *practice, devices map[trust.DeviceID]bool, roots []trust.DeviceID) (less bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if a.mu.practices[p.id] != p {
+		return false // it was dropped
+	}
 	for _, root := range roots {
 		if a.mu.roots[root] == nil {
 			a.mu.roots[root] = p
@@ -298,7 +388,10 @@ func (a *Anchor) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	watching.Go(func() { a.watchRoom(ctx) })
 	watching.Go(func() { a.retain(ctx) })
+	watching.Go(func() { a.sweepDropped(ctx) })
+	a.running.Store(true)
 	err := a.host.Run(ctx)
+	a.running.Store(false)
 	cancel()
 	watching.Wait()
 	return err
@@ -308,13 +401,23 @@ func (a *Anchor) Run(ctx context.Context) error {
 func (a *Anchor) watchRoom(ctx context.Context) {
 	tick := time.NewTicker(fullEvery)
 	defer tick.Stop()
-	was := false
+	was, usedUp := false, map[*practice]bool{}
 	for {
 		full := a.full()
 		if a.host.SetFull(full); full != was {
 			was = full
 			a.log.Warn("the room on the disk has changed: while it is full nothing is taken", "full", full)
 		}
+		for _, p := range a.list() {
+			if now := p.UsedUp(); now != usedUp[p] {
+				if usedUp[p] = now; !now {
+					delete(usedUp, p)
+				}
+				a.host.FullChanged(p)
+				a.log.Warn("a practice's share has changed: while it is used up nothing more of it is taken", "practice", p.id, "used_up", now)
+			}
+		}
+		maps.DeleteFunc(usedUp, func(p *practice, _ bool) bool { return p.dropped.Load() })
 		select {
 		case <-ctx.Done():
 			return
@@ -361,7 +464,11 @@ func (a *Anchor) Admit(ctx context.Context, text string) (Practice, error) {
 	if known {
 		return Practice{}, ErrAdmitted
 	}
+	// A practice that was dropped is another one now: its old number is never given again.
 	p := a.practice(token.Practice, record{Number: number, By: token.Device, Admitted: time.Now().UTC().Truncate(time.Millisecond)})
+	if p.broken != nil {
+		return Practice{}, fmt.Errorf("admit practice: %w", p.broken)
+	}
 	var b storage.Batch
 	b.Put(storage.Practice.Key(p.id), p.record.marshal())
 	if err := a.store.Commit(ctx, &b); err != nil {
@@ -370,107 +477,4 @@ func (a *Anchor) Admit(ctx context.Context, text string) (Practice, error) {
 	a.add(p)
 	a.log.Info("a practice was admitted", "practice", p.id)
 	return p.status(), nil
-}
-
-// Practice is a practice at a glance.
-type Practice struct {
-	ID       string    `json:"id"` // of its founding entry
-	Admitted time.Time `json:"admitted"`
-	Known    bool      `json:"known"`  // its membership log has come
-	Anchor   bool      `json:"anchor"` // and names this anchor
-	Devices  int       `json:"devices"`
-	Chunks   uint64    `json:"chunks"`            // held, over all logs and scopes
-	Deleted  uint64    `json:"deleted"`           // of those: here, since checkpoints stand for them
-	Damaged  string    `json:"damaged,omitempty"` // why nothing of it is held: its devices keep theirs
-}
-
-func (p *practice) status() Practice {
-	s := Practice{ID: p.id.String(), Admitted: p.Admitted}
-	if p.broken != nil {
-		s.Damaged = p.broken.Error()
-		return s
-	}
-	h := p.held.Load()
-	if h == nil {
-		return s
-	}
-	st := h.state.Load()
-	s.Deleted = h.logs.Deleted()
-	s.Known, s.Anchor, s.Devices = true, st.IsAnchor(p.self.Device()), len(st.Members())
-	h.logs.Memory.Lock()
-	defer h.logs.Memory.Unlock()
-	for _, v := range h.logs.Memory.Vectors {
-		for _, at := range v {
-			s.Chunks += at.Counter
-		}
-	}
-	return s
-}
-
-// Status is how things stand.
-type Status struct {
-	PeerID    string     `json:"peer_id"`
-	Version   string     `json:"version"`
-	Addresses []string   `json:"addresses"`
-	Connected int        `json:"connected"` // devices, of all practices
-	Full      bool       `json:"full"`      // nothing is taken, for want of room on the disk
-	Practices []Practice `json:"practices"` // as they were admitted
-}
-
-// Status returns how things stand.
-func (a *Anchor) Status() (Status, error) {
-	id, err := p2p.PeerID(a.self.Device())
-	if err != nil {
-		return Status{}, err
-	}
-	s := Status{PeerID: id.String(), Version: a.cfg.Version, Addresses: a.Addresses(), Full: a.full(), Practices: []Practice{}}
-	for _, p := range a.host.Peers() {
-		if p.Connected {
-			s.Connected++
-		}
-	}
-	for _, p := range a.list() {
-		s.Practices = append(s.Practices, p.status())
-	}
-	return s, nil
-}
-
-// list returns the practices as they were admitted.
-func (a *Anchor) list() []*practice {
-	a.mu.Lock()
-	list := slices.Collect(maps.Values(a.mu.practices))
-	a.mu.Unlock()
-	slices.SortFunc(list, func(x, y *practice) int { return int(x.Number) - int(y.Number) })
-	return list
-}
-
-// record is what is kept of a practice beside its logs:
-//
-//	1 | number | admitted, milliseconds since 1970 | device 32
-type record struct {
-	Number   uint64 // of its part of the store; never given to another
-	By       trust.DeviceID
-	Admitted time.Time
-}
-
-const recordVersion = 1
-
-func (r record) marshal() []byte {
-	var w wire.Writer
-	w.Byte(recordVersion)
-	w.Uvarint(r.Number)
-	w.Varint(r.Admitted.UnixMilli())
-	w.Raw(r.By[:])
-	return w.Bytes()
-}
-
-func parseRecord(b []byte) (rec record, err error) {
-	r := wire.NewReader(b)
-	if r.Byte() != recordVersion {
-		r.Fail("version")
-	}
-	rec.Number = r.Uvarint(1 << 62)
-	rec.Admitted = time.UnixMilli(r.Varint()).UTC()
-	r.Fixed(rec.By[:])
-	return rec, r.Close()
 }

@@ -23,6 +23,9 @@ type practice struct {
 	store storage.Store
 	log   *slog.Logger
 
+	share      *storage.Share         // the same as store; nil: it does not read
+	limits     atomic.Pointer[limits] // what it may take
+	dropped    atomic.Bool
 	broken     error                // why it cannot be held; nobody is let in
 	membership sync.Mutex           // held while entries are added
 	held       atomic.Pointer[held] // nil until its membership log has come
@@ -91,7 +94,7 @@ func (p *practice) state() *trust.State {
 // admits reports whether a device is let in as one of this practice: its members, as long as this is one of its anchors, and who
 // shall bring the membership log.
 func (p *practice) admits(d trust.DeviceID) bool {
-	if p.broken != nil {
+	if p.broken != nil || p.dropped.Load() {
 		return false
 	}
 	st := p.state()

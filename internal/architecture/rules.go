@@ -55,8 +55,11 @@ var rules = map[string]rule{
 	}, others: []string{"github.com/prometheus/client_golang", "github.com/prometheus/common", "golang.org/x/sys"}},
 
 	// The blind peer.
-	"anchor/command": {module: []string{"anchor", "p2p"}, others: []string{"github.com/spf13/cobra"}},
-	"anchor":         {module: []string{"wire", "trust", "chunk", "chunk/logs", "storage", "p2p", "p2p/session"}},
+	"anchor/command": {module: []string{"anchor", "p2p"}, others: []string{"github.com/spf13/cobra", "golang.org/x/term"}},
+	"anchor": {
+		module: []string{"wire", "trust", "chunk", "chunk/logs", "storage", "p2p", "p2p/session"},
+		others: []string{"github.com/prometheus/client_golang", "github.com/prometheus/common", "golang.org/x/time/rate"},
+	},
 
 	// The commands, which nobody imports.
 	"cmd/chartmesh-anchor": {module: []string{"anchor/command"}},
