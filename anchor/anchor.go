@@ -56,10 +56,10 @@ const maxRegion = 64
 
 func (c Config) validate() error {
 	if err := c.Quota.validate(); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
 	if len(c.Region) > maxRegion || strings.ContainsFunc(c.Region, func(r rune) bool { return !unicode.IsPrint(r) }) {
-		return fmt.Errorf("the region has at most %d printable characters", maxRegion)
+		return fmt.Errorf("%w: the region has at most %d printable characters", ErrConfig, maxRegion)
 	}
 	return nil
 }
@@ -88,6 +88,12 @@ type Anchor struct {
 		next      uint64                         // number of the next practice
 	}
 }
+
+// ID is a practice's: that of its founding entry.
+type ID = trust.EntryID
+
+// ErrConfig says that a Config makes no sense.
+var ErrConfig = errors.New("this cannot be run")
 
 // Errors of Admit, and of what is asked of one practice.
 var (

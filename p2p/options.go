@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -111,17 +112,20 @@ func beyondLoopback(listen []string) bool {
 	})
 }
 
+// ErrPublic says that a public address is none.
+var ErrPublic = errors.New("not a public address")
+
 // multiaddrs reads addresses under which this device is reached: of ways that others dial.
 func multiaddrs(texts []string) (list []ma.Multiaddr, err error) {
 	for _, text := range texts {
 		a, err := ma.NewMultiaddr(text)
 		if err == nil {
 			if _, to := ma.SplitFunc(a, func(c ma.Component) bool { return c.Protocol().Code == ma.P_P2P }); len(to) > 0 {
-				return nil, fmt.Errorf("public address %s: leave out /p2p/ and what follows", text)
+				return nil, fmt.Errorf("%w: %s: leave out /p2p/ and what follows", ErrPublic, text)
 			}
 		}
 		if err != nil || len(text) > maxAddrBytes || wayOf(a) == "unknown" || isRelayed(a) {
-			return nil, fmt.Errorf("public address %s: give it like /dns4/anchor.example.org/udp/4001/quic-v1", text)
+			return nil, fmt.Errorf("%w: %s: give it like /dns4/anchor.example.org/udp/4001/quic-v1", ErrPublic, text)
 		}
 		list = append(list, a)
 	}

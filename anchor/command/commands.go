@@ -1,16 +1,12 @@
 package command
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
-	"path/filepath"
 	"runtime/debug"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -31,7 +27,7 @@ func root() *cobra.Command {
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.PersistentFlags().StringVar(&dir, "data", "chartmesh-anchor", "folder with the anchor's identity and store")
-	cmd.AddCommand(runCommand(&dir), admitCommand(&dir), statusCommand(&dir))
+	cmd.AddCommand(runCommand(&dir), admitCommand(&dir), statusCommand(&dir), usageCommand(&dir), quotaCommand(&dir), dropCommand(&dir))
 	return cmd
 }
 
@@ -52,54 +48,9 @@ func exactly(n int, what string) cobra.PositionalArgs {
 	}
 }
 
-func runCommand(dir *string) *cobra.Command {
-	var listen []string
-	var grace time.Duration
-	cmd := &cobra.Command{
-		Use: "run", Short: "Run the anchor until it is told to stop", Args: exactly(0, "run takes no arguments"),
-		Example: "  chartmesh-anchor run --data /var/lib/chartmesh-anchor --listen /ip4/0.0.0.0/udp/4001/quic-v1,/ip4/0.0.0.0/tcp/4001",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd.Context(), *dir, listen, grace, cmd.OutOrStdout(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
-		},
-	}
-	cmd.Flags().StringSliceVar(&listen, "listen", []string{"/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"},
-		"multiaddrs to listen at")
-	cmd.Flags().DurationVar(&grace, "grace", anchor.DefaultGrace, "how long chunks are kept that a checkpoint stands for, though every device has found it good")
-	return cmd
-}
-
-// run opens the anchor, answers the commands of its folder, and ends in the reverse order.
-func run(ctx context.Context, dir string, listen []string, grace time.Duration, out io.Writer, log *slog.Logger) (err error) {
-	dir, err = filepath.Abs(dir)
-	if err != nil {
-		return err
-	}
-	a, err := anchor.Open(ctx, anchor.Config{Dir: dir, Listen: listen, Version: version(), Logger: log, Grace: max(grace, 1)})
-	if err != nil {
-		return fmt.Errorf("%w: %w", errOpen, err)
-	}
-	defer func() { err = errors.Join(err, a.Close()) }()
-	control, err := listenControl(dir, a)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, control.close()) }()
-	if _, err := fmt.Fprintf(out, "the anchor runs; administrators of practices add it with one of\n\n%s\n", addCommands(a.Addresses())); err != nil {
-		return err
-	}
-	return a.Run(ctx)
-}
-
-func addCommands(addresses []string) string {
-	var b strings.Builder
-	for _, addr := range addresses {
-		fmt.Fprintf(&b, "  chartmesh anchor add %s\n", addr)
-	}
-	return b.String()
-}
-
 func admitCommand(dir *string) *cobra.Command {
-	return &cobra.Command{
+	var asJSON bool
+	cmd := &cobra.Command{
 		Use: "admit TOKEN", Short: "Admit a practice by the token of its administrator", Args: exactly(1, "admit takes the token, and nothing else"),
 		Example: "  chartmesh-anchor admit cma1-…",
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -107,41 +58,71 @@ func admitCommand(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), p)
+			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "admitted; its devices connect within seconds (practice %s)\n", p.ID)
 			return err
-		},
-	}
-}
-
-func statusCommand(dir *string) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use: "status", Aliases: []string{"practices"}, Short: "Show the anchor and the practices that it holds", Args: exactly(0, "status takes no arguments"),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := status(cmd.Context(), *dir)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				enc := json.NewEncoder(cmd.OutOrStdout())
-				enc.SetIndent("", "  ")
-				return enc.Encode(s)
-			}
-			return printStatus(cmd.OutOrStdout(), s)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
+func printJSON(w io.Writer, v any) error {
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(v)
+}
+
+// errTrouble says that the anchor runs and does not do its work.
+var errTrouble = errors.New("the anchor is in trouble")
+
+func statusCommand(dir *string) *cobra.Command {
+	var asJSON, check bool
+	cmd := &cobra.Command{
+		Use: "status", Aliases: []string{"practices"}, Short: "Show the anchor and the practices that it holds", Args: exactly(0, "status takes no arguments"),
+		Example: "  chartmesh-anchor status\n  chartmesh-anchor status --check      for scripts and containers: exit code 0 if it stores and serves",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := status(cmd.Context(), *dir)
+			if err != nil {
+				return err
+			}
+			switch {
+			case asJSON:
+				err = printJSON(cmd.OutOrStdout(), s)
+			case !check:
+				err = printStatus(cmd.OutOrStdout(), s)
+			}
+			if check && s.Trouble != "" {
+				err = fmt.Errorf("%w: %s", errTrouble, s.Trouble)
+			}
+			return err
+		},
+	}
+	cmd.Flags().BoolVar(&check, "check", false, "say nothing if all is well, and end with exit code 6 if not")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
 func printStatus(w io.Writer, s anchor.Status) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "anchor %s, version %s\n%d devices connected\n\n", s.PeerID, s.Version, s.Connected)
+	fmt.Fprintf(&b, "anchor %s, version %s\n", s.PeerID, s.Version)
+	if s.Region != "" {
+		fmt.Fprintf(&b, "region %s\n", s.Region)
+	}
+	fmt.Fprintf(&b, "%d devices connected\n\n", s.Connected)
 	for _, a := range s.Addresses {
 		fmt.Fprintf(&b, "  at %s\n", a)
 	}
-	if s.Full {
+	switch {
+	case s.Full:
 		b.WriteString("\nthe disk is full: nothing is taken until there is more room\n")
+	case s.Trouble != "":
+		fmt.Fprintf(&b, "\nin trouble: %s\n", s.Trouble)
+	}
+	if s.Deleting > 0 {
+		fmt.Fprintf(&b, "\n%d dropped practices are being deleted\n", s.Deleting)
 	}
 	if len(s.Practices) == 0 {
 		b.WriteString("\nno practice is admitted yet: an administrator runs `chartmesh anchor add` with one of these addresses\n")
@@ -161,6 +142,9 @@ func printStatus(w io.Writer, s anchor.Status) error {
 				fmt.Fprintf(&b, ", %d of them deleted since checkpoints stand for them", p.Deleted)
 			}
 			b.WriteString("\n")
+		}
+		if p.UsedUp {
+			b.WriteString("  its share is used up: nothing more of it is taken (chartmesh-anchor quota)\n")
 		}
 	}
 	_, err := io.WriteString(w, b.String())

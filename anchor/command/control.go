@@ -21,6 +21,9 @@ import (
 //
 //	GET  /v1/status  an anchor.Status
 //	POST /v1/admit   {"token": …}: an anchor.Practice
+//	POST /v1/usage   named, or of nobody: usages
+//	POST /v1/quota   named: an anchor.Usage
+//	POST /v1/drop    named: dropped
 //
 // An error is {"error": …, "code": …}.
 const socketName = "control.sock"
@@ -31,7 +34,8 @@ var errAbsent = errors.New("no anchor runs in this folder")
 const maxRequest = 4 << 10
 
 // refusals are the errors that travel, by their codes.
-var refusals = map[string]error{"token": p2p.ErrToken, "other-anchor": anchor.ErrOtherAnchor, "admitted": anchor.ErrAdmitted}
+var refusals = map[string]error{"token": p2p.ErrToken, "other-anchor": anchor.ErrOtherAnchor, "admitted": anchor.ErrAdmitted,
+	"unknown": anchor.ErrUnknown, "ambiguous": anchor.ErrAmbiguous, "quota": anchor.ErrQuota}
 
 type control struct {
 	server *http.Server
@@ -65,6 +69,25 @@ func listenControl(dir string, a *anchor.Anchor) (*control, error) {
 		p, err := a.Admit(r.Context(), token)
 		answer(w, p, err)
 	})
+	mux.HandleFunc("POST /v1/usage", ofOne(a, func(_ context.Context, id *anchor.ID, _ named) (any, error) {
+		if id == nil {
+			return usages{a.Usages()}, nil
+		}
+		u, err := a.UsageOf(*id)
+		return usages{[]anchor.Usage{u}}, err
+	}))
+	mux.HandleFunc("POST /v1/quota", ofOne(a, func(ctx context.Context, id *anchor.ID, n named) (any, error) {
+		if id == nil {
+			return nil, anchor.ErrUnknown
+		}
+		return a.SetQuota(ctx, *id, n.Change)
+	}))
+	mux.HandleFunc("POST /v1/drop", ofOne(a, func(ctx context.Context, id *anchor.ID, _ named) (any, error) {
+		if id == nil {
+			return nil, anchor.ErrUnknown
+		}
+		return dropped{id.String()}, a.Drop(ctx, *id)
+	}))
 	c := &control{
 		server: &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: maxRequest},
 		ended:  make(chan error, 1),
@@ -82,6 +105,38 @@ func readToken(r io.Reader) (string, error) {
 		return "", p2p.ErrToken
 	}
 	return req.Token, nil
+}
+
+// readNamed reads the body of a request about a practice, or about all of them.
+func readNamed(r io.Reader) (n named, err error) {
+	dec := json.NewDecoder(io.LimitReader(r, maxRequest))
+	dec.DisallowUnknownFields() // a limit of a newer version is not passed over
+	if err := dec.Decode(&n); err != nil {
+		return named{}, errRequest
+	}
+	return n, nil
+}
+
+// errRequest says that a request does not read.
+var errRequest = errors.New("the request does not read")
+
+// ofOne answers a request about a practice; id is nil if it names none.
+func ofOne(a *anchor.Anchor, do func(ctx context.Context, id *anchor.ID, n named) (any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		n, err := readNamed(r.Body)
+		var id *anchor.ID
+		if err == nil && n.Practice != "" {
+			var found anchor.ID
+			if found, err = a.Find(n.Practice); err == nil {
+				id = &found
+			}
+		}
+		var v any
+		if err == nil {
+			v, err = do(r.Context(), id, n)
+		}
+		answer(w, v, err)
+	}
 }
 
 // close lets requests end, and removes the socket.
@@ -111,12 +166,16 @@ func answer(w http.ResponseWriter, v any, err error) {
 }
 
 func admit(ctx context.Context, dir, token string) (p anchor.Practice, err error) {
-	body, err := json.Marshal(map[string]string{"token": token})
-	if err != nil {
-		return p, err
-	}
-	err = call(ctx, dir, http.MethodPost, "/v1/admit", bytes.NewReader(body), &p)
+	err = post(ctx, dir, "/v1/admit", map[string]string{"token": token}, &p)
 	return p, err
+}
+
+func post(ctx context.Context, dir, path string, v, into any) error {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return call(ctx, dir, http.MethodPost, path, bytes.NewReader(body), into)
 }
 
 func status(ctx context.Context, dir string) (s anchor.Status, err error) {

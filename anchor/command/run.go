@@ -18,9 +18,10 @@ import (
 const (
 	exitOther   = 1
 	exitUsage   = 2
-	exitRefused = 3 // a token is wrong, or the practice is admitted already
+	exitRefused = 3 // a token is wrong, the practice is admitted already, or is not, or the quota is none
 	exitAbsent  = 4 // no anchor runs in the folder
 	exitTrouble = 5 // the folder cannot be opened: in use, damaged, or of a newer version
+	exitIll     = 6 // status --check: the anchor runs and does not store, or not serve
 )
 
 // Main runs the command that the process was called with, until it is done or a signal ends it, and ends the process.
@@ -43,12 +44,15 @@ func exitOf(err error) int {
 	switch {
 	case usage:
 		return exitUsage
-	case errors.Is(err, p2p.ErrToken), errors.Is(err, anchor.ErrOtherAnchor), errors.Is(err, anchor.ErrAdmitted):
+	case errors.Is(err, p2p.ErrToken), errors.Is(err, anchor.ErrOtherAnchor), errors.Is(err, anchor.ErrAdmitted),
+		errors.Is(err, anchor.ErrUnknown), errors.Is(err, anchor.ErrAmbiguous), errors.Is(err, anchor.ErrQuota):
 		return exitRefused
 	case errors.Is(err, errAbsent):
 		return exitAbsent
 	case errors.Is(err, errOpen):
 		return exitTrouble
+	case errors.Is(err, errTrouble):
+		return exitIll
 	}
 	return exitOther
 }
@@ -59,6 +63,10 @@ func hintOf(err error) string {
 		return "an administrator of the practice runs `chartmesh anchor add ADDRESS`, which prints it"
 	case errors.Is(err, anchor.ErrOtherAnchor):
 		return "the administrator gave another address: `chartmesh-anchor status` prints those of this one"
+	case errors.Is(err, anchor.ErrUnknown):
+		return "`chartmesh-anchor usage` lists the practices"
+	case errors.Is(err, anchor.ErrAmbiguous):
+		return "give more of the ID"
 	case errors.Is(err, errAbsent):
 		return "start it with `chartmesh-anchor run`, or name its folder with --data"
 	}
