@@ -22,8 +22,12 @@ func FuzzControl(f *testing.F) {
 	f.Add([]byte(`{"error":"it is full","code":"internal"}`))
 	f.Add([]byte(`{"error":"x","code":"admitted"}`))
 	f.Add([]byte(`{"peer_id":"12D3KooW","practices":[{"id":"` + fuzzing.Canary + `"}]}`))
+	f.Add([]byte(`{"practice":"836284be","change":{"bytes":{"value":50000000000},"rate":{"default":true,"value":0}}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if _, err := readToken(bytes.NewReader(b)); err != nil && !errors.Is(err, p2p.ErrToken) {
+			t.Errorf("%q: %v", b, err)
+		}
+		if n, err := readNamed(bytes.NewReader(b)); err != nil && (!errors.Is(err, errRequest) || n != (named{})) {
 			t.Errorf("%q: %v", b, err)
 		}
 		var s anchor.Status
