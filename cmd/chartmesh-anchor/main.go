@@ -3,6 +3,9 @@
 //	chartmesh-anchor run --data /var/lib/chartmesh-anchor
 //	chartmesh-anchor admit TOKEN      of an administrator's `chartmesh anchor add`
 //	chartmesh-anchor status --json
+//	chartmesh-anchor usage
+//	chartmesh-anchor quota PRACTICE --bytes 50GB
+//	chartmesh-anchor drop PRACTICE
 //
 // It is built without cgo: the linker shows that it holds no engine and no key that opens a chunk.
 package main
