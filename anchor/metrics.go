@@ -121,6 +121,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	put(figInfo, 1, a.cfg.Version, a.cfg.Region)
 	put(figUptime, time.Since(m.begun).Seconds())
 	put(figHealthy, oneIf(a.Healthy() == nil))
+	moved := a.host.Moved()
 	states := map[string]int{"held": 0, "waiting": 0, "left": 0, "damaged": 0}
 	var usedUp int
 	var held storage.Amount
@@ -137,7 +138,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 		if !a.cfg.MetricsPerPractice {
 			continue
 		}
-		u, number := a.usageOf(p), strconv.FormatUint(p.Number, 10) // two IDs may begin alike
+		u, number := usageOf(p, moved[p]), strconv.FormatUint(p.Number, 10) // two IDs may begin alike
 		put(figOneBytes, float64(u.Bytes), u.ID, number)
 		put(figOneChunks, float64(u.Chunks), u.ID, number)
 		put(figOneShare, u.Share, u.ID, number)

@@ -179,5 +179,5 @@ func (a *Anchor) SetQuota(ctx context.Context, id trust.EntryID, change Change) 
 		a.host.FullChanged(p)
 		a.log.Info("the quota of a practice was changed", "practice", p.id)
 	}
-	return a.usageOf(p), nil
+	return usageOf(p, a.host.Moved()[p]), nil
 }

@@ -119,7 +119,7 @@ type Usage struct {
 // quotaNames are the names of ownQuota's limits.
 var quotaNames = [len(ownQuota{})]string{"bytes", "chunks", "connections", "rate"}
 
-func (a *Anchor) usageOf(p *practice) Usage {
+func usageOf(p *practice, moved p2p.Moved) Usage {
 	l := p.limits.Load()
 	u := Usage{ID: p.id.String(), Number: p.Number, Quota: l.Quota, Own: []string{}, UsedUp: p.UsedUp(), Damaged: p.broken != nil}
 	for i, own := range l.own {
@@ -140,8 +140,7 @@ func (a *Anchor) usageOf(p *practice) Usage {
 	if st := p.state(); st != nil {
 		u.Devices = len(st.Members())
 	}
-	moved, contact := a.host.TrafficOf(p)
-	u.Connected, u.LastContact = moved.Open, timeOf(contact.UTC())
+	u.Connected, u.LastContact = moved.Open, timeOf(moved.Contact.UTC())
 	u.BytesIn, u.BytesOut, u.ChunksIn, u.ChunksOut = moved.BytesIn, moved.BytesOut, moved.ChunksIn, moved.ChunksOut
 	return u
 }
@@ -156,16 +155,16 @@ func timeOf(t time.Time) *time.Time {
 // UsageOf returns what a practice takes. The error is ErrUnknown.
 func (a *Anchor) UsageOf(id trust.EntryID) (Usage, error) {
 	if p := a.find(id); p != nil {
-		return a.usageOf(p), nil
+		return usageOf(p, a.host.Moved()[p]), nil
 	}
 	return Usage{}, ErrUnknown
 }
 
 // Usages returns what each practice takes, in the order in which they were admitted.
 func (a *Anchor) Usages() []Usage {
-	list := []Usage{}
+	list, moved := []Usage{}, a.host.Moved()
 	for _, p := range a.list() {
-		list = append(list, a.usageOf(p))
+		list = append(list, usageOf(p, moved[p]))
 	}
 	return list
 }

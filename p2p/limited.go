@@ -71,11 +71,15 @@ func (h *Host) crowdedLocked(r session.Replica) bool {
 
 // Forget ends every session with a replica that is no more, waits until they are gone, and forgets what they moved.
 func (h *Host) Forget(r session.Replica) {
+	var ending []*link
 	for _, l := range h.links() {
 		if l.replica == r {
 			l.end(errNotAdmitted)
-			<-l.gone
+			ending = append(ending, l)
 		}
+	}
+	for _, l := range ending {
+		<-l.gone
 	}
 	h.mu.Lock()
 	delete(h.mu.of, r)
@@ -83,23 +87,28 @@ func (h *Host) Forget(r session.Replica) {
 	h.wakeDialler()
 }
 
-// TrafficOf returns what the sessions with a replica have moved since the host was opened, and when one last brought anything.
-func (h *Host) TrafficOf(r session.Replica) (sum Traffic, contact time.Time) {
+// Moved is what the sessions with one replica have moved since the host was opened.
+type Moved struct {
+	Traffic
+	Contact time.Time // when one last brought anything; zero: never
+}
+
+// Moved returns what the sessions with each replica have moved.
+func (h *Host) Moved() map[session.Replica]Moved {
 	h.mu.Lock()
-	if of := h.mu.of[r]; of != nil {
-		sum, contact = of.past, of.contact
+	list := make(map[session.Replica]Moved, len(h.mu.of))
+	for r, of := range h.mu.of {
+		list[r] = Moved{of.past, of.contact}
 	}
 	h.mu.Unlock()
 	for _, l := range h.links() {
-		if l.replica != r {
-			continue
-		}
-		s := l.session.Status()
-		sum.Open++
-		sum.add(s)
-		contact = maxTime(contact, s.LastFrame)
+		m, s := list[l.replica], l.session.Status()
+		m.Open++
+		m.add(s)
+		m.Contact = maxTime(m.Contact, s.LastFrame)
+		list[l.replica] = m
 	}
-	return sum, contact
+	return list
 }
 
 // HasConnection reports whether there is a connection to a device.

@@ -68,12 +68,12 @@ func TestCrowded(t *testing.T) {
 	wait(t, "who is in goes on", same(a, in))
 	in.stop()
 	wait(t, "the other comes in", func() bool { return connected(out) })
-	moved, contact := a.TrafficOf(share)
-	if moved.Open != 1 || moved.Sessions < 2 || moved.BytesIn == 0 || moved.ChunksIn != 1 || time.Since(contact) > time.Minute {
-		t.Errorf("moved %+v, last contact %v", moved, contact)
+	moved := a.Moved()[share]
+	if moved.Open != 1 || moved.Sessions < 2 || moved.BytesIn == 0 || moved.ChunksIn != 1 || time.Since(moved.Contact) > time.Minute {
+		t.Errorf("moved %+v", moved)
 	}
 	a.Forget(share)
-	if moved, _ := a.TrafficOf(share); moved.BytesIn > 10_000 || moved.ChunksIn > 0 {
+	if moved := a.Moved()[share]; moved.BytesIn > 10_000 || moved.ChunksIn > 0 {
 		t.Errorf("after it was forgotten: %+v", moved)
 	}
 }
@@ -109,7 +109,7 @@ func TestRate(t *testing.T) {
 	if took := time.Since(begun); took < time.Second {
 		t.Errorf("600 KB took %v at 400 KB/s", took)
 	}
-	if moved, _ := a.TrafficOf(share); moved.Sessions != 1 {
+	if moved := a.Moved()[share]; moved.Sessions != 1 {
 		t.Errorf("%d sessions", moved.Sessions)
 	}
 }

@@ -70,6 +70,9 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 		_ = s.Reset()
 		return err
 	}
+	if !h.cfg.Admit(device) {
+		cancel(errNotAdmitted) // who ended the links of those who are not, did not see this one
+	}
 	// Whoever waits for the stream when the link ends must not wait for the peer.
 	stop := context.AfterFunc(ctx, func() {
 		now := time.Now()
@@ -183,10 +186,11 @@ func (h *Host) unregister(l *link, err error) {
 	m.link = nil
 	m.last = status
 	h.mu.past.add(status)
-	of := h.ofLocked(l.replica)
-	of.open--
-	of.past.add(status)
-	of.contact = maxTime(of.contact, status.LastFrame)
+	if of := h.mu.of[l.replica]; of != nil { // nil: it was forgotten meanwhile
+		of.open--
+		of.past.add(status)
+		of.contact = maxTime(of.contact, status.LastFrame)
+	}
 	m.incompt = status.Incompatible
 	m.reason = reasonOf(err)
 	switch heard := !status.LastFrame.IsZero(); {

@@ -42,7 +42,7 @@ func listenHealth(addr string, a *anchor.Anchor) (*health, error) {
 
 func (h *health) close() error {
 	err := h.server.Close()
-	<-h.ended
+	_ = <-h.ended // http.ErrServerClosed
 	return err
 }
 

@@ -74,22 +74,22 @@ type hello struct {
 }
 
 // full says why the sender stores nothing.
-func (m *hello) full() Full {
+func (h *hello) full() Full {
 	switch {
-	case m.flags&helloFull == 0:
+	case h.flags&helloFull == 0:
 		return NotFull
-	case m.flags&helloShare != 0:
+	case h.flags&helloShare != 0:
 		return UsedUp
 	}
 	return DiskFull
 }
 
-func (m *hello) setFull(f Full) {
+func (h *hello) setFull(f Full) {
 	switch f {
 	case DiskFull:
-		m.flags |= helloFull
+		h.flags |= helloFull
 	case UsedUp:
-		m.flags |= helloFull | helloShare
+		h.flags |= helloFull | helloShare
 	}
 }
 
