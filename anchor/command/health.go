@@ -3,6 +3,7 @@ package command
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -42,7 +43,9 @@ func listenHealth(addr string, a *anchor.Anchor) (*health, error) {
 
 func (h *health) close() error {
 	err := h.server.Close()
-	_ = <-h.ended // http.ErrServerClosed
+	if ended := <-h.ended; err == nil && !errors.Is(ended, http.ErrServerClosed) {
+		err = ended
+	}
 	return err
 }
 

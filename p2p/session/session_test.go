@@ -134,6 +134,27 @@ func TestPeerIsFull(t *testing.T) {
 	}
 }
 
+// TestRoomAgain: what a peer did not keep while it was full is sent at once when it is not any more, however long that took.
+func TestRoomAgain(t *testing.T) {
+	m := pair(t)
+	m.full = make([]atomic.Uint32, 2)
+	m.full[1].Store(uint32(session.UsedUp))
+	m.nodes[1].Drop = func(session.Place) bool { return true }
+	m.reconnect()
+	m.edit(0, 0, 1000)
+	m.settle()
+	for range 400 {
+		m.now = m.now.Add(time.Second)
+		m.settle()
+	}
+	m.nodes[1].Drop = nil
+	m.full[1].Store(uint32(session.NotFull))
+	m.settle()
+	if !m.agreed() {
+		t.Error("it is not sent when there is room")
+	}
+}
+
 // TestCutAtHalf cuts a first sync when half of it is durable: the rest is no more than was not durable.
 func TestCutAtHalf(t *testing.T) {
 	m := pair(t)
