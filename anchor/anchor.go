@@ -141,7 +141,8 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 		return nil, err
 	}
 	a.host, err = p2p.Open(p2p.Config{
-		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Enters: a.enters, Public: cfg.Public, Root: a.rootKey, Recovered: a.recovered, Relay: relay{a}, Listen: cfg.Listen, Logger: cfg.Logger,
+		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Enters: a.enters, Root: a.rootKey,
+		Recovered: a.recovered, Relay: relay{a}, Listen: cfg.Listen, Public: cfg.Public, Logger: cfg.Logger,
 		Blind: func(trust.DeviceID) bool { return true }, Version: cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1<<16 - 1}, // it reads no document
 	})

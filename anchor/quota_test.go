@@ -6,6 +6,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -312,6 +314,17 @@ func TestHealth(t *testing.T) {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %s among the metrics", want)
 		}
+	}
+	doc, err := os.ReadFile("../docs/operations.md")
+	must(t, err)
+	named := func(pattern, in string) []string {
+		list := regexp.MustCompile(pattern).FindAllString(in, -1)
+		slices.Sort(list)
+		return slices.Compact(list)
+	}
+	there := named(`chartmesh_anchor_\w+`, strings.Join(regexp.MustCompile(`(?m)^# TYPE \w+`).FindAllString(b.String(), -1), " "))
+	if told := named("chartmesh_anchor_\\w+", string(doc)); !slices.Equal(told, there) || len(told) < 20 {
+		t.Errorf("docs/operations.md tells of\n%v\nand there are\n%v", told, there)
 	}
 	if strings.Contains(b.String(), "Xanthippe") {
 		t.Error("a name stands in the metrics")
