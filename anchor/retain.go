@@ -58,7 +58,7 @@ func (a *Anchor) settle(ctx context.Context) (more bool) {
 		if r.took += time.Since(now); !again {
 			r.rest, r.took = time.Now().Add(min(retainShare*r.took, judgeEvery-time.Second)), 0
 		}
-		if err != nil && ctx.Err() == nil {
+		if err != nil && ctx.Err() == nil && !p.dropped.Load() {
 			a.log.Error("what checkpoints of a practice cover is not deleted; it is tried again", "practice", p.id, "after", judgeEvery, "error", err)
 		}
 		more = more || again

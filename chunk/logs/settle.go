@@ -213,6 +213,7 @@ func (s *Set) settle(ctx context.Context, u Unsettled) error {
 	case err != nil:
 		return err
 	}
+	b.Frees = true
 	if err := s.store.Commit(ctx, &b); err != nil {
 		return err
 	}
