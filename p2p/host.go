@@ -340,6 +340,8 @@ func (h *Host) connected(c network.Conn) {
 		if isRelayed(c.RemoteMultiaddr()) {
 			// What was known did not lead there, and would be tried before a punch; what it says now is taken up when it has.
 			h.host.Peerstore().ClearAddrs(c.RemotePeer())
+		} else if places, ok := h.host.Network().ResourceManager().(*apart); ok {
+			places.came(c.RemoteMultiaddr())
 		}
 		h.mu.Lock()
 		// The record is made here for one whose addresses nobody told us.

@@ -25,6 +25,8 @@ const (
 	newConnsPerSecond = 50
 	maxNetMemory      = 512 << 20
 
+	newConnsPerSecondPerAddr = 100
+
 	maxStrangers              = 8 // at once, while an invite is open
 	strangersPerSecond        = 1
 	strangersBurst            = 8
@@ -46,6 +48,7 @@ const (
 	maxTransientAtRelay      = 512
 	maxStreamsAtRelay        = 1024 // of one device
 	newConnsPerSecondAtRelay = 500
+	maxHomes                 = 1 << 14 // addresses that members have come from
 
 	maxReservations        = 1 << 14 // of a relay
 	maxReservationsPerAddr = 256     // a whole branch behind one router

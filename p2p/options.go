@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"time"
 
 	"github.com/libp2p/go-libp2p"
 	"github.com/libp2p/go-libp2p/core/connmgr"
@@ -42,7 +43,7 @@ func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host
 	if err != nil {
 		return nil, fmt.Errorf("make peerstore: %w", err)
 	}
-	resources, err := newResources(cfg.Relay != nil)
+	resources, err := placesOf(cfg.Relay != nil)
 	if err != nil {
 		return nil, fmt.Errorf("make resource limits: %w", err)
 	}
@@ -159,6 +160,7 @@ func newResources(relay bool) (network.ResourceManager, error) {
 	}
 	scaled := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&scaled)
+	perHome := rate.Limit{RPS: newConnsPerSecondPerAddr, Burst: 2 * perAddr}
 	each := func(bits int) []rcmgr.ConnLimitPerSubnet {
 		return []rcmgr.ConnLimitPerSubnet{{PrefixLength: bits, ConnCount: perAddr}}
 	}
@@ -167,6 +169,10 @@ func newResources(relay bool) (network.ResourceManager, error) {
 		rcmgr.WithLimitPerSubnet(each(32), each(56)),
 		rcmgr.WithConnRateLimiters(&rate.Limiter{
 			GlobalLimit: rate.Limit{RPS: float64(perSecond), Burst: 4 * perSecond},
+			SubnetRateLimiter: rate.SubnetLimiter{
+				IPv4SubnetLimits: []rate.SubnetLimit{{PrefixLength: 32, Limit: perHome}}, IPv6SubnetLimits: []rate.SubnetLimit{{PrefixLength: 56, Limit: perHome}},
+				GracePeriod: time.Minute,
+			},
 		}),
 	)
 }

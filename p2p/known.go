@@ -1,0 +1,112 @@
+package p2p
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	ma "github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
+)
+
+// apart has places for those who come from where a member has come from, and others for everybody else: whoever fills the places of an
+// anchor with connections that come to nothing leaves those of the members. It knows addresses since it was started.
+type apart struct {
+	network.ResourceManager // for who comes from a known address, and for streams
+	others                  network.ResourceManager
+
+	mu struct {
+		sync.Mutex
+		known map[netip.Prefix]struct{}
+	}
+}
+
+// placesOf returns the places of a host: a relay's are apart, as many of each kind.
+func placesOf(relay bool) (network.ResourceManager, error) {
+	if !relay {
+		return newResources(false)
+	}
+	known, err := newResources(true)
+	if err != nil {
+		return nil, err
+	}
+	others, err := newResources(true)
+	if err != nil {
+		return nil, errors.Join(err, known.Close())
+	}
+	r := &apart{ResourceManager: known, others: others}
+	r.mu.known = map[netip.Prefix]struct{}{}
+	return r, nil
+}
+
+// home returns what counts as one address: of IPv6 a network, in which a device changes its own.
+func home(ip netip.Addr) (netip.Prefix, bool) {
+	ip = ip.Unmap().WithZone("")
+	bits := ip.BitLen()
+	if ip.Is6() {
+		bits = 64
+	}
+	p, err := ip.Prefix(bits)
+	return p, err == nil
+}
+
+func homeOf(a ma.Multiaddr) (netip.Prefix, bool) {
+	raw, err := manet.ToIP(a)
+	if err != nil {
+		return netip.Prefix{}, false
+	}
+	ip, ok := netip.AddrFromSlice(raw)
+	if !ok {
+		return netip.Prefix{}, false
+	}
+	return home(ip)
+}
+
+// came notes that a member came from an address.
+func (r *apart) came(from ma.Multiaddr) {
+	at, ok := homeOf(from)
+	if !ok {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, known := r.mu.known[at]; !known && len(r.mu.known) >= maxHomes {
+		for some := range r.mu.known { // any: who comes from there is noted anew
+			delete(r.mu.known, some)
+			break
+		}
+	}
+	r.mu.known[at] = struct{}{}
+}
+
+// of returns the places for who comes from an address.
+func (r *apart) of(at netip.Prefix, ok bool) network.ResourceManager {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, known := r.mu.known[at]; ok && known {
+		return r.ResourceManager
+	}
+	return r.others
+}
+
+// OpenConnection takes a place for a connection.
+func (r *apart) OpenConnection(dir network.Direction, usefd bool, addr ma.Multiaddr) (network.ConnManagementScope, error) {
+	if dir == network.DirOutbound {
+		return r.ResourceManager.OpenConnection(dir, usefd, addr)
+	}
+	return r.of(homeOf(addr)).OpenConnection(dir, usefd, addr)
+}
+
+// VerifySourceAddress reports whether who comes from an address has to show that it is his.
+func (r *apart) VerifySourceAddress(addr net.Addr) bool {
+	at, err := netip.ParseAddrPort(addr.String())
+	if err != nil {
+		return true
+	}
+	return r.of(home(at.Addr())).VerifySourceAddress(addr)
+}
+
+// Close ends both.
+func (r *apart) Close() error { return errors.Join(r.ResourceManager.Close(), r.others.Close()) }

@@ -1,0 +1,50 @@
+package p2p
+
+import (
+	"fmt"
+	"net"
+	"testing"
+
+	"github.com/libp2p/go-libp2p/core/network"
+	ma "github.com/multiformats/go-multiaddr"
+)
+
+// TestPlacesApart: whoever fills all places that strangers can have leaves those of who comes from where a member came from.
+func TestPlacesApart(t *testing.T) {
+	places, err := placesOf(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = places.Close() }()
+	taken := func(from string) bool {
+		t.Helper()
+		_, err := places.OpenConnection(network.DirInbound, true, ma.StringCast(from))
+		return err == nil
+	}
+	places.(*apart).came(ma.StringCast("/ip4/192.0.2.7/tcp/4001"))
+	places.(*apart).came(ma.StringCast("/ip6/2001:db8:1:2::7/udp/4001/quic-v1"))
+	n := 0
+	for taken(fmt.Sprintf("/ip4/198.51.100.%d/tcp/1", n%200)) {
+		n++
+	}
+	if n < maxTransientAtRelay/2 || n > maxTransientAtRelay {
+		t.Errorf("strangers have %d places", n)
+	}
+	for from, want := range map[string]bool{
+		"/ip4/198.51.100.250/tcp/1": false, "/ip4/192.0.2.8/tcp/1": false, "/ip6/2001:db8:1:3::7/tcp/1": false,
+		"/ip4/192.0.2.7/tcp/9": true, "/ip6/2001:db8:1:2::8/tcp/9": true, "/ip6/::ffff:192.0.2.7/tcp/9": true,
+	} {
+		if got := taken(from); got != want {
+			t.Errorf("%s gets a place: %v", from, got)
+		}
+	}
+	if places.VerifySourceAddress(&net.UDPAddr{IP: net.IPv4(192, 0, 2, 7), Port: 1}) {
+		t.Error("a known address has to be shown at once")
+	}
+	for i := range 2 * maxHomes {
+		places.(*apart).came(ma.StringCast(fmt.Sprintf("/ip4/10.%d.%d.%d/tcp/1", i>>16, i>>8&255, i&255)))
+	}
+	if n := len(places.(*apart).mu.known); n != maxHomes {
+		t.Errorf("%d addresses are kept", n)
+	}
+}
