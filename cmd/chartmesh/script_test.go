@@ -25,6 +25,7 @@ const eventuallyWithin = 30 * time.Second
 //	forge DATA-FOLDER              appends a malformed chunk to the folder's log, as a hostile member would
 //	replace FILE OLD NEW           replaces a text, which must be there, in a file
 //	edit DATA-FOLDER FILE N        puts FILE so many times, with 1, 2 … in the place of each @ in it
+//	listens VAR ADDRESS            sets VAR to the flag that makes an anchor listen at the ADDRESS that it had
 //	guess FILE                     writes guess1 to guess5, wrong words for the invitation that FILE ends with
 //
 // and $LISTEN, which makes an agent listen on loopback alone.
@@ -43,6 +44,7 @@ func TestScript(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"eventually": scriptEventually,
 			"json":       scriptJSON,
+			"listens":    scriptListens,
 			"replace":    scriptReplace,
 			"forge":      scriptForge,
 			"edit":       scriptEdit,
@@ -93,6 +95,17 @@ func scriptJSON(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Setenv(args[0], fmt.Sprint(v))
+}
+
+func scriptListens(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: listens VAR ADDRESS")
+	}
+	at, _, ok := strings.Cut(args[1], "/p2p/")
+	if !ok {
+		ts.Fatalf("%s does not end in /p2p/", args[1])
+	}
+	ts.Setenv(args[0], "--listen="+at)
 }
 
 func scriptReplace(ts *testscript.TestScript, neg bool, args []string) {
