@@ -7,6 +7,11 @@ import (
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
 )
@@ -39,6 +44,20 @@ func placesOf(relay bool) (network.ResourceManager, error) {
 	r := &apart{ResourceManager: known, others: others}
 	r.mu.known = map[netip.Prefix]struct{}{}
 	return r, nil
+}
+
+// shareAmongMany raises libp2p's limits on what all devices together have of one protocol: they are meant for few, and follow the machine's memory.
+func shareAmongMany(l *rcmgr.PartialLimitConfig, memory rcmgr.LimitVal64) {
+	const streams = 4 * maxConnsAtRelay
+	all := rcmgr.ResourceLimits{Streams: streams, StreamsInbound: streams, StreamsOutbound: streams, Memory: memory}
+	one := rcmgr.ResourceLimits{Streams: 2 * maxCircuits, StreamsInbound: 2 * maxCircuits, StreamsOutbound: 2 * maxCircuits, Memory: maxNetMemory / 8}
+	l.PeerDefault.Memory = one.Memory
+	l.Service = map[string]rcmgr.ResourceLimits{identify.ServiceName: all, relay.ServiceName: all}
+	l.ServicePeer = map[string]rcmgr.ResourceLimits{relay.ServiceName: one}
+	l.Protocol = map[protocol.ID]rcmgr.ResourceLimits{
+		SyncProtocol: all, IntroduceProtocol: all, RecoverProtocol: all, identify.ID: all, identify.IDPush: all, proto.ProtoIDv2Hop: all, proto.ProtoIDv2Stop: all,
+	}
+	l.ProtocolPeer = map[protocol.ID]rcmgr.ResourceLimits{proto.ProtoIDv2Hop: one, proto.ProtoIDv2Stop: one}
 }
 
 // home returns what counts as one address: of IPv6 a network, in which a device changes its own.

@@ -1,12 +1,20 @@
 package p2p
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"testing"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
+	"github.com/libp2p/go-libp2p/core/protocol"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
+	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/relay"
+	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	ma "github.com/multiformats/go-multiaddr"
+
+	"chartmesh/trust"
 )
 
 // TestPlacesApart: whoever fills all places that strangers can have leaves those of who comes from where a member came from.
@@ -46,5 +54,34 @@ func TestPlacesApart(t *testing.T) {
 	}
 	if n := len(places.(*apart).mu.known); n != maxHomes {
 		t.Errorf("%d addresses are kept", n)
+	}
+}
+
+// TestPlacesForMany: as many devices as an anchor takes have a session each, and circuits, whatever the machine's memory.
+func TestPlacesForMany(t *testing.T) {
+	places, err := placesOf(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = places.Close() }()
+	for i := range 10_000 {
+		var d trust.DeviceID
+		binary.BigEndian.PutUint64(d[:], uint64(i))
+		id := peer.ID(d[:])
+		for _, name := range []protocol.ID{SyncProtocol, proto.ProtoIDv2Hop, identify.ID} {
+			s, err := places.OpenStream(id, network.DirInbound)
+			if err == nil {
+				err = s.SetProtocol(name)
+			}
+			if service := map[protocol.ID]string{proto.ProtoIDv2Hop: relay.ServiceName, identify.ID: identify.ServiceName}[name]; err == nil && service != "" {
+				err = s.SetService(service)
+			}
+			if err == nil && name == SyncProtocol {
+				err = s.ReserveMemory(256<<10, network.ReservationPriorityAlways)
+			}
+			if err != nil {
+				t.Fatalf("device %d has no stream of %s: %v", i, name, err)
+			}
+		}
 	}
 }

@@ -48,7 +48,8 @@ const (
 	maxTransientAtRelay      = 512
 	maxStreamsAtRelay        = 1024 // of one device
 	newConnsPerSecondAtRelay = 500
-	maxHomes                 = 1 << 14 // addresses that members have come from
+	maxNetMemoryAtRelay      = maxConnsAtRelay * 256 << 10 // which is set aside for each stream over TCP, and used if it is not read
+	maxHomes                 = 1 << 14                     // addresses that members have come from
 
 	maxReservations        = 1 << 14 // of a relay
 	maxReservationsPerAddr = 256     // a whole branch behind one router

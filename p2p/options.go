@@ -137,8 +137,9 @@ func multiaddrs(texts []string) (list []ma.Multiaddr, err error) {
 // one address.
 func newResources(relay bool) (network.ResourceManager, error) {
 	conns, transient, streams := rcmgr.LimitVal(maxConns), rcmgr.LimitVal(maxTransient), rcmgr.LimitVal(64)
-	perAddr, perSecond := maxConnsPerAddr, newConnsPerSecond
+	perAddr, perSecond, memory := maxConnsPerAddr, newConnsPerSecond, rcmgr.LimitVal64(maxNetMemory)
 	if relay {
+		memory = maxNetMemoryAtRelay
 		conns, transient, streams = maxConnsAtRelay, maxTransientAtRelay, maxStreamsAtRelay
 		perAddr, perSecond = maxReservationsPerAddr, newConnsPerSecondAtRelay
 	}
@@ -146,7 +147,7 @@ func newResources(relay bool) (network.ResourceManager, error) {
 		System: rcmgr.ResourceLimits{
 			Conns: conns, ConnsInbound: conns, ConnsOutbound: conns,
 			Streams: 16 * conns, StreamsInbound: 16 * conns, StreamsOutbound: 16 * conns,
-			Memory: maxNetMemory, FD: conns,
+			Memory: memory, FD: conns,
 		},
 		Transient: rcmgr.ResourceLimits{
 			Conns: transient, ConnsInbound: transient, ConnsOutbound: transient,
@@ -157,6 +158,9 @@ func newResources(relay bool) (network.ResourceManager, error) {
 			Conns: 8, ConnsInbound: 8, ConnsOutbound: 8, Streams: streams, StreamsInbound: streams, StreamsOutbound: streams,
 			Memory: maxNetMemory / 2, FD: 8,
 		},
+	}
+	if relay {
+		shareAmongMany(&limits, memory)
 	}
 	scaled := rcmgr.DefaultLimits
 	libp2p.SetDefaultServiceLimits(&scaled)
