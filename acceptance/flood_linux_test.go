@@ -143,11 +143,9 @@ func (f *flood) initials(n, atOnce int) {
 // members is a practice whose first member writes to the second through an anchor while something else goes on, and of which two
 // more, one over each transport, connect anew over and over.
 type members struct {
-	t       *testing.T
-	anchor  *running
-	office  *office
-	hostile []*member // of the practice too
-	wrote   int
+	t      *testing.T
+	anchor *running
+	office *office
 }
 
 func newMembers(t *testing.T, a *running) *members {

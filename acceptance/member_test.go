@@ -2,6 +2,7 @@ package acceptance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync/atomic"
@@ -122,10 +123,9 @@ func (m *member) connectFrom(listen []string, at ...p2p.PeerAddr) {
 	host := m.host
 	go func() { ended <- host.Run(context.WithoutCancel(m.t.Context())) }()
 	m.t.Cleanup(func() {
-		if err := host.Close(); err != nil {
+		if err := errors.Join(host.Close(), <-ended); err != nil {
 			m.t.Error(err)
 		}
-		<-ended
 	})
 }
 
