@@ -14,7 +14,10 @@ import (
 	"chartmesh/wire"
 )
 
-const bufferSize = 64 << 10
+const (
+	bufferSize = 4 << 10 // of each side of each link: an anchor has thousands. What is longer passes it by
+	pieceSize  = 64 << 10
+)
 
 // frameWriter writes frames with their length before them, four bytes, big endian.
 type frameWriter struct {
@@ -35,7 +38,7 @@ type stallWriter struct{ w *frameWriter }
 
 func (s stallWriter) Write(b []byte) (n int, err error) {
 	for len(b) > 0 {
-		piece := b[:min(len(b), bufferSize)]
+		piece := b[:min(len(b), pieceSize)]
 		s.w.arm()
 		m, err := s.w.stream.Write(piece)
 		n += m
