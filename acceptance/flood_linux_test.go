@@ -374,6 +374,7 @@ func (m *members) streams(as p2p.Identity, at peer.AddrInfo, proto protocol.ID, 
 					break
 				}
 				opened.Add(1)
+				_ = s.SetDeadline(time.Now().Add(10 * time.Second))
 				each.Go(func() {
 					do(s)
 					_ = s.Reset()
