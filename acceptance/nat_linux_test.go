@@ -147,6 +147,7 @@ func (h *home) meet(direct bool) (m meeting) {
 
 // TestNAT: what is reached behind which routers, how, and how fast.
 func TestNAT(t *testing.T) {
+	heavy(t)
 	const runs = 10
 	plain, random := natbed.Router{}, natbed.Router{RandomPorts: true}
 	noUDP, web := natbed.Router{NoUDP: true}, natbed.Router{OnlyPort: 443}
@@ -206,6 +207,7 @@ func spread(list []time.Duration) string {
 
 // TestNATMove: in the middle of a transfer the provider gives one side another address. Nothing is lost, and it goes on.
 func TestNATMove(t *testing.T) {
+	heavy(t)
 	for i, moved := range []string{"of who sends", "of who receives"} {
 		t.Run(moved, func(t *testing.T) {
 			h := newHome(t, []natbed.Router{{}}, []natbed.Router{{}})
@@ -216,6 +218,7 @@ func TestNATMove(t *testing.T) {
 
 // TestNATAnchor: in the middle of a transfer through the anchor, the anchor is killed and comes again.
 func TestNATAnchor(t *testing.T) {
+	heavy(t)
 	h := newHome(t, []natbed.Router{{RandomPorts: true}}, []natbed.Router{{RandomPorts: true}})
 	h.during(func() {
 		h.anchor.kill()

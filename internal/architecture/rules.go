@@ -89,8 +89,8 @@ var rules = map[string]rule{
 		},
 		others: []string{"github.com/klauspost/compress/zstd", "golang.org/x/crypto"}, // limits to measure against
 	},
-	"bench/figures":  {},
-	"bench/practice": {module: []string{"fhir", "fhir/synthetic"}},
+	"bench/figures":      {},
+	"bench/practice":     {module: []string{"fhir", "fhir/synthetic"}},
 	"simulations/natbed": {others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
 	"simulations": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "fhir/synthetic", "storage",
