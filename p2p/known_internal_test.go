@@ -85,3 +85,21 @@ func TestPlacesForMany(t *testing.T) {
 		}
 	}
 }
+
+// TestOnePort: TCP and WebSocket share a listener only where they are told the same port.
+func TestOnePort(t *testing.T) {
+	for _, x := range []struct {
+		listen []string
+		want   bool
+	}{
+		{DefaultListen, false},
+		{[]string{"/ip4/0.0.0.0/udp/443/quic-v1", "/ip4/0.0.0.0/tcp/4001", "/ip4/0.0.0.0/tcp/443/tls/ws"}, false},
+		{[]string{"/ip4/0.0.0.0/tcp/0", "/ip4/0.0.0.0/tcp/0/ws"}, false},
+		{[]string{"/ip4/0.0.0.0/tcp/443", "/ip4/0.0.0.0/tcp/443/tls/ws"}, true},
+		{[]string{"/ip4/0.0.0.0/tcp/443/wss", "/ip6/::/tcp/443"}, true},
+	} {
+		if got := onePort(x.listen); got != x.want {
+			t.Errorf("%v: %v", x.listen, got)
+		}
+	}
+}

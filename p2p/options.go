@@ -59,6 +59,10 @@ func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host
 	if cfg.MapPorts && beyondLoopback(cfg.Listen) {
 		mapping = libp2p.NATPortMap()
 	}
+	sharing := libp2p.Option(func(*libp2p.Config) error { return nil })
+	if onePort(cfg.Listen) {
+		sharing = libp2p.ShareTCPListener()
+	}
 	circuits := libp2p.DisableRelay()
 	if relayed {
 		circuits = libp2p.EnableRelay()
@@ -83,7 +87,7 @@ func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host
 		libp2p.Transport(quic.NewTransport),
 		libp2p.Transport(tcp.NewTCPTransport),
 		libp2p.Transport(websocket.New, web...),
-		libp2p.ShareTCPListener(), // one port for TCP and WebSocket: that which is open may be one
+		sharing,
 		mapping,
 		libp2p.Security(tls.ID, tls.New),
 		libp2p.Muxer(yamux.ID, yamux.DefaultTransport),
@@ -103,6 +107,31 @@ func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host
 		return nil, fmt.Errorf("open network: %w", err)
 	}
 	return h, nil
+}
+
+// onePort reports whether TCP and WebSocket are to share a port: that which is open may be one. To tell them apart libp2p waits for the
+// first bytes of 64 connections at a time, 5 s each, so that a few that say nothing keep all others out. Apart, they do not.
+func onePort(listen []string) bool {
+	plain, web := map[string]bool{}, map[string]bool{}
+	for _, a := range parseAddrs(listen) {
+		port, err := a.ValueForProtocol(ma.P_TCP)
+		if err != nil || port == "0" {
+			continue
+		}
+		_, ws := a.ValueForProtocol(ma.P_WS)
+		_, wss := a.ValueForProtocol(ma.P_WSS)
+		if ws == nil || wss == nil {
+			web[port] = true
+		} else {
+			plain[port] = true
+		}
+	}
+	for port := range web {
+		if plain[port] {
+			return true
+		}
+	}
+	return false
 }
 
 // beyondLoopback reports whether another machine can reach something of that.
