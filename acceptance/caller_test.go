@@ -59,6 +59,7 @@ func (s signer) Equals(k crypto.Key) bool {
 type caller struct {
 	t    testing.TB
 	host host.Host
+	sync []byte // said on a session that the anchor opens
 	mu   sync.Mutex
 	got  map[string][]byte
 }
@@ -81,7 +82,13 @@ func callerHost(t testing.TB, keys p2p.Identity, listen ...string) host.Host {
 func newCaller(t testing.TB, keys p2p.Identity) *caller {
 	t.Helper()
 	c := &caller{t: t, host: callerHost(t, keys), got: map[string][]byte{}}
-	for _, proto := range []protocol.ID{p2p.SyncProtocol, p2p.IntroduceProtocol, hopProtocol, stopProtocol} { // the anchor may open streams too
+	c.host.SetStreamHandler(p2p.SyncProtocol, func(s network.Stream) { // of two devices it depends on their keys who opens it
+		_ = s.SetDeadline(time.Now().Add(listening))
+		if _, err := s.Write(c.sync); err == nil {
+			c.note("sync", s)
+		}
+	})
+	for _, proto := range []protocol.ID{p2p.IntroduceProtocol, hopProtocol, stopProtocol} {
 		c.host.SetStreamHandler(proto, func(s network.Stream) {
 			_ = s.SetDeadline(time.Now().Add(listening))
 			c.note("is called for "+string(proto), s)

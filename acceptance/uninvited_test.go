@@ -142,6 +142,7 @@ func (u *uninvited) tries(as p2p.Identity, transport string) map[string][]byte {
 	u.t.Helper()
 	c, at := newCaller(u.t, as), u.anchor.at(transport)
 	defer func() { must(u.t, c.host.Close()) }()
+	c.sync = asksForAll(u.t, as.Device(), u.anchor.device(), u.office.members[0])
 	var all sync.WaitGroup
 	for _, x := range attempts(u.t, as, u.anchor, u.office) {
 		all.Go(func() { c.says(at, x) })
