@@ -267,3 +267,26 @@ func (h *home) during(what func()) {
 	t.Logf("%d documents, %.1f MB; at %d of them by %v; goes on after %v, all there after %v, by %q and %q", all, float64(len(want))/1e6, had,
 		before, stalled.Round(10*time.Millisecond), whole.Round(10*time.Millisecond), h.way(0), h.way(1))
 }
+
+// TestNATMapping: an agent behind a router that maps ports says at which public address it is reached.
+func TestNATMapping(t *testing.T) {
+	bed := natbed.New(t)
+	at := bed.Behind("surgery", natbed.Router{Maps: true})
+	s := newSite(t, t.TempDir(), "surgery")
+	s.netns, s.all, s.noMDNS = at.Netns, true, true
+	s.mustRun("init", "--practice", "Praxis", "--site", s.name, "--device", s.name)
+	s.start()
+	begun := time.Now()
+	for {
+		st, err := s.client.Status(t.Context(), "")
+		must(t, err)
+		if n := strings.Count(strings.Join(st.Addresses, " "), "/ip4/"+at.Routers[0].Addr+"/"); n == 2 {
+			break
+		}
+		if time.Since(begun) > 30*time.Second {
+			t.Fatalf("its addresses are %q", st.Addresses)
+		}
+		wait(t, 50*time.Millisecond)
+	}
+	t.Logf("mapped after %v", time.Since(begun).Round(10*time.Millisecond))
+}

@@ -283,8 +283,12 @@ func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
 			list = append(list, a)
 		}
 	}
+	if slices.ContainsFunc(list, func(a ma.Multiaddr) bool { return !slices.ContainsFunc(m.addrs, a.Equal) }) {
+		m.directSoonLocked()
+	}
 	m.addrs = slices.Clone(list)
 	h.mu.Unlock()
+	h.wakeDialler()
 	texts := make([]string, len(list))
 	for i, a := range list {
 		texts[i] = a.String()

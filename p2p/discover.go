@@ -86,6 +86,7 @@ func (h *Host) found(device trust.DeviceID, at netip.Addr, udp, tcp uint16) {
 	link := m.link
 	if moved && link == nil {
 		m.failures = 0
+		m.directSoonLocked()
 		h.soonLocked(m)
 		if m.stopDial != nil {
 			m.stopDial() // it may hang on an address of yesterday
@@ -132,6 +133,9 @@ func (h *Host) soonLocked(m *member) {
 		m.next = soon
 	}
 }
+
+// directSoonLocked has a direct way to a peer sought anew: there may be one now.
+func (m *member) directSoonLocked() { m.directAt, m.directs = time.Time{}, 0 }
 
 func sameIP(a, b ma.Multiaddr) bool {
 	x, errX := manet.ToIP(a)

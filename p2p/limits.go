@@ -93,6 +93,10 @@ const (
 	reserveAgain    = 30 * time.Second       // after a relay gave none
 	directAfter     = 5 * time.Second        // a peer that is reached through a relay is tried directly, then ever more seldom
 	directMost      = 5 * time.Minute
-	punchTimeout    = 5 * time.Second        // for both to reach each other, called at one moment
+	punchTimeout    = 3 * time.Second  // for both to reach each other, called at one moment; tried three times
+	mapFor          = 10 * time.Minute // the router passes a port on, unless it is asked again
+	mapAgain        = mapFor / 3
+	mapLater        = time.Minute            // after a router that grants nothing
+	mapPatience     = 2 * time.Second        // with a router, for each question
 	turnFirst       = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
 )

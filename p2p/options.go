@@ -57,7 +57,7 @@ func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host
 	}
 	mapping := libp2p.Option(func(*libp2p.Config) error { return nil })
 	if cfg.MapPorts && beyondLoopback(cfg.Listen) {
-		mapping = libp2p.NATPortMap()
+		mapping = libp2p.NATManager(newMapper)
 	}
 	sharing := libp2p.Option(func(*libp2p.Config) error { return nil })
 	if onePort(cfg.Listen) {

@@ -39,7 +39,7 @@ var rules = map[string]rule{
 	"p2p/cpace":               {others: []string{"github.com/bwesterb/go-ristretto"}},
 	"p2p": {
 		module: []string{"wire", "trust", "chunk", "p2p/cpace", "p2p/lan", "p2p/session"},
-		others: []string{"github.com/libp2p/go-libp2p", "github.com/multiformats/go-multiaddr", "golang.org/x/time/rate"},
+		others: []string{"github.com/jackpal/go-nat-pmp", "github.com/libp2p/go-libp2p", "github.com/libp2p/go-netroute", "github.com/multiformats/go-multiaddr", "golang.org/x/time/rate"},
 	},
 
 	// The joins. The API's types stand alone, so that a client needs nothing else.
