@@ -90,9 +90,10 @@ func (s *Session) handleHello(ctx context.Context, now time.Time, m *hello) erro
 	var held []Ack
 	if err == nil {
 		for _, sc := range st.scopes {
-			if sc.equal() && sc.known {
+			if sc.equal() {
 				held = append(held, Ack{Scope: sc.id, Stored: maps.Clone(sc.theirs), Digest: sc.remote,
-					Time: time.UnixMilli(m.clock / 1000)})
+					Time: time.UnixMilli(m.clock / 1000), First: sc.known && !sc.heard})
+				sc.heard = sc.heard || sc.known
 			}
 		}
 	}
@@ -262,7 +263,8 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 	}
 	// The peer's HELLO equalled ours, and by the time that ours came it held more: it does not know yet what we hold.
 	sc.oweVector = sc.oweVector || !sc.saidVector && !m.vector.Equal(sc.mine)
-	sc.known, sc.paused = true, m.flags&vectorWait != 0
+	first := !sc.heard
+	sc.known, sc.heard, sc.paused = true, true, m.flags&vectorWait != 0
 	s.cfg.Feed.report(m.scope, s, now, sc.behind(), false)
 	for _, l := range sc.logs {
 		l.notBefore = time.Time{} // once more; what does not help is tried ever more seldom
@@ -272,10 +274,10 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 	if err := s.lookBelow(m, below); err != nil {
 		return err
 	}
-	if len(m.vector) == 0 {
+	if len(m.vector) == 0 && !first {
 		return nil
 	}
-	return s.acked(ctx, Ack{Scope: m.scope, Stored: m.vector, Time: now, Digest: Digest{VectorHash: m.vector.Hash()}})
+	return s.acked(ctx, Ack{Scope: m.scope, Stored: m.vector, Time: now, Digest: Digest{VectorHash: m.vector.Hash()}, First: first})
 }
 
 // lookBelow compares a vector with where our own logs stood at its counters: of logs that we hold farther, only that tells
@@ -331,17 +333,29 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 	if err := s.cfg.Replica.Arrive(ctx, s.cfg.Peer, m.chunks); err != nil {
 		return Result{}, fmt.Errorf("store chunks: %w", err)
 	}
-	st = s.look()
+	res, told := s.arrived(now, m, places, before, forks)
+	if len(told.Stored) == 0 && told.Digest == (Digest{}) {
+		return res, nil
+	}
+	return res, s.acked(ctx, told)
+}
+
+// arrived follows chunks that the replica has judged. It returns what they say of the peer: what it sends, it holds.
+func (s *Session) arrived(
+	now time.Time, m *chunks, places []Place, before chunk.Vector, forks map[chunk.LogID][32]byte,
+) (res Result, told Ack) {
+	st := s.look()
 	defer s.mu.Unlock()
 	st.seenSeq = max(st.seenSeq, m.seq)
 	sc := st.scopes[m.scope]
 	if sc == nil {
-		return Result{}, nil
+		return res, told
 	}
+	told = Ack{Scope: m.scope, Stored: chunk.Vector{}, Time: now}
 	if sc.ackLogs == nil {
 		sc.ackLogs = map[chunk.LogID]struct{}{}
 	}
-	sc.oweAck = true
+	sc.oweAck, sc.heard = true, true
 	for _, p := range places {
 		if m.flags&chunksLoose != 0 {
 			break
@@ -358,6 +372,7 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 		}
 		sc.compare(p.Log, p.Position)
 		sc.raise(p.Log, p.Position)
+		told.Stored[p.Log] = p.Position
 	}
 	var grown []chunk.LogID
 	for id := range sc.ackLogs {
@@ -366,16 +381,17 @@ func (s *Session) handleChunks(ctx context.Context, now time.Time, m *chunks) (R
 		}
 	}
 	if m.flags&chunksDigest != 0 {
-		sc.hear(m.digest.plain())
+		told.Digest = m.digest.plain()
+		sc.hear(told.Digest)
 		sc.judge(now, false)
 	}
 	st.noteAgreement()
 	if len(grown) == 0 {
-		return Result{}, nil
+		return res, told
 	}
 	s.cfg.Feed.report(m.scope, s, now, sc.behind(), true)
 	st.lastProgress = now
-	return Result{Arrived: []Progress{{Scope: m.scope, Logs: grown}}}, nil
+	return Result{Arrived: []Progress{{Scope: m.scope, Logs: grown}}}, told
 }
 
 func (s *Session) handleAck(ctx context.Context, now time.Time, m *ack) error {
@@ -398,6 +414,7 @@ func (s *Session) handleAck(ctx context.Context, now time.Time, m *ack) error {
 			}
 			sc.compare(id, p)
 		}
+		sc.heard = true
 		sc.hear(m.digest.plain())
 		sc.judge(now, false)
 	}

@@ -54,8 +54,11 @@ type Ack struct {
 	Stored chunk.Vector // these logs are durable at the peer up to here
 	Digest              // the peer's
 	Time   time.Time    // the peer's clock, milliseconds
-	// Message and Signature are the peer's signed statement, to be kept as proof; nil if what is held follows from a
-	// HELLO or a VECTOR, which the connection alone vouches for.
+	// First says that the peer had said nothing of this scope in this session before, and that Stored is all that it holds: if it
+	// held more in another session, it was put back or lost that.
+	First bool
+	// Message and Signature are the peer's signed statement; nil if what is held follows from a HELLO, a VECTOR or the chunks that it
+	// sends, which the connection alone vouches for.
 	Message, Signature []byte
 }
 

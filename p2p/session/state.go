@@ -72,6 +72,7 @@ type scope struct {
 	waits  bool   // we asked the peer to wait
 
 	theirs   chunk.Vector // durable at the peer
+	heard    bool         // the peer has said in this session what it holds
 	known    bool         // theirs is complete: the peer told its vector, or an equal hash
 	remote   Digest       // the peer's
 	suspects time.Time    // since when vectors are equal and what is applied is not; zero: not
