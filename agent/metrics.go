@@ -81,11 +81,13 @@ var (
 	figConflicts  = figure{"chartmesh_conflicts", "Open conflicts.", gauge, ""}
 	figHeld       = figure{"chartmesh_held_chunks", "Chunks that are stored and not part of their document.", gauge, "state"}
 	figElsewhere  = figure{"chartmesh_not_elsewhere_changes", "Changes of this device that no other has acknowledged.", gauge, ""}
+	figAnchored   = figure{"chartmesh_at_anchor_only_changes", "Changes of this device that only anchors have acknowledged.", gauge, ""}
 	figInSync     = figure{"chartmesh_in_sync", "1 if this device is in sync with all that it reaches.", gauge, ""}
 	figLag        = figure{"chartmesh_applier_lag_chunks", "Chunks that are stored and that the applier has not come to.", gauge, ""}
 	figEvents     = figure{"chartmesh_events_total", "Events since the folder was made.", counter, ""}
 	figPeers      = figure{"chartmesh_peers", "Other devices of the practice by state.", gauge, "state"}
 	figBehind     = figure{"chartmesh_peer_behind_chunks", "Chunks that a device has and this one lacks.", gauge, "device"}
+	figLacks      = figure{"chartmesh_peer_lacks_chunks", "Chunks that this device has and a device has not confirmed.", gauge, "device"}
 	figRTT        = figure{"chartmesh_peer_round_trip_seconds", "Round trip to a connected device.", gauge, "device"}
 	figClock      = figure{"chartmesh_peer_clock_offset_seconds", "Clock of a connected device minus that of this one.", gauge, "device"}
 	figSessions   = figure{"chartmesh_sessions", "Sessions with other devices now.", gauge, ""}
@@ -113,8 +115,8 @@ func (f figure) desc() *prometheus.Desc {
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(to chan<- *prometheus.Desc) {
-	for _, f := range []figure{figInfo, figUptime, figDocuments, figResources, figConflicts, figHeld, figElsewhere, figInSync, figLag,
-		figEvents, figPeers, figBehind, figRTT, figClock, figSessions, figSessionsT, figChunks, figBytes, figNetwork, figWakes, figFound,
+	for _, f := range []figure{figInfo, figUptime, figDocuments, figResources, figConflicts, figHeld, figElsewhere, figAnchored, figInSync, figLag,
+		figEvents, figPeers, figBehind, figLacks, figRTT, figClock, figSessions, figSessionsT, figChunks, figBytes, figNetwork, figWakes, figFound,
 		figRestarts, figMemory, figHeap, figGoroutines, figStore, figFree} {
 		to <- f.desc()
 	}
@@ -143,6 +145,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	put(figHeld, float64(s.Quarantined), "quarantined")
 	put(figHeld, float64(s.Unapplied), "unapplied")
 	put(figElsewhere, float64(s.NotElsewhere))
+	put(figAnchored, float64(s.AtAnchorOnly))
 	inSync := 0.0
 	if s.InSync {
 		inSync = 1
@@ -155,6 +158,7 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	for _, p := range s.Peers {
 		states[p.State]++
 		put(figBehind, float64(p.BehindChunks), p.PeerID)
+		put(figLacks, float64(p.LacksChunks), p.PeerID)
 		if p.RTTMillis > 0 {
 			put(figRTT, p.RTTMillis/1000, p.PeerID)
 			put(figClock, p.ClockMillis/1000, p.PeerID)

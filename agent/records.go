@@ -83,6 +83,12 @@ func (a *Agent) History(ctx context.Context, ref api.Ref) ([]api.Revision, error
 	return v, explain(err)
 }
 
+// Stored says where a resource's changes are stored.
+func (a *Agent) Stored(ctx context.Context, ref api.Ref) (api.StoredResource, error) {
+	v, err := a.records.Stored(ctx, ref)
+	return v, explain(err)
+}
+
 // Find searches by name, birth date and identifier.
 func (a *Agent) Find(ctx context.Context, text string, limit int) ([]api.Match, error) {
 	v, err := a.records.Find(ctx, text, limit)

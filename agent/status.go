@@ -28,6 +28,10 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 	}
 	// After the sessions: what they say to hold alike is counted as applied only if it was by then.
 	counts := a.records.Status()
+	proofs, err := a.records.Proofs()
+	if err != nil {
+		return api.Status{}, err
+	}
 	id, err := p2p.PeerID(a.keys.Device())
 	if err != nil {
 		return api.Status{}, err
@@ -37,6 +41,7 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		Practice: a.keys.PracticeName(st), PeerID: id.String(), Version: a.cfg.Version,
 		Documents: counts.Documents, Resources: counts.Resources, Parked: counts.Parked, Quarantined: counts.Quarantined,
 		Unapplied: counts.Unapplied, Conflicts: counts.Conflicts, OwnChanges: counts.Own, NotElsewhere: counts.NotElsewhere,
+		AtAnchorOnly: counts.AtAnchor, AtDevices: counts.Own - counts.NotElsewhere - counts.AtAnchor,
 		Elsewhere: elsewhere(counts, len(others) > 0),
 		Addresses: []string{}, Peers: []api.Peer{}, Sync: []api.PeerSync{},
 	}
@@ -53,7 +58,7 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 	connected, agreed, syncing, found := 0, 0, false, peer == ""
 	for _, m := range others {
 		ps := statuses[m.Device]
-		p := a.peer(st, m, ps)
+		p := a.peer(st, m, ps, proofs[m.Device])
 		p.Branches = branches[m.Device]
 		if peer != "" && p.Name != peer && p.PeerID != peer && p.Site != peer {
 			continue
@@ -84,6 +89,8 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		s.State, s.Reason = "offline", "no agent is running"
 	case !a.online.Load():
 		s.State, s.Reason = "offline", "the network is paused"
+	case connected == 0 && incompatible(s) != "":
+		s.State, s.Reason = "offline", incompatible(s)
 	case connected == 0 && len(others) == 0:
 		s.State, s.Reason = "offline", "the practice has no other device yet"
 	case connected == 0:
@@ -96,7 +103,7 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 			}
 		}
 	default:
-		s.State = "online"
+		s.State, s.Reason = "online", incompatible(s)
 	}
 	if s.Store, err = a.storeStatus(s); err != nil {
 		return api.Status{}, err
@@ -111,6 +118,16 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		s.Held = append(s.Held, api.Held{Chunk: hex.EncodeToString(h.Chunk[:8]), State: h.State.String(), Reason: h.Reason, Device: device})
 	}
 	return s, nil
+}
+
+// incompatible names the versions of this device and of one that it cannot sync with, if there is one.
+func incompatible(s api.Status) string {
+	for _, p := range s.Peers {
+		if p.State == p2p.Incompatible.String() {
+			return fmt.Sprintf("%s has version %s, and this device %s, which have no protocol in common; update the older one", p.Name, p.Version, s.Version)
+		}
+	}
+	return ""
 }
 
 // elsewhere says how much of what this device wrote is stored on another one, given whether there is one. That nothing is
@@ -138,13 +155,15 @@ var (
 	}
 )
 
-func (a *Agent) peer(st *trust.State, m trust.Member, ps p2p.PeerStatus) api.Peer {
+func (a *Agent) peer(st *trust.State, m trust.Member, ps p2p.PeerStatus, proof replica.Proof) api.Peer {
 	name, site := a.keys.Names(st, m.Device)
 	p := api.Peer{
 		Name: name, Site: site, Role: strings.ToLower(m.Role.String()), State: ps.State.String(), Way: ps.Way,
 		RTTMillis: millis(ps.RTT), ClockMillis: millis(ps.ClockDiff), Version: ps.Version, Reason: ps.Reason,
 		BehindChunks: ps.Session.BehindChunks, BehindBytes: ps.Session.BehindBytes,
+		LacksChunks: proof.Chunks - proof.Stored, LacksBytes: proof.Bytes, Proof: proofOf(proof),
 	}
+	p.ClockWarning = clocksApart(ps.RTT, ps.ClockDiff)
 	if id, err := p2p.PeerID(m.Device); err == nil {
 		p.PeerID = id.String()
 	}
@@ -155,10 +174,30 @@ func (a *Agent) peer(st *trust.State, m trust.Member, ps p2p.PeerStatus) api.Pee
 	if ps.LastContact.After(last) {
 		last = ps.LastContact
 	}
-	if !last.IsZero() {
-		p.LastContact = &last
-	}
+	p.LastContact = known(last)
 	return p
+}
+
+// clocksApart reports whether a clock differs so much that somebody should set it right. It is measured to half a round trip; zero:
+// it was not.
+func clocksApart(rtt, diff time.Duration) bool {
+	return rtt > 0 && diff.Abs()-rtt/2 > api.MostClockMillis*time.Millisecond
+}
+
+func proofOf(p replica.Proof) api.Proof {
+	out := api.Proof{Chunks: p.Chunks, Stored: p.Stored, StoredAsOf: known(p.StoredAsOf), Readable: p.Readable, ReadableAsOf: known(p.ReadableAsOf)}
+	if l := p.Lost; !l.Seen.IsZero() {
+		out.Lost = &api.Lost{Seen: l.Seen, Confirmed: known(l.Confirmed), Again: known(l.Again)}
+	}
+	return out
+}
+
+// known returns a time that is not zero.
+func known(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	return &t
 }
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -19,7 +19,8 @@ import (
 //	2  2026-11-25  this note; checkpoints and skips
 //	3  2026-11-26  invitations of the second form, notes of lost branch chunks, recovery entries that the new root key signs
 //	4  2026-11-26  keys of epochs that members say
-const dataVersion = 4
+//	5  2026-11-26  what devices confirmed: as far as they read it, and when
+const dataVersion = 5
 
 const (
 	writtenFormat = 1

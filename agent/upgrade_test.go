@@ -27,7 +27,7 @@ func TestDowngradeIsRefused(t *testing.T) {
 	}{
 		"values": {func(t *testing.T, dir string) {
 			note(t, dir, 7, "9.8.7", "and what nobody knows yet")
-		}, []string{"chartmesh 9.8.7", "version 7", "chartmesh 1.2.3", "up to 4"}},
+		}, []string{"chartmesh 9.8.7", "version 7", "chartmesh 1.2.3", "up to 5"}},
 		"store": {func(t *testing.T, dir string) {
 			path := filepath.Join(dir, "records", "FORMAT")
 			b, err := os.ReadFile(path)

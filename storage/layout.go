@@ -38,6 +38,8 @@ var (
 	Cursor = define2[scope, digest](0x23, "cursor", "scope", "log ID")
 	// Ack holds how far another device said that it holds a log.
 	Ack = define3[digest, scope, digest](0x24, "ack", "device", "scope", "log ID")
+	// Said holds when another device last said what it holds of a scope.
+	Said = define2[digest, scope](0x62, "said", "device", "scope")
 
 	// Parked wakes a chunk by what it waits for: a kind of thing and its name.
 	Parked = define3[byte, digest, Ref](0x28, "parked", "kind of thing", "name", "chunk")

@@ -30,6 +30,7 @@ const (
 	HeaderUpdated   = "Chartmesh-Updated"   // RFC 3339
 	HeaderConflicts = "Chartmesh-Conflicts" // open conflicts of the resource
 	HeaderDeleted   = "Chartmesh-Deleted"   // "true" if that version is a deletion
+	HeaderNewer     = "Chartmesh-Newer"     // the device, percent-encoded, that changed it with a newer version: it is read-only here
 	TrailerResult   = "Chartmesh-Result"    // of an export: "ok", or the error that cut it short, as JSON
 )
 
@@ -71,6 +72,7 @@ var routes = []route{
 	{"GET", "/v1/resources/{type}/{id}", (*handler).get},
 	{"DELETE", "/v1/resources/{type}/{id}", (*handler).delete},
 	{"GET", "/v1/resources/{type}/{id}/history", (*handler).history},
+	{"GET", "/v1/resources/{type}/{id}/stored", (*handler).stored},
 	{"POST", "/v1/find", (*handler).find},
 	{"POST", "/v1/verify", (*handler).verify},
 	{"POST", "/v1/import", (*handler).importBatch},

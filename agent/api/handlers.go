@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"time"
 )
@@ -145,6 +146,9 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request) error {
 	if res.Deleted {
 		head.Set(HeaderDeleted, "true")
 	}
+	if res.Newer != "" {
+		head.Set(HeaderNewer, url.PathEscape(res.Newer))
+	}
 	if _, err := w.Write(res.JSON); err != nil {
 		return fmt.Errorf("write the resource: %w", err)
 	}
@@ -177,6 +181,18 @@ func (h *handler) history(w http.ResponseWriter, r *http.Request) error {
 	}
 	revisions, err := h.agent.History(r.Context(), ref)
 	return writeJSON(w, list(revisions), err)
+}
+
+func (h *handler) stored(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	ref, err := pathRef(r)
+	if err != nil {
+		return err
+	}
+	stored, err := h.agent.Stored(r.Context(), ref)
+	return writeJSON(w, stored, err)
 }
 
 // Search is the body of POST /v1/find.

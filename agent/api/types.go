@@ -24,6 +24,8 @@ type Agent interface {
 	Put(ctx context.Context, user string, resource json.RawMessage, force bool) (Written, error)
 	Delete(ctx context.Context, user string, ref Ref) (Written, error)
 	History(ctx context.Context, ref Ref) ([]Revision, error)
+	// Stored says of every change of a resource on which other devices it is stored, by what these have confirmed.
+	Stored(ctx context.Context, ref Ref) (StoredResource, error)
 	Find(ctx context.Context, text string, limit int) ([]Match, error)
 	// Import applies one batch: the resources of one bundle, or a run of lines of an NDJSON file.
 	Import(ctx context.Context, user string, batch ImportBatch) (ImportResult, error)
@@ -75,9 +77,11 @@ type Status struct {
 	Quarantined  int        `json:"quarantined"`
 	Unapplied    int        `json:"unapplied"`
 	Conflicts    int        `json:"conflicts"`
-	Elsewhere    string     `json:"elsewhere"`     // alone, unwritten, none, some, all: how much of what this device wrote others hold
-	OwnChanges   int        `json:"own_changes"`   // written by this device
-	NotElsewhere int        `json:"not_elsewhere"` // own changes that no other device has acknowledged
+	Elsewhere    string     `json:"elsewhere"`      // alone, unwritten, none, some, all: how much of what this device wrote others hold
+	OwnChanges   int        `json:"own_changes"`    // written by this device
+	NotElsewhere int        `json:"not_elsewhere"`  // own changes that no other device has acknowledged, nor an anchor
+	AtAnchorOnly int        `json:"at_anchor_only"` // own changes that only anchors have acknowledged
+	AtDevices    int        `json:"at_devices"`     // own changes that at least one other device has acknowledged
 	Addresses    []string   `json:"addresses"`
 	Peers        []Peer     `json:"peers"`
 	Sync         []PeerSync `json:"sync"`
@@ -168,11 +172,36 @@ type Peer struct {
 	ClockMillis  float64    `json:"clock_ms,omitempty"` // their clock minus ours
 	BehindChunks uint64     `json:"behind_chunks"`      // what they have that we lack
 	BehindBytes  uint64     `json:"behind_bytes"`
+	LacksChunks  uint64     `json:"lacks_chunks"` // what we have that they have not confirmed, also while they are away
+	LacksBytes   uint64     `json:"lacks_bytes"`  // about
+	Proof        Proof      `json:"proof"`
+	ClockWarning bool       `json:"clock_warning,omitempty"` // the clocks differ by more than MostClockMillis
 	LastContact  *time.Time `json:"last_contact,omitempty"`
 	Branches     int        `json:"branches,omitempty"` // histories of its logs beside the first
 	Version      string     `json:"version,omitempty"`
 	Reason       string     `json:"reason,omitempty"`
 	TakesNothing string     `json:"takes_nothing,omitempty"` // why it stores nothing that it is sent, as it says: disk-full, quota
+}
+
+// MostClockMillis is by how much clocks may differ before somebody should set one right.
+const MostClockMillis = 2000
+
+// Proof is what a device has confirmed to hold of the chunks that this one holds, in the scopes that both belong to. The times
+// are this device's, of when it was told.
+type Proof struct {
+	Chunks       uint64     `json:"chunks"` // held here
+	Stored       uint64     `json:"stored"` // of them, durable there
+	StoredAsOf   *time.Time `json:"stored_as_of,omitempty"`
+	Readable     uint64     `json:"readable"` // of them, part of the records that are shown there; of an anchor always 0
+	ReadableAsOf *time.Time `json:"readable_as_of,omitempty"`
+	Lost         *Lost      `json:"lost,omitempty"` // the last time that it held less than it had confirmed
+}
+
+// Lost says that a device was put back, or lost data.
+type Lost struct {
+	Seen      time.Time  `json:"seen"`
+	Confirmed *time.Time `json:"confirmed,omitempty"` // when it had last confirmed what it held before
+	Again     *time.Time `json:"again,omitempty"`     // when it had confirmed as much again; absent: it is being filled again
 }
 
 // Why a peer takes nothing.
@@ -199,7 +228,8 @@ type Resource struct {
 	Updated   time.Time       `json:"updated"` // local arrival
 	Deleted   bool            `json:"deleted,omitempty"`
 	Conflicts int             `json:"conflicts"`
-	JSON      json.RawMessage `json:"resource"` // with meta.versionId and meta.lastUpdated set by the agent
+	Newer     string          `json:"newer,omitempty"` // the device that changed it with a newer version: what that wrote is not shown, and the resource read-only
+	JSON      json.RawMessage `json:"resource"`        // with meta.versionId and meta.lastUpdated set by the agent
 }
 
 // Written answers a write once it is durable on this device.
@@ -212,16 +242,45 @@ type Written struct {
 
 // Revision is one change of a resource.
 type Revision struct {
-	Version string          `json:"version"`
-	Time    time.Time       `json:"time"` // the author's clock, for display
-	Author  string          `json:"author"`
-	Device  string          `json:"device"`
-	Site    string          `json:"site"`
-	Origin  string          `json:"origin"`         // edit, import, decision, delete
-	Anew    string          `json:"anew,omitempty"` // the version that this one writes anew, since it lost its place to another history of its author's log
-	Deleted bool            `json:"deleted,omitempty"`
+	Version string    `json:"version"`
+	Time    time.Time `json:"time"` // the author's clock, for display
+	Author  string    `json:"author"`
+	Device  string    `json:"device"`
+	Site    string    `json:"site"`
+	Origin  string    `json:"origin"`         // edit, import, decision, delete
+	Anew    string    `json:"anew,omitempty"` // the version that this one writes anew, since it lost its place to another history of its author's log
+	Deleted bool      `json:"deleted,omitempty"`
+	Stored
 	JSON    json.RawMessage `json:"resource,omitempty"` // as of that change
 	Omitted bool            `json:"omitted,omitempty"`  // JSON is left out, as newer ones take MaxHistory; Get has it
+}
+
+// Where a change is stored beside this device.
+const (
+	StoredHere    = "here"    // nowhere
+	StoredAnchor  = "anchor"  // at anchors only
+	StoredDevices = "devices" // on at least one other device
+)
+
+// Stored says by name on which other devices and anchors a change is stored, and where it can be read, by what they have confirmed.
+type Stored struct {
+	Where      string   `json:"where"` // here, anchor, devices
+	StoredAt   []string `json:"stored_at"`
+	ReadableAt []string `json:"readable_at"` // anchors read nothing
+	Devices    int      `json:"devices"`     // how many of stored_at are no anchors
+}
+
+// StoredRevision is where one change of a resource is stored.
+type StoredRevision struct {
+	Version string `json:"version"`
+	Stored
+}
+
+// StoredResource is where a resource is stored.
+type StoredResource struct {
+	Ref       string           `json:"resource"`
+	Where     string           `json:"where"` // of the change that is stored at the fewest kinds of places
+	Revisions []StoredRevision `json:"revisions"`
 }
 
 // Match is a find result.

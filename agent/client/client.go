@@ -301,9 +301,11 @@ func (c *Client) Get(ctx context.Context, ref api.Ref, version string) (api.Reso
 	if len(data) > 0 {
 		res.JSON = data
 	}
+	newer, newerErr := url.PathUnescape(head.Get(api.HeaderNewer))
+	res.Newer = newer
 	updated, timeErr := time.Parse(time.RFC3339Nano, head.Get(api.HeaderUpdated))
 	conflicts, countErr := strconv.Atoi(head.Get(api.HeaderConflicts))
-	if err := errors.Join(timeErr, countErr); err != nil {
+	if err := errors.Join(timeErr, countErr, newerErr); err != nil {
 		return api.Resource{}, &api.Error{Code: api.CodeIncompat, Message: "the agent's answer is not understood", Err: err}
 	}
 	res.Updated, res.Conflicts = updated, conflicts
@@ -341,6 +343,16 @@ func (c *Client) History(ctx context.Context, ref api.Ref) (revisions []api.Revi
 	}
 	err = c.do(ctx, call{method: "GET", path: path + "/history"}, &revisions)
 	return revisions, err
+}
+
+// Stored implements api.Agent.
+func (c *Client) Stored(ctx context.Context, ref api.Ref) (stored api.StoredResource, err error) {
+	path, err := resourcePath(ref)
+	if err != nil {
+		return stored, err
+	}
+	err = c.do(ctx, call{method: "GET", path: path + "/stored"}, &stored)
+	return stored, err
 }
 
 // Find implements api.Agent.

@@ -255,6 +255,9 @@ func (t *transaction) hold(at storage.Ref, h *held) {
 	if h.Missing.Kind != missingNothing {
 		t.batch.Put(storage.Parked.Key(h.Missing.Kind, h.Missing.What, at), nil)
 		t.waiting[h.Missing] = append(t.waiting[h.Missing], at)
+		if h.Missing.Kind == missingSchema && t.r.newer != nil {
+			t.r.newer[h.Document] = append(t.r.newer[h.Document], at)
+		}
 	}
 	if n := t.counts.of(h.State); n != nil {
 		*n++

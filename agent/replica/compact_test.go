@@ -84,6 +84,7 @@ func TestCompaction(t *testing.T) {
 		if got := x.compact(); x != c && got.Deleted != 81 || got.Waiting != 0 {
 			t.Errorf("%s deletes: %+v", x.name, got)
 		}
+		must(t, x.FlushAcks(t.Context()))
 		x.crash()
 		chunks, skips, bytes := x.chunksOf()
 		t.Logf("%s: %d chunks of %d bytes, then %d and %d skips of %d bytes: %.2f", x.name, chunksBefore, bytesBefore, chunks, skips, bytes,

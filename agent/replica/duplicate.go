@@ -168,6 +168,9 @@ func (t *transaction) resolveDuplicate(ctx context.Context, ref fhirRef, by auth
 	}
 	for i, l := range views {
 		j := job{scope: l.Scope, doc: l.doc}
+		if err := t.writable(l.doc, ref.key()); err != nil {
+			return crdt.DocumentID{}, err
+		}
 		switch {
 		case i != keep:
 			j.remove = ref.key()

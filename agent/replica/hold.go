@@ -189,14 +189,9 @@ func (h *held) addResources(c *crdt.Change, d *document) {
 	}
 	last := crdt.OpID{}
 	for _, op := range c.Ops {
-		if op.Obj == (crdt.OpID{}) {
-			add(op.Key)
-		} else if d != nil && op.Obj != last {
-			// The change that made the container may have touched several resources; then this is not told.
-			if rec, ok := d.index.ByOp(op.Obj); ok && len(rec.Keys) == 1 {
-				add(rec.Keys[0])
-			}
-			last = op.Obj
+		if op.Obj == (crdt.OpID{}) || op.Obj != last {
+			add(keyOf(op, d))
 		}
+		last = op.Obj
 	}
 }

@@ -212,6 +212,12 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 		if err != nil {
 			return nil, err
 		}
+		if device, err := run.t.newerAt(j.doc, in.ref.key()); err != nil {
+			return nil, err
+		} else if device != "" {
+			run.refuse(in.index, "it was changed at "+device+" by a newer version of chartmesh")
+			continue
+		}
 		in.base = nil
 		known, err := run.ofSeveral(ctx, &j, &v, in)
 		in.fresh = v == nil || v.Removed

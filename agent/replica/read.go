@@ -13,6 +13,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/chunk"
+	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/fhir"
 	"chartmesh/storage"
@@ -65,6 +66,9 @@ func (r *Replica) Get(ctx context.Context, at api.Ref, version string) (api.Reso
 			Hint: "`chartmesh history " + ref.key() + "` shows its versions"}
 	}
 	res := api.Resource{Ref: at, Version: current, Updated: time.UnixMilli(found.UpdatedMillis).UTC(), Conflicts: len(found.Conflicts)}
+	if res.Newer, err = r.newerNow(ctx, found.doc, ref.key()); err != nil {
+		return api.Resource{}, err
+	}
 	res.JSON, err = withMeta(found.JSON, current, res.Updated)
 	return res, err
 }
@@ -115,11 +119,12 @@ func (r *Replica) History(ctx context.Context, at api.Ref) ([]api.Revision, erro
 		return nil, err
 	}
 	var revisions []api.Revision
+	holders := r.holders()
 	size, whole := 0, 0 // of the resources from revisions[whole] on
 	for _, p := range places {
 		for part := range slices.Chunk(p.changes, historyAtOnce) {
 			known := len(revisions)
-			if revisions, err = r.appendRevisions(ctx, revisions, p, ref, part); err != nil {
+			if revisions, err = r.appendRevisions(ctx, revisions, p, ref, part, holders); err != nil {
 				return nil, err
 			}
 			for _, rev := range revisions[known:] {
@@ -140,6 +145,7 @@ func (r *Replica) History(ctx context.Context, at api.Ref) ([]api.Revision, erro
 type touched struct {
 	located
 	changes []crdt.ChangeHash
+	chunks  []logs.Ref // that each came in
 }
 
 func (r *Replica) touches(ref fhirRef) (places []touched, err error) {
@@ -173,12 +179,15 @@ func (r *Replica) touches(ref fhirRef) (places []touched, err error) {
 			return nil, err
 		}
 		places[i].changes = d.index.Touched(ref.key())
+		for _, hash := range places[i].changes {
+			places[i].chunks = append(places[i].chunks, d.changes[d.byHash[hash]].chunk)
+		}
 	}
 	return places, nil
 }
 
 func (r *Replica) appendRevisions(
-	ctx context.Context, to []api.Revision, p touched, ref fhirRef, changes []crdt.ChangeHash,
+	ctx context.Context, to []api.Revision, p touched, ref fhirRef, changes []crdt.ChangeHash, holders func(logs.Ref) api.Stored,
 ) ([]api.Revision, error) {
 	r.write.Lock()
 	defer r.write.Unlock()
@@ -197,7 +206,7 @@ func (r *Replica) appendRevisions(
 		rev := api.Revision{
 			Version: crdt.Version([]crdt.ChangeHash{hash}), Time: authored(m.timeMillis), Author: m.author,
 			Device: device, Site: site, Origin: originName(m.origin), Deleted: content == nil,
-			Anew: d.replacedIn(hash),
+			Anew: d.replacedIn(hash), Stored: holders(m.chunk),
 		}
 		if content != nil {
 			if rev.JSON, err = withMeta(content, rev.Version, rev.Time); err != nil {

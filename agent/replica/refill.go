@@ -134,9 +134,9 @@ func (f *Refill) Finish(ctx context.Context, now time.Time, d Damaged) (Repair, 
 			if err != nil {
 				return err
 			}
-			if p, err := logs.ParsePosition(value); err == nil {
+			if a, err := parseStated(value); err == nil {
 				ref := logs.Name{Scope: scope, Log: log}
-				elsewhere[ref] = max(elsewhere[ref], p.Counter)
+				elsewhere[ref] = max(elsewhere[ref], a.at.Counter)
 			}
 			return nil
 		}); err != nil {

@@ -266,7 +266,7 @@ func (r *Replica) ackedElsewhere(at logs.Ref) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, scopes := range r.mu.acked {
-		if scopes[at.Scope][at.Log].Counter >= at.Counter {
+		if s := scopes[at.Scope]; s != nil && s.logs[at.Log] != nil && s.logs[at.Log].at.Counter >= at.Counter {
 			return true
 		}
 	}

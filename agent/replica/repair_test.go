@@ -84,7 +84,7 @@ func TestVerifyFindsEverything(t *testing.T) {
 	}
 	shown, listed := b.export(), b.conflicts()
 	unnoticed := map[string]bool{} // kinds of which nothing says what there must be
-	for _, k := range []storage.Kind{storage.Ack.Kind, storage.Event.Kind, storage.Peer.Kind} {
+	for _, k := range []storage.Kind{storage.Ack.Kind, storage.Said.Kind, storage.Event.Kind, storage.Peer.Kind} {
 		unnoticed[k.String()] = true
 	}
 	kinds := map[string]int{}
@@ -131,7 +131,7 @@ func TestVerifyFindsEverything(t *testing.T) {
 	}
 	for _, kind := range []storage.Kind{storage.Chunk.Kind, storage.Change.Kind, storage.ResourceIn.Kind, storage.Term.Kind, storage.OfPatient.Kind,
 		storage.DocumentsOf.Kind, storage.Conflict.Kind, storage.ConflictOf.Kind, storage.LogHead.Kind, storage.Cursor.Kind, storage.Meta.Kind,
-		storage.Member.Kind, storage.Event.Kind, storage.Ack.Kind} {
+		storage.Member.Kind, storage.Event.Kind, storage.Ack.Kind, storage.Said.Kind} {
 		if kinds[kind.String()] == 0 {
 			t.Errorf("no %s was damaged", kind)
 		}

@@ -71,6 +71,8 @@ type Replica struct {
 	packs map[chunk.ID]bool
 	// failing holds, guarded by write, the chunks that this run of the program failed on, with the reason.
 	failing map[storage.Ref]string
+	// newer holds, guarded by write, the parked chunks of newer schemas by document; nil: they were not looked for.
+	newer map[crdt.DocumentID][]storage.Ref
 	// lost holds, guarded by write, the documents in which changes of this device may have to be written anew.
 	lost   map[crdt.DocumentID]trust.ScopeID
 	starts starts // guarded by write
@@ -100,11 +102,9 @@ type Replica struct {
 		claims  map[trust.DeviceID]time.Time    // when a peer's word last made it so
 		sets    map[trust.ScopeID]chunk.SetHash // of applied changes
 		counts  counts
-		acked   map[trust.DeviceID]map[trust.ScopeID]chunk.Vector
-		dirty   map[trust.DeviceID]bool    // acknowledgements not yet stored
-		whole   map[trust.ScopeID][32]byte // what was held here when some device last said to hold exactly that
-		event   uint64                     // last event
-		changed chan struct{}              // closed and replaced after every commit
+		acked   map[trust.DeviceID]map[trust.ScopeID]*statement
+		event   uint64        // last event
+		changed chan struct{} // closed and replaced after every commit
 	}
 }
 
@@ -178,9 +178,7 @@ func (r *Replica) load() error {
 	m.Memory = r.logs.Memory
 	m.applied = map[trust.ScopeID]chunk.Vector{}
 	m.sets = map[trust.ScopeID]chunk.SetHash{}
-	m.acked = map[trust.DeviceID]map[trust.ScopeID]chunk.Vector{}
-	m.dirty = map[trust.DeviceID]bool{}
-	m.whole = map[trust.ScopeID][32]byte{}
+	m.acked = map[trust.DeviceID]map[trust.ScopeID]*statement{}
 	m.claims = map[trust.DeviceID]time.Time{}
 	err = r.store.View(func(v storage.Reader) error {
 		if err := loadPositions(v, storage.Cursor, m.applied); err != nil {

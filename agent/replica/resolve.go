@@ -55,6 +55,9 @@ func (r *Replica) Resolve(ctx context.Context, user, name string, decision api.D
 		if err != nil {
 			return err
 		}
+		if err := t.writable(at.doc, c.Resource); err != nil {
+			return err
+		}
 		if _, _, err := t.edit(ctx, j, r.by(user), chunk.OriginDecision); err != nil {
 			switch {
 			case errors.Is(err, crdt.ErrNoConflict):

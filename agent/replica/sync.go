@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"chartmesh/chunk"
@@ -234,94 +233,6 @@ func (r *Replica) Admit(ctx context.Context, sign func(*trust.State) (trust.Entr
 	return r.EntriesSince(nil), nil
 }
 
-// Acked remembers what a peer holds. It is stored with the next FlushAcks: to forget an acknowledgement in a crash only
-// makes this device say less than it could.
-//
-// Logs that are not held here are left out, so that a peer cannot fill this device with what it makes up.
-func (r *Replica) Acked(_ context.Context, from trust.DeviceID, ack session.Ack) error {
-	if err := r.heed(from, ack); err != nil {
-		return err
-	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	held := r.mu.Vectors[ack.Scope]
-	if len(r.mu.Forks[ack.Scope]) > 0 {
-		held = r.mu.VectorLocked(ack.Scope)
-		if ack.VectorHash == r.mu.HashLocked(ack.Scope) {
-			r.mu.whole[ack.Scope] = ack.VectorHash
-		}
-	}
-	if len(held) == 0 {
-		return nil
-	}
-	scopes := r.mu.acked[from]
-	if scopes == nil {
-		scopes = map[trust.ScopeID]chunk.Vector{}
-		r.mu.acked[from] = scopes
-	}
-	v := scopes[ack.Scope]
-	if v == nil {
-		v = chunk.Vector{}
-		scopes[ack.Scope] = v
-	}
-	for log, p := range ack.Stored {
-		if have, ok := held[log]; ok && p.Counter == have.Counter && p.Tip != have.Tip {
-			continue // another history of the log
-		} else if ok && p.Counter > v[log].Counter {
-			v[log] = p
-			r.mu.dirty[from] = true
-		}
-	}
-	return nil
-}
-
-// FlushAcks stores acknowledgements that came since the last call.
-func (r *Replica) FlushAcks(ctx context.Context) error {
-	var batch storage.Batch
-	r.mu.Lock()
-	for device := range r.mu.dirty {
-		for scope, v := range r.mu.acked[device] {
-			for log, p := range v {
-				batch.Put(storage.Ack.Key(device, scope, log), logs.MarshalPosition(p))
-			}
-		}
-	}
-	flushed := r.mu.dirty
-	r.mu.dirty = map[trust.DeviceID]bool{}
-	r.mu.Unlock()
-	if batch.Len() == 0 {
-		return nil
-	}
-	err := r.store.Commit(ctx, &batch)
-	if err != nil {
-		r.mu.Lock()
-		maps.Copy(r.mu.dirty, flushed) // tried again
-		r.mu.Unlock()
-	}
-	return err
-}
-
-func (r *Replica) loadAcks(v storage.Reader) error {
-	return v.Scan(storage.Ack.All(), nil, func(key, value []byte) error {
-		device, scope, log, err := storage.Ack.Parse(key)
-		if err != nil {
-			return err
-		}
-		p, err := logs.ParsePosition(value)
-		if err != nil {
-			return err
-		}
-		if r.mu.acked[device] == nil {
-			r.mu.acked[device] = map[trust.ScopeID]chunk.Vector{}
-		}
-		if r.mu.acked[device][scope] == nil {
-			r.mu.acked[device][scope] = chunk.Vector{}
-		}
-		r.mu.acked[device][scope][log] = p
-		return nil
-	})
-}
-
 // SignAck signs a statement of what this device holds.
 func (r *Replica) SignAck(message []byte) []byte { return r.keys.Sign(trust.ContextAck, message) }
 
@@ -334,12 +245,16 @@ func (r *Replica) VerifyAck(device trust.DeviceID, message, signature []byte) bo
 type Status struct {
 	Documents, Resources, Conflicts, Parked, Quarantined, Unapplied int
 	Own                                                             int  // chunks of this device's logs
-	NotElsewhere                                                    int  // of them, those that no other device has acknowledged
+	NotElsewhere                                                    int  // of them, those that no other device has acknowledged, nor an anchor
+	AtAnchor                                                        int  // of them, those that only anchors have acknowledged
 	AtEnd                                                           bool // everything durable is applied or held
 }
 
 // Status returns the counts as of the last commit.
 func (r *Replica) Status() Status {
+	r.catchUp()
+	st, among := r.State(), r.forksNow()
+	others := r.othersOf(st)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c := r.mu.counts
@@ -347,30 +262,14 @@ func (r *Replica) Status() Status {
 		Documents: int(c.Documents), Resources: int(c.Resources), Conflicts: int(c.Conflicts), Parked: int(c.Parked),
 		Quarantined: int(c.Quarantined), Unapplied: int(c.Unapplied), AtEnd: true,
 	}
-	for scope, vector := range r.mu.Vectors {
+	for scope := range r.mu.Vectors {
 		s.AtEnd = s.AtEnd && r.atEndLocked(scope)
 		for _, l := range r.mu.own {
-			own, alone := r.ownLocked(scope, l.ID, vector[l.ID].Counter)
-			s.Own, s.NotElsewhere = s.Own+own, s.NotElsewhere+alone
+			own, alone, anchored := r.ownLocked(st, others, logs.Name{Scope: scope, Log: l.ID}, among)
+			s.Own, s.NotElsewhere, s.AtAnchor = s.Own+int(own), s.NotElsewhere+int(alone), s.AtAnchor+int(anchored)
 		}
 	}
 	return s
-}
-
-// ownLocked counts the chunks of an own log, of its main history and beside it, and those of them that no other device has
-// said to hold. What is acknowledged of a log with branches names one of them; the others count until a device holds exactly
-// what this one does.
-func (r *Replica) ownLocked(scope trust.ScopeID, log chunk.LogID, main uint64) (own, alone int) {
-	beside := r.mu.Forks[scope][log].Len()
-	own = int(main) + beside
-	if beside > 0 && r.mu.whole[scope] == r.mu.HashLocked(scope) {
-		return own, 0
-	}
-	most := uint64(0)
-	for _, acked := range r.mu.acked {
-		most = max(most, acked[scope][log].Counter)
-	}
-	return own, int(main-min(main, most)) + beside
 }
 
 // Held lists at most limit chunks that are stored but not applied, with the reason; without those that were discarded.

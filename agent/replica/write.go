@@ -320,6 +320,9 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 	if err := j.setWant(ref.key(), obj); err != nil {
 		return api.Written{}, err
 	}
+	if err := t.writable(j.doc, ref.key()); err != nil {
+		return api.Written{}, err
+	}
 	switch {
 	case (blind || j.base != nil) && !v.Removed && bytes.Equal(v.JSON, j.json[ref.key()]):
 		return t.written(j.doc, ref, "unchanged", 0)
@@ -491,6 +494,9 @@ func (r *Replica) Delete(ctx context.Context, user string, at api.Ref) (api.Writ
 				continue
 			}
 			live++
+			if err := t.writable(doc, ref.key()); err != nil {
+				return err
+			}
 			if _, _, err := t.edit(ctx, job{scope: v.Scope, doc: doc, remove: ref.key()}, r.by(user), chunk.OriginDelete); err != nil {
 				return err
 			}

@@ -264,6 +264,17 @@ func (a *Agent) History(_ context.Context, ref api.Ref) ([]api.Revision, error) 
 	return revisions, nil
 }
 
+// Stored implements api.Agent: nothing is stored elsewhere.
+func (a *Agent) Stored(ctx context.Context, ref api.Ref) (api.StoredResource, error) {
+	revisions, err := a.History(ctx, ref)
+	stored := api.StoredResource{Ref: ref.String(), Where: api.StoredHere}
+	for _, r := range revisions {
+		stored.Revisions = append(stored.Revisions, api.StoredRevision{Version: r.Version,
+			Stored: api.Stored{Where: api.StoredHere, StoredAt: []string{}, ReadableAt: []string{}}})
+	}
+	return stored, err
+}
+
 // Find implements api.Agent: the text is looked for in the resource's JSON.
 func (a *Agent) Find(_ context.Context, text string, limit int) ([]api.Match, error) {
 	if err := a.failing("Find"); err != nil {
