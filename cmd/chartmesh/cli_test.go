@@ -195,7 +195,7 @@ func TestRecords(t *testing.T) {
 			{args: "get Patient/p1 --version 0000000000000001", out: []string{"  \"x\": 1.50\n"}},
 			{args: "get Patient/p1 --version 0000000000000001 --json", out: []string{p1 + "\n"}},
 			{args: "get Patient", code: 2},
-			{args: "history Patient/p1", out: []string{"TIME ", "Dr. Berg  Empfang  Mitte  edit    0000000000000002\n"}},
+			{args: "history Patient/p1", out: []string{"TIME ", "Dr. Berg  Empfang  Mitte  edit    0000000000000002  here only\n"}},
 			{args: "history Patient/p1 --json", out: []string{`"author": "Dr. Berg"`}},
 			{args: "history Patient/p1 --json --full", out: []string{`"x": 1.50`, "<&>"}},
 			{args: "history Patient/p1 --full", code: 2},
@@ -325,7 +325,7 @@ func TestPractice(t *testing.T) {
 		{args: "offline", err: []string{"the network is off"}},
 		{args: "status --json", out: []string{`"state": "offline"`, `"running": true`, `"sync": []`, `"peers": []`}},
 		{args: "online --json", out: []string{`"online": true`}},
-		{args: "status", out: []string{"Praxis Test: Empfang at Mitte\nonline\n"}},
+		{args: "status", out: []string{"online\nPraxis Test: Empfang at Mitte\n"}},
 		{args: "status --wait in-sync --timeout 10ms", code: 6, out: []string{"Praxis Test"}, err: []string{"no device was reached"}},
 		{args: "status --wait easter", code: 2},
 		{args: "status --peer Nobody", code: 3},
@@ -388,18 +388,25 @@ func TestStatusText(t *testing.T) {
 	last := now.Add(-3 * time.Hour)
 	var out bytes.Buffer
 	p := &printer{out: &out, err: &out}
+	noon := now.Local().Truncate(24 * time.Hour)
 	p.status(api.Status{Practice: "Praxis Berg", Device: "Empfang", Site: "Mitte", PeerID: "12D3", Version: "1.0", Running: true,
-		State: "syncing", Reason: "receiving", Documents: 1, Resources: 18108, Conflicts: 2, NotElsewhere: 3, Parked: 1,
+		State: "syncing", Reason: "receiving", Documents: 1, Resources: 18108, Conflicts: 2, OwnChanges: 9, NotElsewhere: 3, AtAnchorOnly: 1, Parked: 1,
+		Elsewhere: api.ElsewhereSome,
 		Addresses: []string{"/ip4/1", "/ip4/2"}, Held: []api.Held{{Chunk: "0123456789abcdef0123", State: "parked", Reason: "key missing", Device: "Labor"}},
 		Peers: []api.Peer{
-			{Name: "Labor", Site: "Nord", Role: "member", State: "in-sync", Way: "lan", RTTMillis: 1.24, ClockMillis: -12, LastContact: &now, Version: "1.0"},
-			{Name: "Heim\x1b", Site: "Süd", Role: "admin", State: "offline", BehindChunks: 1, BehindBytes: 12345, LastContact: &last, Reason: "no answer"}}}, now)
-	want := `Praxis Berg: Empfang at Mitte
-syncing: receiving
+			{Name: "Labor", Site: "Nord", Role: "member", State: "in-sync", Way: "direct quic", RTTMillis: 1.24, ClockMillis: -12, LastContact: &now,
+				Version: "1.0", Proof: api.Proof{Chunks: 1234, Stored: 1234, Readable: 1230, StoredAsOf: &now}},
+			{Name: "Heim\x1b", Site: "Süd", Role: "admin", State: "offline", BehindChunks: 1, BehindBytes: 12345, LastContact: &last, Reason: "no answer",
+				LacksChunks: 1234, LacksBytes: 5678, Proof: api.Proof{Chunks: 1234}},
+			{Name: "Frankfurt am Main, Rechenzentrum", Role: "anchor", State: "syncing", Way: "direct tcp", RTTMillis: 31, ClockMillis: 2600, ClockWarning: true, LastContact: &now,
+				LacksChunks: 34, LacksBytes: 25000, Version: "devel-0123456789ab", Proof: api.Proof{Chunks: 1234, Stored: 1200, StoredAsOf: &last,
+					Lost: &api.Lost{Seen: now, Confirmed: &noon}}}}}, now)
+	want := `syncing: receiving; 3 changes of 9 are on this device alone
+Praxis Berg: Empfang at Mitte
 
 records     18,108 resources in 1 document
 conflicts   2 to decide: chartmesh conflict list
-elsewhere   3 changes are on this device alone
+elsewhere   3 changes of 9 are on this device alone; of the others 1 at an anchor alone
 held back   1 parked, 0 quarantined, 0 unapplied
             0123456789abcdef… parked from Labor: key missing
             look at one: chartmesh quarantine show CHUNK
@@ -408,9 +415,19 @@ addresses   /ip4/1
             /ip4/2
 version     1.0
 
-DEVICE      SITE  ROLE    STATE                WAY  ROUND TRIP  CLOCK   WE LACK           LAST CONTACT  VERSION
-Labor       Nord  member  in-sync              lan  1.2 ms      -12 ms                    now           1.0
-Heim\u001b  Süd   admin   offline (no answer)                           1 chunk, 12.3 kB  3 h ago
+DEVICE                SITE  ROLE    STATE    LAST CONTACT  IT LACKS               WE LACK
+Labor                 Nord  member  in-sync  now           nothing                nothing
+Heim\u001b            Süd   admin   offline  3 h ago       1,234 chunks, 5.68 kB  1 chunk, 12.3 kB
+Frankfurt am Main, …        anchor  syncing  now           34 chunks, 25 kB       nothing
+
+DEVICE                WAY          ROUND TRIP  CLOCK   VERSION             STORED THERE    READABLE  CONFIRMED
+Labor                 direct quic  1.2 ms      -12 ms  1.0                 1,234 of 1,234  1,230     now
+Heim\u001b                                                                 0 of 1,234      0         never
+Frankfurt am Main, …  direct tcp   31 ms       +2.6 s  devel-0123456789ab  1,200 of 1,234  nothing   3 h ago
+
+Heim\u001b: no answer
+Frankfurt am Main, Rechenzentrum: its clock is 2.6 s ahead of this one; set the wrong one right
+Frankfurt am Main, Rechenzentrum: it holds less than it had confirmed on ` + when(noon) + `: it was put back, or lost data; it is being filled again
 `
 	if out.String() != want {
 		t.Errorf("printed\n%s\nwant\n%s", out.String(), want)

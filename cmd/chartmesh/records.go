@@ -107,6 +107,10 @@ what the edit was based on. With --json it is one line in canonical form.`,
 				if res.Deleted {
 					p.remark("%s was deleted by that version", ref)
 				}
+				if res.Newer != "" {
+					p.remark("%s was changed at %s by a newer version of chartmesh: it is shown as it was before, and cannot be edited here", ref, visible(res.Newer))
+					p.hint("update chartmesh on this device")
+				}
 				if res.Conflicts > 0 {
 					p.hint(plural(res.Conflicts, "conflict") + " of this resource to decide: chartmesh conflict list")
 				}
@@ -209,6 +213,8 @@ func (c *cli) historyCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "history TYPE/ID",
 		Short: "show who changed a resource, and when",
+		Long: `Shows every change of a resource, oldest first, and where it is stored, by what other devices have confirmed: here only,
+at the anchor (which cannot read it), or at so many other devices. With --json stored_at and readable_at name them.`,
 		Example: `  chartmesh history Patient/p1
   chartmesh history Patient/p1 --json --full`,
 		Args: cobra.ExactArgs(1),
@@ -237,9 +243,9 @@ func (c *cli) historyCommand() *cobra.Command {
 				}
 				var rows [][]string
 				for _, r := range revisions {
-					rows = append(rows, []string{when(r.Time), r.Author, r.Device, r.Site, change(r), r.Version})
+					rows = append(rows, []string{when(r.Time), r.Author, r.Device, r.Site, change(r), r.Version, storedAt(r.Stored)})
 				}
-				p.table([]string{"TIME", "AUTHOR", "DEVICE", "SITE", "CHANGE", "VERSION"}, rows)
+				p.table([]string{"TIME", "AUTHOR", "DEVICE", "SITE", "CHANGE", "VERSION", "STORED"}, rows)
 				return p.failed
 			})
 		}),
@@ -254,6 +260,20 @@ func change(r api.Revision) string {
 		return r.Origin + ", written anew"
 	}
 	return r.Origin
+}
+
+// storedAt says where a change is stored beside this device.
+func storedAt(s api.Stored) string {
+	switch s.Where {
+	case api.StoredAnchor:
+		return "at the anchor"
+	case api.StoredDevices:
+		if len(s.StoredAt) > s.Devices {
+			return "at " + plural(s.Devices, "device") + " and the anchor"
+		}
+		return "at " + plural(s.Devices, "device")
+	}
+	return "here only"
 }
 
 func (c *cli) exportCommand() *cobra.Command {

@@ -131,8 +131,8 @@ func (c *cli) dialed(ctx context.Context) (*client.Client, error) {
 
 // status prints a status for a person.
 func (p *printer) status(s api.Status, now time.Time) {
-	p.line("%s", visible(fmt.Sprintf("%s: %s at %s", s.Practice, s.Device, s.Site)))
 	p.line("%s", visible(headline(s)))
+	p.line("%s", visible(fmt.Sprintf("%s: %s at %s", s.Practice, s.Device, s.Site)))
 	p.line("")
 	p.line("records     %s in %s", plural(s.Resources, "resource"), plural(s.Documents, "document"))
 	p.line("conflicts   %s", toDecide(s.Conflicts))
@@ -219,6 +219,9 @@ func headline(s api.Status) string {
 	} else if s.Reason != "" {
 		state += ": " + s.Reason
 	}
+	if s.NotElsewhere > 0 {
+		state += "; " + hereAlone(s)
+	}
 	return state
 }
 
@@ -229,16 +232,23 @@ func toDecide(n int) string {
 	return count(n) + " to decide: chartmesh conflict list"
 }
 
-// elsewhere says what would be left if this device were lost. An agent of before [api.Status.Elsewhere] leaves that empty.
-func elsewhere(s api.Status) string {
+// hereAlone says how much would be gone if this device were lost.
+func hereAlone(s api.Status) string {
 	here := plural(s.NotElsewhere, "change")
 	if s.NotElsewhere < s.OwnChanges {
 		here += " of " + count(s.OwnChanges)
 	}
 	if s.NotElsewhere == 1 {
-		here += " is on this device alone"
-	} else {
-		here += " are on this device alone"
+		return here + " is on this device alone"
+	}
+	return here + " are on this device alone"
+}
+
+// elsewhere says what would be left if this device were lost. An agent of before [api.Status.Elsewhere] leaves that empty.
+func elsewhere(s api.Status) string {
+	here, anchor := hereAlone(s), ""
+	if s.AtAnchorOnly > 0 {
+		anchor = "; of the others " + count(s.AtAnchorOnly) + " at an anchor alone"
 	}
 	switch s.Elsewhere {
 	case api.ElsewhereAlone:
@@ -251,40 +261,91 @@ func elsewhere(s api.Status) string {
 	case api.ElsewhereNone:
 		return "nothing: no other device has confirmed any; " + here
 	case api.ElsewhereAll:
+		if s.AtAnchorOnly > 0 {
+			return "every change of this device is stored elsewhere, " + count(s.AtAnchorOnly) + " at an anchor alone"
+		}
 		return "every change of this device is stored on another one"
 	}
-	return here
+	return here + anchor
 }
 
-// peers prints the table of devices.
+// peers prints the devices: first how things stand with each, then by which way, and what it has confirmed. What needs words
+// stands below.
 func (p *printer) peers(peers []api.Peer, now time.Time) {
-	var rows [][]string
+	var rows, ways [][]string
 	for _, peer := range peers {
-		state := peer.State
-		if peer.Reason != "" {
-			state += " (" + peer.Reason + ")"
-		}
-		switch peer.TakesNothing {
-		case api.TakesNothingFull:
-			state += " (takes nothing: its disk is full)"
-		case api.TakesNothingQuota:
-			state += " (takes nothing: the practice's share of it is used up)"
-		}
-		rtt, clock, behind := "", "", ""
+		name := shorten(peer.Name, longestName)
+		rows = append(rows, []string{name, shorten(peer.Site, longestName), peer.Role, peer.State, ago(peer.LastContact, now),
+			chunks(peer.LacksChunks, peer.LacksBytes), chunks(peer.BehindChunks, peer.BehindBytes)})
+		rtt, clock := "", ""
 		if peer.RTTMillis > 0 {
-			rtt = span(time.Duration(peer.RTTMillis * float64(time.Millisecond)))
-			clock = fmt.Sprintf("%+.0f ms", peer.ClockMillis)
+			rtt, clock = span(time.Duration(peer.RTTMillis*float64(time.Millisecond))), fmt.Sprintf("%+.0f ms", peer.ClockMillis)
+			if peer.ClockWarning {
+				clock = fmt.Sprintf("%+.1f s", peer.ClockMillis/1000)
+			}
 		}
-		if peer.BehindChunks > 0 {
-			behind = fmt.Sprintf("%s, %s", plural(peer.BehindChunks, "chunk"), size(peer.BehindBytes))
+		stored, readable, asOf := count(peer.Proof.Stored)+" of "+count(peer.Proof.Chunks), count(peer.Proof.Readable), "never"
+		if peer.Role == "anchor" {
+			readable = "nothing"
 		}
-		rows = append(rows, []string{peer.Name, peer.Site, peer.Role, state, peer.Way, rtt, clock, behind, ago(peer.LastContact, now), peer.Version})
+		if peer.Proof.StoredAsOf != nil {
+			asOf = ago(peer.Proof.StoredAsOf, now)
+		}
+		ways = append(ways, []string{name, peer.Way, rtt, clock, shorten(peer.Version, 18), stored, readable, asOf})
 	}
-	p.table(strings.Split("DEVICE,SITE,ROLE,STATE,WAY,ROUND TRIP,CLOCK,WE LACK,LAST CONTACT,VERSION", ","), rows)
+	p.table(strings.Split("DEVICE,SITE,ROLE,STATE,LAST CONTACT,IT LACKS,WE LACK", ","), rows)
+	p.line("")
+	p.table(strings.Split("DEVICE,WAY,ROUND TRIP,CLOCK,VERSION,STORED THERE,READABLE,CONFIRMED", ","), ways)
+	first := true
 	for _, peer := range peers {
-		if peer.Branches > 0 {
-			p.line("%s", visible(peer.Name+" wrote a log more than once: it was copied, or went back. All of it is kept ("+
-				histories(peer.Branches)+")."))
+		for _, note := range notes(peer) {
+			if first {
+				p.line("")
+				first = false
+			}
+			p.line("%s", visible(peer.Name+": "+note))
 		}
 	}
+}
+
+// longestName is how much of a name a table has room for.
+const longestName = 20
+
+func chunks(n, bytes uint64) string {
+	if n == 0 {
+		return "nothing"
+	}
+	return plural(n, "chunk") + ", " + size(bytes)
+}
+
+// notes says what is out of the ordinary with a device.
+func notes(peer api.Peer) (list []string) {
+	if peer.Reason != "" {
+		list = append(list, peer.Reason)
+	}
+	switch peer.TakesNothing {
+	case api.TakesNothingFull:
+		list = append(list, "it takes nothing, since its disk is full")
+	case api.TakesNothingQuota:
+		list = append(list, "it takes nothing more, since the practice's share of it is used up")
+	}
+	if peer.ClockWarning {
+		than := "ahead of"
+		if peer.ClockMillis < 0 {
+			than = "behind"
+		}
+		list = append(list, fmt.Sprintf("its clock is %s %s this one; set the wrong one right",
+			span(time.Duration(max(peer.ClockMillis, -peer.ClockMillis)*float64(time.Millisecond))), than))
+	}
+	if l := peer.Proof.Lost; l != nil && l.Again == nil {
+		had := "before"
+		if l.Confirmed != nil {
+			had = "on " + when(*l.Confirmed)
+		}
+		list = append(list, "it holds less than it had confirmed "+had+": it was put back, or lost data; it is being filled again")
+	}
+	if peer.Branches > 0 {
+		list = append(list, "it wrote a log more than once: it was copied, or went back. All of it is kept ("+histories(peer.Branches)+")")
+	}
+	return list
 }

@@ -123,6 +123,7 @@ func steady(s api.Status) api.Status {
 	s.Peers = append([]api.Peer(nil), s.Peers...)
 	for i := range s.Peers {
 		s.Peers[i].RTTMillis, s.Peers[i].ClockMillis, s.Peers[i].LastContact = 0, 0, nil
+		s.Peers[i].Proof.StoredAsOf, s.Peers[i].Proof.ReadableAsOf = nil, nil
 	}
 	s.Sync = append([]api.PeerSync(nil), s.Sync...)
 	for i := range s.Sync {
