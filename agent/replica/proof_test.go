@@ -265,3 +265,40 @@ func TestOldAcknowledgements(t *testing.T) {
 		t.Errorf("after a session: %+v", p)
 	}
 }
+
+// TestReadBeforeTheSession: a device whose HELLO was on its way when it got and applied from elsewhere what the other holds says so at
+// once, and not when somebody asks again.
+func TestReadBeforeTheSession(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	a.put(`{"resourceType":"Patient","id":"p1","gender":"female"}`, false)
+	a.applyAll()
+	now := time.Now()
+	sa := session.New(session.Config{Self: a.Device(), Peer: b.Device(), Replica: a.Replica})
+	sb := session.New(session.Config{Self: b.Device(), Peer: a.Device(), Replica: b.Replica})
+	sa.Start(now)
+	sb.Start(now)
+	early, err := sb.Next(t.Context(), now)
+	must(t, err)
+	b.take(a, a.ownLog()...)
+	for _, s := range b.State().Scopes() {
+		sb.Applied(now, s.ID)
+	}
+	_, err = sa.Handle(t.Context(), now, early)
+	must(t, err)
+	for busy := true; busy; now = now.Add(time.Millisecond) {
+		busy = false
+		for from, to := range map[*session.Session]*session.Session{sa: sb, sb: sa} {
+			f, err := from.Next(t.Context(), now)
+			must(t, err)
+			if f != nil {
+				busy = true
+				_, err := to.Handle(t.Context(), now, f)
+				must(t, err)
+			}
+		}
+	}
+	if p := a.proof(b.Device()); p.Readable != 1 || !sa.Status().Agreed {
+		t.Errorf("%+v, %+v", p, sa.Status())
+	}
+}

@@ -161,7 +161,7 @@ func (s *Session) helloLocked(st *state, now time.Time, m *hello) error {
 		if !sc.hear(d.plain()) {
 			sc.oweVector = true
 		}
-		sc.told = sc.told.orIfNew(sc.digest, answers)
+		sc.owesDigest()
 		sc.judge(now, answers)
 	}
 	st.resolve(now, m.seen, nil)
@@ -169,12 +169,11 @@ func (s *Session) helloLocked(st *state, now time.Time, m *hello) error {
 	return nil
 }
 
-// orIfNew returns d, or e if nothing was told before: the peer has our HELLO or will ask for it.
-func (d Digest) orIfNew(e Digest, known bool) Digest {
-	if known {
-		return d
+// owesDigest notes that the peer is to hear what was applied while a HELLO of ours was on the way: nobody was there to tell.
+func (sc *scope) owesDigest() {
+	if sc.shared && sc.known && sc.told != (Digest{}) && sc.told != sc.digest && sc.digest.AtEnd {
+		sc.oweAck = true
 	}
-	return e
 }
 
 // patience is how long this side waits for the other's entries before it sends all of its own. One waits longer, so that
@@ -270,6 +269,7 @@ func (s *Session) handleVector(ctx context.Context, now time.Time, m *vector) er
 		l.notBefore = time.Time{} // once more; what does not help is tried ever more seldom
 	}
 	st.resolve(now, m.seen, &m.scope)
+	sc.owesDigest()
 	s.mu.Unlock()
 	if err := s.lookBelow(m, below); err != nil {
 		return err
