@@ -111,7 +111,7 @@ func (p *puncher) made(c network.Conn) bool {
 	return p.mu.punched[c.RemotePeer()] == c.ID()
 }
 
-// again punches once more, and reports whether there is a direct connection.
+// again punches once more, and reports whether there is a direct connection, or will be one by a punch that is under way.
 func (p *puncher) again(ctx context.Context, id peer.ID, l *link) bool {
 	if len(p.places()) == 0 {
 		return false
@@ -125,7 +125,7 @@ func (p *puncher) again(ctx context.Context, id peer.ID, l *link) bool {
 	if err != nil {
 		p.host.log.Debug("no direct way to a peer", "device", l.device, "error", err)
 	}
-	return err == nil
+	return err == nil || errors.Is(err, holepunch.ErrHolePunchActive)
 }
 
 func closeRelayed(conns []network.Conn) {
