@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,6 +61,13 @@ func (a *Agent) Status(_ context.Context, peer string) (api.Status, error) {
 		ps := statuses[m.Device]
 		p := a.peer(st, m, ps, proofs[m.Device])
 		p.Branches = branches[m.Device]
+		switch {
+		case ps.Connected || host == nil:
+		case m.Role == trust.RoleAnchor && p.Reason != "" && p.State == p2p.Offline.String():
+			p.Reason += "; if it was set up anew it has to admit the practice again (`chartmesh anchor add` prints the token)"
+		case m.Role != trust.RoleAnchor && slices.ContainsFunc(st.Anchors(), func(m trust.Member) bool { return statuses[m.Device].Connected }):
+			p.Way = api.WayStored
+		}
 		if peer != "" && p.Name != peer && p.PeerID != peer && p.Site != peer {
 			continue
 		}

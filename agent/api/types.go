@@ -204,6 +204,9 @@ type Lost struct {
 	Again     *time.Time `json:"again,omitempty"`     // when it had confirmed as much again; absent: it is being filled again
 }
 
+// WayStored is the way to a device that is not reached while an anchor is: the anchor keeps what is written for it.
+const WayStored = "stored"
+
 // Why a peer takes nothing.
 const (
 	TakesNothingFull  = "disk-full" // it has no room on its disk
