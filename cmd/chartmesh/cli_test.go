@@ -423,7 +423,7 @@ Frankfurt am Main, …        anchor  syncing  now           34 chunks, 25 kB   
 DEVICE                WAY          ROUND TRIP  CLOCK   VERSION             STORED THERE    READABLE  CONFIRMED
 Labor                 direct quic  1.2 ms      -12 ms  1.0                 1,234 of 1,234  1,230     now
 Heim\u001b                                                                 0 of 1,234      0         never
-Frankfurt am Main, …  direct tcp   31 ms       +2.6 s  devel-0123456789ab  1,200 of 1,234  nothing   3 h ago
+Frankfurt am Main, …  direct tcp   31 ms       +2.6 s  devel-0123456789ab  1,200 of 1,234  sealed    3 h ago
 
 Heim\u001b: no answer
 Frankfurt am Main, Rechenzentrum: its clock is 2.6 s ahead of this one; set the wrong one right

@@ -286,7 +286,7 @@ func (p *printer) peers(peers []api.Peer, now time.Time) {
 		}
 		stored, readable, asOf := count(peer.Proof.Stored)+" of "+count(peer.Proof.Chunks), count(peer.Proof.Readable), "never"
 		if peer.Role == "anchor" {
-			readable = "nothing"
+			readable = "sealed" // it opens nothing
 		}
 		if peer.Proof.StoredAsOf != nil {
 			asOf = ago(peer.Proof.StoredAsOf, now)
