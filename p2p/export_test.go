@@ -5,6 +5,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/libp2p/go-libp2p/core/host"
+
 	"chartmesh/trust"
 )
 
@@ -92,3 +94,6 @@ var Dialable = dialable
 
 // Await waits until bytes that have arrived for a replica are within its rate.
 var Await = await
+
+// Libp2p is the host with the options that the product has.
+func (h *Host) Libp2p() host.Host { return h.host }
