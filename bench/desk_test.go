@@ -3,8 +3,10 @@ package bench
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,6 +25,7 @@ type desk struct {
 	*replica.Replica
 	keys  *keyring.Keyring
 	store *counted
+	close func()
 }
 
 // counted counts what is committed.
@@ -42,40 +45,50 @@ func (c *counted) Commit(ctx context.Context, b *storage.Batch) error {
 // desks makes a practice of n devices.
 func desks(b testing.TB, n int) (all []*desk) {
 	b.Helper()
-	ctx := context.Background()
-	now := time.Now()
-	for i := range n {
-		keys, err := keyring.Create("", nil)
-		must(b, err)
-		var entries []trust.Entry
-		if i == 0 {
-			e, _, err := keys.Found(keyring.FoundOptions{Practice: "Practice", Site: "surgery", Device: "surgery", Now: now})
-			must(b, err)
-			entries = []trust.Entry{e}
-		} else {
-			raw, err := all[0].Admit(ctx, func(st *trust.State) (trust.Entry, error) {
-				return all[0].keys.Admit(st, keyring.Newcomer{Device: keys.Device(), HPKE: keys.HPKEPublic(), Now: now})
-			})
-			must(b, err)
-			for _, r := range raw {
-				e, err := trust.ParseEntry(r)
-				must(b, err)
-				entries = append(entries, e)
-			}
-		}
-		s, err := storage.Open(filepath.Join(b.TempDir(), "records"), keys.StoreKey(), storage.Options{})
-		must(b, err)
-		b.Cleanup(func() { must(b, s.Close()) })
-		store := &counted{Store: s}
-		must(b, replica.Adopt(ctx, store, entries))
-		e, err := engine.Start(engine.Config{})
-		must(b, err)
-		b.Cleanup(func() { must(b, e.Close()) })
-		r, err := replica.Open(replica.Config{Store: store, Keyring: keys, Engine: e})
-		must(b, err)
-		all = append(all, &desk{r, keys, store})
+	keys, err := keyring.Create("", nil)
+	must(b, err)
+	e, _, err := keys.Found(keyring.FoundOptions{Practice: "Practice", Site: "surgery", Device: "surgery", Now: time.Now()})
+	must(b, err)
+	all = append(all, newDesk(b, keys, e))
+	for range n - 1 {
+		all = append(all, all[0].admit(b))
 	}
 	return all
+}
+
+// admit adds a device to the practice.
+func (d *desk) admit(b testing.TB) *desk {
+	b.Helper()
+	keys, err := keyring.Create("", nil)
+	must(b, err)
+	raw, err := d.Admit(context.Background(), func(st *trust.State) (trust.Entry, error) {
+		return d.keys.Admit(st, keyring.Newcomer{Device: keys.Device(), HPKE: keys.HPKEPublic(), Now: time.Now()})
+	})
+	must(b, err)
+	var entries []trust.Entry
+	for _, r := range raw {
+		e, err := trust.ParseEntry(r)
+		must(b, err)
+		entries = append(entries, e)
+	}
+	return newDesk(b, keys, entries...)
+}
+
+// newDesk is a device that holds a membership log and nothing else.
+func newDesk(b testing.TB, keys *keyring.Keyring, entries ...trust.Entry) *desk {
+	b.Helper()
+	s, err := storage.Open(filepath.Join(b.TempDir(), "records"), keys.StoreKey(), storage.Options{})
+	must(b, err)
+	d := &desk{keys: keys, store: &counted{Store: s}}
+	d.close = sync.OnceFunc(func() { must(b, s.Close()) })
+	b.Cleanup(func() { d.close() })
+	must(b, replica.Adopt(context.Background(), d.store, entries))
+	e, err := engine.Start(engine.Config{})
+	must(b, err)
+	d.close = sync.OnceFunc(func() { must(b, errors.Join(e.Close(), s.Close())) })
+	d.Replica, err = replica.Open(replica.Config{Store: d.store, Keyring: keys, Engine: e})
+	must(b, err)
+	return d
 }
 
 // form saves a patient's form with another birth date than the last.

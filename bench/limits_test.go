@@ -31,18 +31,23 @@ func beside(b *testing.B, limits ...limit) {
 	took := float64(b.Elapsed()) / float64(b.N)
 	var floor float64
 	for _, l := range limits {
-		l.once() // the first goes through cold caches
-		n, begun := 0, time.Now()
-		for n == 0 || time.Since(begun) < limitTime {
-			l.once()
-			n++
-		}
-		each := float64(time.Since(begun)) / float64(n)
+		each := l.measure()
 		b.ReportMetric(each, l.name+"-ns")
 		floor += each
 	}
 	b.ReportMetric(floor, "limit-ns")
 	b.ReportMetric(took/floor, "x-limit")
+}
+
+// measure returns how many nanoseconds it takes.
+func (l limit) measure() float64 {
+	l.once() // the first goes through cold caches
+	n, begun := 0, time.Now()
+	for n == 0 || time.Since(begun) < limitTime {
+		l.once()
+		n++
+	}
+	return float64(time.Since(begun)) / float64(n)
 }
 
 // fsynced appends size bytes to a file on the disk of the stores and syncs it.

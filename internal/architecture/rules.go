@@ -85,7 +85,8 @@ var rules = map[string]rule{
 	},
 	"bench": {
 		module: []string{
-			"trust", "trust/keyring", "chunk", "storage", "agent", "agent/api", "agent/replica", "crdt/engine", "fhir", "fhir/synthetic",
+			"trust", "trust/keyring", "chunk", "storage", "agent", "agent/api", "agent/replica", "anchor", "crdt/engine", "fhir", "fhir/synthetic",
+			"p2p", "p2p/session",
 		},
 		others: []string{"github.com/klauspost/compress/zstd", "golang.org/x/crypto"}, // limits to measure against
 	},
