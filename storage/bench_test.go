@@ -11,6 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"chartmesh/storage"
 )
@@ -149,5 +150,48 @@ func BenchmarkTwin(b *testing.B) {
 		if err := s.Commit(context.Background(), &batch); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// BenchmarkFill commits 100 MB of values of 40 KB, so many in each commit, beside as many bytes appended to a file and synced as often.
+func BenchmarkFill(b *testing.B) {
+	const total, size = 100_000_000, 40 << 10
+	for _, each := range []int{1, 6, 24} {
+		b.Run(fmt.Sprintf("%dKB", each*size>>10), func(b *testing.B) {
+			b.SetBytes(total)
+			p := random(size)
+			for b.Loop() {
+				b.StopTimer()
+				s := benchStore(b)
+				b.StartTimer()
+				for n := 0; n*size < total; {
+					var batch storage.Batch
+					for range each {
+						batch.Put(storage.Event.Key(uint64(n)), p)
+						n++
+					}
+					if err := s.Commit(context.Background(), &batch); err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+			b.StopTimer()
+			f, err := os.Create(filepath.Join(b.TempDir(), "file"))
+			if err != nil {
+				b.Fatal(err)
+			}
+			defer f.Close()
+			frame := random(each * size)
+			begun := time.Now()
+			for n := 0; n < total; n += len(frame) {
+				if _, err := f.Write(frame); err != nil {
+					b.Fatal(err)
+				}
+				if err := f.Sync(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			b.ReportMetric(total/1e6/time.Since(begun).Seconds(), "file-MB/s")
+		})
 	}
 }
