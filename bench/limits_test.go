@@ -25,18 +25,20 @@ type limit struct {
 var limitTime = 300 * time.Millisecond
 
 // beside measures limits right after what they limit, on the same machine in the same mood, and reports how many times as
-// long the benchmark took as all of them together.
-func beside(b *testing.B, limits ...limit) {
+// long the benchmark took as all of them together. It returns what each took, in nanoseconds.
+func beside(b *testing.B, limits ...limit) (each []float64) {
 	b.Helper()
 	took := float64(b.Elapsed()) / float64(b.N)
 	var floor float64
 	for _, l := range limits {
-		each := l.measure()
-		b.ReportMetric(each, l.name+"-ns")
-		floor += each
+		ns := l.measure()
+		b.ReportMetric(ns, l.name+"-ns")
+		floor += ns
+		each = append(each, ns)
 	}
 	b.ReportMetric(floor, "limit-ns")
 	b.ReportMetric(took/floor, "x-limit")
+	return each
 }
 
 // measure returns how many nanoseconds it takes.

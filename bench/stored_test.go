@@ -69,10 +69,11 @@ func BenchmarkStored(b *testing.B) {
 						b.StartTimer()
 					}
 					b.ReportMetric(float64(size)/float64(chunks), "chunk-B")
-					took, plain := float64(b.Elapsed())/float64(b.N), copied(b, int(size))
-					b.ReportMetric(plain.measure()/took, "of-tcp")
+					took := float64(b.Elapsed()) / float64(b.N)
+					each := beside(b, copied(b, int(size)), times(int(size)>>20+1, fsynced(b, 1<<20)))
+					b.ReportMetric(each[0]/took, "of-tcp")
+					b.ReportMetric(float64(size)*1e3/each[1], "disk-1M-MB/s")
 					b.ReportMetric(float64(size)*1e3/times(int(size)>>16+1, fsynced(b, 64<<10)).measure(), "disk-64K-MB/s")
-					beside(b, plain, times(int(size)>>20+1, fsynced(b, 1<<20)))
 				})
 			}
 		})
