@@ -71,7 +71,7 @@ func run(ctx context.Context, out io.Writer, pattern, each string) error {
 	return nil
 }
 
-const layout = "%-14s %10s %10s %7s  %-34s %s\n"
+const layout = "%-27s %10s %10s %7s  %-34s %s\n"
 
 // figure is one line of go test's.
 type figure struct {
