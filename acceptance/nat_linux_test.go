@@ -74,7 +74,10 @@ func (h *home) reaches(s *site, peer string) {
 	must(h.t, err)
 }
 
-// way returns how a site reaches the other one; empty if it does not.
+// isDirect reports whether a way leads from one to the other without anybody between.
+func isDirect(way string) bool { return way != "" && way != "relayed" && way != api.WayStored }
+
+// way returns how a site reaches the other one; empty or stored if it does not.
 func (h *home) way(i int) string {
 	h.t.Helper()
 	st, err := h.site[i].client.Status(h.t.Context(), h.site[1-i].name)
@@ -131,11 +134,10 @@ func (h *home) meet(direct bool) (m meeting) {
 	if direct {
 		most = 20 * time.Second
 	}
-	isDirect := func() bool {
+	m.direct, _ = h.until(begun, most, func() bool {
 		m.ways = [2]string{h.way(0), h.way(1)}
-		return m.ways[0] != "" && m.ways[1] != "" && m.ways[0] != "relayed" && m.ways[1] != "relayed"
-	}
-	m.direct, _ = h.until(begun, most, isDirect)
+		return isDirect(m.ways[0]) && isDirect(m.ways[1])
+	})
 	back := h.edit(1) // and the other way, by whatever way there is now
 	if _, ok := h.until(time.Now(), 20*time.Second, func() bool { return h.has(0, back) }); !ok {
 		h.t.Errorf("an edit does not come back: %v", m.ways)
