@@ -233,6 +233,35 @@ func TestLessIsNoLoss(t *testing.T) {
 	}
 }
 
+// TestLostBranchThere: a device that begins a session with the end of a log, and not with exactly what is held here, may have lost what
+// stands beside it.
+func TestLostBranchThere(t *testing.T) {
+	a, b, _ := forked(t)
+	settleAll(t, a, b)
+	p := a.proof(b.Device())
+	if p.Chunks == 0 || p.Stored != p.Chunks {
+		t.Fatalf("in sync: %+v", p)
+	}
+	v := a.Vector(forge(a).Scope)
+	a.says(b.Device(), v, false) // a VECTOR within the session
+	if p := a.proof(b.Device()); p.Stored != p.Chunks {
+		t.Errorf("said once more: %+v", p)
+	}
+	a.says(b.Device(), v, true)
+	if p := a.proof(b.Device()); p.Stored >= p.Chunks {
+		t.Errorf("put back to before the branch came: %+v", p)
+	}
+	must(t, a.FlushAcks(t.Context()))
+	a.crash()
+	if p := a.proof(b.Device()); p.Stored >= p.Chunks {
+		t.Errorf("after a restart: %+v", p)
+	}
+	sync(t, a, b)
+	if p := a.proof(b.Device()); p.Stored != p.Chunks || p.Readable != p.Chunks {
+		t.Errorf("they met again: %+v", p)
+	}
+}
+
 // TestOldAcknowledgements reads those of builds that noted no more than a position.
 func TestOldAcknowledgements(t *testing.T) {
 	p := practice(t, "surgery", "branch")

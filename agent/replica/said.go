@@ -178,6 +178,9 @@ func (r *Replica) heard(
 	s := r.statementLocked(from, ack.Scope)
 	if ack.First {
 		lost = s.takeBack(ack.Stored, stands, r.now())
+		if ack.Digest.VectorHash != r.mu.HashLocked(ack.Scope) {
+			s.doubt()
+		}
 	}
 	for log, p := range stands {
 		s.log(log).raise(p)
@@ -270,6 +273,16 @@ func (s *statement) takeBack(vector, stands chunk.Vector, now time.Time) (lost u
 	}
 	s.lost.Seen, s.lost.Again = now, time.Time{}
 	return lost
+}
+
+// doubt follows that a device begins a session with something else than is held here: what stands beside the end of a log no vector
+// names, and a device that was put back may lack it. It counts again when both hold the same.
+func (s *statement) doubt() {
+	for _, a := range s.logs {
+		if a.tree != [32]byte{} {
+			a.tree, a.applied, a.dirty = [32]byte{}, false, true
+		}
+	}
 }
 
 // compare tells which of the positions that a device says stand in a history of their log that is held here, and which lie beyond
