@@ -102,7 +102,7 @@ func (s silenceReader) Read(b []byte) (int, error) {
 		s.r.armed = now
 		_ = s.r.stream.SetReadDeadline(now.Add(silence))
 	}
-	n, err := s.r.stream.Read(b[:min(len(b), bufferSize)])
+	n, err := s.r.stream.Read(b[:min(len(b), pieceSize)])
 	if s.r.await != nil {
 		s.r.await(n)
 	}

@@ -8,9 +8,11 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"golang.org/x/time/rate"
 
 	"chartmesh/internal/fuzzing"
 	"chartmesh/p2p/session"
@@ -41,6 +43,35 @@ func framed(t testing.TB, frames ...session.Frame) []byte {
 	}
 	return s.written.Bytes()
 }
+
+// TestSlowEnoughToLive: what is taken slowly, since others owe too much already, is taken fast enough for a sender that ends the link when
+// a piece does not go out in time.
+func TestSlowEnoughToLive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		owing := &owed{limiter: rate.NewLimiter(1, RateBurst)}
+		frame := bytes.Repeat([]byte{7}, 4*pieceSize)
+		in := newFrameReader(&bytesStream{Reader: bytes.NewReader(framed(t, frame, frame))})
+		in.await = func(n int) { await(t.Context(), owing, n) }
+		begun := time.Now()
+		for range 2 {
+			if _, err := in.read(session.MaxFrame); err != nil {
+				t.Fatal(err)
+			}
+		}
+		// A muxer makes room by half of its window, which is four pieces.
+		if each := time.Since(begun) / 8; 2*each >= writeStall {
+			t.Errorf("a piece took %v", each)
+		}
+	})
+}
+
+// owed is a replica of whose rate nothing is left.
+type owed struct {
+	Limited
+	limiter *rate.Limiter
+}
+
+func (o *owed) Rate() *rate.Limiter { return o.limiter }
 
 // FuzzFraming reads a stream of frames, and the same bytes as a message of the join protocol: what comes off it is what
 // stood on it, and a length is believed only as far as bytes come.

@@ -23,7 +23,7 @@ type Limited interface {
 }
 
 // RateBurst is how many bytes are taken off a stream at once.
-const RateBurst = bufferSize
+const RateBurst = pieceSize
 
 // errCrowded ends the link of one device too many.
 var errCrowded = errors.New("as many devices of its practice are connected as are admitted")
