@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"sync"
 
@@ -46,7 +47,8 @@ func (h *Host) startPunching() error {
 	p := &puncher{host: h}
 	p.mu.seen, p.mu.punched = map[trust.DeviceID]ma.Multiaddr{}, map[peer.ID]string{}
 	var err error
-	p.service, err = holepunch.NewService(h.host, id.IDService(), p.places, holepunch.DirectDialTimeout(punchTimeout), holepunch.WithTracer(p))
+	p.service, err = holepunch.NewService(h.host, id.IDService(), p.places, holepunch.DirectDialTimeout(punchTimeout), holepunch.WithTracer(p),
+		holepunch.WithAddrFilter(p))
 	if err != nil {
 		return fmt.Errorf("open network: %w", err)
 	}
@@ -86,6 +88,26 @@ func (p *puncher) places() []ma.Multiaddr {
 		}
 	}
 	list = ma.Unique(list)
+	return list[:min(len(list), maxAddrs)]
+}
+
+// FilterLocal leaves of the places what a peer is told: a stranger, who may come through a relay while an invitation is open, nothing.
+func (p *puncher) FilterLocal(to peer.ID, list []ma.Multiaddr) []ma.Multiaddr {
+	if d, err := DeviceOf(to); err != nil || !p.host.cfg.Admit(d) {
+		return nil
+	}
+	return list
+}
+
+// FilterRemote leaves of what a peer says those places that are called: it may name others' in the place of its own.
+func (p *puncher) FilterRemote(of peer.ID, list []ma.Multiaddr) []ma.Multiaddr {
+	list = slices.DeleteFunc(p.FilterLocal(of, list), func(a ma.Multiaddr) bool {
+		way, ip := wayOf(a), net.IP(nil)
+		if way == wayDirect+"quic" || way == wayDirect+"tcp" {
+			ip, _ = manet.ToIP(a) // of a name there is none
+		}
+		return ip == nil || len(a.Bytes()) > maxAddrBytes || ip.IsLoopback() || ip.IsUnspecified() || ip.IsMulticast() || ip.Equal(net.IPv4bcast)
+	})
 	return list[:min(len(list), maxAddrs)]
 }
 
