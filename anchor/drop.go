@@ -102,7 +102,9 @@ func (a *Anchor) sweepDropped(ctx context.Context) {
 }
 
 func (a *Anchor) sweepAll(ctx context.Context) error {
+	a.admission.Lock() // of one that is being dropped a session may still commit something
 	left, _, err := a.readDropped()
+	a.admission.Unlock()
 	for _, number := range left {
 		err = errors.Join(err, a.sweepOne(ctx, number))
 	}

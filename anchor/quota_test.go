@@ -274,6 +274,42 @@ func testDrop(t *testing.T, lost int) {
 	}
 }
 
+// TestSweepWaits: what a practice leaves that is being dropped is deleted after the last commit of its sessions, and not noted as deleted before.
+func TestSweepWaits(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	berg := newCustomer(t, "Berg")
+	p := berg.admitted(a)
+	whole, swept := a.store, make(chan error, 2)
+	a.store = &follows{whole, func() { // the record is gone, and the share has not ended
+		a.store = whole
+		go func() { swept <- a.sweepAll(t.Context()) }()
+		select {
+		case err := <-swept:
+			swept <- err
+		case <-time.After(100 * time.Millisecond): // it waits, as it should
+		}
+		must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{berg.seals("one").Bytes()}))
+	}}
+	must(t, a.Drop(t.Context(), berg.id()))
+	must(t, <-swept)
+	must(t, a.sweepAll(t.Context()))
+	if n := under(t, a, p.Number); n > 0 {
+		t.Errorf("%d keys are left", n)
+	}
+}
+
+// follows is a store after whose next commit something happens.
+type follows struct {
+	storage.Store
+	then func()
+}
+
+func (f *follows) Commit(ctx context.Context, b *storage.Batch) error {
+	err := f.Store.Commit(ctx, b)
+	f.then()
+	return err
+}
+
 // TestCounted: of a practice that an earlier build held what it takes is counted.
 func TestCounted(t *testing.T) {
 	dir := t.TempDir()
