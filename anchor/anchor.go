@@ -27,6 +27,7 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"chartmesh/p2p"
 	"chartmesh/p2p/session"
@@ -58,7 +59,7 @@ func (c Config) validate() error {
 	if err := c.Quota.validate(); err != nil {
 		return fmt.Errorf("%w: %w", ErrConfig, err)
 	}
-	if len(c.Region) > maxRegion || strings.ContainsFunc(c.Region, func(r rune) bool { return !unicode.IsPrint(r) }) {
+	if len(c.Region) > maxRegion || !utf8.ValidString(c.Region) || strings.ContainsFunc(c.Region, func(r rune) bool { return !unicode.IsPrint(r) }) {
 		return fmt.Errorf("%w: the region has at most %d printable characters", ErrConfig, maxRegion)
 	}
 	return nil

@@ -113,8 +113,10 @@ func TestQuotaSense(t *testing.T) {
 	if _, err := Open(t.Context(), Config{Dir: t.TempDir(), Quota: Quota{Rate: 5}}); !errors.Is(err, ErrQuota) {
 		t.Errorf("a default: %v", err)
 	}
-	if _, err := Open(t.Context(), Config{Dir: t.TempDir(), Region: "a\nb"}); err == nil {
-		t.Error("a region of two lines is taken")
+	for _, region := range []string{"a\nb", "EU\xff"} {
+		if _, err := Open(t.Context(), Config{Dir: t.TempDir(), Region: region}); !errors.Is(err, ErrConfig) {
+			t.Errorf("region %q is taken: %v", region, err)
+		}
 	}
 	id := berg.id()
 	full := hex.EncodeToString(id[:])
