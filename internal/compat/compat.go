@@ -23,7 +23,6 @@ func must(t testing.TB, err error) {
 // Pack writes a folder to an archive.
 func Pack(t testing.TB, dir, archive string) {
 	t.Helper()
-	t.Helper()
 	var b bytes.Buffer
 	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
 	must(t, err)
@@ -63,7 +62,6 @@ func Pack(t testing.TB, dir, archive string) {
 
 // Unpack writes an archive's folder.
 func Unpack(t testing.TB, archive, dir string) {
-	t.Helper()
 	t.Helper()
 	f, err := os.Open(archive)
 	must(t, err)
