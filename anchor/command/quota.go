@@ -157,7 +157,10 @@ func dropCommand(dir *string) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "drop PRACTICE", Short: "Let a practice go, and delete what is held of it", Args: exactly(1, "drop takes a practice: the beginning of its ID, as status shows it"),
 		Long: `Lets a practice go: its devices are let in no more, and what is held of it is deleted. They keep everything. If it is admitted again, by a
-token of "chartmesh anchor add", they fill it again.`,
+token of "chartmesh anchor add", they fill it again.
+
+Have an administrator of the practice take the anchor out of it first ("chartmesh peer remove NAME"): devices that have it still cannot tell that
+it dropped their practice from that it is away, and go on showing what it held as stored there.`,
 		Example: "  chartmesh-anchor drop 836284be\n  chartmesh-anchor drop 836284be --yes --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, ok := cmd.InOrStdin().(*os.File)
@@ -180,7 +183,8 @@ token of "chartmesh anchor add", they fill it again.`,
 			if asJSON {
 				return printJSON(cmd.OutOrStdout(), id)
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "dropped practice %s; what was held of it is being deleted\n", id.ID)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "dropped practice %s; what was held of it is being deleted\n"+
+				"until `chartmesh peer remove` takes this anchor out of the practice, its devices show what was held as stored here\n", id.ID)
 			return err
 		},
 	}
