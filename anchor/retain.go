@@ -15,6 +15,7 @@ const (
 
 	retainEvery = 5 * time.Second // how often it is looked which practices have news
 	judgeEvery  = time.Hour       // how often checkpoints are judged without news: a grace may be over
+	longTurns   = time.Second     // a pass that takes longer rests in between
 	retainShare = 20              // of the time one part in so many is a practice's at most: a member can leave very many checkpoints without words
 )
 
@@ -55,8 +56,8 @@ func (a *Anchor) settle(ctx context.Context) (more bool) {
 			continue
 		}
 		again, err := p.settle(ctx, now, a.cfg.Grace)
-		if r.took += time.Since(now); !again {
-			r.rest, r.took = time.Now().Add(min(retainShare*r.took, judgeEvery-time.Second)), 0
+		if r.took += time.Since(now); !again || r.took > longTurns {
+			r.rest, r.took, again = time.Now().Add(min(retainShare*r.took, judgeEvery-time.Second)), 0, false
 		}
 		if err != nil && ctx.Err() == nil && !p.dropped.Load() {
 			a.log.Error("what checkpoints of a practice cover is not deleted; it is tried again", "practice", p.id, "after", judgeEvery, "error", err)

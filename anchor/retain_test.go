@@ -101,6 +101,41 @@ func TestGrace(t *testing.T) {
 	}
 }
 
+// TestTurnsRest: a practice that has very much to judge rests in between, and goes on where it was.
+func TestTurnsRest(t *testing.T) {
+	r := newRetained(t, 1)
+	a := openAnchor(t, t.TempDir())
+	a.cfg.Grace = 1
+	berg := newCustomer(t, "Berg")
+	p := berg.admitted(a)
+	var b storage.Batch
+	for i := range byte(100) {
+		b.Put(storage.Unsettled.Key(chunk.ID{i}), logs.Unsettled{Scope: berg.scope(), At: chunk.Place{Counter: 1, ID: chunk.ID{i}}, Maker: r.writers[0].Device()}.Marshal())
+	}
+	must(t, p.store.Commit(t.Context(), &b))
+	must(t, settles(t.Context(), p))
+	p.retention = retention{}
+	if !a.settle(t.Context()) || !p.retention.rest.IsZero() {
+		t.Fatalf("after one turn: %+v", p.retention)
+	}
+	p.retention.took = longTurns
+	if a.settle(t.Context()) || !p.retention.under || time.Until(p.retention.rest) < longTurns*retainShare/2 {
+		t.Errorf("it does not rest: %+v", p.retention)
+	}
+	if at := p.retention; a.settle(t.Context()) || p.retention != at {
+		t.Errorf("it has a turn while it rests: %+v", p.retention)
+	}
+	p.retention.rest = time.Time{}
+	for a.settle(t.Context()) {
+		if p.retention.took > longTurns {
+			t.Fatal("it never ends")
+		}
+	}
+	if p.retention.under {
+		t.Errorf("it does not go on: %+v", p.retention)
+	}
+}
+
 // TestBadWords: no word but those of all devices that write, each by itself, on this very checkpoint, lets anything be deleted.
 func TestBadWords(t *testing.T) {
 	for name, speak := range map[string]func(r *retained, on, twin chunk.Sealed){
