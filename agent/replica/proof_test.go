@@ -1,6 +1,7 @@
 package replica_test
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -260,6 +261,24 @@ func TestLostBranchThere(t *testing.T) {
 	if p := a.proof(b.Device()); p.Stored != p.Chunks || p.Readable != p.Chunks {
 		t.Errorf("they met again: %+v", p)
 	}
+}
+
+// TestManyAcknowledgements: what many devices said at once of very many logs is stored, in several commits.
+func TestManyAcknowledgements(t *testing.T) {
+	a := practice(t, "surgery")[0]
+	a.ManySaid(forge(a).Scope, 45, chunk.MaxLogs)
+	must(t, a.FlushAcks(t.Context()))
+	n := 0
+	for _, k := range keysOf(t, a.twin) {
+		if k[0] == storage.Ack.Number() {
+			n++
+		}
+	}
+	if n != 45*chunk.MaxLogs {
+		t.Errorf("%d are stored", n)
+	}
+	a.twin.OnCommit(func(storage.Stage, int) error { return errors.New("nothing is left to store") })
+	must(t, a.FlushAcks(t.Context()))
 }
 
 // TestOldAcknowledgements reads those of builds that noted no more than a position.

@@ -376,40 +376,53 @@ func (r *Replica) catchUp() {
 	}
 }
 
+// flushAtOnce is how many bytes of acknowledgements are stored in one commit, or somewhat more: very many do not fit one.
+const flushAtOnce = 1 << 20
+
 // FlushAcks stores acknowledgements that came since the last call.
 func (r *Replica) FlushAcks(ctx context.Context) error {
-	var batch storage.Batch
-	var flushed []*bool
+	for {
+		batch, flushed := r.unstored()
+		if batch.Len() == 0 {
+			return nil
+		}
+		if err := r.store.Commit(ctx, batch); err != nil {
+			r.mu.Lock()
+			for _, dirty := range flushed {
+				*dirty = true // tried again
+			}
+			r.mu.Unlock()
+			return err
+		}
+	}
+}
+
+// unstored returns a batch of acknowledgements that are not stored yet, which count as stored from then on.
+func (r *Replica) unstored() (batch *storage.Batch, flushed []*bool) {
+	batch = new(storage.Batch)
+	put := func(dirty *bool, key, value []byte) {
+		batch.Put(key, value)
+		*dirty = false
+		flushed = append(flushed, dirty)
+	}
 	r.mu.Lock()
+	defer r.mu.Unlock()
 	for device, scopes := range r.mu.acked {
 		for scope, s := range scopes {
 			if s.dirty {
-				batch.Put(storage.Said.Key(device, scope), s.marshal())
-				s.dirty = false
-				flushed = append(flushed, &s.dirty)
+				put(&s.dirty, storage.Said.Key(device, scope), s.marshal())
 			}
 			for log, a := range s.logs {
 				if a.dirty {
-					batch.Put(storage.Ack.Key(device, scope, log), a.marshal())
-					a.dirty = false
-					flushed = append(flushed, &a.dirty)
+					put(&a.dirty, storage.Ack.Key(device, scope, log), a.marshal())
 				}
+			}
+			if batch.Size() > flushAtOnce {
+				return batch, flushed
 			}
 		}
 	}
-	r.mu.Unlock()
-	if batch.Len() == 0 {
-		return nil
-	}
-	err := r.store.Commit(ctx, &batch)
-	if err != nil {
-		r.mu.Lock()
-		for _, dirty := range flushed {
-			*dirty = true // tried again
-		}
-		r.mu.Unlock()
-	}
-	return err
+	return batch, flushed
 }
 
 func (r *Replica) loadAcks(v storage.Reader) error {
