@@ -9,8 +9,7 @@ import (
 // and after, which they left. Where base has nothing for a difference to stand in, or is contested, the edit brings what it left
 // there whole: its author may have seen another side of the conflict, and an edit of one side is none of the other.
 //
-// In there, what it left alone stays as base has it where that is one side of a conflict, in base or for its author, and what they saw
-// the other: nobody has decided that.
+// In there, what it left alone stays as base has it where there is a conflict, in base or for its author: nobody has decided that.
 //
 // A list in which something differs is as the edit left it, with elements that it left alone as base has them.
 func Onto(base, before Shown, after Value) Value {
@@ -32,14 +31,18 @@ func sided(list []Conflict, path string, value Value) bool {
 	})
 }
 
+// contestedAt reports whether there is a conflict at a path.
+func contestedAt(list []Conflict, path string) bool {
+	return slices.ContainsFunc(list, func(c Conflict) bool { return c.Path == path })
+}
+
 // value goes on at a path of base, where before has another.
 func (o onto) value(path, was string, base, before, after Value) Value {
-	if before.Equal(after) && (!o.whole || sided(o.contested, path, after) || sided(o.open, was, base)) {
+	undecided := sided(o.contested, path, after) || sided(o.open, was, base) || base.Kind != 0 && (contestedAt(o.contested, path) || contestedAt(o.open, was))
+	if before.Equal(after) && (!o.whole || undecided) {
 		return base
 	}
-	if slices.ContainsFunc(o.contested, func(c Conflict) bool { return c.Path == path }) {
-		o.whole = true
-	}
+	o.whole = o.whole || contestedAt(o.contested, path)
 	switch {
 	case base.Kind != after.Kind || before.Kind != after.Kind:
 		return after

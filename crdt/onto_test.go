@@ -62,14 +62,21 @@ func TestOnto(t *testing.T) {
 		here, there []ConflictSide // of conflicts where it is written, and for its author
 		want        string
 	}{
-		"neither side":  {nil, nil, "84"},
-		"both here":     {[]ConflictSide{side(s("73")), side(s("84"))}, nil, "73"},
-		"another here":  {[]ConflictSide{side(s("73")), side(s("95"))}, nil, "84"},
-		"both there":    {nil, []ConflictSide{side(s("73")), side(s("84"))}, "73"},
-		"another there": {nil, []ConflictSide{side(s("84")), side(s("95"))}, "84"},
+		"there is none":    {nil, nil, "84"},
+		"both are here":    {[]ConflictSide{side(s("73")), side(s("84"))}, nil, "73"},
+		"another is here":  {[]ConflictSide{side(s("73")), side(s("95"))}, nil, "73"},
+		"both are there":   {nil, []ConflictSide{side(s("73")), side(s("84"))}, "73"},
+		"another is there": {nil, []ConflictSide{side(s("84")), side(s("95"))}, "73"},
+		// The one that would be written over has not been seen by anybody who decided.
+		"one side is hidden here and there": {[]ConflictSide{side(s("73")), side(s("95"))}, []ConflictSide{side(s("84")), side(s("95"))}, "73"},
 	} {
-		got := Onto(Shown{Value: base, Conflicts: []Conflict{{Path: ""}, {Path: "gender", Sides: x.here}}},
-			Shown{Value: before, Conflicts: []Conflict{{Path: "gender", Sides: x.there}}}, after)
+		at := func(sides []ConflictSide) (list []Conflict) {
+			if sides != nil {
+				list = append(list, Conflict{Path: "gender", Sides: sides})
+			}
+			return list
+		}
+		got := Onto(Shown{Value: base, Conflicts: append([]Conflict{{Path: ""}}, at(x.here)...)}, Shown{Value: before, Conflicts: at(x.there)}, after)
 		if want := m("gender", s(x.want), "status", s("new")); !got.Equal(want) {
 			t.Errorf("a conflict within of which %s: %+v", name, got)
 		}

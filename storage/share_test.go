@@ -24,7 +24,9 @@ func TestShareContract(t *testing.T) {
 	wrap := func(t testing.TB, whole storage.Store) storage.Store {
 		return closing{openShare(t, whole), whole, func() {}}
 	}
-	again := func(t testing.TB, s storage.Store) storage.Store { return wrap(t, s.(closing).whole.(*storage.Twin).Crash()) }
+	again := func(t testing.TB, s storage.Store) storage.Store {
+		return wrap(t, s.(closing).whole.(*storage.Twin).Crash())
+	}
 	storagetest.Run(t, storagetest.Subject{
 		Open: func(t testing.TB) storage.Store { return wrap(t, storage.NewTwin()) },
 		Reopen: func(t testing.TB, s storage.Store) storage.Store {
