@@ -160,7 +160,7 @@ func (m *mapper) ask(ctx context.Context) error {
 		return err
 	}
 	outside := netip.AddrFrom4(answer.ExternalIPAddress)
-	if outside.IsUnspecified() || outside.IsPrivate() || outside.IsLoopback() { // it stands behind another router
+	if at, err := manet.FromIP(outside.AsSlice()); err != nil || !manet.IsPublicAddr(at) { // it stands behind another router, or a provider's
 		return errNoPorts
 	}
 	for _, listen := range m.net.ListenAddresses() {
