@@ -181,7 +181,7 @@ func (a *Anchor) load(ctx context.Context) error {
 	for _, id := range slices.SortedFunc(maps.Keys(records), func(x, y trust.EntryID) int { return cmp.Compare(records[x].Number, records[y].Number) }) {
 		p := a.practice(id, records[id])
 		if p.broken == nil {
-			p.broken = p.open(ctx)
+			p.broken = p.Open(ctx)
 		}
 		if p.broken != nil { // the others do not suffer for it
 			a.log.Error("a practice is damaged and is not held", "practice", p.id, "error", p.broken)
@@ -189,17 +189,6 @@ func (a *Anchor) load(ctx context.Context) error {
 		a.add(p)
 	}
 	return nil
-}
-
-func (a *Anchor) practice(id trust.EntryID, r record) *practice {
-	p := &practice{
-		record: r, id: id, self: a.self, log: a.log.With("practice", id.String()), changed: a.changed, lost: a.lost, proven: a.proven,
-	}
-	if p.share, p.broken = storage.OpenShare(timed{a.store, a.metrics}, r.Number); p.broken == nil {
-		p.store = p.share
-	}
-	p.limit(r.Quota, a.cfg.Quota)
-	return p
 }
 
 // list returns the practices in the order in which they were admitted.
@@ -252,14 +241,14 @@ func (a *Anchor) add(p *practice) {
 func (a *Anchor) index(p *practice) {
 	devices := map[trust.DeviceID]bool{}
 	var roots []trust.DeviceID
-	st := p.state()
+	st := p.State()
 	if st != nil {
 		for _, m := range st.Members() {
 			devices[m.Device] = true
 		}
 		roots = signing(st)
 	}
-	if st == nil || p.brings(st) {
+	if p.Awaited() {
 		devices[p.By] = true
 	}
 	if a.put(p, devices, roots) {
@@ -303,9 +292,6 @@ func (a *Anchor) put(p *practice, devices map[trust.DeviceID]bool, roots []trust
 	}
 	return less
 }
-
-// changed follows a practice's membership. The host tells the sessions, since the change came by one.
-func (a *Anchor) changed(p *practice) { a.index(p) }
 
 // lost begins the sessions of a practice anew.
 func (a *Anchor) lost(p *practice) {
@@ -352,10 +338,10 @@ func (a *Anchor) rootKey(id trust.DeviceID) p2p.RootKey {
 	a.mu.Lock()
 	p := a.mu.roots[id]
 	a.mu.Unlock()
-	if p == nil || !p.state().IsAnchor(a.self.Device()) {
+	if p == nil || !p.IsAnchor() {
 		return p2p.RootNone
 	}
-	if root, _ := p.state().Root(); root != id {
+	if root, _ := p.State().Root(); root != id {
 		return p2p.RootReplaced
 	}
 	return p2p.RootInForce

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"chartmesh/anchor/kept"
 	"chartmesh/chunk"
 	"chartmesh/p2p"
 	"chartmesh/p2p/session"
@@ -71,7 +72,7 @@ func (c *customer) admitted(a *Anchor) *practice {
 }
 
 // brings gives a practice the membership log.
-func (c *customer) brings(p *practice) {
+func (c *customer) brings(p session.Replica) {
 	c.t.Helper()
 	must(c.t, p.AddEntries(c.t.Context(), c.keys.Device(), entries(c.state)))
 }
@@ -184,7 +185,7 @@ func TestApart(t *testing.T) {
 	_, err = a.Admit(t.Context(), third.adds(a))
 	must(t, err)
 	r := a.mu.practices[third.state.Practice()]
-	if err := r.AddEntries(t.Context(), third.keys.Device(), entries(tal.state)); !errors.Is(err, errForeign) || r.state() != nil {
+	if err := r.AddEntries(t.Context(), third.keys.Device(), entries(tal.state)); !errors.Is(err, kept.ErrForeign) || r.State() != nil {
 		t.Errorf("another practice's log is taken: %v", err)
 	}
 	if !r.admits(third.keys.Device()) || r.admits(berg.keys.Device()) {
@@ -280,7 +281,7 @@ func TestDamage(t *testing.T) {
 	must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{one.Bytes(), two.Bytes()}))
 	var b storage.Batch
 	b.Delete(storage.Chunk.Key(berg.scope(), one.Log(), 1)) // as a disk loses it
-	must(t, p.store.Commit(t.Context(), &b))
+	must(t, p.share.Commit(t.Context(), &b))
 	if _, err := p.Chunks(berg.scope(), one.Log(), 0, 1<<20); err == nil {
 		t.Fatal("a chunk that is lost is passed over")
 	}
@@ -455,7 +456,7 @@ func TestOneIsDamaged(t *testing.T) {
 	p, q := berg.admitted(a), tal.admitted(a)
 	var b storage.Batch
 	b.Put(storage.Member.Key([32]byte{1}), []byte("no entry"))
-	must(t, p.store.Commit(t.Context(), &b))
+	must(t, p.share.Commit(t.Context(), &b))
 	must(t, a.Close())
 	a = openAnchor(t, dir)
 	if a.admits(berg.keys.Device()) || !a.admits(tal.keys.Device()) || a.replicaOf(tal.keys.Device()) != session.Replica(a.mu.practices[q.id]) {

@@ -34,7 +34,7 @@ func stateOf(t *testing.T, a *Anchor) (c compatState) {
 	for _, p := range a.mu.practices {
 		s := p.status()
 		one := compatPractice{ID: s.ID, Admitted: s.Admitted.String(), Number: p.Number, Devices: s.Devices, Chunks: s.Chunks}
-		for _, scope := range p.state().Scopes() {
+		for _, scope := range p.State().Scopes() {
 			for log := range p.Vector(scope.ID) {
 				items, err := p.Chunks(scope.ID, log, 0, 1<<20)
 				must(t, err)

@@ -66,7 +66,7 @@ func (a *Anchor) remove(p *practice) {
 	rest := a.listLocked()
 	a.mu.Unlock()
 	for _, q := range rest { // a root key that several name was the first one's
-		if st := q.state(); st != nil && slices.ContainsFunc(st.Roots(), func(root trust.DeviceID) bool { return roots[root] }) {
+		if st := q.State(); st != nil && slices.ContainsFunc(st.Roots(), func(root trust.DeviceID) bool { return roots[root] }) {
 			a.index(q)
 		}
 	}

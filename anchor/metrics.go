@@ -176,13 +176,13 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 
 // stateName says how a practice stands: held, waiting for its membership log, left by it, or damaged.
 func (p *practice) stateName() string {
-	st := p.state()
+	st := p.State()
 	switch {
 	case p.broken != nil:
 		return "damaged"
 	case st == nil:
 		return "waiting"
-	case !st.IsAnchor(p.self.Device()):
+	case !p.IsAnchor():
 		return "left"
 	}
 	return "held"

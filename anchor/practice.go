@@ -1,309 +1,47 @@
 package anchor
 
 import (
-	"context"
-	"errors"
-	"fmt"
-	"log/slog"
-	"sync"
 	"sync/atomic"
 
-	"chartmesh/chunk"
-	"chartmesh/chunk/logs"
+	"chartmesh/anchor/kept"
 	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
 
-// practice is one practice as the anchor holds it: its membership log, and its logs as sealed chunks.
+// practice is one practice that the anchor holds, and what it may take.
 type practice struct {
+	*kept.Practice
 	record
-	id    trust.EntryID
-	self  *identity
-	store storage.Store
-	log   *slog.Logger
+	id trust.EntryID
 
-	share      *storage.Share         // the same as store; nil: it does not read
-	limits     atomic.Pointer[limits] // what it may take
-	dropped    atomic.Bool
-	broken     error                // why it cannot be held; nobody is let in
-	membership sync.Mutex           // held while entries are added
-	held       atomic.Pointer[held] // nil until its membership log has come
-	// changed is told when devices belong that did not, or do not any more.
-	changed func(*practice)
-	// lost is told when less is claimed than before: sessions must begin anew.
-	lost func(*practice)
-	// proven is told when a device has spoken as one of this practice.
-	proven func(*practice, trust.DeviceID)
-
-	retention retention
-}
-
-// held is what there is once the membership log has come.
-type held struct {
-	state atomic.Pointer[trust.State]
-	logs  *logs.Set
+	share   *storage.Share         // what it is held in; nil: that does not read
+	limits  atomic.Pointer[limits] // what it may take
+	dropped atomic.Bool
+	broken  error // why it cannot be held; nobody is let in
+	turns   turns
 }
 
 var _ session.Replica = (*practice)(nil)
 
-var errForeign = errors.New("it is another practice's membership log")
-
-// open reads what is stored of the practice.
-func (p *practice) open(ctx context.Context) error {
-	var st *trust.State
-	err := p.store.View(func(v storage.Reader) (err error) {
-		st, err = logs.ReadMembers(v)
-		return err
-	})
-	if errors.Is(err, storage.ErrNotFound) {
-		return nil // it was admitted, and nobody has come yet
+// practice makes a practice of which nothing is read yet but its share.
+func (a *Anchor) practice(id trust.EntryID, r record) *practice {
+	p := &practice{record: r, id: id}
+	cfg := kept.Config{
+		ID: id, By: r.By, Self: a.self, Logger: a.log.With("practice", id.String()),
+		Changed: func() { a.index(p) }, // the host tells the sessions, since the change came by one
+		Lost:    func() { a.lost(p) },
+		Proven:  func(d trust.DeviceID) { a.proven(p, d) },
 	}
-	if err != nil {
-		return fmt.Errorf("open practice %v: %w", p.id, err)
+	if p.share, p.broken = storage.OpenShare(timed{a.store, a.metrics}, r.Number); p.broken == nil {
+		cfg.Store = p.share
 	}
-	return p.begin(ctx, st)
+	p.Practice = kept.New(cfg)
+	p.limit(r.Quota, a.cfg.Quota)
+	return p
 }
 
-// begin holds the logs of a practice whose membership log is here.
-func (p *practice) begin(ctx context.Context, st *trust.State) error {
-	h := new(held)
-	h.state.Store(st)
-	var damaged []*logs.Unreadable
-	var err error
-	if h.logs, damaged, err = logs.Open(ctx, logs.Config{Store: p.store, State: h.state.Load, Settles: true, Logger: p.log}); err != nil {
-		return fmt.Errorf("open practice %v: %w", p.id, err)
-	}
-	p.held.Store(h)
-	for _, bad := range damaged {
-		if err := p.takeBack(ctx, bad); err != nil {
-			return fmt.Errorf("open practice %v: %w", p.id, err)
-		}
-	}
-	return nil
-}
-
-// state returns the membership; nil before its log has come.
-func (p *practice) state() *trust.State {
-	if h := p.held.Load(); h != nil {
-		return h.state.Load()
-	}
-	return nil
-}
-
-// admits reports whether a device is let in as one of this practice: its members, as long as this is one of its anchors, and who
-// shall bring the membership log.
+// admits reports whether a device is let in as one of this practice.
 func (p *practice) admits(d trust.DeviceID) bool {
-	if p.broken != nil || p.dropped.Load() {
-		return false
-	}
-	st := p.state()
-	if st == nil || d == p.By && p.brings(st) {
-		return d == p.By
-	}
-	_, member := st.Member(d)
-	return member && st.IsAnchor(p.self.Device())
-}
-
-// brings reports whether the device that the token names has still to bring what makes it a member of the practice, and this an anchor
-// of it. A membership log comes in many frames.
-func (p *practice) brings(st *trust.State) bool {
-	_, member := st.Member(p.By)
-	_, removed := st.Removed(p.By)
-	_, left := st.Removed(p.self.Device())
-	return !removed && !left && !(member && st.IsAnchor(p.self.Device()))
-}
-
-// Hello describes what is held: of each scope that the peer reads, as long as this is an anchor of the practice.
-func (p *practice) Hello(peer trust.DeviceID) session.Local {
-	l := session.Local{Practice: p.id}
-	h := p.held.Load()
-	if h == nil {
-		return l
-	}
-	st := h.state.Load()
-	l.Heads = st.Heads()
-	if !st.IsAnchor(p.self.Device()) {
-		return l
-	}
-	h.logs.Memory.Lock()
-	defer h.logs.Memory.Unlock()
-	for _, s := range st.Scopes() {
-		if st.MayRead(peer, s.ID) {
-			l.Scopes = append(l.Scopes, session.ScopeDigest{Scope: s.ID, Digest: session.Digest{VectorHash: h.logs.Memory.HashLocked(s.ID)}})
-		}
-	}
-	return l
-}
-
-// Vector returns what is durable of a scope.
-func (p *practice) Vector(scope trust.ScopeID) chunk.Vector {
-	if h := p.held.Load(); h != nil {
-		return h.logs.Vector(scope)
-	}
-	return nil
-}
-
-// EntriesSince returns the membership entries that are not known from heads, parents first.
-func (p *practice) EntriesSince(heads []trust.EntryID) (out [][]byte) {
-	if st := p.state(); st != nil {
-		for _, e := range st.Since(heads) {
-			out = append(out, e.Bytes())
-		}
-	}
-	return out
-}
-
-// AddEntries takes membership entries of a device. The first must have the founding entry among them by which the practice was admitted:
-// all others are held against it.
-func (p *practice) AddEntries(ctx context.Context, from trust.DeviceID, entries [][]byte) error {
-	list, err := logs.ParseEntries(from, entries)
-	if err != nil || len(list) == 0 {
-		return err
-	}
-	p.membership.Lock()
-	defer p.membership.Unlock()
-	var b storage.Batch
-	h, st := p.held.Load(), p.state()
-	if h == nil {
-		if st, err = p.founded(&b, list); err != nil {
-			return fmt.Errorf("membership log from %v: %w", from, err)
-		}
-	} else {
-		next, errs := st.WithAll(list)
-		logs.PutEntries(&b, from, list, errs, p.log)
-		st = next
-	}
-	if b.Len() == 0 {
-		return nil
-	}
-	if err := p.store.Commit(ctx, &b); errors.Is(err, storage.ErrNoRoom) {
-		return nil // the next HELLO asks again
-	} else if err != nil {
-		return fmt.Errorf("commit membership entries: %w", err)
-	}
-	if h == nil {
-		if err := p.begin(ctx, st); err != nil {
-			return err
-		}
-	} else {
-		h.logs.Memory.Lock()
-		for _, s := range st.Scopes() {
-			h.logs.Memory.AddScopeLocked(s.ID)
-		}
-		h.state.Store(st)
-		h.logs.Memory.Unlock()
-	}
-	p.proven(p, from)
-	p.changed(p)
-	return nil
-}
-
-// founded reads a membership log from its beginning.
-func (p *practice) founded(b *storage.Batch, list []trust.Entry) (*trust.State, error) {
-	st, _ := trust.Replay(list)
-	if st == nil || st.Len() == 0 || st.Practice() != p.id {
-		return nil, errForeign
-	}
-	for _, e := range st.Entries() {
-		b.Put(storage.Member.Key(e.ID()), e.Bytes())
-	}
-	return st, nil
-}
-
-// errNothing says that nothing is held of the practice yet.
-var errNothing = errors.New("the practice's membership log has not come")
-
-// Chunks returns what a log holds durably from after+1 on.
-func (p *practice) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([]session.Item, error) {
-	h := p.held.Load()
-	if h == nil {
-		return nil, errNothing
-	}
-	out, err := h.logs.Chunks(scope, log, after, maxBytes)
-	return out, p.read(err)
-}
-
-// Beyond returns what is held of all histories of a log that is not at or below the given positions.
-func (p *practice) Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Position, maxBytes int) ([]session.Item, error) {
-	h := p.held.Load()
-	if h == nil {
-		return nil, errNothing
-	}
-	out, err := h.logs.Beyond(scope, log, has, maxBytes)
-	return out, p.read(err)
-}
-
-// read takes back what an error of a read says about a chunk, if it says that, and returns the error.
-func (p *practice) read(err error) error {
-	if bad, ok := errors.AsType[*logs.Unreadable](err); ok {
-		return errors.Join(err, p.takeBack(context.Background(), bad))
-	}
-	return err
-}
-
-// takeBack has a chunk that does not read claimed no longer: the devices send it again.
-func (p *practice) takeBack(ctx context.Context, bad *logs.Unreadable) error {
-	taken, err := p.held.Load().logs.TakeBack(ctx, bad.At, bad.Err, func(*storage.Batch, uint64) error { return nil })
-	if taken {
-		p.lost(p)
-	}
-	return err
-}
-
-// Stood returns where the first history of a log stood at a counter.
-func (p *practice) Stood(scope trust.ScopeID, log chunk.LogID, counter uint64) (chunk.Position, error) {
-	if h := p.held.Load(); h != nil {
-		return h.logs.Stood(scope, log, counter)
-	}
-	return chunk.Position{}, nil
-}
-
-// Forks names the histories of each log of a scope that has several.
-func (p *practice) Forks(scope trust.ScopeID) map[chunk.LogID][32]byte {
-	if h := p.held.Load(); h != nil {
-		return h.logs.Forks(scope)
-	}
-	return nil
-}
-
-// Locators describes what is held of a log.
-func (p *practice) Locators(scope trust.ScopeID, log chunk.LogID) ([]chunk.Position, error) {
-	if h := p.held.Load(); h != nil {
-		return h.logs.Locators(scope, log)
-	}
-	return nil, nil
-}
-
-// Arrive takes chunks that a device sent: each is verified by the membership log and its place in its log, and none is opened.
-func (p *practice) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]byte) error {
-	h := p.held.Load()
-	if h == nil {
-		return errNothing
-	}
-	p.proven(p, from)
-	apart, err := h.logs.Arrive(ctx, from, chunks)
-	if err != nil {
-		return err
-	}
-	for _, skip := range apart {
-		if err := h.logs.Rejoin(ctx, skip, nil, nil); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// Acked notes that the device has spoken; what it holds, the devices tell each other.
-func (p *practice) Acked(_ context.Context, from trust.DeviceID, _ session.Ack) error {
-	p.proven(p, from)
-	return nil
-}
-
-// SignAck signs a statement of what the anchor holds.
-func (p *practice) SignAck(message []byte) []byte { return p.self.SignAck(message) }
-
-// VerifyAck checks a device's statement.
-func (p *practice) VerifyAck(device trust.DeviceID, message, signature []byte) bool {
-	return trust.VerifySignature(device, trust.ContextAck, message, signature)
+	return p.broken == nil && !p.dropped.Load() && p.Admits(d)
 }

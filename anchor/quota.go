@@ -140,7 +140,7 @@ func (a *Anchor) enters(d trust.DeviceID) bool {
 const spareConnections = 8
 
 func (a *Anchor) crowded(p *practice, d trust.DeviceID) bool {
-	most, st := 2*p.Connections()+spareConnections, p.state()
+	most, st := 2*p.Connections()+spareConnections, p.State()
 	if p.Connections() == 0 || st == nil || len(st.Members()) <= most {
 		return false
 	}

@@ -61,7 +61,7 @@ func TestQuota(t *testing.T) {
 	// Who was removed is learnt in any case.
 	berg.enter(berg.keys.AddAnchor(berg.state, trust.DeviceID{1}, []string{"/ip4/127.0.0.1/tcp/2"}, "second", time.Now()))
 	berg.brings(p)
-	if len(p.state().Members()) != len(berg.state.Members()) {
+	if len(p.State().Members()) != len(berg.state.Members()) {
 		t.Error("an entry is not taken since the share is used up")
 	}
 	u, err := a.SetQuota(t.Context(), berg.id(), Change{Chunks: value(3), Bytes: value(1 << 20), Connections: value(7)})
@@ -201,7 +201,7 @@ func testDrop(t *testing.T, lost int) {
 		b.Put(storage.Loose.Key(berg.scope(), one.Log(), 100+n, [32]byte{}), []byte("x"))
 	}
 	b.Put(storage.Loose.Key(berg.scope(), one.Log(), 9, [32]byte{}), bytes.Repeat([]byte("large"), 100_000))
-	must(t, p.store.Commit(t.Context(), &b))
+	must(t, p.share.Commit(t.Context(), &b))
 
 	whole := a.store
 	a.store = &fails{whole, lost}
@@ -217,7 +217,7 @@ func testDrop(t *testing.T, lost int) {
 		if err := p.Arrive(t.Context(), berg.keys.Device(), [][]byte{berg.seals("two").Bytes()}); err == nil {
 			t.Error("a chunk that was on its way is taken")
 		}
-		p.changed(p) // by entries that were on their way
+		a.index(p) // by entries that were on their way
 		if a.admits(berg.keys.Device()) || a.mu.of[berg.keys.Device()] != nil {
 			t.Error("its device is let in by what was on its way")
 		}

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"chartmesh/trust"
+	"chartmesh/anchor/kept"
 )
 
 // Chunks that a checkpoint covers are deleted when every device that writes has found it good, as devices delete them
@@ -14,18 +14,14 @@ const (
 	DefaultGrace = 7 * 24 * time.Hour
 
 	retainEvery = 5 * time.Second // how often it is looked which practices have news
-	judgeEvery  = time.Hour       // how often checkpoints are judged without news: a grace may be over
 	longTurns   = time.Second     // a pass that takes longer rests in between
 	retainShare = 20              // of the time one part in so many is a practice's at most: a member can leave very many checkpoints without words
 )
 
-// retention is where a practice stands with it. It is the goroutine's.
-type retention struct {
-	under  bool // a pass over its checkpoints goes on
-	judged time.Time
-	state  *trust.State  // with which they were judged
-	took   time.Duration // by the pass so far
-	rest   time.Time     // until then it has no turn
+// turns is what a practice has had of them. It is the goroutine's.
+type turns struct {
+	took time.Duration // by the pass so far
+	rest time.Time     // until then it has no turn
 }
 
 // retain deletes what checkpoints cover until ctx ends.
@@ -51,39 +47,21 @@ func (a *Anchor) settle(ctx context.Context) (more bool) {
 		if ctx.Err() != nil {
 			return false
 		}
-		r, now := &p.retention, time.Now()
-		if wait := r.rest.Sub(now); wait > 0 && wait < judgeEvery {
+		if p.broken != nil {
 			continue
 		}
-		again, err := p.settle(ctx, now, a.cfg.Grace)
+		r, now := &p.turns, time.Now()
+		if wait := r.rest.Sub(now); wait > 0 && wait < kept.JudgeEvery {
+			continue
+		}
+		again, err := p.Settle(ctx, now, a.cfg.Grace)
 		if r.took += time.Since(now); !again || r.took > longTurns {
-			r.rest, r.took, again = time.Now().Add(min(retainShare*r.took, judgeEvery-time.Second)), 0, false
+			r.rest, r.took, again = time.Now().Add(min(retainShare*r.took, kept.JudgeEvery-time.Second)), 0, false
 		}
 		if err != nil && ctx.Err() == nil && !p.dropped.Load() {
-			a.log.Error("what checkpoints of a practice cover is not deleted; it is tried again", "practice", p.id, "after", judgeEvery, "error", err)
+			a.log.Error("what checkpoints of a practice cover is not deleted; it is tried again", "practice", p.id, "after", kept.JudgeEvery, "error", err)
 		}
 		more = more || again
 	}
 	return more
-}
-
-// settle does a turn of a practice, if it is due.
-func (p *practice) settle(ctx context.Context, now time.Time, grace time.Duration) (more bool, err error) {
-	h := p.held.Load()
-	if h == nil || p.broken != nil {
-		return false, nil
-	}
-	st, r := h.state.Load(), &p.retention
-	if !st.IsAnchor(p.self.Device()) {
-		return false, nil // it keeps what it has
-	}
-	if !r.under {
-		since := now.Sub(r.judged)
-		if !h.logs.News() && st == r.state && since >= 0 && since < judgeEvery {
-			return false, nil
-		}
-		r.judged, r.state = now, st
-	}
-	r.under, err = h.logs.Settle(ctx, now, grace)
-	return r.under, err
 }

@@ -38,7 +38,7 @@ func TestRetention(t *testing.T) {
 			t.Errorf("log %v stands at %v, not at %v", log, now, at)
 		}
 	}
-	if n := r.p.held.Load().logs.Deleted(); n != 20 {
+	if n := r.p.Deleted(); n != 20 {
 		t.Errorf("%d chunks are counted as deleted", n)
 	}
 	r.complete("after the deletion")
@@ -47,7 +47,7 @@ func TestRetention(t *testing.T) {
 	r.takes(edits...)
 	r.keeps("they come again", 4, 2)
 	r.crash()
-	if n := r.p.held.Load().logs.Deleted(); n != 20 {
+	if n := r.p.Deleted(); n != 20 {
 		t.Errorf("%d chunks are counted as deleted after a restart", n)
 	}
 	r.keeps("after a restart", 4, 2)
@@ -83,20 +83,19 @@ func TestGrace(t *testing.T) {
 	r.takes(append(edits, a.packs(1, edits...))...)
 	now := time.Now()
 	for after, want := range map[time.Duration]int{time.Minute: 4, 6 * 24 * time.Hour: 4} {
-		if more, err := r.p.settle(t.Context(), now.Add(after), DefaultGrace); more || err != nil {
+		if more, err := r.p.Settle(t.Context(), now.Add(after), DefaultGrace); more || err != nil {
 			t.Fatal(more, err)
 		}
 		if n, _ := stored(t, r.p); n != want {
 			t.Errorf("%d chunks after %v", n, after)
 		}
 	}
-	r.p.retention = retention{}
-	_, err := r.p.settle(t.Context(), now.Add(DefaultGrace+time.Minute), DefaultGrace)
+	_, err := r.p.Settle(t.Context(), now.Add(DefaultGrace+time.Minute), DefaultGrace)
 	must(t, err)
 	if n, _ := stored(t, r.p); n != 1 {
 		t.Errorf("%d chunks after the grace", n)
 	}
-	if more, err := r.p.settle(t.Context(), now, 0); more || err != nil {
+	if more, err := r.p.Settle(t.Context(), now, 0); more || err != nil {
 		t.Fatal(more, err)
 	}
 }
@@ -112,27 +111,24 @@ func TestTurnsRest(t *testing.T) {
 	for i := range byte(100) {
 		b.Put(storage.Unsettled.Key(chunk.ID{i}), logs.Unsettled{Scope: berg.scope(), At: chunk.Place{Counter: 1, ID: chunk.ID{i}}, Maker: r.writers[0].Device()}.Marshal())
 	}
-	must(t, p.store.Commit(t.Context(), &b))
-	must(t, settles(t.Context(), p))
-	p.retention = retention{}
-	if !a.settle(t.Context()) || !p.retention.rest.IsZero() {
-		t.Fatalf("after one turn: %+v", p.retention)
+	must(t, p.share.Commit(t.Context(), &b))
+	must(t, settles(t.Context(), &part{Practice: p.Practice, store: p.share}))
+	p.turns = turns{}
+	if !a.settle(t.Context()) || !p.turns.rest.IsZero() {
+		t.Fatalf("after one turn: %+v", p.turns)
 	}
-	p.retention.took = longTurns
-	if a.settle(t.Context()) || !p.retention.under || time.Until(p.retention.rest) < longTurns*retainShare/2 {
-		t.Errorf("it does not rest: %+v", p.retention)
+	p.turns.took = longTurns
+	if a.settle(t.Context()) || time.Until(p.turns.rest) < longTurns*retainShare/2 {
+		t.Errorf("it does not rest: %+v", p.turns)
 	}
-	if at := p.retention; a.settle(t.Context()) || p.retention != at {
-		t.Errorf("it has a turn while it rests: %+v", p.retention)
+	if at := p.turns; a.settle(t.Context()) || p.turns != at {
+		t.Errorf("it has a turn while it rests: %+v", p.turns)
 	}
-	p.retention.rest = time.Time{}
+	p.turns.rest = time.Time{}
 	for a.settle(t.Context()) {
-		if p.retention.took > longTurns {
+		if p.turns.took > longTurns {
 			t.Fatal("it never ends")
 		}
-	}
-	if p.retention.under {
-		t.Errorf("it does not go on: %+v", p.retention)
 	}
 }
 
@@ -198,7 +194,7 @@ func TestBadWords(t *testing.T) {
 			must(t, settles(t.Context(), r.p))
 			r.crash()
 			must(t, settles(t.Context(), r.p))
-			if n := r.p.held.Load().logs.Deleted(); n != 0 {
+			if n := r.p.Deleted(); n != 0 {
 				t.Errorf("%d chunks are deleted", n)
 			}
 		})
@@ -268,7 +264,7 @@ func TestBadCovers(t *testing.T) {
 			must(t, settles(t.Context(), r.p))
 			r.crash()
 			must(t, settles(t.Context(), r.p))
-			if n := r.p.held.Load().logs.Deleted(); n != 0 {
+			if n := r.p.Deleted(); n != 0 {
 				t.Errorf("%d chunks are deleted", n)
 			}
 			r.complete(name)
@@ -306,10 +302,10 @@ func TestSettlesOnNews(t *testing.T) {
 	look := func() uint64 {
 		for more := true; more; {
 			var err error
-			more, err = r.p.settle(t.Context(), now, 0)
+			more, err = r.p.Settle(t.Context(), now, 0)
 			must(t, err)
 		}
-		return r.p.held.Load().logs.Deleted()
+		return r.p.Deleted()
 	}
 	look()
 	r.twin.Fail(errors.New("looked")) // nothing is read
@@ -359,7 +355,7 @@ func TestOlderFolder(t *testing.T) {
 	r.crash()
 	turns := 0
 	for more := true; more; turns++ {
-		more, err = r.p.settle(t.Context(), time.Now(), 0)
+		more, err = r.p.Settle(t.Context(), time.Now(), 0)
 		must(t, err)
 		if turns%2 == 0 {
 			r.crash()

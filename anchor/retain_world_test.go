@@ -5,12 +5,12 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"log/slog"
 	"maps"
 	"slices"
 	"testing"
 	"time"
 
+	"chartmesh/anchor/kept"
 	"chartmesh/chunk"
 	"chartmesh/chunk/logs"
 	"chartmesh/storage"
@@ -24,7 +24,7 @@ type retained struct {
 	t       *testing.T
 	self    *identity
 	twin    *storage.Twin
-	p       *practice
+	p       *part
 	writers []*writer
 }
 
@@ -34,6 +34,13 @@ type writer struct {
 	r    *retained
 	logs []chunk.Sealed
 	from int // before the last MintLog
+}
+
+// part is what an anchor holds of the practice.
+type part struct {
+	*kept.Practice
+	store storage.Store
+	hours time.Duration // that have gone by
 }
 
 // newRetained founds a practice of as many devices, the first an administrator's.
@@ -65,11 +72,11 @@ func (r *retained) joins(role trust.Role) *writer {
 }
 
 // open holds the practice over a store, as a start of the anchor does.
-func (r *retained) open(store storage.Store) *practice {
+func (r *retained) open(store storage.Store) *part {
 	r.t.Helper()
-	p := &practice{id: r.state.Practice(), self: r.self, store: storage.Part(store, 7), log: slog.New(slog.DiscardHandler),
-		changed: func(*practice) {}, lost: func(*practice) {}, proven: func(*practice, trust.DeviceID) {}}
-	must(r.t, p.open(r.t.Context()))
+	p := &part{store: storage.Part(store, 7)}
+	p.Practice = kept.New(kept.Config{ID: r.state.Practice(), Self: r.self, Store: p.store})
+	must(r.t, p.Open(r.t.Context()))
 	return p
 }
 
@@ -90,11 +97,11 @@ func (r *retained) takes(chunks ...chunk.Sealed) {
 }
 
 // settles gives a practice its turns, with no grace, until there are none.
-func settles(ctx context.Context, p *practice) error {
-	p.retention = retention{} // as an hour later
+func settles(ctx context.Context, p *part) error {
+	p.hours += kept.JudgeEvery
 	for more := true; more; {
 		var err error
-		if more, err = p.settle(ctx, time.Now(), 0); err != nil {
+		if more, err = p.Settle(ctx, time.Now().Add(p.hours), 0); err != nil {
 			return err
 		}
 	}
@@ -102,7 +109,7 @@ func settles(ctx context.Context, p *practice) error {
 }
 
 // stored counts chunks and skips.
-func stored(t testing.TB, p *practice) (chunks, skips int) {
+func stored(t testing.TB, p *part) (chunks, skips int) {
 	t.Helper()
 	must(t, p.store.View(func(v storage.Reader) error {
 		if err := v.Keys(storage.Chunk.All(), nil, func([]byte) error { chunks++; return nil }); err != nil {
@@ -114,7 +121,7 @@ func stored(t testing.TB, p *practice) (chunks, skips int) {
 }
 
 // notes counts the checkpoints that are not settled.
-func notes(t testing.TB, p *practice) (n int) {
+func notes(t testing.TB, p *part) (n int) {
 	t.Helper()
 	must(t, p.store.View(func(v storage.Reader) error {
 		return v.Keys(storage.Unsettled.All(), nil, func([]byte) error { n++; return nil })
@@ -132,7 +139,7 @@ func (r *retained) keeps(what string, chunks, skips int) {
 }
 
 // passesOn gives all that a practice holds to another anchor, and returns what that holds then.
-func (r *retained) passesOn(from *practice, to *practice) *practice {
+func (r *retained) passesOn(from *part, to *part) *part {
 	r.t.Helper()
 	ctx, scope := r.t.Context(), r.scope()
 	for range 100 {
@@ -154,7 +161,7 @@ func (r *retained) passesOn(from *practice, to *practice) *practice {
 }
 
 // fresh is an anchor's part that holds nothing yet.
-func (r *retained) fresh() *practice {
+func (r *retained) fresh() *part {
 	r.t.Helper()
 	p := r.open(storage.NewTwin())
 	r.brings(p)

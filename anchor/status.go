@@ -29,19 +29,9 @@ func (p *practice) status() Practice {
 		s.Damaged = p.broken.Error()
 		return s
 	}
-	h := p.held.Load()
-	if h == nil {
-		return s
-	}
-	st := h.state.Load()
-	s.Deleted = h.logs.Deleted()
-	s.Known, s.Anchor, s.Devices = true, st.IsAnchor(p.self.Device()), len(st.Members())
-	h.logs.Memory.Lock()
-	defer h.logs.Memory.Unlock()
-	for _, v := range h.logs.Memory.Vectors {
-		for _, at := range v {
-			s.Chunks += at.Counter
-		}
+	if st := p.State(); st != nil {
+		s.Known, s.Anchor, s.Devices = true, p.IsAnchor(), len(st.Members())
+		s.Chunks, s.Deleted = p.Held(), p.Deleted()
 	}
 	return s
 }
@@ -137,7 +127,7 @@ func usageOf(p *practice, moved p2p.Moved) Usage {
 			u.Share = max(u.Share, float64(of[0])/float64(of[1]))
 		}
 	}
-	if st := p.state(); st != nil {
+	if st := p.State(); st != nil {
 		u.Devices = len(st.Members())
 	}
 	u.Connected, u.LastContact = moved.Open, timeOf(moved.Contact.UTC())

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"chartmesh/chunk"
 	"chartmesh/storage"
@@ -205,7 +204,7 @@ func (s *Set) commitArrived(ctx context.Context, a *arriving) error {
 		if err := s.adoptAll(v, a, ends); err != nil {
 			return err
 		}
-		return noteSaid(v, &a.batch, a.said, time.Now())
+		return noteSaid(v, &a.batch, a.said, s.now())
 	}); err != nil {
 		return fmt.Errorf("commit arrived chunks: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"chartmesh/chunk"
 	"chartmesh/p2p/session"
@@ -51,6 +52,7 @@ type Config struct {
 	Own      func(trust.ScopeID) chunk.LogID // the log that is written here, which no skip of others goes on; nil: none is
 	Follower Follower                        // nil: nobody follows
 	Settles  bool                            // checkpoints and words on them are noted for Settle; of who follows that is the follower's
+	Now      func() time.Time                // nil: time.Now
 	Logger   *slog.Logger                    // nil: discard
 }
 
@@ -61,6 +63,7 @@ type Set struct {
 	state    func() *trust.State
 	own      func(trust.ScopeID) chunk.LogID
 	follower Follower
+	now      func() time.Time
 	log      *slog.Logger
 
 	// arrive is held while chunks are judged and committed, per batch.
@@ -75,10 +78,13 @@ func Open(ctx context.Context, cfg Config) (s *Set, damaged []*Unreadable, err e
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
 	if cfg.Own == nil {
 		cfg.Own = func(trust.ScopeID) chunk.LogID { return chunk.LogID{} }
 	}
-	s = &Set{Memory: newMemory(), store: cfg.Store, state: cfg.State, own: cfg.Own, follower: cfg.Follower, log: cfg.Logger}
+	s = &Set{Memory: newMemory(), store: cfg.Store, state: cfg.State, own: cfg.Own, follower: cfg.Follower, now: cfg.Now, log: cfg.Logger}
 	for _, scope := range cfg.State().Scopes() {
 		s.Memory.AddScopeLocked(scope.ID)
 	}
