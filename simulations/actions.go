@@ -326,9 +326,9 @@ func (w *World) fault() {
 		w.partition(1)
 	case n < 50:
 		l.cut = !l.cut
-		w.note("link %s-%s cut: %v", l.ends[0].name, l.ends[1].name, l.cut)
+		w.note("link %s-%s cut: %v", l.ends[0].called(), l.ends[1].called(), l.cut)
 	case n < 60:
-		w.note("link %s-%s drops", l.ends[0].name, l.ends[1].name)
+		w.note("link %s-%s drops", l.ends[0].called(), l.ends[1].called())
 		w.drop(l)
 	case n < 65:
 		if d.replica != nil {
@@ -360,15 +360,14 @@ func (w *World) partition(groups int) {
 		w.net.group[d] = g
 		names[g] += d.name
 	}
+	if w.anchor != nil {
+		g := w.rng.IntN(groups)
+		w.net.group[w.anchor] = g
+		names[g] += "+anchor"
+	}
 	if groups > 1 {
 		w.report.Partitions++
 		w.note("partition: %v", names)
 	}
-	for _, l := range w.net.links {
-		if l.conn != nil && !w.net.reachable(l) {
-			w.drop(l)
-		} else {
-			w.dial(l)
-		}
-	}
+	w.relink()
 }

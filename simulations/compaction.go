@@ -45,7 +45,7 @@ func (d *device) compact(now bool) {
 	}
 	for id, place := range d.skipped() {
 		if _, ok := before[id]; !ok {
-			d.checkWords(place)
+			w.checkWords(d.name, d.replica.State(), place)
 		}
 	}
 	for _, e := range w.net.ends(d) {
@@ -54,10 +54,10 @@ func (d *device) compact(now bool) {
 	w.net.pumpDevice(w, d)
 }
 
-// skipped lists the checkpoints that stand for something that a device does not hold itself.
-func (d *device) skipped() map[chunk.ID]checkpointAt {
+// skipped lists the checkpoints that stand for something that is not held itself.
+func (k *disk) skipped() map[chunk.ID]checkpointAt {
 	found := map[chunk.ID]checkpointAt{}
-	err := d.twin.View(func(v storage.Reader) error {
+	err := k.view(func(v storage.Reader) error {
 		return v.Scan(storage.Skip.All(), nil, func(_, value []byte) error {
 			skip, err := chunk.ParseSkip(value)
 			found[skip.Checkpoint.ID] = checkpointAt{skip.Scope, skip.Checkpoint}
@@ -65,7 +65,7 @@ func (d *device) skipped() map[chunk.ID]checkpointAt {
 		})
 	})
 	if err != nil {
-		d.w.fail("I-sound", "%s: read skips: %v", d.name, err)
+		k.w.fail("I-sound", "%s: read skips: %v", k.name, err)
 	}
 	return found
 }
@@ -77,8 +77,15 @@ type checkpointAt struct {
 
 // saidWord reports whether anybody holds a device's word on a checkpoint. A device that was started twice gives one.
 func (w *World) saidWord(at checkpointAt, by *device) (said bool) {
-	for _, o := range w.devices {
-		err := o.twin.View(func(v storage.Reader) error {
+	disks := []*disk{}
+	for _, d := range w.devices {
+		disks = append(disks, &d.disk)
+	}
+	if w.anchor != nil {
+		disks = append(disks, &w.anchor.disk)
+	}
+	for _, o := range disks {
+		err := o.view(func(v storage.Reader) error {
 			_, err := v.Get(storage.Word.Key(at.ID, by.keys.Device()))
 			said = said || err == nil
 			return nil
@@ -92,13 +99,13 @@ func (w *World) saidWord(at checkpointAt, by *device) (said bool) {
 
 // checkWords is I-compact: chunks are deleted for a checkpoint only when every device of the practice, as far as the one
 // that deletes knows, has durably found it good, or has it covered by a later one already.
-func (d *device) checkWords(at checkpointAt) {
-	for _, o := range d.w.devices {
-		if _, member := d.replica.State().Member(o.keys.Device()); !member || o.wentBack {
+func (w *World) checkWords(who string, st *trust.State, at checkpointAt) {
+	for _, o := range w.devices {
+		if _, member := st.Member(o.keys.Device()); !member || o.wentBack {
 			continue // one that went back gave its word before, on another disk
 		}
-		said := d.w.saidWord(at, o) // a disk that went back may have lost it
-		err := o.twin.View(func(v storage.Reader) error {
+		said := w.saidWord(at, o) // a disk that went back may have lost it
+		err := o.view(func(v storage.Reader) error {
 			if said {
 				return nil
 			}
@@ -115,10 +122,10 @@ func (d *device) checkWords(at checkpointAt) {
 			return err
 		})
 		if err != nil {
-			d.w.fail("I-sound", "%s: read words: %v", o.name, err)
+			w.fail("I-sound", "%s: read words: %v", o.name, err)
 		}
 		if !said {
-			d.w.fail("I-compact", "%s deleted what checkpoint %v covers before %s had found it good", d.name, at.ID, o.name)
+			w.fail("I-compact", "%s deleted what checkpoint %v covers before %s had found it good", who, at.ID, o.name)
 		}
 	}
 }

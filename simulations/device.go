@@ -3,14 +3,12 @@ package simulations
 import (
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"chartmesh/agent/replica"
-	"chartmesh/chunk"
 	"chartmesh/crdt"
 	"chartmesh/crdt/engine"
 	"chartmesh/storage"
@@ -20,31 +18,24 @@ import (
 
 // device is one installation: what survives a crash (twin, secrets) and what does not (replica, engine, sessions).
 type device struct {
-	w       *World
+	disk
 	index   int
-	name    string
 	secrets [144]byte // what keyring.Create reads first, so that a restart has the same keys and knows nothing else
 	random  io.Reader
 	keys    *keyring.Keyring
-	twin    *storage.Twin
 	engine  crdt.Engine
 	replica *replica.Replica // nil: it is down
 
 	skew     time.Duration // of its clock
 	slow     time.Duration // the longest that the applier keeps arrived chunks waiting
 	applying bool          // it has been woken
-	armed    *fault
-	after    *storage.Twin // set by a crash within a commit: what was durable
-	busy     string        // what is under way, for the trace
 	copy     *copied       // of its disk; nil: none was made
 	wentBack bool          // it went on from a copy of its disk, or another one does
 	pending  *intent       // the write that is under way, or was when the device crashed
 
-	generation uint64                         // counts what may change what is shown
-	digested   uint64                         // generation of digest
-	digest     string                         // of what is shown
-	checked    map[trust.ScopeID]chunk.Vector // found durable
-	told       map[trust.ScopeID]chunk.Vector // said to some peer
+	generation uint64 // counts what may change what is shown
+	digested   uint64 // generation of digest
+	digest     string // of what is shown
 
 	rotating bool         // it will see after the epochs
 	dueOf    *trust.State // what is due by a state
@@ -52,22 +43,12 @@ type device struct {
 	dueNow   bool
 }
 
-// fault is what shall happen in a commit to come.
-type fault struct {
-	stage   storage.Stage
-	commits int  // first let so many pass
-	crash   bool // else the disk fails
-}
-
-var (
-	errPower = errors.New("simulated power cut")
-	errDisk  = errors.New("simulated disk failure")
-)
-
 // found makes the practice: the first device founds it and admits the others.
 func (w *World) found() {
 	for range w.cfg.Devices {
-		w.join()
+		if w.join(); len(w.devices) == 1 {
+			w.scheduleAnchor()
+		}
 	}
 }
 
@@ -75,8 +56,7 @@ func (w *World) found() {
 func (w *World) join() *device {
 	i := len(w.devices)
 	stream := rand.NewChaCha8([32]byte{byte(w.cfg.Seed), byte(w.cfg.Seed >> 8), byte(w.cfg.Seed >> 16), byte(w.cfg.Seed >> 24), byte(i), 1})
-	d := &device{w: w, index: i, name: string(rune('A' + i)), random: stream, twin: storage.NewTwin(),
-		checked: map[trust.ScopeID]chunk.Vector{}, told: map[trust.ScopeID]chunk.Vector{}}
+	d := &device{disk: newDisk(w, string(rune('A'+i)), storage.NewTwin()), index: i, random: stream}
 	_, _ = io.ReadFull(stream, d.secrets[:])
 	d.slow, d.skew = w.pace(), w.between(-48*time.Hour, 48*time.Hour)
 	if err := d.unlock(); err != nil {
@@ -160,7 +140,12 @@ func (d *device) unlock() (err error) {
 func (d *device) open() {
 	d.busy = "open"
 	d.engine = engine.NewLocal()
-	d.twin.OnCommit(d.onCommit)
+	d.twin.OnCommit(func(stage storage.Stage, _ int) error {
+		if d.replica == nil {
+			return d.onCommit(stage, nil)
+		}
+		return d.onCommit(stage, d.replica)
+	})
 	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: d.engine, OpenOps: 2000,
 		Compaction: replica.Compaction{Changes: 5, Idle: 10 * time.Second, Grace: time.Millisecond},
 		Now:        func() time.Time { return d.w.now.Add(d.skew) }})
@@ -174,61 +159,24 @@ func (d *device) open() {
 		return
 	}
 	clear(d.checked)
-	d.checkTold()
+	d.checkTold(d.replica)
 	d.w.ledger.read(d, nil)
 	d.wakeApplier()
 }
 
-// onCommit is called at every stage of every commit.
-func (d *device) onCommit(stage storage.Stage, _ int) error {
-	if stage == storage.Applied && d.replica != nil {
-		d.checkDurable("in a commit")
-	}
-	f := d.armed
-	if f == nil || f.stage != stage {
-		return nil
-	}
-	if f.commits > 0 {
-		f.commits--
-		return nil
-	}
-	d.armed = nil
-	what := "disk failure"
-	if f.crash {
-		what = "power cut"
-	}
-	d.w.report.Stages[fmt.Sprintf("%s at %v", what, stage)]++
-	d.w.note("%s: %s at stage %v while it would %s", d.name, what, stage, d.busy)
-	switch {
-	case f.crash:
-		d.after = d.twin.Crash()
-		return errPower
-	case stage != storage.Begin: // the store has failed and must be opened again
-		d.after = d.twin
-	}
-	return errDisk
-}
-
 // survived takes the consequences of what just happened in a commit.
 func (d *device) survived() bool {
-	if d.after == nil {
-		return true
+	if d.crashed() {
+		d.fall()
+		return false
 	}
-	if d.after == d.twin {
-		d.after = d.twin.Crash()
-	}
-	d.fall()
-	return false
+	return true
 }
 
 // fall stops the device as a crash does. It comes back after a while.
 func (d *device) fall() {
 	w := d.w
-	w.report.Crashes++
-	if d.after == nil {
-		d.after = d.twin.Crash()
-	}
-	d.twin, d.after, d.armed = d.after, nil, nil
+	d.disk.fall()
 	d.keepNonce()
 	d.stop()
 	w.net.dropDevice(w, d)

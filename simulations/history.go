@@ -103,12 +103,12 @@ func (h *lineage) standing() []*written {
 	return stands
 }
 
-// has reports whether a chunk is durable on a device, or a checkpoint that stands for it.
-func (d *device) has(scope trust.ScopeID, log chunk.LogID, counter uint64, id chunk.ID) bool {
-	if sealed, ok := d.at(scope, log, chunk.At(counter, id)); ok {
+// has reports whether a chunk is durable on a disk, or a checkpoint that stands for it.
+func (k *disk) has(scope trust.ScopeID, log chunk.LogID, counter uint64, id chunk.ID) bool {
+	if sealed, ok := k.at(scope, log, chunk.At(counter, id)); ok {
 		return sealed.ID() == id
 	}
-	err := d.twin.View(func(v storage.Reader) error {
+	err := k.view(func(v storage.Reader) error {
 		if _, err := v.Get(storage.Chunk.Key(scope, log, counter)); err == nil {
 			return storage.ErrNotFound // another one
 		}
@@ -117,16 +117,16 @@ func (d *device) has(scope trust.ScopeID, log chunk.LogID, counter uint64, id ch
 	return err == nil
 }
 
-// stands reports whether a device holds a log up to a position, in whatever history.
-func (d *device) stands(scope trust.ScopeID, log chunk.LogID, p chunk.Position) bool {
-	if _, ok := d.at(scope, log, p); ok {
+// stands reports whether a disk holds a log up to a position, in whatever history.
+func (k *disk) stands(scope trust.ScopeID, log chunk.LogID, p chunk.Position) bool {
+	if _, ok := k.at(scope, log, p); ok {
 		return true
 	}
-	return d.twin.View(func(v storage.Reader) error { return standsFor(v, scope, log, p) }) == nil
+	return k.view(func(v storage.Reader) error { return standsFor(v, scope, log, p) }) == nil
 }
 
 // at finds the chunk at a position of a log, in whatever history.
-func (d *device) at(scope trust.ScopeID, log chunk.LogID, p chunk.Position) (found chunk.Sealed, ok bool) {
+func (k *disk) at(scope trust.ScopeID, log chunk.LogID, p chunk.Position) (found chunk.Sealed, ok bool) {
 	look := func(b []byte) error {
 		sealed, err := chunk.Parse(bytes.Clone(b))
 		if err == nil && sealed.Position() == p {
@@ -135,7 +135,7 @@ func (d *device) at(scope trust.ScopeID, log chunk.LogID, p chunk.Position) (fou
 		}
 		return err
 	}
-	err := d.twin.View(func(v storage.Reader) error {
+	err := k.view(func(v storage.Reader) error {
 		b, err := v.Get(storage.Chunk.Key(scope, log, p.Counter))
 		if err == nil {
 			if err = look(b); errors.Is(err, storage.ErrStop) {
@@ -155,7 +155,7 @@ func (d *device) at(scope trust.ScopeID, log chunk.LogID, p chunk.Position) (fou
 		})
 	})
 	if err != nil {
-		d.w.fail("I-sound", "%s cannot read its chunks: %v", d.name, err)
+		k.w.fail("I-sound", "%s cannot read its chunks: %v", k.name, err)
 	}
 	return found, ok
 }

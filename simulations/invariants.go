@@ -20,9 +20,12 @@ import (
 func (w *World) checkAll() {
 	for _, d := range w.devices {
 		if d.replica != nil {
-			d.checkDurable("between two steps")
+			d.checkDurable(d.replica, "between two steps")
 			d.checkLogs()
 		}
+	}
+	if a := w.anchor; a != nil && a.kept != nil {
+		a.checkDurable(a.kept, "between two steps")
 	}
 	for _, l := range w.net.links {
 		w.checkInSync(l)
@@ -30,39 +33,43 @@ func (w *World) checkAll() {
 }
 
 // checkDurable is I-durable: the vector names nothing that a crash at this moment would lose.
-func (d *device) checkDurable(when string) {
-	for _, s := range d.replica.State().Scopes() {
-		v := d.replica.Vector(s.ID)
-		if d.checked[s.ID] == nil {
-			d.checked[s.ID] = chunk.Vector{}
+func (k *disk) checkDurable(h holder, when string) {
+	st := h.State()
+	if st == nil {
+		return
+	}
+	for _, s := range st.Scopes() {
+		v := h.Vector(s.ID)
+		if k.checked[s.ID] == nil {
+			k.checked[s.ID] = chunk.Vector{}
 		}
-		forks := d.replica.Forks(s.ID)
+		forks := h.Forks(s.ID)
 		for log, p := range v {
-			have := d.checked[s.ID][log].Counter
-			if _, forked := forks[log]; forked && p != d.checked[s.ID][log] {
+			have := k.checked[s.ID][log].Counter
+			if _, forked := forks[log]; forked && p != k.checked[s.ID][log] {
 				have = 0
 			} else if p.Counter <= have {
 				continue
 			}
-			if err := d.holds(s.ID, log, have, p); err != nil {
-				d.w.fail("I-durable", "%s claims chunk %d of a log %s: %v", d.name, p.Counter, when, err)
+			if err := k.holds(s.ID, log, have, p); err != nil {
+				k.w.fail("I-durable", "%s claims chunk %d of a log %s: %v", k.name, p.Counter, when, err)
 				return
 			}
-			d.checked[s.ID][log] = p
+			k.checked[s.ID][log] = p
 		}
 	}
 }
 
 // holds reports whether the chunks after+1 to to are durable, each with the one before it.
-func (d *device) holds(scope trust.ScopeID, log chunk.LogID, after uint64, to chunk.Position) error {
+func (k *disk) holds(scope trust.ScopeID, log chunk.LogID, after uint64, to chunk.Position) error {
 	for p := to; p.Counter > after; {
-		if sealed, ok := d.at(scope, log, p); ok {
+		if sealed, ok := k.at(scope, log, p); ok {
 			p = chunk.At(p.Counter-1, sealed.Header().Previous)
 			continue
 		}
 		var skip chunk.Skip
 		var run chunk.Covered
-		err := d.twin.View(func(v storage.Reader) (err error) {
+		err := k.view(func(v storage.Reader) (err error) {
 			skip, run, err = heldBySkip(v, scope, log, p.Counter)
 			return err
 		})
@@ -204,13 +211,13 @@ func heldWord(v storage.Reader, skip chunk.Skip) error {
 	return errors.New("a skip's word is not there")
 }
 
-// checkTold is I-durable over a crash: a device that comes back holds what it told its peers before.
-func (d *device) checkTold() {
-	for scope, told := range d.told {
+// checkTold is I-durable over a crash: who comes back holds what it told its peers before.
+func (k *disk) checkTold(h holder) {
+	for scope, told := range k.told {
 		for _, log := range told.Logs() {
-			if !d.stands(scope, log, told[log]) {
-				d.w.fail("I-durable", "%s told its peers of %d chunks of %v and came back with %d",
-					d.name, told[log].Counter, log, d.replica.Vector(scope)[log].Counter)
+			if !k.stands(scope, log, told[log]) {
+				k.w.fail("I-durable", "%s told its peers of %d chunks of %v and came back with %d",
+					k.name, told[log].Counter, log, h.Vector(scope)[log].Counter)
 			}
 		}
 	}
@@ -221,7 +228,11 @@ func (w *World) checkInSync(l *link) {
 	if l.conn == nil || w.failure != nil {
 		return
 	}
-	a, b := l.ends[0], l.ends[1]
+	a, b := l.devices()[0], l.devices()[1]
+	if a == nil {
+		w.checkSame(l)
+		return
+	}
 	if a.replica == nil || b.replica == nil || a.digested == a.generation && b.digested == b.generation && a.digest == b.digest {
 		return
 	}
@@ -315,7 +326,7 @@ func (w *World) checkRest() {
 	if w.failure != nil {
 		return
 	}
-	for _, check := range []func(){w.checkEqual, w.checkAcknowledged, w.checkVisible, w.checkWhole, w.checkRestart, w.checkOrder} {
+	for _, check := range []func(){w.checkEqual, w.checkAcknowledged, w.checkVisible, w.checkWhole, w.checkRestart, w.checkAnchor, w.checkOrder} {
 		if w.failure == nil {
 			check()
 		}

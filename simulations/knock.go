@@ -14,7 +14,7 @@ const knockAfter = 3 * time.Second
 // knock has a device bring its membership log to one that it lets in and that does not let it in: that one takes it if with it the
 // device belongs.
 func (w *World) knock(l *link) {
-	if !w.cfg.Removals || l.knocking || l.knocker() < 0 || w.net.group[l.ends[0]] != w.net.group[l.ends[1]] {
+	if !w.cfg.Removals || !l.between() || l.knocking || l.knocker() < 0 || w.net.group[l.ends[0]] != w.net.group[l.ends[1]] {
 		return
 	}
 	heads := l.heads()
@@ -25,7 +25,7 @@ func (w *World) knock(l *link) {
 	w.after(knockAfter, false, func() {
 		l.knocking = false
 		if i := l.knocker(); i >= 0 && w.net.group[l.ends[0]] == w.net.group[l.ends[1]] {
-			w.readmit(l, l.ends[i], l.ends[1-i])
+			w.readmit(l, l.devices()[i], l.devices()[1-i])
 		}
 		w.dial(l)
 	})
@@ -33,8 +33,10 @@ func (w *World) knock(l *link) {
 
 // knocker returns which of the two ends is not let in by the other, and would let it in; -1: none.
 func (l *link) knocker() int {
-	a, b := l.ends[0], l.ends[1]
+	a, b := l.devices()[0], l.devices()[1]
 	switch {
+	case a == nil:
+		return -1
 	case a.replica == nil || b.replica == nil || a.admits(b) == b.admits(a):
 		return -1
 	case a.admits(b):
@@ -44,7 +46,7 @@ func (l *link) knocker() int {
 }
 
 func (l *link) heads() (both [2][32]byte) {
-	for i, d := range l.ends {
+	for i, d := range l.devices() {
 		both[i] = d.replica.State().HeadsHash()
 	}
 	return both
@@ -90,7 +92,7 @@ func (w *World) checkApart() {
 		if i < 0 {
 			continue
 		}
-		out, in := l.ends[i], l.ends[1-i]
+		out, in := l.devices()[i], l.devices()[1-i]
 		both, _ := trust.Replay(append(out.replica.State().Entries(), in.replica.State().Entries()...))
 		if _, belongs := both.Member(out.keys.Device()); belongs {
 			w.fail("I-members", "%s does not let %s in, which belongs", in.name, out.name)

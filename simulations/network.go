@@ -13,17 +13,38 @@ import (
 	"chartmesh/trust"
 )
 
+// node is a device or the anchor, as the network knows it.
+type node interface {
+	id() trust.DeviceID
+	called() string
+	holder() holder // nil: it is down
+	admits(node) bool
+	// config says how it talks to another.
+	config(with node) session.Config
+	// begins notes what it is about to do; survived takes the consequences of what happened in a commit meanwhile.
+	begins(what string)
+	survived() bool
+	// claims notes what it tells.
+	claims()
+	// heard follows what a frame of another brought.
+	heard(from node, res session.Result)
+	// describe says how far it has come, for a failure's detail.
+	describe() string
+}
+
 // network is who can reach whom, and what is on the way.
 type network struct {
 	links []*link
-	group map[*device]int // partitions; devices of one group reach each other
-	messy bool            // frames are lost, doubled and reordered, as no stream does
-	tree  bool            // each device but the first reaches one of those before it, so that what is lost on a link comes by no other
+	group map[node]int // partitions; those of one group reach each other
+	messy bool         // frames are lost, doubled and reordered, as no stream does
+	star  bool         // devices reach the anchor alone, until the network heals, or for good
+	alone bool         // for good
+	tree  bool         // each device but the first reaches one of those before it, so that what is lost on a link comes by no other
 }
 
-// link is a pair of devices that talk when they can.
+// link is a pair of devices, or of a device and the anchor, that talk when they can.
 type link struct {
-	ends    [2]*device
+	ends    [2]node
 	born    int  // how often everything on the way was lost with one of the devices
 	cut     bool // frames vanish, and nobody notices
 	dialing bool
@@ -41,18 +62,18 @@ type conn struct {
 	wake     [2]time.Time // when each is to be looked after next
 }
 
-// end is one device's side of a connection.
+// end is one side of a connection.
 type end struct {
 	conn *conn
 	side int
 }
 
 func (e end) session() *session.Session { return e.conn.sessions[e.side] }
-func (e end) device() *device           { return e.conn.link.ends[e.side] }
-func (e end) peer() *device             { return e.conn.link.ends[1-e.side] }
+func (e end) node() node                { return e.conn.link.ends[e.side] }
+func (e end) peer() node                { return e.conn.link.ends[1-e.side] }
 
-// ends lists a device's connections.
-func (n *network) ends(d *device) []end {
+// ends lists the connections of one.
+func (n *network) ends(d node) []end {
 	var list []end
 	for _, l := range n.links {
 		for i := range l.ends {
@@ -68,11 +89,14 @@ func (n *network) ends(d *device) []end {
 func (w *World) connectAll() {
 	n := &w.net
 	if n.group == nil {
-		n.group = map[*device]int{}
+		n.group = map[node]int{}
 		n.messy, n.tree = w.chance(2), w.chance(3)
 		n.tree = n.tree && !w.cfg.Removals // who is removed would leave the others apart for ever
 	}
 	for i, a := range w.devices {
+		if n.alone {
+			break
+		}
 		before := slices.DeleteFunc(slices.Clone(w.devices[:i]), func(b *device) bool { return a.keys.Device() == b.keys.Device() })
 		if n.tree && len(before) > 0 {
 			if slices.ContainsFunc(before, func(b *device) bool { return n.linked(a, b) }) {
@@ -82,18 +106,19 @@ func (w *World) connectAll() {
 		}
 		for _, b := range before {
 			if !n.linked(a, b) {
-				n.links = append(n.links, &link{ends: [2]*device{b, a}})
+				n.links = append(n.links, &link{ends: [2]node{b, a}})
 			}
 		}
 	}
+	w.linkAnchor()
 	for _, l := range n.links {
 		w.dial(l)
 	}
 }
 
-func (n *network) linked(a, b *device) bool {
+func (n *network) linked(a, b node) bool {
 	for _, l := range n.links {
-		if l.ends == [2]*device{a, b} || l.ends == [2]*device{b, a} {
+		if l.ends == [2]node{a, b} || l.ends == [2]node{b, a} {
 			return true
 		}
 	}
@@ -102,7 +127,20 @@ func (n *network) linked(a, b *device) bool {
 
 func (n *network) reachable(l *link) bool {
 	a, b := l.ends[0], l.ends[1]
-	return a.replica != nil && b.replica != nil && n.group[a] == n.group[b] && a.admits(b) && b.admits(a)
+	return a.holder() != nil && b.holder() != nil && n.group[a] == n.group[b] && !(n.star && l.between()) && a.admits(b) && b.admits(a)
+}
+
+// between reports whether both ends are devices.
+func (l *link) between() bool { return l.devices() != [2]*device{} }
+
+// devices returns both ends, if they are devices.
+func (l *link) devices() (both [2]*device) {
+	a, ok := l.ends[0].(*device)
+	b, and := l.ends[1].(*device)
+	if ok && and {
+		return [2]*device{a, b}
+	}
+	return both
 }
 
 // dial connects a link after a while, if that is possible then.
@@ -127,17 +165,35 @@ func (w *World) connect(l *link) {
 	c := &conn{link: l}
 	l.conn, l.late = c, [2]time.Time{}
 	for i, d := range l.ends {
-		c.sessions[i] = session.New(session.Config{
-			Self: d.keys.Device(), Peer: l.ends[1-i].keys.Device(), Replica: listener{d.replica, w}, Window: 24 << 10, FramePayload: 6 << 10,
-		})
+		cfg := d.config(l.ends[1-i])
+		cfg.Self, cfg.Peer, cfg.Window, cfg.FramePayload = d.id(), l.ends[1-i].id(), 24<<10, 6<<10
+		c.sessions[i] = session.New(cfg)
 		c.sessions[i].Start(w.now)
 	}
-	w.note("%s and %s connect", l.ends[0].name, l.ends[1].name)
+	w.note("%s and %s connect", l.ends[0].called(), l.ends[1].called())
 	w.pump(end{c, 0})
 	w.pump(end{c, 1})
 }
 
-// listener is a replica whose peers are not taken at their word: what they say that they hold must be durable there.
+// checkAck is I-durable of what a peer says that it holds: it must be durable there.
+func (w *World) checkAck(from trust.DeviceID, a session.Ack) {
+	for _, log := range a.Stored.Logs() {
+		held, up := false, false
+		for _, d := range w.devices { // a device may have been started twice
+			if d.id() == from && d.replica != nil {
+				up, held = true, held || d.stands(a.Scope, log, a.Stored[log])
+			}
+		}
+		if w.anchor != nil && w.anchor.id() == from && w.anchor.kept != nil {
+			up, held = true, w.anchor.stands(a.Scope, log, a.Stored[log])
+		}
+		if up && !held {
+			w.fail("I-durable", "%s acknowledged %d chunks of %v and does not hold them", w.deviceOf(from), a.Stored[log].Counter, log)
+		}
+	}
+}
+
+// listener is a replica whose peers are not taken at their word.
 type listener struct {
 	*replica.Replica
 	w *World
@@ -145,17 +201,7 @@ type listener struct {
 
 // Acked implements session.Replica.
 func (l listener) Acked(ctx context.Context, from trust.DeviceID, a session.Ack) error {
-	for _, log := range a.Stored.Logs() {
-		held, up := false, false
-		for _, d := range l.w.devices { // a device may have been started twice
-			if d.keys.Device() == from && d.replica != nil {
-				up, held = true, held || d.stands(a.Scope, log, a.Stored[log])
-			}
-		}
-		if up && !held {
-			l.w.fail("I-durable", "%s acknowledged %d chunks of %v and does not hold them", l.w.deviceOf(from), a.Stored[log].Counter, log)
-		}
-	}
+	l.w.checkAck(from, a)
 	return l.Replica.Acked(ctx, from, a)
 }
 
@@ -167,7 +213,7 @@ func (w *World) drop(l *link) {
 	}
 }
 
-func (n *network) dropDevice(w *World, d *device) {
+func (n *network) dropDevice(w *World, d node) {
 	for _, l := range n.links {
 		if l.ends[0] == d || l.ends[1] == d {
 			w.drop(l)
@@ -175,7 +221,7 @@ func (n *network) dropDevice(w *World, d *device) {
 	}
 }
 
-func (n *network) pumpDevice(w *World, d *device) {
+func (n *network) pumpDevice(w *World, d node) {
 	for _, e := range n.ends(d) {
 		w.pump(e)
 	}
@@ -183,17 +229,17 @@ func (n *network) pumpDevice(w *World, d *device) {
 
 // pump takes out what a session wants to send, and comes back at its deadline.
 func (w *World) pump(e end) {
-	d, s := e.device(), e.session()
-	for d.replica != nil && e.conn.link.conn == e.conn {
+	d, s := e.node(), e.session()
+	for d.holder() != nil && e.conn.link.conn == e.conn {
 		f, err := s.Next(w.ctx, w.now)
 		if err != nil {
-			w.fail("I-sound", "%s has nothing to send to %s: %v", d.name, e.peer().name, err)
+			w.fail("I-sound", "%s has nothing to send to %s: %v", d.called(), e.peer().called(), err)
 			return
 		}
 		if f == nil {
 			break
 		}
-		d.tell()
+		d.claims()
 		w.send(e, f)
 	}
 	at := s.Deadline()
@@ -258,19 +304,18 @@ func (w *World) deliver(sent *conn, side int, f session.Frame) {
 		return // of an earlier connection
 	}
 	e := end{l.conn, side}
-	d := e.device()
-	d.busy = "take a frame from " + e.peer().name
+	d := e.node()
+	d.begins("take a frame from " + e.peer().called())
 	w.report.Frames++
 	res, err := e.session().Handle(w.ctx, w.now, f)
-	d.generation++
 	if !d.survived() {
 		return
 	}
 	if err != nil {
 		if !errors.Is(err, errDisk) && !errors.Is(err, session.ErrFlood) {
-			w.fail("I-sound", "%s ends its session with %s: %v", d.name, e.peer().name, err)
+			w.fail("I-sound", "%s ends its session with %s: %v", d.called(), e.peer().called(), err)
 		}
-		w.note("%s drops %s: %v", d.name, e.peer().name, err)
+		w.note("%s drops %s: %v", d.called(), e.peer().called(), err)
 		w.drop(l)
 		return
 	}
@@ -285,35 +330,63 @@ func (w *World) deliver(sent *conn, side int, f session.Frame) {
 			o.session().LocalEntries(w.now)
 		}
 	}
+	d.heard(e.peer(), res)
+	w.net.pumpDevice(w, d)
+}
+
+// What of a device the network knows.
+
+func (d *device) id() trust.DeviceID { return d.keys.Device() }
+func (d *device) called() string     { return d.name }
+func (d *device) claims()            { d.tell(d.replica) }
+
+func (d *device) holder() holder {
+	if d.replica == nil {
+		return nil
+	}
+	return d.replica
+}
+
+func (d *device) config(with node) session.Config {
+	return session.Config{Replica: listener{d.replica, d.w}, Blind: d.w.isAnchor(with)}
+}
+
+func (d *device) begins(what string) {
+	d.busy = what
+	d.generation++
+}
+
+func (d *device) heard(from node, res session.Result) {
 	if res.Entries {
-		w.membershipChanged(d)
+		d.w.membershipChanged(d)
 	}
 	if len(res.Arrived) > 0 {
-		w.note("%s takes chunks from %s", d.name, e.peer().name)
+		d.w.note("%s takes chunks from %s", d.name, from.called())
 	}
 	if !d.replica.Status().AtEnd || res.Entries { // which Changed tells an agent
 		d.wakeApplier()
 	}
-	w.net.pumpDevice(w, d)
 }
 
-// tell notes what the device now claims to hold.
-func (d *device) tell() {
-	for _, s := range d.replica.State().Scopes() {
-		d.told[s.ID] = d.replica.Vector(s.ID)
+func (d *device) describe() string {
+	if d.replica == nil {
+		return "down"
 	}
+	st := d.replica.Status()
+	return fmt.Sprintf("at end %v, held %d", st.AtEnd, st.Parked)
 }
 
 // heal joins all partitions.
 func (n *network) heal(w *World) {
 	clear(n.group)
+	n.star = n.alone
 	for _, l := range n.links {
 		l.cut = false
 	}
 }
 
 // agreed reports whether all links between some devices are connected and all sessions agree.
-func (n *network) agreed(among []*device) bool {
+func (n *network) agreed(among []node) bool {
 	for _, l := range n.links {
 		if !slices.Contains(among, l.ends[0]) || !slices.Contains(among, l.ends[1]) {
 			continue
@@ -330,14 +403,13 @@ func (n *network) statuses() string {
 	var b strings.Builder
 	for _, l := range n.links {
 		if l.conn == nil {
-			fmt.Fprintf(&b, "%s-%s: not connected; ", l.ends[0].name, l.ends[1].name)
+			fmt.Fprintf(&b, "%s-%s: not connected; ", l.ends[0].called(), l.ends[1].called())
 			continue
 		}
 		for i, s := range l.conn.sessions {
 			if st := s.Status(); !st.Agreed {
-				fmt.Fprintf(&b, "%s to %s: in sync %v, diverged %v, behind %d, ahead %d, at end %v, held %d; ",
-					l.ends[i].name, l.ends[1-i].name, st.InSync, st.Diverged, st.BehindChunks, st.AheadChunks,
-					l.ends[i].replica.Status().AtEnd, l.ends[i].replica.Status().Parked)
+				fmt.Fprintf(&b, "%s to %s: in sync %v, diverged %v, behind %d, ahead %d, %s; ",
+					l.ends[i].called(), l.ends[1-i].called(), st.InSync, st.Diverged, st.BehindChunks, st.AheadChunks, l.ends[i].describe())
 			}
 		}
 	}
@@ -357,6 +429,9 @@ func (w *World) deviceOf(id trust.DeviceID) string {
 		if d.keys.Device() == id {
 			return d.name
 		}
+	}
+	if w.anchor != nil && w.anchor.id() == id {
+		return w.anchor.name
 	}
 	return id.String()
 }

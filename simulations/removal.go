@@ -87,7 +87,13 @@ func (d *device) belongs(other *device) bool {
 }
 
 // admits reports whether a device lets another connect: who does not belong, as far as it knows, is not let in, and may knock.
-func (d *device) admits(other *device) bool { return !d.w.cfg.Removals || d.belongs(other) }
+func (d *device) admits(other node) bool {
+	o, ok := other.(*device)
+	if !ok {
+		return d.replica.State().IsAnchor(other.id())
+	}
+	return !d.w.cfg.Removals || d.belongs(o)
+}
 
 // remove has one device remove another.
 func (w *World) remove(by, whom *device) {
@@ -165,9 +171,19 @@ func (w *World) heard(d *device) {
 
 // membershipChanged has a device do what follows from membership entries: part from who does not belong, and see after the epochs.
 func (w *World) membershipChanged(d *device) {
-	if !w.cfg.Removals || d.replica == nil {
+	if d.replica == nil {
 		return
 	}
+	if w.cfg.Removals || w.anchor != nil {
+		w.relink()
+	}
+	if w.cfg.Removals {
+		w.keepEpochs(d)
+	}
+}
+
+// relink parts those that do not reach each other any more, and dials those that do.
+func (w *World) relink() {
 	for _, l := range w.net.links {
 		if l.conn != nil && !w.net.reachable(l) {
 			w.drop(l)
@@ -175,7 +191,6 @@ func (w *World) membershipChanged(d *device) {
 			w.dial(l)
 		}
 	}
-	w.keepEpochs(d)
 }
 
 // keepEpochs has an administrator's device rotate what is due after a while, those of others that come before it first; another one says
@@ -335,7 +350,7 @@ func (w *World) parkedFor(d *device) (n int) {
 
 // eachChunk passes on the chunks that a device holds in their places.
 func (d *device) eachChunk(do func(chunk.Sealed) error) error {
-	return d.twin.View(func(v storage.Reader) error {
+	return d.view(func(v storage.Reader) error {
 		return v.Scan(storage.Chunk.All(), nil, func(_, value []byte) error {
 			sealed, err := chunk.Parse(value)
 			if err == nil {

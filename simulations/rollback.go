@@ -7,7 +7,6 @@ import (
 
 	"chartmesh/chunk"
 	"chartmesh/storage"
-	"chartmesh/trust"
 )
 
 // copied is a device's disk as it was: its store and its keys.
@@ -102,14 +101,14 @@ func (w *World) startOn(d *device, noticed bool) {
 	w.connectAll()
 }
 
-// elsewhere reports whether another device holds what an entry wrote.
+// elsewhere reports whether another device, or the anchor, holds what an entry wrote.
 func (w *World) elsewhere(d *device, e *entry) bool {
 	for _, o := range w.devices {
 		if o != d && o.has(e.at.scope, e.at.log, e.counter, e.chunk) {
 			return true
 		}
 	}
-	return false
+	return w.anchor != nil && w.anchor.has(e.at.scope, e.at.log, e.counter, e.chunk)
 }
 
 // double starts a copy of a device's disk beside it, with the same keys: a copied folder, which is noticed, or a copied
@@ -122,8 +121,7 @@ func (w *World) double(d *device, noticed bool) {
 	d.keepNonce()
 	i := len(w.devices)
 	stream := rand.NewChaCha8([32]byte{byte(w.cfg.Seed), byte(w.cfg.Seed >> 8), byte(w.cfg.Seed >> 16), byte(w.cfg.Seed >> 24), byte(i), 2})
-	c := &device{w: w, index: i, name: d.name + "'", random: stream, twin: d.twin.Copy(), secrets: d.secrets,
-		checked: map[trust.ScopeID]chunk.Vector{}, told: map[trust.ScopeID]chunk.Vector{}}
+	c := &device{disk: newDisk(w, d.name+"'", d.twin.Copy()), index: i, random: stream, secrets: d.secrets}
 	c.wentBack, d.wentBack = true, true
 	c.slow, c.skew = w.pace(), d.skew+w.between(-time.Hour, time.Hour)
 	for at, n := range maps.Clone(w.ledger.logs) {
@@ -165,8 +163,8 @@ func (w *World) judgeGone() {
 	}
 }
 
-// breakOff ends a device's connections, and with them everything that is on the way.
-func (n *network) breakOff(w *World, d *device) {
+// breakOff ends all connections of one, and with them everything that is on the way.
+func (n *network) breakOff(w *World, d node) {
 	for _, l := range n.links {
 		if l.ends[0] == d || l.ends[1] == d {
 			l.born++

@@ -62,6 +62,32 @@ func TestRemovals(t *testing.T) {
 	}
 }
 
+// TestAnchors runs worlds with an anchor.
+func TestAnchors(t *testing.T) {
+	first, n := seeds(t, 12)
+	var all Report
+	for seed := first; seed < first+n; seed++ {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			cryptotest.SetGlobalRandom(t, seed)
+			report, failure := Run(t.Context(), Config{Seed: seed, Anchor: true})
+			if failure != nil {
+				t.Fatalf("%v\nthe last steps:\n%s\nrun it again: SIM_SEED=%d go test ./simulations -run '^TestAnchors$' -v",
+					failure, strings.Join(failure.Trace, "\n"), seed)
+			}
+			all.AnchorDeleted, all.AnchorBack, all.AnchorWiped = all.AnchorDeleted+report.AnchorDeleted, all.AnchorBack+report.AnchorBack, all.AnchorWiped+report.AnchorWiped
+			if testing.Verbose() {
+				t.Logf("%+v", report)
+			}
+		})
+		if t.Failed() && os.Getenv("SIM_FIRST") != "" {
+			break
+		}
+	}
+	if !t.Failed() && n >= 12 && (all.AnchorDeleted == 0 || all.AnchorBack == 0 || all.AnchorWiped == 0) {
+		t.Errorf("the anchor deleted %d chunks, went back %d times and was wiped %d times: something never happens", all.AnchorDeleted, all.AnchorBack, all.AnchorWiped)
+	}
+}
+
 // TestFailedOnce runs worlds that found something once. What a world does changes with the code, so that each is worth no more than
 // another one as time goes by.
 func TestFailedOnce(t *testing.T) {

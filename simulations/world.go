@@ -29,6 +29,8 @@ type Config struct {
 	Writes  int // tries of users; zero: 160
 	// Removals has administrators remove devices, instead of disks go back.
 	Removals bool
+	// Anchor has an anchor hold what the devices write. In some of these worlds they reach nobody else.
+	Anchor bool
 }
 
 // Report is what a world went through.
@@ -44,6 +46,8 @@ type Report struct {
 	Apart                              int // devices that belong by what most know, and let none of these in
 	Readmitted                         int // times that a device was let in again by entries that it brought
 	Said                               int // times that a member said a key which no administrator had
+	AnchorDeleted                      int // chunks that checkpoints stand for
+	AnchorBack, AnchorWiped, Newcomers int
 	Virtual                            time.Duration
 	Trace                              uint64 // a hash of all steps
 }
@@ -90,6 +94,8 @@ type World struct {
 	report  Report
 
 	membership membership
+	anchor     *anchor // nil: there is none, or not yet
+	anchorRand *rand.Rand
 }
 
 // Run runs one world to its end, or to the first invariant that does not hold.
@@ -198,6 +204,9 @@ func (w *World) heal() {
 		}
 		d.wakeApplier()
 	}
+	if w.addAnchor(); w.anchor != nil {
+		w.anchor.mend()
+	}
 	w.connectAll()
 	end := w.now.Add(healLimit)
 	rest := func() { w.run(func() bool { return w.atRest() || w.now.After(end) }) }
@@ -209,6 +218,10 @@ func (w *World) heal() {
 			}
 		}
 		rest()
+		if w.failure == nil && w.anchor != nil {
+			w.anchor.settleAll()
+			rest()
+		}
 	}
 	if w.failure == nil && !w.atRest() {
 		w.fail("I-equal", "the devices do not agree %v after the network healed: %s", healLimit, w.net.statuses())
@@ -222,7 +235,7 @@ func (w *World) atRest() bool {
 			return false
 		}
 	}
-	return w.net.agreed(w.remaining()) && w.settled()
+	return w.net.agreed(w.parties()) && w.settled()
 }
 
 // chance is true once in n times.

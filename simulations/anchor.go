@@ -1,0 +1,575 @@
+package simulations
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"chartmesh/anchor/kept"
+	"chartmesh/chunk"
+	"chartmesh/p2p/session"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// anchor is the practice's anchor: what survives a crash and what not. What is drawn for it alone comes from a source of its own.
+type anchor struct {
+	disk
+	rng      *rand.Rand
+	key      ed25519.PrivateKey
+	practice trust.EntryID
+	by       *device        // who asked for the practice to be admitted
+	kept     *kept.Practice // nil: it is down
+	share    *storage.Share
+	skew     time.Duration // of its clock
+	grace    time.Duration
+
+	copy    *storage.Twin       // of its disk; nil: none was made
+	members []trust.DeviceID    // as it knew them last
+	renew   bool                // its sessions are to begin anew
+	took    map[chunk.ID]*entry // what users wrote and it holds, or had it packed
+}
+
+// scheduleAnchor settles what the network is like with an anchor, and when there is one: from the beginning, or later.
+func (w *World) scheduleAnchor() {
+	if !w.cfg.Anchor {
+		return
+	}
+	w.anchorRand = rand.New(rand.NewPCG(w.cfg.Seed, 0x616e63686f72))
+	switch n := w.anchorRand.IntN(6); {
+	case n < 2:
+		w.net.star, w.net.alone = true, n == 0
+		w.addAnchor() // or nobody would ever hear of it
+	case n < 4:
+		w.addAnchor()
+	default:
+		w.after(time.Duration(1+w.anchorRand.IntN(20))*time.Second, false, w.addAnchor)
+	}
+}
+
+// addAnchor has the first device make the anchor one of the practice, and the anchor admit it.
+func (w *World) addAnchor() {
+	if w.anchor != nil || !w.cfg.Anchor {
+		return
+	}
+	by := w.admitter()
+	if by.replica == nil {
+		w.after(time.Second, false, w.addAnchor)
+		return
+	}
+	a := &anchor{disk: newDisk(w, "anchor", storage.NewTwin()), rng: w.anchorRand}
+	a.part = true
+	seed := make([]byte, ed25519.SeedSize)
+	for i := range seed {
+		seed[i] = byte(a.rng.Uint32())
+	}
+	a.key = ed25519.NewKeyFromSeed(seed)
+	a.grace = []time.Duration{0, time.Second, 15 * time.Second}[a.rng.IntN(3)]
+	a.skew = time.Duration(a.rng.Int64N(int64(96*time.Hour))) - 48*time.Hour
+	a.practice = by.replica.State().Practice()
+	w.anchor = a
+	a.nameIn(by)
+	a.admit(by)
+	a.open()
+	w.connectAll()
+	a.live()
+}
+
+// nameIn has a device say that the anchor is one of the practice, unless it knows.
+func (a *anchor) nameIn(by *device) {
+	if by.replica.State().IsAnchor(a.id()) {
+		return
+	}
+	by.armed = nil
+	by.enter("add the anchor", func(st *trust.State) ([]trust.Entry, error) {
+		e, err := by.keys.AddAnchor(st, a.id(), []string{"/ip4/127.0.0.1/tcp/1"}, a.name, a.w.now)
+		return []trust.Entry{e}, err
+	})
+}
+
+// admit has the anchor take up the practice, of which it holds nothing.
+func (a *anchor) admit(by *device) {
+	a.by, a.twin, a.after, a.armed = by, storage.NewTwin(), nil, nil
+	clear(a.told)
+	a.forget()
+}
+
+// forget has nothing held against it that it held before.
+func (a *anchor) forget() {
+	a.took, a.members = map[chunk.ID]*entry{}, nil
+	clear(a.checked)
+}
+
+// open starts the anchor on what is durable.
+func (a *anchor) open() {
+	a.busy = "open"
+	a.twin.OnCommit(func(stage storage.Stage, _ int) error { return a.onCommit(stage, a.holder()) })
+	share, err := storage.OpenShare(a.twin, anchorPart)
+	if err != nil {
+		a.w.fail("I-sound", "the anchor's share does not open: %v", err)
+		return
+	}
+	k := kept.New(kept.Config{
+		ID: a.practice, By: a.by.id(), Self: a, Store: share,
+		Now:     func() time.Time { return a.w.now.Add(a.skew) },
+		Changed: a.changed, Lost: func() { a.renew = true },
+	})
+	err = k.Open(a.w.ctx)
+	if a.after == nil && err != nil {
+		a.w.fail("I-sound", "the anchor does not open: %v", err)
+		return
+	}
+	a.kept, a.share = k, share
+	if !a.survived() {
+		return
+	}
+	clear(a.checked)
+	a.checkTold(k)
+	a.checkKept("after a start")
+}
+
+// live has things happen to the anchor from time to time, and gives it its turns.
+func (a *anchor) live() {
+	w := a.w
+	w.after(time.Duration(500+a.rng.IntN(6000))*time.Millisecond, true, func() {
+		if a.kept != nil {
+			switch n := a.rng.IntN(100); {
+			case n < 50:
+				a.settle()
+			default:
+				a.fault()
+			}
+		}
+		a.live()
+	})
+}
+
+// fault has something go wrong at the anchor.
+func (a *anchor) fault() {
+	w := a.w
+	switch n := a.rng.IntN(100); {
+	case n < 40:
+		stages := []storage.Stage{storage.Begin, storage.Applied, storage.Synced}
+		a.armed = &fault{stage: stages[a.rng.IntN(3)], commits: a.rng.IntN(4), crash: a.rng.IntN(2) == 0}
+	case n < 50:
+		w.note("anchor: power cut between two commits")
+		a.fall()
+	case n < 58:
+		a.copy = a.twin.Copy()
+		w.note("anchor: its disk is copied")
+	case n < 64:
+		if a.copy != nil {
+			w.note("anchor: goes back to the copy of its disk")
+			w.report.AnchorBack++
+			a.startOn(a.copy.Copy(), a.by)
+		}
+	case n < 68:
+		if by := w.admitter(); by.replica != nil {
+			w.note("anchor: wiped, and admits the practice anew")
+			w.report.AnchorWiped++
+			a.startOn(storage.NewTwin(), by)
+		}
+	case n < 76:
+		a.bound(a.share.Held().Bytes + uint64(a.rng.IntN(4000)))
+	case n < 84:
+		a.bound(0)
+	case n < 90:
+		a.skew += time.Duration(a.rng.Int64N(int64(4*time.Hour))) - time.Hour
+	default:
+		a.forge()
+	}
+}
+
+// bound has the practice's share end at so many bytes; 0: nowhere.
+func (a *anchor) bound(bytes uint64) {
+	a.share.Limit(storage.Limits{Bytes: bytes})
+	a.w.note("anchor: takes %d bytes", bytes)
+	a.w.net.pumpDevice(a.w, a)
+}
+
+// startOn starts the anchor on another disk. What it alone held may be gone.
+func (a *anchor) startOn(twin *storage.Twin, by *device) {
+	w := a.w
+	a.stop()
+	w.net.breakOff(w, a)
+	a.twin, a.by, a.after, a.armed = twin, by, nil, nil
+	for _, e := range w.ledger.entries {
+		if !w.elsewhere(nil, e) { // nor has the anchor any more
+			e.mayBeGone = true
+		}
+	}
+	clear(a.told)
+	a.forget()
+	a.open()
+	w.connectAll()
+}
+
+func (a *anchor) stop() { a.kept, a.share = nil, nil }
+
+// survived takes the consequences of what just happened in a commit.
+func (a *anchor) survived() bool {
+	if a.crashed() {
+		a.fall()
+		return false
+	}
+	return true
+}
+
+// fall stops the anchor as a crash does. It comes back after a while.
+func (a *anchor) fall() {
+	w := a.w
+	a.disk.fall()
+	a.stop()
+	w.net.dropDevice(w, a)
+	w.after(time.Duration(10+a.rng.IntN(15000))*time.Millisecond, false, func() {
+		if a.kept == nil {
+			a.restart()
+		}
+	})
+}
+
+func (a *anchor) restart() {
+	a.w.note("anchor restarts")
+	a.open()
+	a.w.connectAll()
+}
+
+// settle gives the anchor a turn of deletion, and checks that it deleted nothing too early.
+func (a *anchor) settle() (more bool) {
+	w := a.w
+	before, deleted := a.skipped(), a.kept.Deleted()
+	a.lookThrough()
+	a.busy = "settle"
+	more, err := a.kept.Settle(w.ctx, w.now.Add(a.skew), a.grace)
+	if !a.survived() {
+		w.note("anchor: settles: unknown")
+		return false
+	}
+	if err != nil && !errors.Is(err, errDisk) {
+		w.fail("I-sound", "the anchor cannot settle: %v", err)
+		return false
+	}
+	n := a.kept.Deleted() - deleted
+	w.report.AnchorDeleted += int(n)
+	if n > 0 {
+		w.note("anchor: deletes %d chunks", n)
+		for id, place := range a.skipped() {
+			if _, ok := before[id]; !ok {
+				w.checkWords(a.name, a.kept.State(), place)
+			}
+		}
+		clear(a.checked)
+		a.checkKept("after a turn")
+	}
+	return more && err == nil
+}
+
+// settleAll gives the anchor all the turns that it wants, as hours later.
+func (a *anchor) settleAll() {
+	if a.kept == nil {
+		return
+	}
+	a.skew += 2 * kept.JudgeEvery
+	for a.w.failure == nil && a.kept != nil && a.settle() {
+	}
+}
+
+// lookThrough takes down what the anchor holds of what users wrote.
+func (a *anchor) lookThrough() {
+	for _, e := range a.w.ledger.entries {
+		if a.took[e.chunk] == nil && a.has(e.at.scope, e.at.log, e.counter, e.chunk) {
+			a.took[e.chunk] = e
+		}
+	}
+}
+
+// checkKept is I-kept: what the anchor has held once it goes on to hold, or a checkpoint that stands for it.
+func (a *anchor) checkKept(when string) {
+	for _, e := range a.took {
+		if !a.has(e.at.scope, e.at.log, e.counter, e.chunk) {
+			a.w.fail("I-kept", "the anchor holds neither what %s wrote of %s nor what stands for it %s", e.device.name, e.ref, when)
+			return
+		}
+	}
+}
+
+// forge has somebody who is let in give the anchor what a device wrote with one bit changed.
+func (a *anchor) forge() {
+	w := a.w
+	d := w.devices[a.rng.IntN(len(w.devices))]
+	st := a.kept.State()
+	if d.replica == nil || st == nil || !a.kept.Admits(d.id()) {
+		return
+	}
+	for _, s := range d.replica.State().Scopes() {
+		v := d.replica.Vector(s.ID)
+		logs := v.Logs()
+		if len(logs) == 0 {
+			continue
+		}
+		log := logs[a.rng.IntN(len(logs))]
+		items, err := d.replica.Chunks(s.ID, log, a.rng.Uint64N(v[log].Counter), 1)
+		if err != nil || len(items) == 0 {
+			continue
+		}
+		b := bytes.Clone(items[a.rng.IntN(len(items))].Bytes)
+		b[a.rng.IntN(len(b))] ^= 1 << a.rng.IntN(8)
+		a.busy = "take what is forged"
+		w.note("anchor: is given what is forged")
+		_ = a.kept.Arrive(w.ctx, d.id(), [][]byte{b}) // an error ends the session of who sent it
+		if !a.survived() {
+			return
+		}
+	}
+}
+
+// verified is I-kept of what the anchor passes on: it is what a member wrote, in its place.
+func (a *anchor) verified(scope trust.ScopeID, list []session.Item) {
+	for _, it := range list {
+		if chunk.IsSkip(it.Bytes) {
+			skip, err := chunk.ParseSkip(it.Bytes)
+			if err == nil && !skip.IsInPlace() {
+				err = a.stand(skip)
+			}
+			if err != nil {
+				a.w.fail("I-kept", "the anchor passes on a skip that nothing bears out: %v", err)
+			}
+			continue
+		}
+		sealed, err := chunk.Parse(it.Bytes)
+		if err == nil {
+			err = sealed.Verify(a.kept.State())
+		}
+		if err == nil && sealed.Header().Scope != scope {
+			err = errors.New("it is of another scope")
+		}
+		if err != nil {
+			a.w.fail("I-kept", "the anchor passes on what no member wrote: %v", err)
+		}
+	}
+}
+
+// stand returns nil if a checkpoint that the anchor holds stands for the chunks that a skip names.
+func (a *anchor) stand(skip chunk.Skip) error {
+	return a.view(func(v storage.Reader) error { return standsFor(v, skip.Scope, skip.Log, skip.Position()) })
+}
+
+// keeper is what the anchor's sessions read and write.
+type keeper struct {
+	*kept.Practice
+	a *anchor
+}
+
+// Acked implements session.Replica.
+func (k keeper) Acked(ctx context.Context, from trust.DeviceID, ack session.Ack) error {
+	k.a.w.checkAck(from, ack)
+	return k.Practice.Acked(ctx, from, ack)
+}
+
+// Chunks implements session.Replica.
+func (k keeper) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) ([]session.Item, error) {
+	list, err := k.Practice.Chunks(scope, log, after, maxBytes)
+	k.a.verified(scope, list)
+	return list, err
+}
+
+// Beyond implements session.Replica.
+func (k keeper) Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Position, maxBytes int) ([]session.Item, error) {
+	list, err := k.Practice.Beyond(scope, log, has, maxBytes)
+	k.a.verified(scope, list)
+	return list, err
+}
+
+// Device and SignAck are the anchor's identity.
+func (a *anchor) Device() trust.DeviceID { return trust.DeviceID(a.key.Public().(ed25519.PublicKey)) }
+
+// SignAck signs what the anchor says that it holds.
+func (a *anchor) SignAck(message []byte) []byte {
+	return ed25519.Sign(a.key, trust.SigningInput(trust.ContextAck, message))
+}
+
+// What of the anchor the network knows.
+
+func (a *anchor) id() trust.DeviceID { return a.Device() }
+func (a *anchor) called() string     { return a.name }
+func (a *anchor) claims()            { a.tell(a.kept) }
+func (a *anchor) begins(what string) { a.busy = what }
+func (a *anchor) admits(o node) bool { return a.kept.Admits(o.id()) }
+
+func (a *anchor) holder() holder {
+	if a.kept == nil {
+		return nil
+	}
+	return a.kept
+}
+
+func (a *anchor) config(node) session.Config {
+	return session.Config{Replica: keeper{a.kept, a}, Blind: true, Schema: session.Range{Min: 1, Max: 1<<16 - 1}, Full: func() session.Full {
+		if a.share != nil && a.share.UsedUp() {
+			return session.UsedUp
+		}
+		return session.NotFull
+	}}
+}
+
+// changed follows the membership as an anchor does: when somebody does not belong any more all its sessions begin anew.
+func (a *anchor) changed() {
+	var now []trust.DeviceID
+	for _, m := range a.kept.State().Members() {
+		now = append(now, m.Device)
+	}
+	for _, d := range a.members {
+		a.renew = a.renew || !slices.Contains(now, d)
+	}
+	a.members = now
+}
+
+func (a *anchor) heard(from node, res session.Result) {
+	if len(res.Arrived) > 0 {
+		a.w.note("anchor takes chunks from %s", from.called())
+		a.lookThrough()
+	}
+	if res.Entries {
+		a.w.note("anchor takes entries from %s", from.called())
+		a.w.relink()
+	}
+	if a.renew {
+		a.renew = false
+		a.w.net.dropDevice(a.w, a)
+	}
+}
+
+func (a *anchor) describe() string {
+	if a.kept == nil {
+		return "down"
+	}
+	if a.kept.State() == nil {
+		return "it holds nothing"
+	}
+	return fmt.Sprintf("an anchor %v, used up %v", a.kept.IsAnchor(), a.share.UsedUp())
+}
+
+func (w *World) isAnchor(n node) bool {
+	a, ok := n.(*anchor)
+	return ok && a == w.anchor
+}
+
+// linkAnchor lays the links to the anchor that devices lack.
+func (w *World) linkAnchor() {
+	if w.anchor == nil {
+		return
+	}
+	for _, d := range w.devices {
+		if !w.net.linked(w.anchor, d) {
+			w.net.links = append(w.net.links, &link{ends: [2]node{d, w.anchor}})
+		}
+	}
+}
+
+// inStanding reports whether the anchor is one of the practice, by what is known to those who remain.
+func (a *anchor) inStanding() bool {
+	return slices.ContainsFunc(a.w.remaining(), func(d *device) bool { return d.replica != nil && d.replica.State().IsAnchor(a.id()) })
+}
+
+// parties lists who must agree at rest.
+func (w *World) parties() (list []node) {
+	for _, d := range w.remaining() {
+		list = append(list, d)
+	}
+	if w.anchor != nil && w.anchor.inStanding() {
+		list = append(list, w.anchor)
+	}
+	return list
+}
+
+// mend has the anchor be one again that the practice can use.
+func (a *anchor) mend() {
+	w := a.w
+	a.armed = nil
+	by := w.admitter()
+	a.nameIn(by)
+	if a.kept == nil {
+		a.restart()
+	}
+	if a.kept == nil || w.failure != nil {
+		return
+	}
+	a.bound(0)
+	if !slices.ContainsFunc(w.remaining(), func(d *device) bool { return a.kept.Admits(d.id()) }) {
+		w.note("anchor: admits the practice anew, since nobody can bring the membership log")
+		a.startOn(storage.NewTwin(), by)
+	}
+}
+
+// checkSame is I-insync with the anchor: while both sides say that they are in sync, they claim the same.
+func (w *World) checkSame(l *link) {
+	a, b := l.ends[0].holder(), l.ends[1].holder()
+	if a == nil || b == nil || !l.conn.sessions[0].Status().InSync || !l.conn.sessions[1].Status().InSync {
+		return
+	}
+	w.checkClaims("I-insync", l.ends[0], l.ends[1])
+}
+
+// checkClaims checks that two claim to hold the same.
+func (w *World) checkClaims(invariant string, x, y node) {
+	a, b := x.holder(), y.holder()
+	if a.State().HeadsHash() != b.State().HeadsHash() {
+		w.fail(invariant, "%s and %s know different membership logs", x.called(), y.called())
+		return
+	}
+	for _, s := range a.State().Scopes() {
+		if !a.Vector(s.ID).Equal(b.Vector(s.ID)) || !maps.Equal(a.Forks(s.ID), b.Forks(s.ID)) {
+			w.fail(invariant, "%s and %s claim to hold different chunks", x.called(), y.called())
+		}
+	}
+}
+
+// checkAnchor is what must hold of the anchor at rest: it claims what the devices do and holds it, and a device that joins and reaches the
+// anchor alone shows what the others do.
+func (w *World) checkAnchor() {
+	a := w.anchor
+	if a == nil || !a.inStanding() {
+		return
+	}
+	a.lookThrough()
+	w.checkClaims("I-equal", w.remaining()[0], a)
+	clear(a.checked)
+	a.checkDurable(a.kept, "at rest")
+	a.checkKept("at rest")
+	for _, e := range w.ledger.entries {
+		if e.acked && !e.gone && a.took[e.chunk] == nil {
+			w.fail("I-acknowledged", "the anchor lacks what %s acknowledged: %s of %s", e.device.name, e.kind, e.ref)
+		}
+	}
+	by := w.admitter()
+	if w.failure != nil || by.replica == nil {
+		return
+	}
+	want := by.shows()
+	fresh := w.join()
+	if fresh == nil {
+		return
+	}
+	w.note("%s joins, and reaches the anchor alone", fresh.name)
+	to := &link{ends: [2]node{fresh, a}}
+	w.net.links = append(w.net.links, to)
+	w.heard(by)
+	end := w.now.Add(healLimit)
+	until := func(done func() bool) { w.run(func() bool { return done() || w.now.After(end) }) }
+	until(func() bool { return a.kept != nil && a.kept.Admits(fresh.id()) })
+	w.net.group[fresh], w.net.group[a] = 1, 1
+	w.relink()
+	until(func() bool {
+		return to.conn != nil && to.conn.sessions[0].Status().Agreed && to.conn.sessions[1].Status().Agreed && fresh.replica.Status().AtEnd
+	})
+	if w.failure == nil && fresh.shows() != want {
+		w.fail("I-newcomer", "who knows the anchor alone shows something else:\n%s\n%s", difference(by, fresh), w.net.statuses())
+	}
+	w.report.Newcomers++
+}
