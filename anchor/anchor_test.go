@@ -213,6 +213,24 @@ func TestApart(t *testing.T) {
 	}
 }
 
+// TestLaterEntriesFirst: entries whose founding entry has not come are left out, and the session goes on.
+func TestLaterEntriesFirst(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	berg := newCustomer(t, "Berg")
+	_, err := a.Admit(t.Context(), berg.adds(a))
+	must(t, err)
+	p := a.mu.practices[berg.state.Practice()]
+	all := entries(berg.state)
+	must(t, p.AddEntries(t.Context(), berg.keys.Device(), all[1:]))
+	if p.State() != nil {
+		t.Error("a membership log is taken without its beginning")
+	}
+	must(t, p.AddEntries(t.Context(), berg.keys.Device(), all))
+	if !p.IsAnchor() {
+		t.Error("the whole log is not taken afterwards")
+	}
+}
+
 // TestNamedByAnother: any practice can name any device its own. The device finds its own practice all the same.
 func TestNamedByAnother(t *testing.T) {
 	a := openAnchor(t, t.TempDir())

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -210,6 +211,9 @@ func (p *Practice) AddEntries(ctx context.Context, from trust.DeviceID, entries 
 	var b storage.Batch
 	h, st := p.held.Load(), p.State()
 	if h == nil {
+		if !slices.ContainsFunc(list, func(e trust.Entry) bool { return e.Kind() == trust.KindFound }) {
+			return nil // it comes out of its turn: the next HELLO asks again
+		}
 		if st, err = p.founded(&b, list); err != nil {
 			return fmt.Errorf("membership log from %v: %w", from, err)
 		}
