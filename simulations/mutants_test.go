@@ -142,6 +142,8 @@ func (m mutant) run(t *testing.T, overlay string) (found, output string) {
 	worlds := "^TestWorlds$"
 	if strings.HasPrefix(m.name, "removed-") {
 		worlds = "^TestRemovals$"
+	} else if strings.HasPrefix(m.name, "anchor-") {
+		worlds = "^TestAnchors$"
 	}
 	cmd := exec.CommandContext(ctx, program, "-test.run", worlds, "-test.timeout", "10m")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("SIM_SEEDS=%d", mutantSeeds), "SIM_SEED=", "SIM_FIRST=1")

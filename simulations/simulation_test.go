@@ -39,7 +39,7 @@ func TestRemovals(t *testing.T) {
 	for seed := first; seed < first+n; seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			cryptotest.SetGlobalRandom(t, seed)
-			report, failure := Run(t.Context(), Config{Seed: seed, Devices: 6, Writes: 120, Removals: true})
+			report, failure := Run(t.Context(), removals(seed))
 			if failure != nil {
 				t.Fatalf("%v\nthe last steps:\n%s\nrun it again: SIM_SEED=%d go test ./simulations -run '^TestRemovals$' -v",
 					failure, strings.Join(failure.Trace, "\n"), seed)
@@ -62,14 +62,21 @@ func TestRemovals(t *testing.T) {
 	}
 }
 
-// TestAnchors runs worlds with an anchor.
+func removals(seed uint64) Config { return Config{Seed: seed, Devices: 6, Writes: 120, Removals: true} }
+
+// TestAnchors runs worlds with an anchor. In a quarter of them administrators remove devices.
 func TestAnchors(t *testing.T) {
 	first, n := seeds(t, 12)
 	var all Report
 	for seed := first; seed < first+n; seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
 			cryptotest.SetGlobalRandom(t, seed)
-			report, failure := Run(t.Context(), Config{Seed: seed, Anchor: true})
+			cfg := Config{Seed: seed, Anchor: true}
+			if seed%4 == 0 {
+				cfg = removals(seed)
+				cfg.Anchor = true
+			}
+			report, failure := Run(t.Context(), cfg)
 			if failure != nil {
 				t.Fatalf("%v\nthe last steps:\n%s\nrun it again: SIM_SEED=%d go test ./simulations -run '^TestAnchors$' -v",
 					failure, strings.Join(failure.Trace, "\n"), seed)
