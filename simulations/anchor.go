@@ -171,11 +171,7 @@ func (a *anchor) fault() {
 			a.startOn(a.copy.Copy(), a.by)
 		}
 	case n < 68:
-		if by := w.admitter(); by.replica != nil {
-			w.note("anchor: wiped, and admits the practice anew")
-			w.report.AnchorWiped++
-			a.startOn(storage.NewTwin(), by)
-		}
+		a.wipe()
 	case n < 76:
 		a.bound(a.share.Held().Bytes + uint64(a.rng.IntN(4000)))
 	case n < 84:
@@ -184,6 +180,22 @@ func (a *anchor) fault() {
 		a.skew += time.Duration(a.rng.Int64N(int64(4*time.Hour))) - time.Hour
 	default:
 		a.forge()
+	}
+}
+
+// wipe has the anchor lose its disk and admit the practice anew.
+func (a *anchor) wipe() {
+	if by := a.w.admitter(); by.replica != nil {
+		a.w.note("anchor: wiped, and admits the practice anew")
+		a.w.report.AnchorWiped++
+		a.startOn(storage.NewTwin(), by)
+	}
+}
+
+// forked has the anchor perhaps get the histories of a log anew that has several since now, in another order than the devices.
+func (a *anchor) forked() {
+	if a != nil && a.rng.IntN(2) == 0 {
+		a.w.after(time.Duration(a.rng.IntN(10000))*time.Millisecond, true, a.wipe)
 	}
 }
 
@@ -269,6 +281,23 @@ func (a *anchor) settle() (more bool) {
 		a.checkKept("after a turn")
 	}
 	return more && err == nil
+}
+
+// bring has a device hear of those that it does not know any more since its disk went back: they bring their membership log, as who knocks does.
+func (a *anchor) bring(to *device) {
+	w := a.w
+	for _, d := range w.devices {
+		if w.cfg.Removals || d.replica == nil || to.replica == nil || to.belongs(d) {
+			continue
+		}
+		belongs, err := to.replica.Readmit(w.ctx, d.id(), d.replica.EntriesSince(nil))
+		if err != nil || !belongs {
+			w.fail("I-members", "%s does not let %s in again: %v", to.name, d.name, err)
+			return
+		}
+		w.note("%s hears of %s", to.name, d.name)
+		w.heard(to)
+	}
 }
 
 // settleAll gives the anchor all the turns that it wants, as hours later.
@@ -447,6 +476,7 @@ func (a *anchor) mend() {
 		return
 	}
 	a.bound(0)
+	a.bring(by)
 	if !slices.ContainsFunc(w.remaining(), func(d *device) bool { return a.kept.Admits(d.id()) }) {
 		w.note("anchor: admits the practice anew, since nobody can bring the membership log")
 		a.startOn(storage.NewTwin(), by)

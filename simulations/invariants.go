@@ -279,7 +279,8 @@ func (d *device) transcript() string {
 }
 
 // heldList is what a device holds and has not applied, and why. A change that lost its place is held at what it came with, its
-// own chunk or a checkpoint that brings several: of these only that there are any is compared.
+// own chunk or a checkpoint that brings several: of these only that there are any is compared. So it is with what a removed
+// device wrote.
 func (d *device) heldList() string {
 	lines := map[string]bool{}
 	held, err := d.replica.Held(1000)
@@ -290,6 +291,9 @@ func (d *device) heldList() string {
 		line := fmt.Sprintf("held %v by %s: %v, %s\n", h.Chunk, d.w.deviceOf(h.Device), h.State, h.Reason)
 		if strings.HasPrefix(h.Reason, "its author wrote two changes") || strings.HasPrefix(h.Reason, "it builds on a change that is quarantined") {
 			line = "changes have lost their place\n"
+		}
+		if strings.HasPrefix(h.Reason, "its author had been removed") {
+			line = "changes of removed devices\n"
 		}
 		lines[line] = true
 	}

@@ -1,8 +1,6 @@
 package simulations
 
 import (
-	"strings"
-
 	"chartmesh/chunk"
 	"chartmesh/trust"
 )
@@ -79,15 +77,6 @@ func (w *World) checkOrder() {
 	w.checkLike("I-order", "another order of arrival", a, fresh)
 }
 
-// records is what a device shows. What is held aside since its author was removed is held at what it came with, which may be a checkpoint: where
-// devices are removed it is not compared.
-func (w *World) records(d *device) string {
-	if w.cfg.Removals {
-		return strings.TrimSuffix(d.transcript(), d.heldList())
-	}
-	return d.shows()
-}
-
 func applied(d *device, scope trust.ScopeID) (sum [32]byte) {
 	for _, s := range d.replica.Hello(d.id()).Scopes {
 		if s.Scope == scope {
@@ -102,7 +91,7 @@ func (w *World) checkLike(invariant, what string, other, fresh *device) {
 	if w.failure != nil {
 		return
 	}
-	if w.records(fresh) != w.records(other) {
+	if fresh.shows() != other.shows() {
 		w.fail(invariant, "%s shows something else:\n%s", what, difference(other, fresh))
 	}
 	for _, s := range other.replica.State().Scopes() {

@@ -72,6 +72,7 @@ func (w *World) goBack(d *device, noticed bool) {
 	w.startOn(d, noticed)
 	if !noticed {
 		w.goOn(d)
+		w.anchor.forked()
 	}
 }
 
@@ -135,6 +136,7 @@ func (w *World) double(d *device, noticed bool) {
 	if !noticed {
 		w.goOn(c)
 		w.goOn(d)
+		w.anchor.forked()
 	}
 }
 
