@@ -225,6 +225,10 @@ func (p *Practice) AddEntries(ctx context.Context, from trust.DeviceID, entries 
 	if b.Len() == 0 {
 		return nil
 	}
+	if size := bytesOf(st); size > maxMembership {
+		p.cfg.Logger.Warn("a membership log is larger than an anchor holds; what came of it is left out", "bytes", size, "most", maxMembership)
+		return nil
+	}
 	if err := p.cfg.Store.Commit(ctx, &b); errors.Is(err, storage.ErrNoRoom) {
 		return nil // the next HELLO asks again
 	} else if err != nil {
@@ -245,6 +249,17 @@ func (p *Practice) AddEntries(ctx context.Context, from trust.DeviceID, entries 
 	p.cfg.Proven(from)
 	p.cfg.Changed()
 	return nil
+}
+
+// maxMembership is how long a membership log may be, which is all in memory: no newcomer takes a longer one either. A variable for tests.
+var maxMembership = 64 << 20
+
+// bytesOf returns how long a membership log is.
+func bytesOf(st *trust.State) (sum int) {
+	for _, e := range st.Entries() {
+		sum += len(e.Bytes())
+	}
+	return sum
 }
 
 // founded reads a membership log from its beginning.
