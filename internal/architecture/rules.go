@@ -124,7 +124,8 @@ var testImports = map[string][]string{
 	"crdt":          {"crdt/engine"},   // the validator against the real library
 	"agent":         {"fhir/synthetic"},
 	"anchor":        {"trust/keyring", "chunk", "chunk/logs"}, // real customers
-	"agent/replica": {"crdt/engine", "internal/hostile"},      // the replica is given its engine
+	"anchor/kept":   {"trust/keyring"},
+	"agent/replica": {"crdt/engine", "internal/hostile"}, // the replica is given its engine
 	"agent/api":     {"agent/api/apitest"},
 	"agent/client":  {"agent/api/apitest"},
 	"cmd/chartmesh": {"anchor/command", "agent/api/apitest", "chunk", "crdt", "p2p", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member; what a log is given; guesses
