@@ -250,6 +250,9 @@ func (d *device) sayKeys() {
 		return
 	}
 	w.report.Said++
+	for _, e := range w.net.ends(d) {
+		e.session().LocalChunks(w.now)
+	}
 	d.wakeApplier()
 	w.net.pumpDevice(w, d)
 }
