@@ -451,13 +451,13 @@ func (w *World) checkMembers() {
 
 // expected returns the removals that should stand. One falls if its author was removed by somebody who did not know of it, by a removal
 // that stands; its author may have known that one, and that it did not stand then. Where that goes round in a circle, which hangs on no
-// other, who was added earlier prevails, of those who knew of no removal of themselves that is open.
+// other, who was added earlier prevails, of those who knew of no removal of themselves that is open; it stands against those that attack it.
 func (w *World) expected(st *trust.State) (list []removal) {
 	open := slices.DeleteFunc(slices.Clone(w.membership.removals), func(r removal) bool { return !st.Contains(r.entry) })
 	attacks := func(a, r removal) bool { return a.whom == r.by && !a.knew[r.entry] }
 	settle := func(r removal) { // it stands
 		list = append(list, r)
-		open = slices.DeleteFunc(open, func(o removal) bool { return o.entry == r.entry || attacks(r, o) })
+		open = slices.DeleteFunc(open, func(o removal) bool { return o.entry == r.entry || attacks(r, o) || attacks(o, r) })
 	}
 	for len(open) > 0 {
 		free := slices.IndexFunc(open, func(r removal) bool {

@@ -108,6 +108,12 @@ func TestFailedOnce(t *testing.T) {
 			}
 		})
 	}
+	t.Run("removals-10", func(t *testing.T) { // a circle of three
+		cryptotest.SetGlobalRandom(t, 10)
+		if _, failure := Run(t.Context(), removals(10)); failure != nil {
+			t.Fatalf("%v\nrun it again: SIM_SEED=10 go test ./simulations -run '^TestRemovals$' -v", failure)
+		}
+	})
 }
 
 // TestSameSeed is what a printed seed is worth: the same one gives the same steps.

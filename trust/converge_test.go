@@ -78,7 +78,7 @@ func forked(t *rapid.T) []trust.Entry {
 			states = append(states, st)
 			continue
 		}
-		e, err := sentence(l, st, st.Tips(), words)
+		e, err := sentence(l, st, st.Parents(), words)
 		if err != nil {
 			continue // says nothing, such as a rotation without epochs
 		}
@@ -137,7 +137,7 @@ func amount(st *trust.State, rejected []trust.Rejected) string {
 	lines := strings.Split(b.String(), "\n")
 	slices.Sort(lines) // people come in any order
 	id, key := st.Root()
-	return strings.Join(lines, "\n") + fmt.Sprintln("root", id, key[:4], "due", st.RotationsDue(), "tips", st.Tips())
+	return strings.Join(lines, "\n") + fmt.Sprintln("root", id, key[:4], "due", st.RotationsDue(), "parents", st.Parents())
 }
 
 // The same entries amount to the same, whatever their order and whether they come one by one or all at once.
@@ -191,7 +191,43 @@ func TestHistoriesConverge(t *testing.T) {
 			}
 		}
 		checkStanding(t, st)
+		checkRotates(t, st)
 	})
+}
+
+// checkRotates has everybody who has the right rotate every scope, with and without a parent that need not stand: the entry holds, and
+// gives the epoch to those who read the scope.
+func checkRotates(t *rapid.T, st *trust.State) {
+	id, _ := st.Root()
+	authors := administrators(st)
+	for name, s := range people {
+		if s.Device() == id {
+			authors = append(authors, name)
+		}
+	}
+	entries := st.Entries()
+	other := entries[rapid.IntRange(0, len(entries)-1).Draw(t, "other")].ID()
+	for _, sc := range st.Scopes() {
+		if len(sc.Newest) == 0 || len(st.Readers(sc.ID)) == 0 {
+			continue
+		}
+		for _, by := range authors {
+			for _, parents := range [][]trust.EntryID{st.Parents(), st.Parents(other)} {
+				d := trust.Draft{Kind: trust.KindRotate, Parents: parents, Payload: rotation(st, sc.ID).Encode()}
+				e, err := d.Sign(people[by])
+				if err != nil {
+					t.Fatal(err)
+				}
+				after, err := st.With(e)
+				if err != nil {
+					t.Fatalf("%s cannot rotate scope %v: %v", by, sc.ID, err)
+				}
+				if !slices.Equal(after.Readers(sc.ID), st.Readers(sc.ID)) || slices.Contains(after.RotationsDue(), sc.ID) {
+					t.Fatalf("%s rotated scope %v, and %v read it, not %v", by, sc.ID, after.Readers(sc.ID), st.Readers(sc.ID))
+				}
+			}
+		}
+	}
 }
 
 // checkStanding holds what stands and what does not against the rules, as somebody reads them who looks at two entries at a

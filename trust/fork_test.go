@@ -441,3 +441,38 @@ func TestWrittenByRightOfAVoidPromotion(t *testing.T) {
 		t.Error("a reader writes, or what it wrote is not looked at again")
 	}
 }
+
+// What an administrator enters is judged by its ancestors alone. Here ben and ada remove each other, and so do cem and ada; since ben has
+// removed cem as well, all of it is one circle, in which ada prevails. Without that removal, which does not stand, cem's would have.
+func TestEntryIsJudgedByWhatItsAuthorKnows(t *testing.T) {
+	l := draw(t, `
+		0 -> 1  ada adds ben admin
+		1 -> 2  ada adds cem admin
+		2 -> 3  ada adds dan member
+		3 -> 4  ben removes ada
+		4 -> 5  ben rotates clinical
+		3 -> 6  cem removes ada
+		3 -> 7  ada removes ben
+		6,7 -> 8  cem rotates clinical
+		5 -> 9  ben removes cem`)
+	st := l.state()
+	if _, ben := st.Member(ben.Device()); ben {
+		t.Fatal("the story has another end")
+	}
+	void := l.entries["5"].ID() // an epoch that somebody may have written under
+	for _, parents := range [][]trust.EntryID{st.Parents(), st.Parents(void)} {
+		e, err := sentence(l, st, parents, []string{"cem", "rotates", "clinical"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		after, err := st.With(e)
+		if err != nil {
+			t.Fatalf("after %s: %v", parentNames(l, e), err)
+		}
+		if boxes := after.Boxes(ben.Device()); slices.ContainsFunc(boxes, func(b trust.KeyBox) bool {
+			return b.Epoch == after.CurrentEpoch(scopeOf(st, "clinical"))
+		}) {
+			t.Fatal("who was removed is given the epoch that begins")
+		}
+	}
+}

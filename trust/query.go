@@ -64,10 +64,6 @@ func (s *State) Void(id EntryID) (Void, bool) {
 	return v, ok
 }
 
-// Tips returns the entries that a new one names as its parents, ascending: those that stand and that no other one that stands
-// follows.
-func (s *State) Tips() []EntryID { return slices.Clone(s.tips) }
-
 // Root returns the root key in force, which follows from the recovery code, and the recovery key, a public key of HPKE.
 func (s *State) Root() (root DeviceID, recovery []byte) { return s.all().root() }
 

@@ -165,6 +165,10 @@ func (n *node) inherit(p *node) {
 		n.ancestors[i] |= w
 	}
 	n.ancestors[last] |= 1 << (p.index % 64)
+	n.count = 0
+	for _, w := range n.ancestors {
+		n.count += bits.OnesCount64(w)
+	}
 	n.parents = append(n.parents, p)
 	n.generation = max(n.generation, p.generation+1)
 	n.clouded = n.clouded || p.undecided || p.clouded
@@ -332,9 +336,6 @@ func (s *State) judge(e Entry) (*node, error) {
 			return nil, &MissingParent{id}
 		}
 		n.inherit(p)
-	}
-	for _, w := range n.ancestors {
-		n.count += bits.OnesCount64(w)
 	}
 	if len(s.nodes) >= MaxEntries {
 		return nil, ErrFull

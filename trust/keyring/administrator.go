@@ -20,7 +20,7 @@ type administrator struct {
 // sign makes an entry that follows everything that stands.
 func (a *administrator) sign(st *trust.State, kind trust.Kind, payload []byte, now time.Time, others ...trust.Signer) (
 	trust.Entry, error) {
-	return a.signAfter(st, st.Tips(), kind, payload, now, others...)
+	return a.signAfter(st, st.Parents(), kind, payload, now, others...)
 }
 
 // signAfter makes an entry with other parents than those.
@@ -190,6 +190,10 @@ func (a *administrator) closed(st *trust.State, epoch trust.EpochID) bool {
 	})
 }
 
+// maxBeyond is how many entries that do not stand a rotation has among its parents to join their epochs. The others are joined by the
+// next one.
+const maxBeyond = trust.MaxParents / 2
+
 // Rotate makes the entry that begins a scope's next epoch: new keys for all who read it and for the recovery key, and the keys
 // of the epochs before it sealed under the new one. It joins epochs that were begun apart, and such as no other opens.
 func (a *administrator) Rotate(st *trust.State, scope trust.ScopeID, now time.Time) (trust.Entry, error) {
@@ -214,12 +218,13 @@ func (a *administrator) rotate(st *trust.State, scope trust.ScopeID, now time.Ti
 		return e, err
 	}
 	m := trust.Rotation{Scope: scope, Commitment: trust.Commit(scope, body, index)}
-	parents, joins := st.Tips(), slices.Clone(sc.Newest)
+	joins := slices.Clone(sc.Newest)
+	var beyond []trust.EntryID // what begins an epoch without standing is to be known to those who judge this
 	for _, epoch := range a.loose(sc) {
-		if len(joins) < trust.MaxParents && len(parents) < trust.MaxParents {
+		if len(joins) < trust.MaxParents && len(beyond) < maxBeyond {
 			joins = append(joins, epoch.ID)
-			if _, void := st.Void(epoch.Entry); void { // it follows no tip, and is to be known to those who judge this
-				parents = append(parents, epoch.Entry)
+			if _, void := st.Void(epoch.Entry); void {
+				beyond = append(beyond, epoch.Entry)
 			}
 		}
 	}
@@ -254,7 +259,7 @@ func (a *administrator) rotate(st *trust.State, scope trust.ScopeID, now time.Ti
 		}
 		m.Boxes = append(m.Boxes, trust.ScopeBox{Recipient: id, Sealed: box})
 	}
-	if e, err = a.signAfter(st, parents, trust.KindRotate, m.Encode(), now); err != nil {
+	if e, err = a.signAfter(st, st.Parents(beyond...), trust.KindRotate, m.Encode(), now); err != nil {
 		return e, err
 	}
 	a.put(scope, trust.EpochIDOf(e.ID(), scope), body, index)
