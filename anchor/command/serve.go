@@ -7,9 +7,12 @@ import (
 	"io"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/multiformats/go-multiaddr"
+	manet "github.com/multiformats/go-multiaddr/net"
 	"github.com/spf13/cobra"
 
 	"chartmesh/anchor"
@@ -89,9 +92,18 @@ func run(ctx context.Context, dir string, o options, out io.Writer, log *slog.Lo
 	return a.Run(ctx)
 }
 
+// addCommands lists what an administrator may run. A loopback address leads to this machine, wherever it is used: it is listed only
+// where there is no other.
 func addCommands(addresses []string) string {
+	far := slices.DeleteFunc(slices.Clone(addresses), func(addr string) bool {
+		a, err := multiaddr.NewMultiaddr(addr)
+		return err == nil && manet.IsIPLoopback(a)
+	})
+	if len(far) == 0 {
+		far = addresses
+	}
 	var b strings.Builder
-	for _, addr := range addresses {
+	for _, addr := range far {
 		fmt.Fprintf(&b, "  chartmesh anchor add %s\n", addr)
 	}
 	return b.String()

@@ -55,7 +55,7 @@ var rules = map[string]rule{
 	}, others: []string{"github.com/prometheus/client_golang", "github.com/prometheus/common", "golang.org/x/sys"}},
 
 	// The blind peer.
-	"anchor/command": {module: []string{"anchor", "p2p"}, others: []string{"github.com/spf13/cobra", "golang.org/x/term"}},
+	"anchor/command": {module: []string{"anchor", "p2p"}, others: []string{"github.com/multiformats/go-multiaddr", "github.com/spf13/cobra", "golang.org/x/term"}},
 	"anchor/kept":    {module: []string{"trust", "chunk", "chunk/logs", "storage", "p2p/session"}},
 	"anchor": {
 		module: []string{"wire", "trust", "anchor/kept", "storage", "p2p", "p2p/session"},
