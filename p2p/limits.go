@@ -96,7 +96,8 @@ const (
 	punchTimeout    = 3 * time.Second  // for both to reach each other, called at one moment; tried three times
 	mapFor          = 10 * time.Minute // the router passes a port on, unless it is asked again
 	mapAgain        = mapFor / 3
-	mapLater        = time.Minute            // after a router that grants nothing
+	mapLook         = 2 * time.Second        // at which router there is
+	mapLater        = time.Minute            // at most, after a router that grants nothing
 	mapPatience     = 2 * time.Second        // with a router, for each question
 	turnFirst       = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
 )

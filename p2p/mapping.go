@@ -116,45 +116,76 @@ func portOf(listen ma.Multiaddr) (m mapping, rest ma.Multiaddr, ok bool) {
 // run asks again and again until ctx ends.
 func (m *mapper) run(ctx context.Context) {
 	defer close(m.ended)
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	tick := time.NewTicker(mapLook)
+	defer tick.Stop()
+	var turn mapTurn
 	for {
+		if gateway := router(); turn.comes(gateway, time.Now()) {
+			if gateway.String() != turn.asked {
+				m.forget()
+			}
+			err := errNoPorts
+			if gateway != nil {
+				err = m.ask(ctx, gateway)
+			}
+			turn.next(gateway, err, time.Now())
+		}
 		select {
 		case <-ctx.Done():
 			m.giveBack()
 			return
-		case <-timer.C:
+		case <-tick.C:
 		}
-		wait := mapAgain
-		if m.ask(ctx) != nil {
-			wait = mapLater // there is no such router, or it does not want to
-		}
-		timer.Reset(wait)
 	}
 }
 
-// router returns a client of the router that stands before the internet, as this host's routes have it.
-func router() (*natpmp.Client, error) {
+// forget forgets what another router granted.
+func (m *mapper) forget() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.mu.outside, m.mu.ports = netip.Addr{}, map[mapping]mappedTo{}
+}
+
+// mapTurn says when the router is asked: in time to keep the ports; after a failure soon, and then less and less often, since it may only have
+// been slow, or the host not have listened yet; and at once when there is another router.
+type mapTurn struct {
+	asked string // the router
+	at    time.Time
+	wait  time.Duration // after a failure; zero: it granted the ports
+}
+
+func (t *mapTurn) comes(gateway net.IP, now time.Time) bool {
+	return gateway.String() != t.asked || !now.Before(t.at)
+}
+
+func (t *mapTurn) next(gateway net.IP, err error, now time.Time) {
+	if gateway.String() != t.asked {
+		t.asked, t.wait = gateway.String(), 0
+	}
+	if err == nil {
+		t.wait, t.at = 0, now.Add(mapAgain)
+		return
+	}
+	t.wait = min(max(2*t.wait, mapLook), mapLater)
+	t.at = now.Add(t.wait)
+}
+
+// router returns the router that stands before the internet, as this host's routes have it; nil if there is none.
+func router() net.IP {
 	routes, err := netroute.New()
 	if err != nil {
-		return nil, err
+		return nil
 	}
 	_, gateway, _, err := routes.Route(net.IPv4(1, 1, 1, 1)) // any public address: nothing is sent there
-	if err != nil {
-		return nil, err
+	if err != nil || !gateway.IsPrivate() {
+		return nil
 	}
-	if gateway == nil || !gateway.IsPrivate() {
-		return nil, errNoPorts
-	}
-	return natpmp.NewClientWithTimeout(gateway, mapPatience), nil
+	return gateway
 }
 
-// ask has all ports mapped, or mapped for longer.
-func (m *mapper) ask(ctx context.Context) error {
-	client, err := router()
-	if err != nil {
-		return err
-	}
+// ask has all ports mapped, or mapped for longer. It is errNoPorts if none is.
+func (m *mapper) ask(ctx context.Context, gateway net.IP) error {
+	client, granted := natpmp.NewClientWithTimeout(gateway, mapPatience), errNoPorts
 	answer, err := client.GetExternalAddress()
 	if err != nil {
 		return err
@@ -182,8 +213,9 @@ func (m *mapper) ask(ctx context.Context) error {
 		m.mu.Lock()
 		m.mu.outside, m.mu.ports[key] = outside, mappedTo{got.MappedExternalPort, time.Now().Add(life)}
 		m.mu.Unlock()
+		granted = nil
 	}
-	return nil
+	return granted
 }
 
 // giveBack ends what is mapped.
@@ -192,10 +224,11 @@ func (m *mapper) giveBack() {
 	ports := m.mu.ports
 	m.mu.ports = map[mapping]mappedTo{}
 	m.mu.Unlock()
-	if len(ports) == 0 {
+	gateway := router()
+	if len(ports) == 0 || gateway == nil {
 		return
 	}
-	client, err := router()
+	client, err := natpmp.NewClientWithTimeout(gateway, mapPatience), error(nil)
 	for key := range ports {
 		if err == nil {
 			_, err = client.AddPortMapping(key.protocol, int(key.port), 0, 0) // else it ends by itself
