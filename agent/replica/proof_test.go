@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
+	"chartmesh/crdt/engine"
 	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -177,6 +179,42 @@ func TestLostThere(t *testing.T) {
 	if p2 := a.proof(b.Device()); p2.Lost != p1.Lost {
 		t.Errorf("seen anew: %+v", p2)
 	}
+}
+
+// TestLossIsStoredLast has a device say that it lost something while what it had confirmed before is being stored: a crash brings back
+// the loss, and not the copy that is not there.
+func TestLossIsStoredLast(t *testing.T) {
+	practice(t, "first")[0].put(bernd, false) // what is shared by all tests is not to belong to the bubble
+	synctest.Test(t, func(t *testing.T) {
+		a := practice(t, "surgery")[0]
+		at := anchor(t, a)
+		scope := forge(a).Scope
+		a.put(`{"resourceType":"Patient","id":"p1","gender":"female"}`, false)
+		held := a.Vector(scope)
+		store := &beforeCommit{Store: a.twin}
+		e := engine.NewLocal()
+		t.Cleanup(func() { _ = e.Close() })
+		r, err := replica.Open(replica.Config{Store: store, Keyring: a.keys, Engine: e})
+		must(t, err)
+		says := func(v chunk.Vector) error {
+			return r.Acked(t.Context(), at, session.Ack{Scope: scope, Stored: v, First: true, Digest: session.Digest{VectorHash: v.Hash()}})
+		}
+		must(t, says(held))
+		done := make(chan error, 1)
+		store.hook = func() {
+			go func() { done <- says(chunk.Vector{}) }()
+			synctest.Wait()
+		}
+		must(t, r.FlushAcks(t.Context()))
+		must(t, <-done)
+		if store.hook != nil || r.Status().AtAnchor != 0 {
+			t.Fatalf("nothing was lost: %+v", r.Status())
+		}
+		a.crash()
+		if s := a.Status(); s.NotElsewhere != 1 || s.AtAnchor != 0 || !a.proof(at).Lost.Open() {
+			t.Errorf("after a restart: %+v, %+v", s, a.proof(at).Lost)
+		}
+	})
 }
 
 // TestLessIsNoLoss: a vector may say less for other reasons than a loss.

@@ -81,6 +81,9 @@ type Replica struct {
 	// rebuilding says, guarded by write, that a rebuild was cut short: nothing else is written before it is over.
 	rebuilding bool
 
+	// flushing holds one token while acknowledgements are stored, from before they are read until they are durable.
+	flushing chan struct{}
+
 	takenBack atomic.Bool // vectors claim less than before; see TakenBack
 	branched  atomic.Bool // chunks came that stand beside others; one of them may be what something else waits for
 	refilled  atomic.Bool // a chunk came back that had been damaged; what failed without it is tried again
@@ -122,6 +125,7 @@ func Open(cfg Config) (*Replica, error) {
 	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now,
 		build: cfg.Build, compaction: cfg.Compaction.orDefault()}
 	r.write = newTurns()
+	r.flushing = make(chan struct{}, 1)
 	r.docs = newOpenDocuments(cfg.OpenOps)
 	r.failing, r.lost = map[storage.Ref]string{}, map[crdt.DocumentID]trust.ScopeID{}
 	r.packs = map[chunk.ID]bool{}

@@ -379,8 +379,15 @@ func (r *Replica) catchUp() {
 // flushAtOnce is how many bytes of acknowledgements are stored in one commit, or somewhat more: very many do not fit one.
 const flushAtOnce = 1 << 20
 
-// FlushAcks stores acknowledgements that came since the last call.
+// FlushAcks stores acknowledgements that came since the last call. One call at a time: else what was true earlier could be written after
+// what a device has lost since.
 func (r *Replica) FlushAcks(ctx context.Context) error {
+	select {
+	case r.flushing <- struct{}{}:
+		defer func() { <-r.flushing }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	for {
 		batch, flushed := r.unstored()
 		if batch.Len() == 0 {
