@@ -117,6 +117,9 @@ var _ p2p.Limited = (*practice)(nil)
 // UsedUp reports whether nothing more is stored of the practice.
 func (p *practice) UsedUp() bool { return p.share != nil && p.share.UsedUp() }
 
+// Gone implements p2p.Limited.
+func (p *practice) Gone() bool { return p.dropped.Load() }
+
 // Connections returns how many devices of the practice may be connected at once; 0: any number.
 func (p *practice) Connections() int { return int(p.limits.Load().Connections) }
 

@@ -16,6 +16,8 @@ type Limited interface {
 	session.Replica
 	// UsedUp reports whether no more is stored of it. It is asked often; FullChanged says that it changed.
 	UsedUp() bool
+	// Gone reports whether it is no more: no session with it begins. Whoever calls Host.Forget has it say so before.
+	Gone() bool
 	// Connections is how many devices may have a session with it at once; 0: any number.
 	Connections() int
 	// Rate bounds the bytes that arrive for it; nil: nothing does. Its burst is at least RateBurst.
@@ -67,6 +69,12 @@ func (h *Host) ofLocked(r session.Replica) *sessions {
 func (h *Host) crowdedLocked(r session.Replica) bool {
 	l, ok := r.(Limited)
 	return ok && l.Connections() > 0 && h.ofLocked(r).open >= l.Connections()
+}
+
+// gone reports whether a replica is no more.
+func gone(r session.Replica) bool {
+	l, ok := r.(Limited)
+	return ok && l.Gone()
 }
 
 // Forget ends every session with a replica that is no more, waits until they are gone, and forgets what they moved.

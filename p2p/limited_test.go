@@ -22,11 +22,13 @@ import (
 type limited struct {
 	*sessiontest.Replica
 	usedUp      atomic.Bool
+	gone        atomic.Bool
 	connections int
 	rate        *rate.Limiter
 }
 
 func (l *limited) UsedUp() bool        { return l.usedUp.Load() }
+func (l *limited) Gone() bool          { return l.gone.Load() }
 func (l *limited) Connections() int    { return l.connections }
 func (l *limited) Rate() *rate.Limiter { return l.rate }
 
@@ -76,6 +78,36 @@ func TestCrowded(t *testing.T) {
 	if moved := a.Moved()[share]; moved.BytesIn > 10_000 || moved.ChunksIn > 0 {
 		t.Errorf("after it was forgotten: %+v", moved)
 	}
+}
+
+// TestGone: a session that was about to begin when its replica was forgotten does not begin, and nothing is kept of it.
+func TestGone(t *testing.T) {
+	m := &members{}
+	m.set1(newIdentity(1).Device(), true)
+	m.set1(newIdentity(2).Device(), true)
+	share := &limited{}
+	var host atomic.Pointer[p2p.Host]
+	var asked atomic.Int32
+	a := newSite(t, 1, m, func(c *p2p.Config) {
+		share.Replica = c.Replica.(*sessiontest.Replica)
+		c.Replica, c.Recovered = nil, func(trust.DeviceID) session.Replica { return nil }
+		c.ReplicaOf = func(trust.DeviceID) session.Replica {
+			if asked.Add(1) == 1 {
+				share.gone.Store(true)
+				host.Load().Forget(share)
+			}
+			return share
+		}
+	})
+	host.Store(a.Host)
+	b := newSite(t, 2, m, nil)
+	b.SetPeers([]p2p.PeerAddr{a.at()})
+	wait(t, "it is turned away and calls again, or is let in", func() bool { return asked.Load() > 1 || b.peer(a.id.Device()).Session.Agreed })
+	if moved, ok := a.Moved()[share]; ok {
+		t.Errorf("it has a session: %+v", moved)
+	}
+	share.gone.Store(false)
+	wait(t, "it comes in when there is a replica again", agreed(a, b))
 }
 
 // TestUsedUp: the devices of a replica are told that its share is used up, and that it is not any more.

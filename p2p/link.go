@@ -158,6 +158,9 @@ func (h *Host) register(l *link) error {
 		case h.mu.ended || !h.mu.online:
 			h.mu.Unlock()
 			return errClosing
+		case gone(l.replica): // asked where Forget sees the link if it is not
+			h.mu.Unlock()
+			return errNotAdmitted
 		case m.link == nil && h.crowdedLocked(l.replica):
 			h.mu.Unlock()
 			return errCrowded
