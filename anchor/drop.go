@@ -15,7 +15,8 @@ import (
 // Drop takes a practice off the anchor: its devices are let in no more, and what is held of it is deleted. They keep everything. The error
 // is ErrUnknown.
 //
-// The record goes first, and a note of its number comes in its place: what a crash leaves is deleted by the next Run, and no number is
+// Who is connected is told first: else he would go on counting on what is not held any more. If it is not dropped after all, he finds out
+// by the next session. Then the record goes, and a note of its number comes in its place: what a crash leaves is deleted by the next Run, and no number is
 // given twice.
 func (a *Anchor) Drop(ctx context.Context, id trust.EntryID) error {
 	a.admission.Lock()
@@ -25,6 +26,7 @@ func (a *Anchor) Drop(ctx context.Context, id trust.EntryID) error {
 		return ErrUnknown
 	}
 	p.dropped.Store(true)
+	a.host.Forget(p)
 	b := storage.Batch{Frees: true}
 	b.Delete(storage.Practice.Key(id))
 	b.Put(storage.Dropped.Key(p.Number), marshalDropped(false))
@@ -33,7 +35,6 @@ func (a *Anchor) Drop(ctx context.Context, id trust.EntryID) error {
 		return fmt.Errorf("drop practice: %w", err)
 	}
 	a.remove(p)
-	a.host.Forget(p)
 	if p.share != nil {
 		p.share.End()
 	}

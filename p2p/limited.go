@@ -30,6 +30,9 @@ const RateBurst = pieceSize
 // errCrowded ends the link of one device too many.
 var errCrowded = errors.New("as many devices of its practice are connected as are admitted")
 
+// errDropped ends the links of a practice that this device lets go.
+var errDropped = errors.New("the practice was dropped")
+
 // sessions is what a host knows of all sessions with one replica.
 type sessions struct {
 	open    int
@@ -77,12 +80,12 @@ func gone(r session.Replica) bool {
 	return ok && l.Gone()
 }
 
-// Forget ends every session with a replica that is no more, waits until they are gone, and forgets what they moved.
+// Forget ends every session with a replica that is no more, which the peers are told, waits until they are gone, and forgets what they moved.
 func (h *Host) Forget(r session.Replica) {
 	var ending []*link
 	for _, l := range h.links() {
 		if l.replica == r {
-			l.end(errNotAdmitted)
+			l.end(errDropped)
 			ending = append(ending, l)
 		}
 	}

@@ -110,6 +110,45 @@ func TestGone(t *testing.T) {
 	wait(t, "it comes in when there is a replica again", agreed(a, b))
 }
 
+// books is a replica that is told who dropped the practice.
+type books struct {
+	*sessiontest.Replica
+	dropped chan trust.DeviceID
+}
+
+func (b books) Dropped(_ context.Context, from trust.DeviceID) error {
+	b.dropped <- from
+	return nil
+}
+
+// TestDropped: the devices of a replica that is forgotten are told so before they are cut off.
+func TestDropped(t *testing.T) {
+	m := &members{}
+	m.set1(newIdentity(1).Device(), true)
+	m.set1(newIdentity(2).Device(), true)
+	share, of := &limited{}, books{dropped: make(chan trust.DeviceID, 1)}
+	a := newSite(t, 1, m, func(c *p2p.Config) {
+		share.Replica = c.Replica.(*sessiontest.Replica)
+		c.Replica = share
+	})
+	b := newSite(t, 2, m, func(c *p2p.Config) {
+		of.Replica = c.Replica.(*sessiontest.Replica)
+		c.Replica = of
+	})
+	b.SetPeers([]p2p.PeerAddr{a.at()})
+	wait(t, "it connects", agreed(a, b))
+	share.gone.Store(true)
+	a.Forget(share)
+	select {
+	case from := <-of.dropped:
+		if from != a.id.Device() {
+			t.Errorf("%v dropped it", from)
+		}
+	default:
+		t.Error("it is not told")
+	}
+}
+
 // TestUsedUp: the devices of a replica are told that its share is used up, and that it is not any more.
 func TestUsedUp(t *testing.T) {
 	share := &limited{}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -63,7 +64,7 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 		wake: make(chan struct{}, 1), cancel: cancel, gone: make(chan struct{}),
 	}
 	if err := h.register(l); err != nil {
-		if errors.Is(err, errCrowded) {
+		if errors.Is(err, errCrowded) || errors.Is(err, errDropped) {
 			cancel(err)
 			h.part(ctx, l, err)
 		}
@@ -92,7 +93,7 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 	err := context.Cause(ctx)
 	h.part(ctx, l, err)
 	_ = s.Reset()
-	if errors.Is(err, errNotAdmitted) {
+	if errors.Is(err, errNotAdmitted) || errors.Is(err, errDropped) {
 		_ = s.Conn().Close() // it was a member's; if it comes again, it comes as what it is now
 	}
 	h.unregister(l, err)
@@ -132,6 +133,8 @@ func parting(err error) (session.Reason, bool) {
 		return session.ReasonReplaced, true
 	case errors.Is(err, errCrowded):
 		return session.ReasonCrowded, true
+	case errors.Is(err, errDropped):
+		return session.ReasonDropped, true
 	case errors.Is(err, errClosing), errors.Is(err, context.Canceled):
 		return session.ReasonClosing, true
 	}
@@ -140,7 +143,7 @@ func parting(err error) (session.Reason, bool) {
 
 func (h *Host) logEnd(device trust.DeviceID, err error) {
 	level := slog.LevelInfo
-	if reason, ok := parting(err); ok && reason != session.ReasonClosing && reason != session.ReasonReplaced {
+	if reason, ok := parting(err); ok && !slices.Contains([]session.Reason{session.ReasonClosing, session.ReasonReplaced, session.ReasonDropped}, reason) {
 		level = slog.LevelWarn
 	}
 	h.log.Log(context.Background(), level, "peer disconnected", "device", device, "reason", err)
@@ -160,7 +163,7 @@ func (h *Host) register(l *link) error {
 			return errClosing
 		case gone(l.replica): // asked where Forget sees the link if it is not
 			h.mu.Unlock()
-			return errNotAdmitted
+			return errDropped
 		case m.link == nil && h.crowdedLocked(l.replica):
 			h.mu.Unlock()
 			return errCrowded

@@ -217,6 +217,50 @@ func TestLossIsStoredLast(t *testing.T) {
 	})
 }
 
+// TestDropped: what an anchor had confirmed that lets the practice go is not there any more, at once and for good; what others confirmed
+// is. Of a device that says so nothing is taken back.
+func TestDropped(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	at, other := anchor(t, a), anchor(t, a)
+	scope := forge(a).Scope
+	a.put(`{"resourceType":"Patient","id":"p1","gender":"female"}`, false)
+	v := a.Vector(scope)
+	a.says(at, v, true)
+	a.says(other, v, true)
+	must(t, a.Dropped(t.Context(), at))
+	if s := a.Status(); s.AtAnchor != 1 || s.NotElsewhere != 0 || a.proof(at).Stored != 0 || a.proof(other).Stored != 1 {
+		t.Fatalf("one of two anchors dropped it: %+v", s)
+	}
+	must(t, a.Dropped(t.Context(), other))
+	check := func(when string, alone int) {
+		t.Helper()
+		for _, d := range []trust.DeviceID{at, other} {
+			if p := a.proof(d); p.Stored != 0 || !p.Lost.Seen.IsZero() {
+				t.Errorf("%s: an anchor is said to hold %+v", when, p)
+			}
+		}
+		if s := a.Status(); s.AtAnchor != 0 || s.NotElsewhere != alone {
+			t.Errorf("%s: %+v", when, s)
+		}
+	}
+	check("both dropped it", 1)
+	a.crash()
+	check("after a restart", 1)
+	a.edit("Patient/p1", func(m map[string]any) { m["language"] = "de" })
+	check("after an edit", 2)
+	a.says(at, v, true)
+	if s, p := a.Status(), a.proof(at); s.AtAnchor != 1 || s.NotElsewhere != 1 || !p.Lost.Seen.IsZero() {
+		t.Errorf("the anchor took it again: %+v, %+v", s, p)
+	}
+
+	sync(t, a, b)
+	must(t, a.Dropped(t.Context(), b.Device()))
+	if p := a.proof(b.Device()); p.Stored != p.Chunks || p.Stored == 0 {
+		t.Errorf("of a device: %+v", p)
+	}
+}
+
 // TestLessIsNoLoss: a vector may say less for other reasons than a loss.
 func TestLessIsNoLoss(t *testing.T) {
 	p := practice(t, "surgery", "branch", "home")

@@ -166,6 +166,24 @@ func (r *Replica) Acked(ctx context.Context, from trust.DeviceID, ack session.Ac
 	return nil
 }
 
+// Dropped takes back what an anchor had confirmed that lets the practice go. It takes back nothing that others confirmed, and of a device,
+// which gives up nothing, it is not believed.
+func (r *Replica) Dropped(ctx context.Context, from trust.DeviceID) error {
+	if !r.State().IsAnchor(from) {
+		return nil
+	}
+	r.mu.Lock()
+	for _, s := range r.mu.acked[from] {
+		s.forsake(r.now())
+	}
+	r.mu.Unlock()
+	r.log.Warn("an anchor holds nothing of the practice any more: it was dropped there", "anchor", from)
+	if err := r.FlushAcks(ctx); err != nil { // as a loss, see Acked
+		r.log.Warn("that an anchor dropped the practice was not stored yet", "anchor", from, "error", err)
+	}
+	return nil
+}
+
 // heard notes what a device says, and returns how many chunks it has lost.
 func (r *Replica) heard(
 	from trust.DeviceID, ack session.Ack, stands, beyond chunk.Vector, trees map[chunk.LogID][32]byte, anchor bool,
@@ -273,6 +291,18 @@ func (s *statement) takeBack(vector, stands chunk.Vector, now time.Time) (lost u
 	}
 	s.lost.Seen, s.lost.Again = now, time.Time{}
 	return lost
+}
+
+// forsake follows that a device has given up all that it held of the practice: that is no loss, and is not owed again.
+func (s *statement) forsake(now time.Time) {
+	for _, a := range s.logs {
+		*a = stated{dirty: true}
+	}
+	s.told, s.toldAt, s.readable = session.Digest{}, time.Time{}, time.Time{}
+	s.stored, s.dirty = now, true
+	if s.lost.Open() {
+		s.lost = Lost{}
+	}
 }
 
 // doubt follows that a device begins a session with something else than is held here: what stands beside the end of a log no vector

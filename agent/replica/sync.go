@@ -13,7 +13,7 @@ import (
 	"chartmesh/trust"
 )
 
-var _ session.Replica = (*Replica)(nil)
+var _ session.Bookkeeper = (*Replica)(nil)
 
 // Hello describes this replica to a peer: of each scope that both belong to, what is durable and what is applied.
 func (r *Replica) Hello(peer trust.DeviceID) session.Local {

@@ -184,7 +184,7 @@ it dropped their practice from that it is away, and go on showing what it held a
 				return printJSON(cmd.OutOrStdout(), id)
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "dropped practice %s; what was held of it is being deleted\n"+
-				"until `chartmesh peer remove` takes this anchor out of the practice, its devices show what was held as stored here\n", id.ID)
+				"its devices that were not connected show what was held as stored here, until `chartmesh peer remove` takes this anchor out of the practice\n", id.ID)
 			return err
 		},
 	}

@@ -37,7 +37,7 @@ func (s *Session) Handle(ctx context.Context, now time.Time, f Frame) (Result, e
 	case *hello:
 		return Result{}, s.handleHello(ctx, now, m)
 	case *bye:
-		return Result{}, s.handleBye(m)
+		return Result{}, s.handleBye(ctx, greeted, m)
 	case *ping:
 		s.mu.Lock()
 		st.owePong, st.pongNonce = true, m.nonce
@@ -195,13 +195,20 @@ func (s *Session) compatible(theirs bye) error {
 	}
 }
 
-func (s *Session) handleBye(m *bye) error {
+// handleBye follows why the peer hangs up. A reason that is not known ends the session as any other.
+func (s *Session) handleBye(ctx context.Context, greeted bool, m *bye) error {
 	if m.reason == ReasonIncompatible {
 		s.mu.Lock()
 		s.mu.incompat, s.mu.theirs = true, *m
 		s.mu.Unlock()
 		if err := s.compatible(*m); err != nil {
 			return err
+		}
+	}
+	// Without a HELLO it is not known of which practice the peer speaks.
+	if books, ok := s.cfg.Replica.(Bookkeeper); ok && greeted && m.reason == ReasonDropped {
+		if err := books.Dropped(ctx, s.cfg.Peer); err != nil {
+			return fmt.Errorf("note that the peer holds nothing any more: %w", err)
 		}
 	}
 	return &ByeError{Reason: m.reason}

@@ -425,9 +425,10 @@ const (
 	ReasonMalformed     Reason = 4
 	ReasonFlood         Reason = 5
 	ReasonNotAdmitted   Reason = 6
-	ReasonReplaced      Reason = 7 // another stream took over
-	ReasonFailed        Reason = 8 // this device cannot store
-	ReasonCrowded       Reason = 9 // as many devices of the practice are connected as this one admits
+	ReasonReplaced      Reason = 7  // another stream took over
+	ReasonFailed        Reason = 8  // this device cannot store
+	ReasonCrowded       Reason = 9  // as many devices of the practice are connected as this one admits
+	ReasonDropped       Reason = 10 // the anchor lets the practice go, and deletes what it holds of it
 )
 
 func (r Reason) String() string {
@@ -450,6 +451,8 @@ func (r Reason) String() string {
 		return "cannot store"
 	case ReasonCrowded:
 		return "as many devices of the practice are connected as it admits"
+	case ReasonDropped:
+		return "it holds nothing of the practice any more"
 	}
 	return fmt.Sprintf("reason %d", uint8(r))
 }

@@ -103,6 +103,13 @@ type Replica interface {
 	VerifyAck(device trust.DeviceID, message, signature []byte) bool
 }
 
+// Bookkeeper is a Replica that remembers what its peers hold.
+type Bookkeeper interface {
+	Replica
+	// Dropped takes note that the peer, by its own word, deletes all that it holds of the practice. Who may say so is the replica's to judge.
+	Dropped(ctx context.Context, from trust.DeviceID) error
+}
+
 // Range is an inclusive range of versions.
 type Range struct{ Min, Max uint16 }
 
