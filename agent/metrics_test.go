@@ -74,7 +74,7 @@ func TestMetricsNameNobody(t *testing.T) {
 		t.Errorf("the planted name is readable, %s", form)
 	}
 	for _, want := range []string{`(?m)^chartmesh_resources 5$`, `chartmesh_info\{version="1.2.3"\} 1`,
-		`chartmesh_commits_total\{outcome="durable"\} ([5-9]|\d\d)`, `chartmesh_commit_seconds_count ([5-9]|\d\d)`, // opening commits too
+		`chartmesh_commits_total\{outcome="durable"\} ([5-9]|\d\d)`, `chartmesh_commits_total\{outcome="no-room"\} 0`, `chartmesh_commit_seconds_count ([5-9]|\d\d)`, // opening commits too
 		"chartmesh_events_total 5", "chartmesh_not_elsewhere_changes 5"} {
 		if !regexp.MustCompile(want).MatchString(text) {
 			t.Errorf("there is no %q in\n%s", want, text)

@@ -106,7 +106,7 @@ func (a *Agent) checkRoom() error {
 // openRecords opens the replica on the store. What the store did not notice may show here: then the repair comes now.
 func (a *Agent) openRecords(ctx context.Context) (err error) {
 	open := func() error {
-		a.records, err = replica.Open(replica.Config{Store: timed{a.store, a.metrics}, Keyring: a.keys, Engine: a.engine, Logger: a.log, Build: a.cfg.Version})
+		a.records, err = replica.Open(replica.Config{Store: a.metrics.commits.Of(a.store), Keyring: a.keys, Engine: a.engine, Logger: a.log, Build: a.cfg.Version})
 		return err
 	}
 	err = open()

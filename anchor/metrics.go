@@ -1,17 +1,14 @@
 package anchor
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"io"
 	"runtime"
 	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/common/expfmt"
 
+	"chartmesh/internal/figures"
 	"chartmesh/storage"
 )
 
@@ -23,104 +20,54 @@ type metrics struct {
 	anchor   *Anchor
 	registry *prometheus.Registry
 	begun    time.Time
-
-	commits     *prometheus.CounterVec
-	commitTime  prometheus.Histogram
-	commitBytes prometheus.Counter
+	commits  *figures.Commits
 }
 
 func newMetrics(a *Anchor) *metrics {
-	m := &metrics{anchor: a, registry: prometheus.NewRegistry(), begun: time.Now()}
-	m.commits = prometheus.NewCounterVec(prometheus.CounterOpts{Name: "chartmesh_anchor_commits_total", Help: "Commits by outcome."}, []string{"outcome"})
-	for _, outcome := range []string{"durable", "no-room", "failed"} {
-		m.commits.WithLabelValues(outcome)
-	}
-	m.commitTime = prometheus.NewHistogram(prometheus.HistogramOpts{
-		Name: "chartmesh_anchor_commit_seconds", Help: "Time until a commit was on stable storage, its fsync included.",
-		Buckets: []float64{.0005, .001, .002, .004, .008, .016, .032, .064, .128, .256, .512, 1, 2, 4, 8},
-	})
-	m.commitBytes = prometheus.NewCounter(prometheus.CounterOpts{Name: "chartmesh_anchor_commit_bytes_total", Help: "Bytes of keys and values in commits that became durable."})
-	m.registry.MustRegister(m.commits, m.commitTime, m.commitBytes, m)
+	m := &metrics{anchor: a, registry: prometheus.NewRegistry(), begun: time.Now(), commits: figures.NewCommits("chartmesh_anchor")}
+	m.registry.MustRegister(m.commits, m)
 	return m
 }
 
-// timed is a Store whose commits are counted.
-type timed struct {
-	storage.Store
-	m *metrics
-}
-
-func (t timed) Commit(ctx context.Context, b *storage.Batch) error {
-	begun := time.Now()
-	err := t.Store.Commit(ctx, b)
-	switch {
-	case errors.Is(err, storage.ErrNoRoom):
-		t.m.commits.WithLabelValues("no-room").Inc()
-	case err != nil:
-		t.m.commits.WithLabelValues("failed").Inc()
-	default:
-		t.m.commits.WithLabelValues("durable").Inc()
-		t.m.commitTime.Observe(time.Since(begun).Seconds())
-		t.m.commitBytes.Add(float64(b.Size()))
-	}
-	return err
-}
-
-// figure is one metric that is read when somebody asks.
-type figure struct {
-	name, help string
-	kind       prometheus.ValueType
-	labels     []string
-}
-
 var (
-	gauge   = prometheus.GaugeValue
-	counter = prometheus.CounterValue
+	figInfo       = figures.Gauge("chartmesh_anchor_info", "Always 1; the version of this build, and where it stands.", "version", "region")
+	figUptime     = figures.Gauge("chartmesh_anchor_uptime_seconds", "Since the folder was opened.")
+	figHealthy    = figures.Gauge("chartmesh_anchor_healthy", "1 if it stores what it is sent.")
+	figPractices  = figures.Gauge("chartmesh_anchor_practices", "Practices by state.", "state")
+	figUsedUp     = figures.Gauge("chartmesh_anchor_practices_used_up", "Practices of which no more is taken, since their share is used up.")
+	figDeleting   = figures.Gauge("chartmesh_anchor_practices_deleting", "Dropped practices of which something is left.")
+	figHeldBytes  = figures.Gauge("chartmesh_anchor_held_bytes", "Bytes of keys and values held, of all practices.")
+	figHeldChunks = figures.Gauge("chartmesh_anchor_held_chunks", "Chunks held, of all practices.")
+	figSessions   = figures.Gauge("chartmesh_anchor_sessions", "Devices with a session now.")
+	figSessionsT  = figures.Counter("chartmesh_anchor_sessions_total", "Sessions that are there or were.")
+	figBytes      = figures.Counter("chartmesh_anchor_session_bytes_total", "Bytes of sessions.", "direction")
+	figChunks     = figures.Counter("chartmesh_anchor_chunks_total", "Chunks exchanged.", "direction")
+	figStore      = figures.Gauge("chartmesh_anchor_store_bytes", "Bytes of the store on disk.")
+	figFree       = figures.Gauge("chartmesh_anchor_disk_free_bytes", "Bytes that are free where the store is.")
+	figHeap       = figures.Gauge("chartmesh_anchor_heap_bytes", "Heap that is in use.")
+	figGoroutines = figures.Gauge("chartmesh_anchor_goroutines", "Goroutines.")
 
-	figInfo       = figure{"chartmesh_anchor_info", "Always 1; the version of this build, and where it stands.", gauge, []string{"version", "region"}}
-	figUptime     = figure{"chartmesh_anchor_uptime_seconds", "Since the folder was opened.", gauge, nil}
-	figHealthy    = figure{"chartmesh_anchor_healthy", "1 if it stores what it is sent.", gauge, nil}
-	figPractices  = figure{"chartmesh_anchor_practices", "Practices by state.", gauge, []string{"state"}}
-	figUsedUp     = figure{"chartmesh_anchor_practices_used_up", "Practices of which no more is taken, since their share is used up.", gauge, nil}
-	figDeleting   = figure{"chartmesh_anchor_practices_deleting", "Dropped practices of which something is left.", gauge, nil}
-	figHeldBytes  = figure{"chartmesh_anchor_held_bytes", "Bytes of keys and values held, of all practices.", gauge, nil}
-	figHeldChunks = figure{"chartmesh_anchor_held_chunks", "Chunks held, of all practices.", gauge, nil}
-	figSessions   = figure{"chartmesh_anchor_sessions", "Devices with a session now.", gauge, nil}
-	figSessionsT  = figure{"chartmesh_anchor_sessions_total", "Sessions that are there or were.", counter, nil}
-	figBytes      = figure{"chartmesh_anchor_session_bytes_total", "Bytes of sessions.", counter, []string{"direction"}}
-	figChunks     = figure{"chartmesh_anchor_chunks_total", "Chunks exchanged.", counter, []string{"direction"}}
-	figStore      = figure{"chartmesh_anchor_store_bytes", "Bytes of the store on disk.", gauge, nil}
-	figFree       = figure{"chartmesh_anchor_disk_free_bytes", "Bytes that are free where the store is.", gauge, nil}
-	figHeap       = figure{"chartmesh_anchor_heap_bytes", "Heap that is in use.", gauge, nil}
-	figGoroutines = figure{"chartmesh_anchor_goroutines", "Goroutines.", gauge, nil}
-
-	figOneBytes     = figure{"chartmesh_anchor_practice_bytes", "Bytes of keys and values held of a practice.", gauge, []string{"practice", "number"}}
-	figOneChunks    = figure{"chartmesh_anchor_practice_chunks", "Chunks held of a practice.", gauge, []string{"practice", "number"}}
-	figOneShare     = figure{"chartmesh_anchor_practice_share", "Part of a practice's quota that is used.", gauge, []string{"practice", "number"}}
-	figOneConnected = figure{"chartmesh_anchor_practice_sessions", "Devices of a practice with a session now.", gauge, []string{"practice", "number"}}
-	figOneMoved     = figure{"chartmesh_anchor_practice_session_bytes_total", "Bytes of a practice's sessions.", counter, []string{"practice", "number", "direction"}}
+	figOneBytes     = figures.Gauge("chartmesh_anchor_practice_bytes", "Bytes of keys and values held of a practice.", "practice", "number")
+	figOneChunks    = figures.Gauge("chartmesh_anchor_practice_chunks", "Chunks held of a practice.", "practice", "number")
+	figOneShare     = figures.Gauge("chartmesh_anchor_practice_share", "Part of a practice's quota that is used.", "practice", "number")
+	figOneConnected = figures.Gauge("chartmesh_anchor_practice_sessions", "Devices of a practice with a session now.", "practice", "number")
+	figOneMoved     = figures.Counter("chartmesh_anchor_practice_session_bytes_total", "Bytes of a practice's sessions.", "practice", "number", "direction")
 )
-
-func (f figure) desc() *prometheus.Desc { return prometheus.NewDesc(f.name, f.help, f.labels, nil) }
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(to chan<- *prometheus.Desc) {
-	for _, f := range []figure{figInfo, figUptime, figHealthy, figPractices, figUsedUp, figDeleting, figHeldBytes, figHeldChunks, figSessions,
+	figures.Describe(to, figInfo, figUptime, figHealthy, figPractices, figUsedUp, figDeleting, figHeldBytes, figHeldChunks, figSessions,
 		figSessionsT, figBytes, figChunks, figStore, figFree, figHeap, figGoroutines, figOneBytes, figOneChunks, figOneShare, figOneConnected,
-		figOneMoved} {
-		to <- f.desc()
-	}
+		figOneMoved)
 }
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	a := m.anchor
-	put := func(f figure, v float64, labels ...string) {
-		to <- prometheus.MustNewConstMetric(f.desc(), f.kind, v, labels...)
-	}
+	put := func(f figures.Figure, v float64, labels ...string) { f.Put(to, v, labels...) }
 	put(figInfo, 1, a.cfg.Version, a.cfg.Region)
 	put(figUptime, time.Since(m.begun).Seconds())
-	put(figHealthy, oneIf(a.Healthy() == nil))
+	put(figHealthy, figures.OneIf(a.Healthy() == nil))
 	moved := a.host.Moved()
 	states := map[string]int{"held": 0, "waiting": 0, "left": 0, "damaged": 0}
 	var usedUp int
@@ -188,25 +135,5 @@ func (p *practice) stateName() string {
 	return "held"
 }
 
-func oneIf(yes bool) float64 {
-	if yes {
-		return 1
-	}
-	return 0
-}
-
 // Metrics writes the figures in Prometheus' text form.
-func (a *Anchor) Metrics(w io.Writer) error {
-	families, err := a.metrics.registry.Gather()
-	if err != nil {
-		return fmt.Errorf("gather the metrics: %w", err)
-	}
-	enc := expfmt.NewEncoder(w, expfmt.NewFormat(expfmt.TypeTextPlain))
-	for _, f := range families {
-		err = errors.Join(err, enc.Encode(f))
-	}
-	if err != nil {
-		return fmt.Errorf("write the metrics: %w", err)
-	}
-	return nil
-}
+func (a *Anchor) Metrics(w io.Writer) error { return figures.Write(w, a.metrics.registry) }

@@ -33,7 +33,7 @@ func (a *Anchor) practice(id trust.EntryID, r record) *practice {
 		Lost:    func() { a.lost(p) },
 		Proven:  func(d trust.DeviceID) { a.proven(p, d) },
 	}
-	if p.share, p.broken = storage.OpenShare(timed{a.store, a.metrics}, r.Number); p.broken == nil {
+	if p.share, p.broken = storage.OpenShare(a.metrics.commits.Of(a.store), r.Number); p.broken == nil {
 		cfg.Store = p.share
 	}
 	p.Practice = kept.New(cfg)
