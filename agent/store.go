@@ -264,7 +264,7 @@ func (a *Agent) watchRepair(ctx context.Context) {
 		return
 	}
 	alone := len(a.records.State().Members()) == 1
-	if !a.records.Status().AtEnd {
+	if !a.records.AtEnd() {
 		return
 	}
 	if have < of && !alone {

@@ -153,7 +153,7 @@ func (w *World) checkAnchor() {
 	w.net.group[fresh], w.net.group[a] = 1, 1
 	w.relink()
 	until(func() bool {
-		return to.conn != nil && to.conn.sessions[0].Status().Agreed && to.conn.sessions[1].Status().Agreed && fresh.replica.Status().AtEnd
+		return to.conn != nil && to.conn.sessions[0].Status().Agreed && to.conn.sessions[1].Status().Agreed && fresh.replica.AtEnd()
 	})
 	w.checkLike("I-newcomer", "what comes from the anchor alone", by, fresh)
 	w.report.Newcomers++

@@ -237,7 +237,7 @@ func (w *World) checkInSync(l *link) {
 		return
 	}
 	if !l.conn.sessions[0].Status().InSync || !l.conn.sessions[1].Status().InSync ||
-		!a.replica.Status().AtEnd || !b.replica.Status().AtEnd {
+		!a.replica.AtEnd() || !b.replica.AtEnd() {
 		return
 	}
 	if w.cfg.Removals && a.replica.Status().Parked+b.replica.Status().Parked > 0 {

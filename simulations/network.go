@@ -363,7 +363,7 @@ func (d *device) heard(from node, res session.Result) {
 	if len(res.Arrived) > 0 {
 		d.w.note("%s takes chunks from %s", d.name, from.called())
 	}
-	if !d.replica.Status().AtEnd || res.Entries { // which Changed tells an agent
+	if !d.replica.AtEnd() || res.Entries { // which Changed tells an agent
 		d.wakeApplier()
 	}
 }

@@ -231,7 +231,7 @@ func (w *World) heal() {
 // atRest reports whether every device has applied all it holds and every session agrees.
 func (w *World) atRest() bool {
 	for _, d := range w.remaining() {
-		if d.replica == nil || !d.replica.Status().AtEnd {
+		if d.replica == nil || !d.replica.AtEnd() {
 			return false
 		}
 	}

@@ -62,7 +62,7 @@ func TestLostChunkSetsNobodyApart(t *testing.T) {
 				if got := d.export(); got != want {
 					t.Fatalf("chunk %d, %s: %s shows %s, want %s", n, when, d.name, got, want)
 				}
-				if r := d.verify(false); !r.Clean || !d.Status().AtEnd {
+				if r := d.verify(false); !r.Clean || !d.AtEnd() {
 					t.Fatalf("chunk %d, %s: %s: %+v", n, when, d.name, r)
 				}
 			}

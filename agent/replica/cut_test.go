@@ -79,7 +79,7 @@ func agree(t *testing.T, devices ...*device) {
 		if len(d.quarantined()) != len(devices[0].quarantined()) {
 			t.Errorf("%s has quarantined %v, and %s %v", d.name, d.quarantined(), devices[0].name, devices[0].quarantined())
 		}
-		if !d.Status().AtEnd {
+		if !d.AtEnd() {
 			t.Errorf("%s has not come to its end", d.name)
 		}
 	}
@@ -241,7 +241,7 @@ func TestReviewTakesItsTurns(t *testing.T) {
 	}
 	settleAll(t, a, c)
 	a = a.rollBack(a.twin, a.keys)
-	if !a.Status().AtEnd {
+	if !a.AtEnd() {
 		t.Error("after a restart with nobody removed something is to be looked at")
 	}
 	must(t, a.Enter(t.Context(), func(st *trust.State) ([]trust.Entry, error) {
@@ -263,7 +263,7 @@ func TestReviewTakesItsTurns(t *testing.T) {
 	if s := a.Status(); !s.AtEnd || s.Quarantined != documents || turns < 4 {
 		t.Errorf("after %d turns: %+v", turns, s)
 	}
-	if a = a.rollBack(a.twin, a.keys); !a.Status().AtEnd {
+	if a = a.rollBack(a.twin, a.keys); !a.AtEnd() {
 		t.Error("what was looked at is looked at again after a restart")
 	}
 }

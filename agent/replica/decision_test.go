@@ -338,7 +338,7 @@ func TestDecisionOnWhatIsApplied(t *testing.T) {
 	last := chunk.ID(bytes.Repeat([]byte{0xff}, len(chunk.ID{})))                                      // after every other
 	b.take(f.device, d, on(9, s.ID(), chunk.VerdictDiscard), on(1, chunk.ID{9}, chunk.VerdictRelease), // made-up places
 		f.Seal(&chunk.Decision{Log: s.Log(), Counter: 1, Chunk: s.ID(), Verdict: chunk.VerdictRelease, Replaces: []chunk.ID{ds.ID(), last}}))
-	if b.export() != before || len(b.heldList(true)) != 0 || !b.Status().AtEnd {
+	if b.export() != before || len(b.heldList(true)) != 0 || !b.AtEnd() {
 		t.Fatalf("a decision changed what is applied: held %s", b.heldTable())
 	}
 	sync(t, a, b)

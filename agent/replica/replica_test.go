@@ -50,3 +50,21 @@ func TestConflictIsListedAlikeAndDecided(t *testing.T) {
 		t.Fatal("an independent edit is not merged")
 	}
 }
+
+// TestAtEnd: a log is read to its end when all that has come of it is applied, and not when it has arrived.
+func TestAtEnd(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	check := func(want bool) {
+		t.Helper()
+		if got, status := b.AtEnd(), b.Status().AtEnd; got != want || status != want {
+			t.Errorf("at its end: %v, and %v by the status; want %v", got, status, want)
+		}
+	}
+	check(true)
+	a.put(`{"resourceType":"Patient","id":"p1","gender":"female"}`, false)
+	must(t, b.Arrive(t.Context(), a.Device(), a.ownLog()))
+	check(false)
+	b.applyAll()
+	check(true)
+}

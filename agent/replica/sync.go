@@ -50,6 +50,22 @@ func (r *Replica) atEndLocked(scope trust.ScopeID) bool {
 	return true
 }
 
+// AtEnd reports whether everything durable is applied or held, as Status does that counts all else, too.
+func (r *Replica) AtEnd() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.allAtEndLocked()
+}
+
+func (r *Replica) allAtEndLocked() bool {
+	for scope := range r.mu.Vectors {
+		if !r.atEndLocked(scope) {
+			return false
+		}
+	}
+	return true
+}
+
 // Vector returns a copy of what is durable of a scope.
 func (r *Replica) Vector(scope trust.ScopeID) chunk.Vector { return r.logs.Vector(scope) }
 
@@ -260,10 +276,9 @@ func (r *Replica) Status() Status {
 	c := r.mu.counts
 	s := Status{
 		Documents: int(c.Documents), Resources: int(c.Resources), Conflicts: int(c.Conflicts), Parked: int(c.Parked),
-		Quarantined: int(c.Quarantined), Unapplied: int(c.Unapplied), AtEnd: true,
+		Quarantined: int(c.Quarantined), Unapplied: int(c.Unapplied), AtEnd: r.allAtEndLocked(),
 	}
 	for scope := range r.mu.Vectors {
-		s.AtEnd = s.AtEnd && r.atEndLocked(scope)
 		for _, l := range r.mu.own {
 			own, alone, anchored := r.ownLocked(st, others, logs.Name{Scope: scope, Log: l.ID}, among)
 			s.Own, s.NotElsewhere, s.AtAnchor = s.Own+int(own), s.NotElsewhere+int(alone), s.AtAnchor+int(anchored)

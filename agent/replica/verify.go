@@ -165,6 +165,13 @@ func whatIs(err error) string {
 
 func short(id []byte) string { return hex.EncodeToString(id[:8]) }
 
+// documents returns how many there are.
+func (r *Replica) documents() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.counts.Documents
+}
+
 // documents rebuilds every document from its chunks and compares it with its stored records and views.
 func (c *verification) documents(ctx context.Context) error {
 	var d *document
@@ -174,7 +181,7 @@ func (c *verification) documents(ctx context.Context) error {
 		}
 		c.report.Documents++
 		c.counts.Documents++
-		if err := c.tell(ctx, "documents", c.report.Documents, uint64(max(c.r.Status().Documents, 0))); err != nil {
+		if err := c.tell(ctx, "documents", c.report.Documents, c.r.documents()); err != nil {
 			return err
 		}
 		return c.document(ctx, d)
