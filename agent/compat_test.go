@@ -71,39 +71,28 @@ func stateOf(t *testing.T, a *agent.Agent) compatState {
 
 // TestCompat opens every folder that earlier builds wrote: what they held must read the same, and be writable.
 func TestCompat(t *testing.T) {
-	archives, err := filepath.Glob(filepath.Join(compatDir, "*", "folder.tar.gz"))
-	must(t, err)
-	if len(archives) == 0 {
-		t.Fatal("there is no folder of an earlier build")
-	}
-	for _, archive := range archives {
-		t.Run(filepath.Base(filepath.Dir(archive)), func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "data")
-			compat.Unpack(t, archive, dir)
-			said, err := os.ReadFile(filepath.Join(filepath.Dir(archive), "state.json"))
-			must(t, err)
-			var before compatState // as values: a status may have got fields since
-			must(t, json.Unmarshal(said, &before))
-			want, err := json.MarshalIndent(before, "", "\t")
-			must(t, err)
-			a, err := agent.Open(agent.Config{Dir: dir, Offline: true})
-			must(t, err)
-			defer func() { must(t, a.Close()) }()
-			got, err := json.MarshalIndent(stateOf(t, a), "", "\t")
-			must(t, err)
-			if !bytes.Equal(got, want) {
-				t.Errorf("the folder says\n%s\nand said\n%s", got, want)
-			}
-			res, err := a.Get(t.Context(), api.Ref{Type: "Patient", ID: "compat"}, "")
-			must(t, err)
-			body := strings.Replace(string(res.JSON), `"gender":"female"`, `"gender":"other"`, 1)
-			w, err := a.Put(t.Context(), "later", json.RawMessage(body), false)
-			must(t, err)
-			if w.Outcome != "changed" {
-				t.Errorf("an edit in the folder: %+v", w)
-			}
-		})
-	}
+	compat.Each(t, compatDir, func(t *testing.T, dir string, said []byte) {
+		var before compatState // as values: a status may have got fields since
+		must(t, json.Unmarshal(said, &before))
+		want, err := json.MarshalIndent(before, "", "\t")
+		must(t, err)
+		a, err := agent.Open(agent.Config{Dir: dir, Offline: true})
+		must(t, err)
+		defer func() { must(t, a.Close()) }()
+		got, err := json.MarshalIndent(stateOf(t, a), "", "\t")
+		must(t, err)
+		if !bytes.Equal(got, want) {
+			t.Errorf("the folder says\n%s\nand said\n%s", got, want)
+		}
+		res, err := a.Get(t.Context(), api.Ref{Type: "Patient", ID: "compat"}, "")
+		must(t, err)
+		body := strings.Replace(string(res.JSON), `"gender":"female"`, `"gender":"other"`, 1)
+		w, err := a.Put(t.Context(), "later", json.RawMessage(body), false)
+		must(t, err)
+		if w.Outcome != "changed" {
+			t.Errorf("an edit in the folder: %+v", w)
+		}
+	})
 }
 
 // TestWriteCompat writes a folder for later builds: CHARTMESH_WRITE_COMPAT names it, as "1" for testdata/compat/1.
@@ -143,8 +132,5 @@ func TestWriteCompat(t *testing.T) {
 	state, err := json.MarshalIndent(stateOf(t, a), "", "\t")
 	must(t, err)
 	must(t, a.Close())
-	out := filepath.Join(compatDir, name)
-	must(t, os.MkdirAll(out, 0o755))
-	must(t, os.WriteFile(filepath.Join(out, "state.json"), append(state, '\n'), 0o644))
-	compat.Pack(t, dir, filepath.Join(out, "folder.tar.gz"))
+	compat.Keep(t, dir, append(state, '\n'), filepath.Join(compatDir, name))
 }

@@ -76,7 +76,7 @@ func TestDowngradeIsRefused(t *testing.T) {
 // TestUpgradeIsNoted: the first build that opens an older folder notes that it did, once; one that opens it again does not.
 func TestUpgradeIsNoted(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "data")
-	compat.Unpack(t, filepath.Join(compatDir, "1", "folder.tar.gz"), dir)
+	compat.Open(t, filepath.Join(compatDir, "1"), dir)
 	if b := noted(t, dir); b != nil {
 		t.Fatalf("the old folder has a note: %x", b)
 	}

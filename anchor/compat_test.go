@@ -50,24 +50,13 @@ func stateOf(t *testing.T, a *Anchor) (c compatState) {
 
 // TestCompat opens every folder that earlier builds wrote: what they held must read the same.
 func TestCompat(t *testing.T) {
-	archives, err := filepath.Glob(filepath.Join(compatDir, "*", "folder.tar.gz"))
-	must(t, err)
-	if len(archives) == 0 {
-		t.Fatal("there is no folder of an earlier build")
-	}
-	for _, archive := range archives {
-		t.Run(filepath.Base(filepath.Dir(archive)), func(t *testing.T) {
-			dir := filepath.Join(t.TempDir(), "anchor")
-			compat.Unpack(t, archive, dir)
-			want, err := os.ReadFile(filepath.Join(filepath.Dir(archive), "state.json"))
-			must(t, err)
-			got, err := json.MarshalIndent(stateOf(t, openAnchor(t, dir)), "", "\t")
-			must(t, err)
-			if !bytes.Equal(append(got, '\n'), want) {
-				t.Errorf("the folder says\n%s\nand said\n%s", got, want)
-			}
-		})
-	}
+	compat.Each(t, compatDir, func(t *testing.T, dir string, want []byte) {
+		got, err := json.MarshalIndent(stateOf(t, openAnchor(t, dir)), "", "\t")
+		must(t, err)
+		if !bytes.Equal(append(got, '\n'), want) {
+			t.Errorf("the folder says\n%s\nand said\n%s", got, want)
+		}
+	})
 }
 
 // TestWriteCompat writes a folder for later builds: CHARTMESH_WRITE_COMPAT names it, as "1" for testdata/compat/anchor/1.
@@ -84,8 +73,5 @@ func TestWriteCompat(t *testing.T) {
 	state, err := json.MarshalIndent(stateOf(t, a), "", "\t")
 	must(t, err)
 	must(t, a.Close())
-	out := filepath.Join(compatDir, name)
-	must(t, os.MkdirAll(out, 0o755))
-	must(t, os.WriteFile(filepath.Join(out, "state.json"), append(state, '\n'), 0o644))
-	compat.Pack(t, dir, filepath.Join(out, "folder.tar.gz"))
+	compat.Keep(t, dir, append(state, '\n'), filepath.Join(compatDir, name))
 }

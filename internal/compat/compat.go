@@ -20,8 +20,49 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// Pack writes a folder to an archive.
-func Pack(t testing.TB, dir, archive string) {
+// What stands in the folder of one build: what it wrote, and what that must still say.
+const (
+	folderName = "folder.tar.gz"
+	stateName  = "state.json"
+)
+
+// Each runs fn for every folder that earlier builds wrote below at, each unpacked for this test alone, with what it must still say. The
+// test fails if there is none.
+func Each(t *testing.T, at string, fn func(t *testing.T, dir string, state []byte)) {
+	t.Helper()
+	archives, err := filepath.Glob(filepath.Join(at, "*", folderName))
+	must(t, err)
+	if len(archives) == 0 {
+		t.Fatal("there is no folder of an earlier build")
+	}
+	for _, archive := range archives {
+		build := filepath.Dir(archive)
+		t.Run(filepath.Base(build), func(t *testing.T) {
+			state, err := os.ReadFile(filepath.Join(build, stateName))
+			must(t, err)
+			dir := filepath.Join(t.TempDir(), "data")
+			Open(t, build, dir)
+			fn(t, dir, state)
+		})
+	}
+}
+
+// Open unpacks the folder of one build.
+func Open(t testing.TB, build, dir string) {
+	t.Helper()
+	unpack(t, filepath.Join(build, folderName), dir)
+}
+
+// Keep packs a folder for later builds, with what it says.
+func Keep(t testing.TB, dir string, state []byte, build string) {
+	t.Helper()
+	must(t, os.MkdirAll(build, 0o755))
+	must(t, os.WriteFile(filepath.Join(build, stateName), state, 0o644))
+	pack(t, dir, filepath.Join(build, folderName))
+}
+
+// pack writes a folder to an archive.
+func pack(t testing.TB, dir, archive string) {
 	t.Helper()
 	var b bytes.Buffer
 	z, err := gzip.NewWriterLevel(&b, gzip.BestCompression)
@@ -60,8 +101,8 @@ func Pack(t testing.TB, dir, archive string) {
 	must(t, os.WriteFile(archive, b.Bytes(), 0o644))
 }
 
-// Unpack writes an archive's folder.
-func Unpack(t testing.TB, archive, dir string) {
+// unpack writes an archive's folder.
+func unpack(t testing.TB, archive, dir string) {
 	t.Helper()
 	f, err := os.Open(archive)
 	must(t, err)
