@@ -143,17 +143,16 @@ func sameIP(a, b ma.Multiaddr) bool {
 	return errX == nil && errY == nil && x.Equal(y)
 }
 
-// wayLocked says how a member's link goes now. What is direct to an address at which the peer announces itself is the local network.
-func (h *Host) wayLocked(m *member, now time.Time) string {
-	l := m.link
+// wayNow says how a link goes now. What is direct to an address at which the peer announces itself, which near are, is the local network.
+func (h *Host) wayNow(l *link, near []ma.Multiaddr) string {
 	c := l.stream.Conn()
 	remote := c.RemoteMultiaddr()
 	rest, direct := strings.CutPrefix(l.way, wayDirect)
-	near := func(a ma.Multiaddr) bool { return sameIP(a, remote) && !manet.IsIPLoopback(a) }
+	same := func(a ma.Multiaddr) bool { return sameIP(a, remote) && !manet.IsIPLoopback(a) }
 	switch {
 	case !direct:
 		return l.way
-	case slices.ContainsFunc(m.nearLocked(now), near):
+	case slices.ContainsFunc(near, same):
 		return wayLAN + rest
 	case h.punch != nil && h.punch.made(c):
 		return wayPunched + rest

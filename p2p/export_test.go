@@ -86,6 +86,9 @@ func (h *Host) Connected() (list []trust.DeviceID) {
 	return list
 }
 
+// WebSocket makes the options of the transport.
+var WebSocket = webSocket
+
 // Rank orders dials.
 var Rank = rank
 

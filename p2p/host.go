@@ -516,20 +516,19 @@ func (h *Host) Peers() []PeerStatus {
 	h.mu.Lock()
 	list := make([]PeerStatus, 0, len(h.mu.peers))
 	links := make([]*link, 0, len(h.mu.peers))
+	near := make([][]ma.Multiaddr, 0, len(h.mu.peers))
 	for _, m := range h.mu.peers {
 		if !m.known && m.link == nil && m.contact.IsZero() {
 			continue
 		}
 		list = append(list, PeerStatus{Device: m.device, State: m.stateLocked(), LastContact: m.contact, Reason: m.reason,
 			Session: m.last, Version: m.last.PeerVersion, RTT: m.last.RTT, ClockDiff: m.last.ClockOffset})
-		if links = append(links, m.link); m.link != nil {
-			list[len(list)-1].Way = h.wayLocked(m, time.Now())
-		}
+		links, near = append(links, m.link), append(near, m.nearLocked(time.Now()))
 	}
 	h.mu.Unlock()
 	for i := range list {
 		if l, p := links[i], &list[i]; l != nil {
-			p.Connected, p.Addr, p.Since, p.Reason = true, l.addr, l.since, ""
+			p.Connected, p.Way, p.Addr, p.Since, p.Reason = true, h.wayNow(l, near[i]), l.addr, l.since, "" // not under the lock: it looks at the interfaces
 			p.Session = l.session.Status()
 			p.State, p.Version = stateOf(p.Session), p.Session.PeerVersion
 			p.RTT, p.ClockDiff = p.Session.RTT, p.Session.ClockOffset

@@ -51,12 +51,12 @@ func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host
 	if len(cfg.Listen) > 0 {
 		listening = libp2p.ListenAddrStrings(cfg.Listen...)
 	}
-	web, err := webSocket(cfg.Certificate)
+	web, err := webSocket(cfg.Listen)
 	if err != nil {
 		return nil, err
 	}
 	mapping := libp2p.Option(func(*libp2p.Config) error { return nil })
-	if cfg.MapPorts && beyondLoopback(cfg.Listen) {
+	if cfg.MapPorts && listens(cfg.Listen, beyondLoopback) {
 		mapping = libp2p.NATManager(newMapper)
 	}
 	sharing := libp2p.Option(func(*libp2p.Config) error { return nil })
@@ -118,9 +118,7 @@ func onePort(listen []string) bool {
 		if err != nil || port == "0" {
 			continue
 		}
-		_, ws := a.ValueForProtocol(ma.P_WS)
-		_, wss := a.ValueForProtocol(ma.P_WSS)
-		if ws == nil || wss == nil {
+		if isWeb(a) {
 			web[port] = true
 		} else {
 			plain[port] = true
@@ -134,13 +132,16 @@ func onePort(listen []string) bool {
 	return false
 }
 
-// beyondLoopback reports whether another machine can reach something of that.
-func beyondLoopback(listen []string) bool {
+// listens reports whether something of that is as asked.
+func listens(listen []string, as func(ma.Multiaddr) bool) bool {
 	return slices.ContainsFunc(listen, func(text string) bool {
 		a, err := ma.NewMultiaddr(text)
-		return err == nil && !manet.IsIPLoopback(a)
+		return err == nil && as(a)
 	})
 }
+
+// beyondLoopback reports whether another machine can reach an address.
+func beyondLoopback(a ma.Multiaddr) bool { return !manet.IsIPLoopback(a) }
 
 // ErrPublic says that a public address is none.
 var ErrPublic = errors.New("not a public address")
@@ -154,7 +155,7 @@ func multiaddrs(texts []string) (list []ma.Multiaddr, err error) {
 				return nil, fmt.Errorf("%w: %s: leave out /p2p/ and what follows", ErrPublic, text)
 			}
 		}
-		if err != nil || len(text) > maxAddrBytes || wayOf(a) == "unknown" || isRelayed(a) {
+		if err != nil || len(text) > maxAddrBytes || wayOf(a) == wayUnknown || isRelayed(a) {
 			return nil, fmt.Errorf("%w: %s: give it like /dns4/anchor.example.org/udp/4001/quic-v1", ErrPublic, text)
 		}
 		list = append(list, a)

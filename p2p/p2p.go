@@ -13,7 +13,6 @@ package p2p
 
 import (
 	"crypto/ed25519"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -77,9 +76,6 @@ type Config struct {
 
 	// MapPorts asks the router to pass on what comes for the ports that the host listens at (UPnP, NAT-PMP), if that is more than loopback.
 	MapPorts bool
-	// Certificate is shown to who comes by WebSocket under TLS; nil: one that is made. Nobody relies on it: who is there is
-	// proven within.
-	Certificate *tls.Certificate
 
 	// LAN tags announcements on the local network, under a key that all members have; nil: the network is not searched.
 	LAN lan.Tagger

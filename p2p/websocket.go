@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"math/big"
+	"slices"
 	"time"
 
 	"github.com/libp2p/go-libp2p/core/network"
@@ -20,19 +21,25 @@ import (
 // coat: the handshake that proves who is there, and all that is said, is the same within as on every other way. A proxy of such a network
 // (HTTPS_PROXY) is used, and may look into the coat.
 
-// webSocket returns the transport's options.
-func webSocket(own *tls.Certificate) ([]any, error) {
-	if own == nil {
-		made, err := makeCertificate()
-		if err != nil {
-			return nil, fmt.Errorf("make certificate: %w", err)
-		}
-		own = made
-	}
-	return []any{
-		websocket.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{*own}, MinVersion: tls.VersionTLS12}),
+// webSocket returns the options of the transport of a host that listens there. Who comes is shown a certificate that is made for it: nobody
+// relies on one.
+func webSocket(listen []string) ([]any, error) {
+	options := []any{
 		websocket.WithTLSClientConfig(&tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS12}), //nolint:gosec // a coat, see above
-	}, nil
+	}
+	if !listens(listen, isWeb) {
+		return options, nil
+	}
+	own, err := makeCertificate()
+	if err != nil {
+		return nil, fmt.Errorf("make certificate: %w", err)
+	}
+	return append(options, websocket.WithTLSConfig(&tls.Config{Certificates: []tls.Certificate{*own}, MinVersion: tls.VersionTLS12})), nil
+}
+
+// isWeb reports whether an address is one of WebSocket, with TLS or without.
+func isWeb(a ma.Multiaddr) bool {
+	return slices.ContainsFunc(a, func(c ma.Component) bool { return c.Protocol().Code == ma.P_WS || c.Protocol().Code == ma.P_WSS })
 }
 
 // webLast is by how much WebSocket, which costs most, waits for the other ways.

@@ -38,6 +38,21 @@ func TestWebSocket(t *testing.T) {
 	}
 }
 
+// TestCertificate: a certificate is made by who listens by WebSocket, and by no other.
+func TestCertificate(t *testing.T) {
+	for text, want := range map[string]int{
+		"": 1, "/ip4/0.0.0.0/tcp/0": 1, "/ip4/0.0.0.0/udp/0/quic-v1": 1, "/ip4/0.0.0.0/tcp/443/tls/ws": 2, "/ip4/0.0.0.0/tcp/443/wss": 2,
+	} {
+		var listen []string
+		if text != "" {
+			listen = []string{"/ip4/127.0.0.1/tcp/1", text}
+		}
+		if options, err := p2p.WebSocket(listen); err != nil || len(options) != want {
+			t.Errorf("%q: %d options, %v", text, len(options), err)
+		}
+	}
+}
+
 // TestWebSocketIsLast: what costs least is tried first.
 func TestWebSocketIsLast(t *testing.T) {
 	addr := func(text string) ma.Multiaddr {
