@@ -36,10 +36,16 @@ func contestedAt(list []Conflict, path string) bool {
 	return slices.ContainsFunc(list, func(c Conflict) bool { return c.Path == path })
 }
 
+// undecided reports whether its author, by leaving a value alone, decided nothing: what they left is a side of a conflict in base, what base
+// has was a side of one for them, or base has something there that is contested in base or was for them.
+func (o onto) undecided(path, was string, base, after Value) bool {
+	return sided(o.contested, path, after) || sided(o.open, was, base) ||
+		base.Kind != 0 && (contestedAt(o.contested, path) || contestedAt(o.open, was))
+}
+
 // value goes on at a path of base, where before has another.
 func (o onto) value(path, was string, base, before, after Value) Value {
-	undecided := sided(o.contested, path, after) || sided(o.open, was, base) || base.Kind != 0 && (contestedAt(o.contested, path) || contestedAt(o.open, was))
-	if before.Equal(after) && (!o.whole || undecided) {
+	if before.Equal(after) && (!o.whole || o.undecided(path, was, base, after)) {
 		return base
 	}
 	o.whole = o.whole || contestedAt(o.contested, path)

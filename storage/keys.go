@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // ErrKey says that bytes are not a key of the kind that they were parsed as.
@@ -147,10 +148,8 @@ func reserved(b byte) bool { return b < firstKind || b == '!' }
 const firstKind = 0x10
 
 func define(number byte, name string, parts ...string) Kind {
-	for _, k := range kinds {
-		if k.number == number || k.name == name {
-			panic("two kinds of key share a number or a name: " + name)
-		}
+	if slices.ContainsFunc(kinds, func(k Kind) bool { return k.number == number || k.name == name }) {
+		panic("two kinds of key share a number or a name: " + name)
 	}
 	k := Kind{number, name, parts}
 	kinds = append(kinds, k)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -96,14 +97,7 @@ var (
 	entryKinds  = []byte{Member.number}
 )
 
-func kindIn(key, kinds []byte) bool {
-	for _, k := range kinds {
-		if key[0] == k {
-			return true
-		}
-	}
-	return false
-}
+func kindIn(key, kinds []byte) bool { return slices.Contains(kinds, key[0]) }
 
 // Held returns what the share holds.
 func (s *Share) Held() Amount {
