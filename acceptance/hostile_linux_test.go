@@ -362,7 +362,7 @@ func (h *hostiles) lie(nonce [16]byte, first chunk.ID, end uint64) {
 				t.Errorf("%s took in a chunk that continues nothing", s.name)
 			}
 		}
-		if text := s.mustRun("status"); !strings.Contains(text, h.forger.name+" wrote a log more than once") {
+		if text := s.mustRun("status"); !strings.Contains(text, h.forger.name+": it wrote a log more than once") {
 			t.Errorf("status of %s does not say that %s wrote a log twice:\n%s", s.name, h.forger.name, text)
 		}
 	}
