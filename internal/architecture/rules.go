@@ -42,6 +42,10 @@ var rules = map[string]rule{
 		others: []string{"github.com/jackpal/go-nat-pmp", "github.com/libp2p/go-libp2p", "github.com/libp2p/go-netroute", "github.com/multiformats/go-multiaddr", "golang.org/x/time/rate"},
 	},
 
+	// What must be exclusive: a state machine that knows nothing but itself, and voters that keep it by Raft.
+	"lockquorum":       {module: []string{"wire", "trust"}},
+	"lockquorum/voter": {module: []string{"wire", "lockquorum"}, others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"}},
+
 	// The joins. The API's types stand alone, so that a client needs nothing else.
 	"agent/api":         {},
 	"agent/api/apitest": {module: []string{"agent/api"}},
@@ -97,6 +101,10 @@ var rules = map[string]rule{
 	"bench/figures":      {},
 	"bench/practice":     {module: []string{"fhir", "fhir/synthetic"}},
 	"simulations/natbed": {others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
+	"simulations/quorum": {
+		module: []string{"lockquorum", "lockquorum/voter"},
+		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
+	},
 	"simulations": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "fhir/synthetic", "storage",
 		"p2p/session", "agent/api", "agent/replica", "anchor/kept",

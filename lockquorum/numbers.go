@@ -1,0 +1,196 @@
+package lockquorum
+
+import (
+	"bytes"
+	"slices"
+)
+
+// circle gives numbers without gaps, in one series after another. A number is named by its series and itself.
+type circle struct {
+	series []series
+	items  map[ItemID]place
+}
+
+type series struct {
+	first, last int64
+	closed      How // zero: it gives numbers. SealReseeded: it may have given more than is known here.
+	numbers     []number
+}
+
+// place says where an item's number stands: in which series, counted from one, and at which place from its first.
+type place struct {
+	series uint64
+	at     int
+}
+
+// number is what is known of a number that was given.
+type number struct {
+	item  ItemID
+	state NumberState
+	by    DeviceID // who asked for it
+	clock int64
+	note  []byte // sealed, of who resolved it
+}
+
+// NumberState says what became of a number. The numbers are part of the format.
+type NumberState uint8
+
+const (
+	NumberReserved NumberState = 1 // it was given
+	NumberUsed     NumberState = 2 // what it was given to exists
+	NumberVoid     NumberState = 3 // it does not, and the note says why; the number is never given again
+)
+
+func (n NumberState) String() string {
+	switch n {
+	case NumberReserved:
+		return "reserved"
+	case NumberUsed:
+		return "used"
+	case NumberVoid:
+		return "void"
+	}
+	return "unknown"
+}
+
+func (o *OpenCircle) apply(s *State, _ *Command) Result {
+	c := s.circles[o.Circle]
+	if c == nil {
+		if len(s.circles) >= MaxCircles {
+			return Result{Code: CodeFull}
+		}
+		c = &circle{items: map[ItemID]place{}}
+		s.circles[o.Circle] = c
+	}
+	n := len(c.series)
+	if n > 0 && c.series[n-1].closed == 0 {
+		if open := c.series[n-1]; open.first != o.First || open.last != o.Last {
+			return Result{Code: CodeExists, Series: uint64(n)}
+		}
+		return Result{Code: CodeDone, Series: uint64(n)}
+	}
+	if n >= MaxSeries {
+		return Result{Code: CodeFull}
+	}
+	c.series = append(c.series, series{first: o.First, last: o.Last})
+	return Result{Code: CodeDone, Series: uint64(n + 1)}
+}
+
+func (o *CloseCircle) apply(s *State, _ *Command) Result {
+	c := s.circles[o.Circle]
+	if c == nil {
+		return Result{Code: CodeUnknown}
+	}
+	n := len(c.series)
+	if c.series[n-1].closed == 0 {
+		c.series[n-1].closed = SealReleased
+	}
+	return Result{Code: CodeDone, Series: uint64(n)}
+}
+
+func (o *Assign) apply(s *State, cmd *Command) Result {
+	c := s.circles[o.Circle]
+	if c == nil {
+		return Result{Code: CodeUnknown}
+	}
+	if p, ok := c.items[o.Item]; ok { // one item, one number, for ever
+		return Result{Code: CodeDone, Series: p.series, Number: c.series[p.series-1].first + int64(p.at)}
+	}
+	n := len(c.series)
+	now := &c.series[n-1]
+	next := now.first + int64(len(now.numbers))
+	switch {
+	case now.closed != 0:
+		return Result{Code: CodeClosed, Series: uint64(n)}
+	case next > now.last:
+		return Result{Code: CodeExhausted, Series: uint64(n)}
+	case len(c.items) >= MaxItems:
+		return Result{Code: CodeFull, Series: uint64(n)}
+	}
+	c.items[o.Item] = place{uint64(n), len(now.numbers)}
+	now.numbers = append(now.numbers, number{item: o.Item, state: NumberReserved, by: cmd.Device, clock: s.clock})
+	return Result{Code: CodeDone, Series: uint64(n), Number: next}
+}
+
+func (o *Resolve) apply(s *State, _ *Command) Result {
+	c := s.circles[o.Circle]
+	if c == nil {
+		return Result{Code: CodeUnknown}
+	}
+	p, ok := c.items[o.Item]
+	if !ok {
+		return Result{Code: CodeUnknown}
+	}
+	in := &c.series[p.series-1]
+	r := Result{Code: CodeDone, Series: p.series, Number: in.first + int64(p.at)}
+	switch n := &in.numbers[p.at]; n.state {
+	case NumberReserved:
+		n.state, n.note = o.To, bytes.Clone(o.Note)
+	case o.To: // again
+	default:
+		r.Code = CodeResolved
+	}
+	return r
+}
+
+// division is how a number space is divided. Its parts never overlap, and what was taken back is given to nobody.
+type division struct{ parts []part } // ascending
+
+// part is delegated to one log of a device.
+type part struct {
+	min, max, increment int64
+	owner               DeviceID
+	log                 [32]byte
+	void                bool
+	from                int64 // if void: the first number that was not given
+	note                []byte
+}
+
+func (o *Grant) apply(s *State, _ *Command) Result {
+	d := s.ranges[o.Range]
+	if d == nil {
+		if len(s.ranges) >= MaxRanges {
+			return Result{Code: CodeFull}
+		}
+		d = &division{}
+	}
+	at, _ := slices.BinarySearchFunc(d.parts, o.Min, func(p part, n int64) int { return int(min(1, max(-1, p.min-n))) })
+	if at < len(d.parts) && d.parts[at].min <= o.Max || at > 0 && d.parts[at-1].max >= o.Min {
+		if at < len(d.parts) && d.parts[at].same(o) {
+			return Result{Code: CodeDone}
+		}
+		return Result{Code: CodeOverlap}
+	}
+	if len(d.parts) >= MaxGrants {
+		return Result{Code: CodeFull}
+	}
+	s.ranges[o.Range] = d
+	d.parts = slices.Insert(d.parts, at, part{min: o.Min, max: o.Max, increment: o.Increment, owner: o.Owner, log: o.Log})
+	return Result{Code: CodeDone}
+}
+
+func (p part) same(o *Grant) bool {
+	return !p.void && p.min == o.Min && p.max == o.Max && p.increment == o.Increment && p.owner == o.Owner && p.log == o.Log
+}
+
+func (o *Void) apply(s *State, _ *Command) Result {
+	d := s.ranges[o.Range]
+	if d == nil {
+		return Result{Code: CodeUnknown}
+	}
+	at := slices.IndexFunc(d.parts, func(p part) bool { return p.min == o.Min })
+	if at < 0 {
+		return Result{Code: CodeUnknown}
+	}
+	p := &d.parts[at]
+	switch {
+	case p.void && p.from == o.From: // again
+	case p.void:
+		return Result{Code: CodeResolved, Number: p.from}
+	case o.From < p.min || o.From > p.max+1:
+		return Result{Code: CodeUnknown}
+	default:
+		p.void, p.from, p.note = true, o.From, bytes.Clone(o.Note)
+	}
+	return Result{Code: CodeDone, Number: p.from}
+}

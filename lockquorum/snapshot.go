@@ -1,0 +1,340 @@
+package lockquorum
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+
+	"chartmesh/wire"
+)
+
+// snapshotMagic begins a State's snapshot: what it is and its version.
+var snapshotMagic = []byte{'c', 'm', 'l', 'q', 1}
+
+// Snapshot writes a State: equal States give equal bytes.
+//
+// Maps are written as their length and their entries, ascending by key; docs/spec/lockquorum.md has the layout.
+func (s *State) Snapshot() []byte {
+	var w wire.Writer
+	w.Raw(snapshotMagic)
+	w.Uvarint(s.epoch)
+	w.Uvarint(s.index)
+	w.Uvarint(uint64(s.clock))
+	w.Raw(s.chain[:])
+	appendVoters(&w, s.voters)
+	w.Uvarint(uint64(len(s.sessions)))
+	for _, id := range sorted(s.sessions) {
+		w.Raw(id[:])
+		s.sessions[id].append(&w)
+	}
+	w.Uvarint(uint64(len(s.locks)))
+	for _, id := range sorted(s.locks) {
+		w.Raw(id[:])
+		s.locks[id].append(&w)
+	}
+	w.Uvarint(uint64(len(s.circles)))
+	for _, id := range sorted(s.circles) {
+		w.Raw(id[:])
+		s.circles[id].append(&w)
+	}
+	w.Uvarint(uint64(len(s.ranges)))
+	for _, id := range sorted(s.ranges) {
+		w.Raw(id[:])
+		s.ranges[id].append(&w)
+	}
+	return w.Bytes()
+}
+
+// Restore reads a snapshot. What it holds together is checked as far as Apply relies on it; wire.ErrMalformed if it does not.
+func Restore(b []byte) (*State, error) {
+	s := New(0)
+	r := wire.NewReader(b)
+	if !bytes.Equal(r.Raw(len(snapshotMagic)), snapshotMagic) {
+		r.Fail("magic or version")
+	}
+	s.epoch = r.Uvarint(1<<63 - 1)
+	s.index = r.Uvarint(1 << 62)
+	s.clock = int64(r.Uvarint(MaxClock))
+	r.Fixed(s.chain[:])
+	s.voters = readVoters(r)
+	readMap(r, MaxSessions, s.sessions, readSession)
+	readMap(r, MaxLocks, s.locks, s.readLock)
+	readMap(r, MaxCircles, s.circles, readCircle)
+	readMap(r, MaxRanges, s.ranges, readDivision)
+	if err := r.Close(); err != nil {
+		return nil, fmt.Errorf("restore quorum: %w", err)
+	}
+	s.findDue()
+	return s, nil
+}
+
+// readMap reads entries that are ascending by key.
+func readMap[K id, V any](r *wire.Reader, limit uint64, into map[K]V, read func(*wire.Reader) V) {
+	var before K
+	for i := range r.Uvarint(limit) {
+		key := readID[K](r)
+		if i > 0 && compareIDs(before, key) >= 0 {
+			r.Fail("keys out of order")
+		}
+		v := read(r)
+		if r.Err() != nil {
+			return
+		}
+		into[key], before = v, key
+	}
+}
+
+func readExpiry(r *wire.Reader) int64 { return int64(r.Uvarint(MaxClock + MaxTTL)) }
+
+func (ses *session) append(w *wire.Writer) {
+	w.Raw(ses.device[:])
+	w.Uvarint(uint64(ses.ttl))
+	w.Uvarint(uint64(ses.expiry))
+	w.Uvarint(ses.done)
+	w.Uvarint(uint64(len(ses.results)))
+	for _, seq := range slices.Sorted(maps.Keys(ses.results)) {
+		w.Uvarint(seq)
+		ses.results[seq].append(w)
+	}
+}
+
+func readSession(r *wire.Reader) *session {
+	ses := &session{results: map[uint64]Result{}}
+	r.Fixed(ses.device[:])
+	ses.ttl = readTTL(r)
+	ses.expiry = readExpiry(r)
+	ses.done = r.Uvarint(1<<63 - 1)
+	before := ses.done
+	for range r.Uvarint(MaxWindow) {
+		seq := r.Uvarint(1<<63 - 1)
+		if seq <= before {
+			r.Fail("answers out of order")
+		}
+		ses.results[seq], before = readResult(r), seq
+		if r.Err() != nil {
+			return nil
+		}
+	}
+	return ses
+}
+
+func (a Result) append(w *wire.Writer) {
+	w.Byte(byte(a.Code))
+	a.Token.append(w)
+	w.Uvarint(uint64(a.Expiry))
+	w.Uvarint(a.Series)
+	w.Uvarint(uint64(a.Number))
+	w.Raw(a.Heads[:])
+}
+
+func readResult(r *wire.Reader) (a Result) {
+	if a.Code = Code(r.Byte()); a.Code < CodeDone || a.Code > CodeOverlap {
+		r.Fail("answer")
+	}
+	a.Token = readToken(r)
+	a.Expiry = readExpiry(r)
+	a.Series = r.Uvarint(MaxSeries)
+	a.Number = readNumber(r)
+	r.Fixed(a.Heads[:])
+	return a
+}
+
+func (l *lock) append(w *wire.Writer) {
+	l.last.append(w)
+	w.Raw(l.holder[:])
+	if l.held() {
+		w.Uvarint(l.seq)
+		w.Uvarint(uint64(l.ttl))
+		w.Uvarint(uint64(l.expiry))
+	} else {
+		w.Byte(byte(l.sealed))
+		w.Uvarint(l.sealedAt)
+	}
+	w.Uvarint(uint64(len(l.queue)))
+	for _, q := range l.queue {
+		w.Raw(q.session[:])
+		w.Uvarint(q.seq)
+		w.Uvarint(uint64(q.ttl))
+	}
+	w.Uvarint(uint64(len(l.documents)))
+	for _, id := range sorted(l.documents) {
+		w.Raw(id[:])
+		l.documents[id].append(w)
+	}
+	w.Uvarint(uint64(len(l.breaks)))
+	for _, b := range l.breaks {
+		b.Token.append(w)
+		w.Raw(b.By[:])
+		w.Uvarint(uint64(b.Clock))
+		w.Blob(b.Note)
+	}
+}
+
+// readLock reads a lock after the sessions: who holds it or waits has one.
+func (s *State) readLock(r *wire.Reader) *lock {
+	l := &lock{last: readToken(r), documents: map[DocumentID]*document{}}
+	known := func(id SessionID) {
+		if s.sessions[id] == nil {
+			r.Fail("a lock of a session that there is not")
+		}
+	}
+	if r.Fixed(l.holder[:]); l.held() {
+		known(l.holder)
+		l.seq = r.Uvarint(1<<63 - 1)
+		l.ttl = readTTL(r)
+		l.expiry = readExpiry(r)
+	} else {
+		if l.sealed = How(r.Byte()); l.sealed > SealReseeded || (l.sealed == 0) != l.last.IsZero() {
+			r.Fail("how a lease ended")
+		}
+		l.sealedAt = r.Uvarint(1<<63 - 1)
+	}
+	for range r.Uvarint(MaxQueue) {
+		var q waiter
+		r.Fixed(q.session[:])
+		known(q.session)
+		q.seq = r.Uvarint(1<<63 - 1)
+		if q.ttl = readTTL(r); slices.ContainsFunc(l.queue, func(o waiter) bool { return o.session == q.session }) {
+			r.Fail("a session that waits twice")
+		}
+		if r.Err() != nil {
+			return nil
+		}
+		l.queue = append(l.queue, q)
+	}
+	s.waiting = s.waiting || !l.held() && len(l.queue) > 0
+	readMap(r, MaxDocuments, l.documents, readDocument)
+	for range r.Uvarint(MaxBreaks) {
+		b := Broken{Token: readToken(r)}
+		r.Fixed(b.By[:])
+		b.Clock = int64(r.Uvarint(MaxClock))
+		if b.Note = bytes.Clone(r.Blob(MaxNote)); r.Err() != nil {
+			return nil
+		}
+		l.breaks = append(l.breaks, b)
+	}
+	return l
+}
+
+func (d *document) append(w *wire.Writer) {
+	w.Raw(d.heads[:])
+	d.token.append(w)
+	w.Uvarint(d.at)
+	w.Uvarint(uint64(len(d.history)))
+	for _, h := range d.history {
+		w.Raw(h[:])
+	}
+}
+
+func readDocument(r *wire.Reader) *document {
+	d := &document{}
+	r.Fixed(d.heads[:])
+	d.token = readToken(r)
+	d.at = r.Uvarint(1<<63 - 1)
+	for range r.Uvarint(MaxHistory) {
+		var h Heads
+		if r.Fixed(h[:]); r.Err() != nil {
+			return nil
+		}
+		d.history = append(d.history, h)
+	}
+	return d
+}
+
+func (c *circle) append(w *wire.Writer) {
+	w.Uvarint(uint64(len(c.series)))
+	for _, in := range c.series {
+		w.Uvarint(uint64(in.first))
+		w.Uvarint(uint64(in.last))
+		w.Byte(byte(in.closed))
+		w.Uvarint(uint64(len(in.numbers)))
+		for _, n := range in.numbers {
+			w.Raw(n.item[:])
+			w.Byte(byte(n.state))
+			w.Raw(n.by[:])
+			w.Uvarint(uint64(n.clock))
+			w.Blob(n.note)
+		}
+	}
+}
+
+// readCircle reads a circle: all its series but the last are closed, and an item has one number.
+func readCircle(r *wire.Reader) *circle {
+	c := &circle{items: map[ItemID]place{}}
+	for range r.Uvarint(MaxSeries) {
+		in := series{first: readNumber(r), last: readNumber(r), closed: How(r.Byte())}
+		if in.first > in.last || in.closed != 0 && in.closed != SealReleased && in.closed != SealReseeded {
+			r.Fail("a series")
+		}
+		if n := len(c.series); n > 0 && c.series[n-1].closed == 0 {
+			r.Fail("a series after one that is open")
+		}
+		for range r.Uvarint(uint64(min(MaxItems-len(c.items), int(in.last-in.first)+1))) {
+			n := number{}
+			r.Fixed(n.item[:])
+			if n.state = NumberState(r.Byte()); n.state < NumberReserved || n.state > NumberVoid {
+				r.Fail("what became of a number")
+			}
+			r.Fixed(n.by[:])
+			n.clock = int64(r.Uvarint(MaxClock))
+			n.note = bytes.Clone(r.Blob(MaxNote))
+			if _, twice := c.items[n.item]; twice {
+				r.Fail("an item with two numbers")
+			}
+			if r.Err() != nil {
+				return nil
+			}
+			c.items[n.item] = place{uint64(len(c.series) + 1), len(in.numbers)}
+			in.numbers = append(in.numbers, n)
+		}
+		if r.Err() != nil {
+			return nil
+		}
+		c.series = append(c.series, in)
+	}
+	if r.Err() == nil && len(c.series) == 0 {
+		r.Fail("a circle without a series")
+	}
+	return c
+}
+
+func (d *division) append(w *wire.Writer) {
+	w.Uvarint(uint64(len(d.parts)))
+	for _, p := range d.parts {
+		w.Uvarint(uint64(p.min))
+		w.Uvarint(uint64(p.max))
+		w.Uvarint(uint64(p.increment))
+		w.Raw(p.owner[:])
+		w.Raw(p.log[:])
+		if w.Bool(p.void); p.void {
+			w.Uvarint(uint64(p.from))
+			w.Blob(p.note)
+		}
+	}
+}
+
+func readDivision(r *wire.Reader) *division {
+	d := &division{}
+	for range r.Uvarint(MaxGrants) {
+		p := part{min: readNumber(r), max: readNumber(r), increment: readNumber(r)}
+		r.Fixed(p.owner[:])
+		r.Fixed(p.log[:])
+		if p.void = r.Bool(); p.void {
+			p.from = int64(r.Uvarint(MaxNumber + 1))
+			p.note = bytes.Clone(r.Blob(MaxNote))
+		}
+		n := len(d.parts)
+		if p.min > p.max || p.increment == 0 || n > 0 && d.parts[n-1].max >= p.min || p.void && (p.from < p.min || p.from > p.max+1) {
+			r.Fail("a part of a range")
+		}
+		if r.Err() != nil {
+			return nil
+		}
+		d.parts = append(d.parts, p)
+	}
+	if r.Err() == nil && len(d.parts) == 0 {
+		r.Fail("a range without parts")
+	}
+	return d
+}

@@ -1,0 +1,412 @@
+// Package voter keeps a voter's copy of a lockquorum.State by Raft.
+//
+// Nouns: a Node is one voter; it is told of ticks, messages and commands, and says in a Batch what to store, and to whom to send what. An
+// Answer is what became of a command that was proposed here.
+//
+// Guarantees: a Node looks at no clock, starts nothing and writes nothing. It says an Answer when the command is stored by a majority and
+// applied here; the answer to one whose outcome it cannot know is ErrOutcomeUnknown, and to ask again under the same place in a session is
+// safe. Commands get their time from the leader alone: the replicated clock of the last one that was applied, and what has gone by on the
+// leader's own since it leads.
+//
+// Left to others: to store a Batch durably before its messages are sent, in order; to carry messages, each from whom it says; to tick.
+//
+// Sources: Ongaro and Ousterhout, In Search of an Understandable Consensus Algorithm (2014); Ongaro's dissertation (2014), for the order of
+// writing and sending (10.2.1), leadership transfer (3.10) and PreVote (9.6).
+package voter
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"chartmesh/lockquorum"
+	"chartmesh/wire"
+)
+
+// Config is what a Node is told. Times count in ticks.
+type Config struct {
+	ID uint64
+	// Boot is drawn by chance when the process starts: proposals of an earlier one are not taken for this one's.
+	Boot uint64
+	// Election is after how many ticks without word from the leader another one is wanted; a leader says a word every tick.
+	Election int
+	// Prefer is the voter that leads when it is well: the anchor. Zero: none.
+	Prefer uint64
+	// PreferAfter is for how many ticks it has to have been well.
+	PreferAfter int
+	// SnapshotEvery is after how many commands a snapshot is made. So many commands again are kept before it, for voters that are behind.
+	SnapshotEvery uint64
+	Logger        raft.Logger
+}
+
+// Stored is what a voter has on its disk: what Batches said.
+type Stored struct {
+	HardState *pb.HardState
+	Snapshot  *pb.Snapshot
+	Entries   []*pb.Entry // that follow the snapshot, without a gap; or overlap it
+}
+
+// Batch is what follows from what a Node was told.
+type Batch struct {
+	// HardState, Snapshot and Entries are to be stored; an entry takes the place of one with its index and all after that. Where Sync is set,
+	// durably before the messages are sent and before Advance is called. Nil: as it was.
+	HardState *pb.HardState
+	Snapshot  *pb.Snapshot
+	Entries   []*pb.Entry
+	Sync      bool
+	// Messages are to be sent after that. A leader's may be sent before.
+	Messages []*pb.Message
+
+	ready raft.Ready
+}
+
+// Outcome is what came of a Batch that was carried out.
+type Outcome struct {
+	Answers []Answer
+	Events  []lockquorum.Event
+	// Snapshot is to be stored; entries up to Forget are not needed any more once it is.
+	Snapshot *pb.Snapshot
+	Forget   uint64
+	// Led says that this Node began or ceased to lead, or that another one does.
+	Led bool
+}
+
+// Answer is what became of the proposal of a number.
+type Answer struct {
+	Proposal uint64
+	Result   lockquorum.Result
+	Index    uint64
+	Err      error // ErrOutcomeUnknown
+}
+
+// Errors of Propose and Answers.
+var (
+	// ErrNotLeader says that another voter has to be asked, or that nobody leads.
+	ErrNotLeader = errors.New("this voter does not lead")
+	// ErrBusy says that too much is under way.
+	ErrBusy = errors.New("too many commands are under way")
+	// ErrOutcomeUnknown says that the command may or may not have been carried out. Asked again under the same place in its session, it is so
+	// once.
+	ErrOutcomeUnknown = errors.New("whether it was carried out is not known")
+)
+
+// Node is one voter. It is not safe for concurrent use.
+type Node struct {
+	cfg   Config
+	raft  *raft.RawNode
+	log   *raft.MemoryStorage // what is stored, as Raft reads it
+	state *lockquorum.State
+	conf  *pb.ConfState
+
+	applied  uint64
+	snapshot uint64 // index of the last one
+	changed  bool   // the voters did since
+
+	leader  uint64
+	leads   bool
+	settled bool          // it leads and has applied a command of its own term
+	base    int64         // replicated clock when it had
+	baseAt  time.Duration // by its own
+	well    int           // for how many ticks the preferred voter has been well
+	quiet   int           // for how many it has not been heard
+	last    uint64        // number of the last proposal
+	waiting map[uint64]bool
+}
+
+// Found returns what the founding voters of a quorum begin with: all with the same State.
+func Found(st *lockquorum.State) *Stored {
+	var ids []uint64
+	for _, v := range st.Voters() {
+		ids = append(ids, v.ID)
+	}
+	one := uint64(1)
+	return &Stored{
+		HardState: &pb.HardState{Term: &one, Commit: &one},
+		Snapshot:  &pb.Snapshot{Data: st.Snapshot(), Metadata: &pb.SnapshotMetadata{Index: &one, Term: &one, ConfState: &pb.ConfState{Voters: ids}}},
+	}
+}
+
+// Open returns a Node that goes on from what is stored; nil: from nothing, as one that waits to be made a voter.
+func Open(cfg Config, from *Stored) (*Node, error) {
+	n := &Node{cfg: cfg, log: raft.NewMemoryStorage(), state: lockquorum.New(0), conf: &pb.ConfState{}, waiting: map[uint64]bool{}}
+	if from != nil {
+		if from.Snapshot != nil {
+			st, err := lockquorum.Restore(from.Snapshot.GetData())
+			if err != nil {
+				return nil, fmt.Errorf("open voter: %w", err)
+			}
+			if err := n.log.ApplySnapshot(from.Snapshot); err != nil {
+				return nil, fmt.Errorf("open voter: apply snapshot: %w", err)
+			}
+			n.restored(st, from.Snapshot)
+		}
+		if from.HardState != nil {
+			if err := n.log.SetHardState(from.HardState); err != nil {
+				return nil, fmt.Errorf("open voter: %w", err)
+			}
+		}
+		if err := n.log.Append(from.Entries); err != nil {
+			return nil, fmt.Errorf("open voter: append entries: %w", err)
+		}
+	}
+	node, err := raft.NewRawNode(&raft.Config{
+		ID: cfg.ID, ElectionTick: cfg.Election, HeartbeatTick: 1, Storage: n.log, Applied: n.applied,
+		MaxSizePerMsg: maxMessage, MaxInflightMsgs: maxInflight, MaxUncommittedEntriesSize: maxUncommitted,
+		// A leader that a majority does not hear steps down; who was away does not push it out; and nobody but the leader stamps commands.
+		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: cfg.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("open voter: %w", err)
+	}
+	n.raft = node
+	return n, nil
+}
+
+const (
+	maxMessage     = 1 << 20
+	maxInflight    = 256
+	maxUncommitted = 16 << 20
+)
+
+func (n *Node) restored(st *lockquorum.State, snapshot *pb.Snapshot) {
+	n.state, n.conf = st, snapshot.GetMetadata().GetConfState()
+	n.applied = snapshot.GetMetadata().GetIndex()
+	n.snapshot, n.changed = n.applied, false
+}
+
+// State returns what is applied. Nobody may change it.
+func (n *Node) State() *lockquorum.State { return n.state }
+
+// Leader returns who leads, as far as this Node knows; zero: nobody. Settled says that it is this one and takes commands.
+func (n *Node) Leader() (id uint64, settled bool) { return n.leader, n.leads && n.settled }
+
+// Clock returns the replicated clock, as the leader stamps commands; now is its own, which runs evenly.
+func (n *Node) Clock(now time.Duration) int64 { return n.base + (now - n.baseAt).Milliseconds() }
+
+// Tick says that the time of one has gone by.
+func (n *Node) Tick() {
+	n.raft.Tick()
+	n.prefer()
+}
+
+// prefer hands over to the preferred voter once it has been well for long.
+func (n *Node) prefer() {
+	if !n.leads || !n.settled || n.cfg.Prefer == 0 || n.cfg.Prefer == n.cfg.ID {
+		n.well = 0
+		return
+	}
+	last, _ := n.log.LastIndex()
+	status := n.raft.Status()
+	p, ok := status.Progress[n.cfg.Prefer]
+	if n.quiet++; ok && p.RecentActive { // Raft forgets it once in an election's time, and hears it a moment later
+		n.quiet = 0
+	}
+	if !ok || p.IsLearner || n.quiet > 2 || p.Match+maxInflight < last {
+		n.well = 0
+		return
+	}
+	if n.well++; n.well >= n.cfg.PreferAfter {
+		n.well = 0
+		n.raft.TransferLeader(n.cfg.Prefer)
+	}
+}
+
+// Step takes a message of another voter. What does not fit is dropped, as a network would.
+func (n *Node) Step(m *pb.Message) { _ = n.raft.Step(m) }
+
+// Unreachable says that messages to a voter do not arrive.
+func (n *Node) Unreachable(id uint64) { n.raft.ReportUnreachable(id) }
+
+// Sent says what became of a snapshot that was sent to a voter.
+func (n *Node) Sent(id uint64, ok bool) {
+	status := raft.SnapshotFinish
+	if !ok {
+		status = raft.SnapshotFailure
+	}
+	n.raft.ReportSnapshot(id, status)
+}
+
+// Propose has the quorum carry a command out, and returns the number by which its Answer comes; the leader sets its Clock. Errors are
+// ErrNotLeader, ErrBusy and those of Marshal.
+func (n *Node) Propose(now time.Duration, c *lockquorum.Command) (uint64, error) {
+	if !n.leads || !n.settled {
+		return 0, ErrNotLeader
+	}
+	c.Clock = max(0, min(n.Clock(now), lockquorum.MaxClock))
+	b, err := c.Marshal()
+	if err != nil {
+		return 0, err
+	}
+	n.last++
+	if err := n.raft.Propose(envelope(n.cfg.ID, n.cfg.Boot, n.last, b)); err != nil {
+		return 0, ErrBusy
+	}
+	n.waiting[n.last] = true
+	return n.last, nil
+}
+
+// ProposeVoters changes who votes and who learns, by joint consensus where it takes that.
+func (n *Node) ProposeVoters(change *pb.ConfChangeV2) error {
+	if !n.leads || !n.settled {
+		return ErrNotLeader
+	}
+	if err := n.raft.ProposeConfChange(change); err != nil {
+		return ErrBusy
+	}
+	return nil
+}
+
+// envelopeVersion begins every entry of the log: who proposed it, in which run, and under which number.
+const envelopeVersion = 1
+
+func envelope(id, boot, number uint64, command []byte) []byte {
+	var w wire.Writer
+	w.Byte(envelopeVersion)
+	w.Uvarint(id)
+	w.Uint64(boot)
+	w.Uvarint(number)
+	w.Raw(command)
+	return w.Bytes()
+}
+
+func parseEnvelope(b []byte) (id, boot, number uint64, command []byte, err error) {
+	r := wire.NewReader(b)
+	if r.Byte() != envelopeVersion {
+		r.Fail("version")
+	}
+	id = r.Uvarint(1<<63 - 1)
+	boot = r.Uint64()
+	number = r.Uvarint(1<<63 - 1)
+	return id, boot, number, r.Rest(), r.Err()
+}
+
+// Batch returns what is to be done next; false: nothing.
+func (n *Node) Batch() (Batch, bool) {
+	if !n.raft.HasReady() {
+		return Batch{}, false
+	}
+	rd := n.raft.Ready()
+	b := Batch{HardState: rd.HardState, Entries: rd.Entries, Sync: rd.MustSync, Messages: rd.Messages, ready: rd}
+	if !raft.IsEmptySnap(rd.Snapshot) {
+		b.Snapshot, b.Sync = rd.Snapshot, true
+	}
+	return b, true
+}
+
+// Advance says that a Batch was carried out, at a time of this Node's own clock. An error says that what the quorum agreed on does not read
+// here: this voter must not go on.
+func (n *Node) Advance(now time.Duration, b Batch) (Outcome, error) {
+	var out Outcome
+	if s := b.ready.SoftState; s != nil {
+		n.lead(s, &out)
+	}
+	if b.Snapshot != nil {
+		st, err := lockquorum.Restore(b.Snapshot.GetData())
+		if err != nil {
+			return out, fmt.Errorf("take a snapshot: %w", err)
+		}
+		if err := n.log.ApplySnapshot(b.Snapshot); err != nil {
+			return out, fmt.Errorf("take a snapshot: %w", err)
+		}
+		n.restored(st, b.Snapshot)
+	}
+	if b.HardState != nil {
+		if err := n.log.SetHardState(b.HardState); err != nil {
+			return out, err
+		}
+	}
+	if err := n.log.Append(b.Entries); err != nil {
+		return out, err
+	}
+	for _, e := range b.ready.CommittedEntries {
+		if err := n.apply(now, e, &out); err != nil {
+			return out, fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
+		}
+	}
+	n.raft.Advance(b.ready)
+	return out, n.compact(&out)
+}
+
+// lead notes who leads. Who ceases to does not know what becomes of what it proposed.
+func (n *Node) lead(s *raft.SoftState, out *Outcome) {
+	leads := s.RaftState == raft.StateLeader
+	out.Led = leads != n.leads || s.Lead != n.leader
+	n.leader = s.Lead
+	if n.leads && !leads {
+		for number := range n.waiting {
+			out.Answers = append(out.Answers, Answer{Proposal: number, Err: ErrOutcomeUnknown})
+		}
+		clear(n.waiting)
+	}
+	if n.leads = leads; !leads {
+		n.settled = false
+	}
+}
+
+func (n *Node) apply(now time.Duration, e *pb.Entry, out *Outcome) error {
+	n.applied = e.GetIndex()
+	switch e.GetType() {
+	case pb.EntryConfChange:
+		var change pb.ConfChange
+		if err := proto.Unmarshal(e.GetData(), &change); err != nil {
+			return err
+		}
+		n.conf, n.changed = n.raft.ApplyConfChange(&change), true
+	case pb.EntryConfChangeV2:
+		var change pb.ConfChangeV2
+		if err := proto.Unmarshal(e.GetData(), &change); err != nil {
+			return err
+		}
+		n.conf, n.changed = n.raft.ApplyConfChange(&change), true
+	default:
+		if len(e.GetData()) == 0 {
+			break // a leader's first
+		}
+		id, boot, number, raw, err := parseEnvelope(e.GetData())
+		if err != nil {
+			return err
+		}
+		c, err := lockquorum.Parse(raw)
+		if err != nil {
+			return err
+		}
+		r, events := n.state.Apply(e.GetIndex(), c, raw)
+		out.Events = append(out.Events, events...)
+		if id == n.cfg.ID && boot == n.cfg.Boot && n.waiting[number] {
+			delete(n.waiting, number)
+			out.Answers = append(out.Answers, Answer{Proposal: number, Result: r, Index: e.GetIndex()})
+		}
+	}
+	if n.leads && !n.settled && e.GetTerm() == n.raft.BasicStatus().HardState.GetTerm() {
+		n.settled, n.base, n.baseAt, out.Led = true, n.state.Clock(), now, true
+	}
+	return nil
+}
+
+// compact makes a snapshot when it is time, and at once after a change of voters: one from before it could not be given to a new voter.
+func (n *Node) compact(out *Outcome) error {
+	if n.applied-n.snapshot < n.cfg.SnapshotEvery && !n.changed || n.applied == n.snapshot {
+		return nil
+	}
+	s, err := n.log.CreateSnapshot(n.applied, n.conf, n.state.Snapshot())
+	if err != nil {
+		return fmt.Errorf("make a snapshot: %w", err)
+	}
+	n.snapshot, n.changed = n.applied, false
+	out.Snapshot = s
+	first, err := n.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	if n.applied > n.cfg.SnapshotEvery {
+		out.Forget = n.applied - n.cfg.SnapshotEvery
+	}
+	if out.Forget >= first { // else it was not read when this Node was opened
+		return n.log.Compact(out.Forget)
+	}
+	return nil
+}

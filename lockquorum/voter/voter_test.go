@@ -1,0 +1,272 @@
+package voter
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"log"
+	"slices"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"chartmesh/internal/fuzzing"
+	"chartmesh/lockquorum"
+)
+
+// cluster is some voters on a network that loses nothing, unless one is cut off.
+type cluster struct {
+	t       *testing.T
+	nodes   map[uint64]*Node
+	stored  map[uint64]*Stored
+	cut     map[uint64]bool
+	now     time.Duration
+	answers map[uint64][]Answer
+}
+
+func found(t *testing.T, n int) *cluster {
+	t.Helper()
+	cryptotest.SetGlobalRandom(t, 1)
+	c := &cluster{t: t, nodes: map[uint64]*Node{}, stored: map[uint64]*Stored{}, cut: map[uint64]bool{}, answers: map[uint64][]Answer{}}
+	st := lockquorum.New(1)
+	var list []lockquorum.Voter
+	for i := range n {
+		list = append(list, lockquorum.Voter{ID: uint64(i + 1)})
+	}
+	st.Reseed(1, list)
+	for _, v := range list {
+		c.stored[v.ID] = Found(st)
+		c.open(v.ID)
+	}
+	return c
+}
+
+func (c *cluster) open(id uint64) {
+	c.t.Helper()
+	from := *c.stored[id]
+	from.Entries = slices.Clone(from.Entries)
+	n, err := Open(Config{ID: id, Boot: uint64(c.now) + 1, Election: 10, Prefer: 2, PreferAfter: 20, SnapshotEvery: 10,
+		Logger: &raft.DefaultLogger{Logger: log.New(io.Discard, "", 0)}}, &from)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.nodes[id] = n
+}
+
+// settle does what the voters say until they say nothing.
+func (c *cluster) settle() {
+	c.t.Helper()
+	for busy := true; busy; {
+		busy = false
+		for id := uint64(1); id <= uint64(len(c.nodes)); id++ {
+			n := c.nodes[id]
+			b, ok := n.Batch()
+			if !ok {
+				continue
+			}
+			busy = true
+			s := c.stored[id]
+			if b.HardState != nil {
+				s.HardState = b.HardState
+			}
+			if b.Snapshot != nil {
+				s.Snapshot, s.Entries = b.Snapshot, nil
+			}
+			if len(b.Entries) > 0 {
+				first := b.Entries[0].GetIndex()
+				s.Entries = append(slices.DeleteFunc(slices.Clone(s.Entries), func(e *pb.Entry) bool { return e.GetIndex() >= first }), b.Entries...)
+			}
+			for _, m := range b.Messages {
+				if to := m.GetTo(); c.nodes[to] != nil && !c.cut[id] && !c.cut[to] {
+					c.nodes[to].Step(m)
+					if m.GetType() == pb.MsgSnap {
+						n.Sent(to, true)
+					}
+				}
+			}
+			out, err := n.Advance(c.now, b)
+			if err != nil {
+				c.t.Fatal(err)
+			}
+			if out.Snapshot != nil {
+				s.Snapshot = out.Snapshot
+				s.Entries = slices.DeleteFunc(slices.Clone(s.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= out.Forget })
+			}
+			c.answers[id] = append(c.answers[id], out.Answers...)
+		}
+	}
+}
+
+// run lets some ticks go by.
+func (c *cluster) run(ticks int) {
+	c.t.Helper()
+	for range ticks {
+		c.now += 20 * time.Millisecond
+		for id := uint64(1); id <= uint64(len(c.nodes)); id++ {
+			c.nodes[id].Tick()
+		}
+		c.settle()
+	}
+}
+
+// leader lets ticks go by until somebody leads who is not cut off.
+func (c *cluster) leader() *Node {
+	c.t.Helper()
+	for range 500 {
+		for id, n := range c.nodes {
+			if _, settled := n.Leader(); settled && !c.cut[id] {
+				return n
+			}
+		}
+		c.run(1)
+	}
+	c.t.Fatal("nobody leads")
+	return nil
+}
+
+func assign(item byte) *lockquorum.Command {
+	return &lockquorum.Command{Operation: &lockquorum.Assign{Circle: lockquorum.CircleID{1}, Item: lockquorum.ItemID{item}}}
+}
+
+// do has the leader carry a command out, and returns its answer.
+func (c *cluster) do(cmd *lockquorum.Command) lockquorum.Result {
+	c.t.Helper()
+	n := c.leader()
+	c.answers[n.cfg.ID] = nil // of an earlier run
+	number, err := n.Propose(c.now, cmd)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	c.settle()
+	for _, a := range c.answers[n.cfg.ID] {
+		if a.Proposal == number {
+			if a.Err != nil {
+				c.t.Fatal(a.Err)
+			}
+			return a.Result
+		}
+	}
+	c.t.Fatal("no answer")
+	return lockquorum.Result{}
+}
+
+// A voter alone is a quorum; what it answered is there after a restart, snapshots or not.
+func TestOneVoter(t *testing.T) {
+	c := found(t, 1)
+	c.do(&lockquorum.Command{Operation: &lockquorum.OpenCircle{Circle: lockquorum.CircleID{1}, First: 1, Last: 1000}})
+	for i := range 25 {
+		if r := c.do(assign(byte(i))); r.Number != int64(i+1) {
+			t.Fatalf("item %d is %d", i, r.Number)
+		}
+		before := c.nodes[1].State().Snapshot()
+		if c.open(1); i%7 == 0 {
+			c.leader()
+			if after := c.nodes[1].State(); after.Index() <= 1 || len(before) != len(after.Snapshot()) {
+				t.Fatalf("after a restart at %d it is at %d", i, after.Index())
+			}
+		}
+	}
+	if c.stored[1].Snapshot.GetMetadata().GetIndex() < 10 || len(c.stored[1].Entries) > 25 {
+		t.Errorf("its log was never cut: %d entries", len(c.stored[1].Entries))
+	}
+}
+
+// A voter that was away gets what it lacks, by a snapshot too; the preferred one leads in the end; who does not lead takes no command.
+func TestThreeVoters(t *testing.T) {
+	c := found(t, 3)
+	c.cut[2] = true // the preferred one
+	c.do(&lockquorum.Command{Operation: &lockquorum.OpenCircle{Circle: lockquorum.CircleID{1}, First: 1, Last: 1000}})
+	for i := range 30 {
+		c.do(assign(byte(i)))
+	}
+	if _, err := c.nodes[2].Propose(c.now, assign(99)); !errors.Is(err, ErrNotLeader) {
+		t.Fatalf("a command to who does not lead: %v", err)
+	}
+	c.cut[2] = false
+	c.run(100)
+	if id, settled := c.nodes[2].Leader(); id != 2 || !settled {
+		t.Fatalf("the preferred voter is well, and %d leads", id)
+	}
+	if r := c.do(assign(3)); r.Number != 4 {
+		t.Errorf("under another leader an item is %d", r.Number)
+	}
+	c.run(3) // until everybody has heard that it is agreed
+	for id, n := range c.nodes {
+		if n.State().Chain() != c.nodes[2].State().Chain() {
+			t.Errorf("voter %d is at %d, and 2 at %d", id, n.State().Index(), c.nodes[2].State().Index())
+		}
+	}
+}
+
+// What was proposed to a leader that a majority does not hear is not answered as done; another one leads, and nothing is done twice.
+func TestOutcomeUnknown(t *testing.T) {
+	c := found(t, 3)
+	c.do(&lockquorum.Command{Operation: &lockquorum.OpenCircle{Circle: lockquorum.CircleID{1}, First: 1, Last: 1000}})
+	old := c.leader()
+	id := old.cfg.ID
+	c.cut[id] = true
+	number, err := old.Propose(c.now, assign(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.run(30)
+	if got := c.answers[id]; len(got) == 0 || got[len(got)-1].Proposal != number || !errors.Is(got[len(got)-1].Err, ErrOutcomeUnknown) {
+		t.Fatalf("a leader that nobody hears answers %+v", got)
+	}
+	if r := c.do(assign(2)); r.Number != 1 {
+		t.Fatalf("the next leader gives %d", r.Number)
+	}
+	c.cut[id] = false
+	c.run(30)
+	if r := c.do(assign(1)); r.Number != 2 {
+		t.Errorf("asked again, the item is %d", r.Number)
+	}
+}
+
+// The clock goes on under each leader from where the last command left it.
+func TestClock(t *testing.T) {
+	c := found(t, 1)
+	c.leader()
+	c.now += time.Hour
+	c.do(&lockquorum.Command{Operation: &lockquorum.Tick{}})
+	at := c.nodes[1].State().Clock()
+	if at < time.Hour.Milliseconds() {
+		t.Fatalf("after an hour the clock is at %d ms", at)
+	}
+	c.now = 0 // it starts again, and its own clock with it
+	c.open(1)
+	c.do(&lockquorum.Command{Operation: &lockquorum.Tick{}})
+	if got := c.nodes[1].State().Clock(); got < at || got > at+time.Minute.Milliseconds() {
+		t.Errorf("after a restart the clock goes on at %d, from %d", got, at)
+	}
+}
+
+// FuzzEnvelope: who proposed an entry is read as it is written.
+func FuzzEnvelope(f *testing.F) {
+	command, err := assign(1).Marshal()
+	if err != nil {
+		f.Fatal(err)
+	}
+	seeds := [][]byte{envelope(1, 1<<63, 300, command), envelope(7, 0, 1, nil)}
+	for _, b := range seeds {
+		if _, _, _, _, err := parseEnvelope(b); err != nil {
+			f.Fatalf("a seed is refused: %v", err)
+		}
+		f.Add(b)
+	}
+	f.Add([]byte(fuzzing.Canary))
+	fuzzing.Bent(f, seeds)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var id, boot, number uint64
+		var raw []byte
+		var err error
+		fuzzing.Allocates(t, len(b), 4, 1<<10, func() { id, boot, number, raw, err = parseEnvelope(b) })
+		fuzzing.Quiet(t, err)
+		if err == nil && !bytes.Equal(envelope(id, boot, number, raw), b) {
+			t.Fatal("written otherwise than read")
+		}
+	})
+}

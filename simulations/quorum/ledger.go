@@ -1,0 +1,158 @@
+package quorum
+
+import (
+	"encoding/binary"
+	"slices"
+
+	"chartmesh/lockquorum"
+)
+
+// ledger is what an outsider knows of all machines.
+type ledger struct {
+	changes   map[lockquorum.Heads]*change
+	committed []*change                                    // whose commit somebody was told
+	certified map[lockquorum.DocumentID][]lockquorum.Heads // as it came about
+	chains    map[uint64][32]byte                          // of all commands, by index
+	tokens    map[lockquorum.LockID]lockquorum.Token       // the newest
+	numbers   map[lockquorum.ItemID]int64                  // that somebody was told
+	items     map[int64]lockquorum.ItemID
+	last      uint64
+}
+
+func (l *ledger) init() {
+	l.changes = map[lockquorum.Heads]*change{}
+	l.certified = map[lockquorum.DocumentID][]lockquorum.Heads{}
+	l.chains = map[uint64][32]byte{}
+	l.tokens = map[lockquorum.LockID]lockquorum.Token{}
+	l.numbers, l.items = map[lockquorum.ItemID]int64{}, map[int64]lockquorum.ItemID{}
+}
+
+// fresh returns the name of a change that is to be written.
+func (l *ledger) fresh(*World) (id lockquorum.Heads) {
+	l.last++
+	binary.BigEndian.PutUint64(id[:], l.last)
+	return id
+}
+
+// descends reports whether a change is made on another one, or is it.
+func (l *ledger) descends(id, of lockquorum.Heads) bool {
+	for id != of && id != (lockquorum.Heads{}) {
+		ch := l.changes[id]
+		if ch == nil {
+			return false
+		}
+		id = ch.parent
+	}
+	return id == of
+}
+
+// applied checks I6 and I1: the voters that applied the same index hold the same, and tokens grow.
+func (l *ledger) applied(w *World, h *host, st *lockquorum.State) {
+	chain, known := l.chains[st.Index()]
+	if known && chain != st.Chain() {
+		w.fail("I6", "voter %d has another history at %d", h.index, st.Index())
+	}
+	l.chains[st.Index()] = st.Chain()
+	for _, lease := range st.Leases() {
+		if !known && lease.Token.Compare(l.tokens[lease.Lock]) < 0 {
+			w.fail("I1", "token %v of %v after %v", lease.Token, lease.Lock, l.tokens[lease.Lock])
+		}
+		if lease.Token.Compare(l.tokens[lease.Lock]) > 0 {
+			l.tokens[lease.Lock] = lease.Token
+		}
+	}
+}
+
+// happened checks I4: what is certified has among its ancestors what was.
+func (l *ledger) happened(w *World, st *lockquorum.State, events []lockquorum.Event) {
+	for _, e := range events {
+		switch e.Happening {
+		case lockquorum.Committed:
+			list := l.certified[e.Document]
+			if slices.Contains(list, e.Heads) {
+				continue // another voter has applied it before
+			}
+			if n := len(list); n > 0 && !l.descends(e.Heads, list[n-1]) {
+				w.fail("I4", "%v is certified after %v, and was written without it", e.Heads, list[n-1])
+			}
+			l.certified[e.Document] = append(list, e.Heads)
+		case lockquorum.Granted:
+			for _, c := range w.clients {
+				if c.session == e.Session {
+					if again := c.granted[e.Seq]; again != nil { // somebody tells it, or it asks again
+						w.send(0, c.index, func() { c.awake(again) })
+					}
+				}
+			}
+		}
+	}
+}
+
+// held checks I2: nobody else takes himself for the holder.
+func (l *ledger) held(w *World, c *client, h *hold) {
+	for _, o := range w.clients {
+		if other := o.holds[h.lock]; o != c && other != nil && o.valid(other) {
+			w.fail("I2", "client %d holds %v under %v while client %d does under %v", c.index, h.lock, h.token, o.index, other.token)
+		}
+	}
+}
+
+// numbered checks I5: an item has one number, and a number one item.
+func (l *ledger) numbered(w *World, item lockquorum.ItemID, n int64) {
+	if had, ok := l.numbers[item]; ok && had != n {
+		w.fail("I5", "item %v was given %d, and %d", item, had, n)
+	}
+	if of, ok := l.items[n]; ok && of != item {
+		w.fail("I5", "number %d was given to %v and to %v", n, of, item)
+	}
+	l.numbers[item], l.items[n] = n, item
+	w.report.Numbers = len(l.numbers)
+}
+
+// checkRest checks what must hold when everything has arrived everywhere.
+func (w *World) checkRest() {
+	l := &w.ledger
+	st := w.hosts[0].node.State()
+	for _, h := range w.hosts[1:] {
+		if h.node.State().Index() != st.Index() || h.node.State().Chain() != st.Chain() {
+			w.fail("I8", "voter %d is at %d, and voter 0 at %d", h.index, h.node.State().Index(), st.Index())
+			return
+		}
+	}
+	if len(l.committed) == 0 || len(l.numbers) == 0 {
+		w.fail("I8", "%d changes were committed and %d numbers given in all that time", len(l.committed), len(l.numbers))
+		return
+	}
+	heads := map[lockquorum.LockID]lockquorum.Heads{}
+	for _, lease := range st.Leases() {
+		for _, d := range lease.Documents {
+			heads[lease.Lock] = d.Heads
+		}
+	}
+	for _, ch := range l.committed {
+		if !l.descends(heads[ch.lock], ch.id) {
+			w.fail("I7", "change %v was committed under %v, and %v is certified without it", ch.id, ch.token, heads[ch.lock])
+		}
+	}
+	for _, c := range w.clients {
+		if len(c.store) != len(l.changes) {
+			w.fail("I8", "client %d has %d of %d changes", c.index, len(c.store), len(l.changes))
+		}
+	}
+	list, _ := st.Circle(circle)
+	given := 0
+	for _, in := range list {
+		for i, n := range in.Numbers {
+			given++
+			if n.Number != in.First+int64(i) {
+				w.fail("I5", "number %d stands where %d should", n.Number, in.First+int64(i))
+			}
+			if told, ok := l.numbers[n.Item]; ok && told != n.Number {
+				w.fail("I5", "item %v has %d, and somebody was told %d", n.Item, n.Number, told)
+			}
+		}
+	}
+	if given < len(l.numbers) {
+		w.fail("I5", "%d numbers are known, and %d were told", given, len(l.numbers))
+	}
+}

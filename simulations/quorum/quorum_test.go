@@ -1,0 +1,78 @@
+package quorum
+
+import (
+	"fmt"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+	"time"
+)
+
+// run runs a world; a voter that panics counts as one that does not go on. Raft draws its election times by crypto/rand.
+func run(t *testing.T, cfg Config) (r Report, failure *Failure) {
+	t.Helper()
+	cryptotest.SetGlobalRandom(t, cfg.Seed)
+	defer func() {
+		if p := recover(); p != nil {
+			failure = &Failure{cfg.Seed, "I-sound", fmt.Sprintf("a voter ends: %v\n%s", p, debug.Stack()), nil}
+		}
+	}()
+	return Run(cfg)
+}
+
+// TestQuorum runs worlds: SIM_SEEDS of them from 1, or SIM_SEED alone.
+func TestQuorum(t *testing.T) {
+	first, n := seeds(10)
+	begun := time.Now()
+	var all Report
+	for seed := first; seed < first+n; seed++ {
+		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
+			r, failure := run(t, Config{Seed: seed})
+			if failure != nil {
+				t.Fatalf("%v\nthe last steps:\n%s\nrun it again: SIM_SEED=%d go test ./simulations/quorum -run '^TestQuorum$' -v", failure,
+					strings.Join(failure.Trace, "\n"), seed)
+			}
+			all.Elections += r.Elections
+			all.Crashes += r.Crashes
+			all.Grants += r.Grants
+			all.Commits += r.Commits
+			all.Late += r.Late
+			all.Numbers += r.Numbers
+			all.Snapshots += r.Snapshots
+			all.Suspensions += r.Suspensions
+		})
+	}
+	t.Logf("%d worlds in %v: %+v", n, time.Since(begun).Round(time.Millisecond), all)
+	if n >= 10 && !t.Failed() && (all.Late == 0 || all.Elections < int(n) || all.Snapshots == 0 || all.Suspensions == 0) {
+		t.Errorf("nothing happened in %d worlds of what they are for: %+v", n, all)
+	}
+}
+
+// TestMutants: every fault that is put in on purpose is found within some worlds.
+func TestMutants(t *testing.T) {
+	_, n := seeds(40)
+	for _, m := range []Mutant{WallClock, NoDrift, NoBarrier, NoSync, LeaderMemory, TTLFromReply} {
+		t.Run(string(m), func(t *testing.T) {
+			for seed := uint64(1); seed <= n; seed++ {
+				if _, failure := run(t, Config{Seed: seed, Mutant: m}); failure != nil {
+					t.Logf("found: %v", failure)
+					return
+				}
+			}
+			t.Errorf("not found in %d worlds", n)
+		})
+	}
+}
+
+func seeds(usually uint64) (first, n uint64) {
+	if s, err := strconv.ParseUint(os.Getenv("SIM_SEED"), 10, 64); err == nil {
+		return s, 1
+	}
+	if s, err := strconv.ParseUint(os.Getenv("SIM_SEEDS"), 10, 64); err == nil {
+		return 1, s
+	}
+	return 1, usually
+}

@@ -1,0 +1,281 @@
+// Package quorum runs voters and clients of package lockquorum in virtual time: the real state machine and voter code, on clocks that run
+// apart, machines that crash, pause and sleep, disks that fill, and a network that loses, repeats, reorders and parts.
+//
+// Nouns: a World is one seed's run; a host is a voter with its disk; a client holds leases, writes and takes numbers; the ledger is what an
+// outsider knows of all of it, against which the invariants are checked.
+//
+// Guarantees: a seed gives the same run every time. Invariants have the names of docs/spec/lockquorum.md.
+package quorum
+
+import (
+	"container/heap"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"chartmesh/lockquorum"
+)
+
+// Mutant names a fault that is put in on purpose, and has to be found.
+type Mutant string
+
+// Mutants.
+const (
+	WallClock    Mutant = "wall-clock"     // leaders stamp commands with the time of day
+	NoDrift      Mutant = "no-drift"       // holders allow nothing for clocks that run apart
+	NoBarrier    Mutant = "no-barrier"     // holders write on what they have, without what was certified before
+	NoSync       Mutant = "no-sync"        // voters send before what they wrote is durable
+	LeaderMemory Mutant = "leader-memory"  // leaders answer before a majority has the command
+	TTLFromReply Mutant = "ttl-from-reply" // holders count their time from the answer, and not from when they asked
+)
+
+// Config is a run.
+type Config struct {
+	Seed     uint64
+	Duration time.Duration // of trouble, after which everything heals; zero: 80 s
+	Mutant   Mutant
+}
+
+// Report says what a run went through.
+type Report struct {
+	Elections, Crashes, Grants, Commits, Late, Numbers, Snapshots, Suspensions int
+}
+
+// Failure is an invariant that does not hold.
+type Failure struct {
+	Seed      uint64
+	Invariant string
+	Detail    string
+	Trace     []string
+}
+
+func (f *Failure) Error() string {
+	return fmt.Sprintf("seed %d: %s: %s", f.Seed, f.Invariant, f.Detail)
+}
+
+// World is one run.
+type World struct {
+	cfg     Config
+	rng     *rand.Rand
+	now     time.Duration // true time
+	queue   events
+	count   int
+	hosts   []*host
+	clients []*client
+	cut     map[[2]int]bool // from, to
+	calm    bool
+	ledger  ledger
+	report  Report
+	failure *Failure
+	trace   []string
+}
+
+// Timings of a quorum on a LAN.
+const (
+	tick        = 20 * time.Millisecond
+	ttl         = 3 * time.Second
+	drift       = 0.015
+	epsilon     = 0.04 // at least twice the largest drift
+	traceLength = 60
+	voters      = 3
+	clients     = 5
+)
+
+// Run runs a world, and returns the first invariant that does not hold.
+func Run(cfg Config) (Report, *Failure) {
+	if cfg.Duration == 0 {
+		cfg.Duration = 80 * time.Second
+	}
+	w := &World{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x71756f72756d)), cut: map[[2]int]bool{}}
+	w.ledger.init()
+	founding := foundingState()
+	for i := range voters {
+		w.hosts = append(w.hosts, newHost(w, i, founding))
+	}
+	for i := range clients {
+		w.clients = append(w.clients, newClient(w, i))
+	}
+	w.trouble()
+	w.until(cfg.Duration)
+	w.heal()
+	w.until(cfg.Duration + 60*time.Second)
+	if w.failure == nil {
+		w.checkRest()
+	}
+	return w.report, w.failure
+}
+
+func foundingState() *lockquorum.State {
+	st := lockquorum.New(1)
+	var list []lockquorum.Voter
+	for i := range voters {
+		list = append(list, lockquorum.Voter{ID: uint64(i + 1), Device: lockquorum.DeviceID{byte(i + 1)}})
+	}
+	st.Reseed(1, list)
+	return st
+}
+
+// event is something that happens at a moment.
+type event struct {
+	at  time.Duration
+	seq int
+	do  func()
+}
+
+type events []event
+
+func (q events) Len() int { return len(q) }
+func (q events) Less(i, j int) bool {
+	return q[i].at < q[j].at || q[i].at == q[j].at && q[i].seq < q[j].seq
+}
+func (q events) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *events) Push(x any)   { *q = append(*q, x.(event)) }
+func (q *events) Pop() any {
+	old := *q
+	e := old[len(old)-1]
+	*q = old[:len(old)-1]
+	return e
+}
+
+// after has something happen when a time has gone by.
+func (w *World) after(d time.Duration, do func()) {
+	w.count++
+	heap.Push(&w.queue, event{w.now + d, w.count, do})
+}
+
+func (w *World) until(end time.Duration) {
+	for len(w.queue) > 0 && w.queue[0].at <= end && w.failure == nil {
+		e := heap.Pop(&w.queue).(event)
+		w.now = e.at
+		e.do()
+	}
+	w.now = max(w.now, end)
+}
+
+func (w *World) between(lo, hi time.Duration) time.Duration {
+	return lo + time.Duration(w.rng.Int64N(int64(hi-lo)))
+}
+
+func (w *World) chance(percent int) bool { return w.rng.IntN(100) < percent }
+
+func (w *World) note(format string, args ...any) {
+	w.trace = append(w.trace, fmt.Sprintf("%8.3fs  ", w.now.Seconds())+fmt.Sprintf(format, args...))
+	if len(w.trace) > traceLength {
+		w.trace = w.trace[1:]
+	}
+}
+
+func (w *World) fail(invariant, format string, args ...any) {
+	if w.failure == nil {
+		w.failure = &Failure{w.cfg.Seed, invariant, fmt.Sprintf(format, args...), append([]string(nil), w.trace...)}
+	}
+}
+
+// send carries something from one machine to another: late, twice or not at all.
+func (w *World) send(from, to int, do func()) {
+	if w.cut[[2]int{from, to}] || !w.calm && w.chance(3) {
+		return
+	}
+	deliver := func() {
+		if !w.cut[[2]int{from, to}] {
+			do()
+		}
+	}
+	d := w.between(time.Millisecond, 30*time.Millisecond)
+	if !w.calm && w.chance(2) {
+		d += w.between(0, 400*time.Millisecond)
+	}
+	w.after(d, deliver)
+	if !w.calm && w.chance(2) {
+		w.after(d+w.between(0, 200*time.Millisecond), deliver)
+	}
+}
+
+// machines returns the numbers of all machines, for the network.
+func (w *World) machines() (list []int) {
+	for _, h := range w.hosts {
+		list = append(list, h.index)
+	}
+	for _, c := range w.clients {
+		list = append(list, c.index)
+	}
+	return list
+}
+
+// trouble makes trouble now and then, until the network heals.
+func (w *World) trouble() {
+	w.after(w.between(200*time.Millisecond, 3*time.Second), func() {
+		if w.calm {
+			return
+		}
+		h, c := w.hosts[w.rng.IntN(voters)], w.clients[w.rng.IntN(clients)]
+		switch w.rng.IntN(12) {
+		case 0, 1:
+			h.crash("crash")
+		case 2:
+			h.full = true
+			w.note("voter %d: disk full", h.index)
+		case 3:
+			h.pause(w.between(100*time.Millisecond, 4*time.Second))
+		case 4: // one way
+			a, b := w.machines(), w.machines()
+			from, to := a[w.rng.IntN(len(a))], b[w.rng.IntN(len(b))]
+			w.note("cut %d to %d", from, to)
+			w.cut[[2]int{from, to}] = true
+			w.after(w.between(time.Second, 6*time.Second), func() { delete(w.cut, [2]int{from, to}) })
+		case 5, 6: // both ways, into two parts
+			var one, other []int
+			for _, m := range w.machines() {
+				if w.chance(50) {
+					one = append(one, m)
+				} else {
+					other = append(other, m)
+				}
+			}
+			w.note("partition %v %v", one, other)
+			w.part(one, other, true)
+			w.after(w.between(time.Second, 8*time.Second), func() { w.part(one, other, false) })
+		case 7:
+			h.wall += w.between(-24*time.Hour, 24*time.Hour)
+			w.note("voter %d: its time of day is set", h.index)
+		case 8:
+			c.suspend(w.between(500*time.Millisecond, 8*time.Second))
+		case 9:
+			c.crash()
+		case 10:
+			h.suspend(w.between(500*time.Millisecond, 6*time.Second))
+		case 11:
+			if !c.sleeps {
+				c.wall += w.between(-24*time.Hour, 24*time.Hour)
+				w.note("client %d: its time of day is set", c.index)
+			}
+		}
+		w.trouble()
+	})
+}
+
+func (w *World) part(one, other []int, cut bool) {
+	for _, a := range one {
+		for _, b := range other {
+			if cut {
+				w.cut[[2]int{a, b}], w.cut[[2]int{b, a}] = true, true
+			} else {
+				delete(w.cut, [2]int{a, b})
+				delete(w.cut, [2]int{b, a})
+			}
+		}
+	}
+}
+
+// heal ends all trouble.
+func (w *World) heal() {
+	w.note("everything heals")
+	w.calm = true
+	clear(w.cut)
+	for _, h := range w.hosts {
+		h.full, h.paused = false, 0
+		if h.node == nil {
+			h.start()
+		}
+	}
+}
