@@ -10,12 +10,14 @@ import (
 )
 
 // load fills a site: with the files of CHARTMESH_TESTDATA if it is set, else with made patients.
-func (s *site) load() {
+func (s *site) load() { s.loadPatients(60) }
+
+func (s *site) loadPatients(n int) {
 	if dir := os.Getenv("CHARTMESH_TESTDATA"); dir != "" {
 		s.t.Log(s.mustRun("--json", "import", dir))
 		return
 	}
-	s.patients(1, 60)
+	s.patients(1, n)
 }
 
 // TestReconnect shows what a reconnect costs: with nothing to do, and with 20 edits on each side while apart.
@@ -61,7 +63,7 @@ func TestCut(t *testing.T) {
 	heavy(t)
 	root := t.TempDir()
 	a := found(t, root, "surgery")
-	a.load()
+	a.loadPatients(600) // so that a frame, which may be lost, is little of it
 	whole := len(a.export())
 	c := join(t, root, "measure", a)
 	total := c.inSync().Sync[0].BytesReceived
