@@ -3,6 +3,7 @@ package quorum
 import (
 	"encoding/binary"
 	"slices"
+	"time"
 
 	"chartmesh/lockquorum"
 )
@@ -17,6 +18,7 @@ type ledger struct {
 	numbers   map[lockquorum.ItemID]int64                  // that somebody was told
 	items     map[int64]lockquorum.ItemID
 	last      uint64
+	newest    uint64 // index that any voter applied
 }
 
 func (l *ledger) init() {
@@ -53,8 +55,12 @@ func (l *ledger) applied(w *World, h *host, st *lockquorum.State) {
 		w.fail("I6", "voter %d has another history at %d", h.index, st.Index())
 	}
 	l.chains[st.Index()] = st.Chain()
+	if st.Index() <= l.newest {
+		return // it is behind others
+	}
+	l.newest = st.Index()
 	for _, lease := range st.Leases() {
-		if !known && lease.Token.Compare(l.tokens[lease.Lock]) < 0 {
+		if lease.Token.Compare(l.tokens[lease.Lock]) < 0 {
 			w.fail("I1", "token %v of %v after %v", lease.Token, lease.Lock, l.tokens[lease.Lock])
 		}
 		if lease.Token.Compare(l.tokens[lease.Lock]) > 0 {
@@ -109,9 +115,18 @@ func (l *ledger) numbered(w *World, item lockquorum.ItemID, n int64) {
 	w.report.Numbers = len(l.numbers)
 }
 
+// even reports whether all voters have applied the same.
+func (w *World) even() bool {
+	index := w.hosts[0].node.State().Index()
+	return !slices.ContainsFunc(w.hosts, func(h *host) bool { return h.node.State().Index() != index })
+}
+
 // checkRest checks what must hold when everything has arrived everywhere.
 func (w *World) checkRest() {
 	l := &w.ledger
+	for end := w.now + 10*time.Second; w.now < end && !w.even(); { // sessions go on being kept
+		w.until(w.now + tick)
+	}
 	st := w.hosts[0].node.State()
 	for _, h := range w.hosts[1:] {
 		if h.node.State().Index() != st.Index() || h.node.State().Chain() != st.Chain() {
