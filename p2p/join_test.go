@@ -162,9 +162,11 @@ func (o *office) speak(t *testing.T) p2p.Words {
 func newOffice(t *testing.T) (*office, *site) {
 	o := &office{members: &members{}, invites: map[p2p.InviteID]*invite{}, log: [][]byte{[]byte("founding entry")}}
 	o.members.set1(newIdentity(1).Device(), true)
-	return o, newSite(t, 1, o.members, func(c *p2p.Config) {
+	s := newSite(t, 1, o.members, func(c *p2p.Config) {
 		c.Invites, c.Listen = o, []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"}
 	})
+	wait(t, "others are let in", s.Opened)
+	return o, s
 }
 
 func joinConfig(i int, inv p2p.Invitation) p2p.JoinConfig {
