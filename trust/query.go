@@ -155,6 +155,22 @@ func (s *State) Removed(id DeviceID) (Cut, bool) {
 	return slices.Clone(st.cut), st.removed
 }
 
+// Former reports whether a device belonged, and was removed.
+func (s *State) Former(id DeviceID) bool { return s.members[id].former() }
+
+// Formers lists the devices that belonged and were removed.
+func (s *State) Formers() (list []DeviceID) {
+	for id, st := range s.members {
+		if st.former() {
+			list = append(list, id)
+		}
+	}
+	slices.SortFunc(list, compareDeviceID)
+	return list
+}
+
+func (st status) former() bool { return st.removed && (st.role == 0 || st.role == RoleAnchor) }
+
 // Agreement is a checkpoint that stands: once nobody is waited for, nothing comes beside it any more.
 type Agreement struct {
 	Entry   EntryID

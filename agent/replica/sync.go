@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"chartmesh/chunk"
 	"chartmesh/chunk/logs"
@@ -132,19 +131,10 @@ func (r *Replica) AddEntries(ctx context.Context, from trust.DeviceID, entries [
 }
 
 // Former reports whether a device belonged, and was removed.
-func (r *Replica) Former(device trust.DeviceID) bool {
-	st := r.State()
-	_, removed := st.Removed(device)
-	_, member := st.Member(device)
-	return removed && !member
-}
-
-// maxBrought is how many entries, unknown here, a device that was removed may bring. A removal and the new keys after it are three, a
-// device that joins is one: so many are years of a practice that has come apart, and judged in some tenths of a second.
-const maxBrought = 1024
+func (r *Replica) Former(device trust.DeviceID) bool { return r.State().Former(device) }
 
 // Readmit takes the membership entries that a device brings which does not belong, as far as is known here, if with them it does, and
-// reports whether it belongs now. Otherwise none is taken: who was removed must not fill the log of those who know it.
+// reports whether it belongs now. Otherwise none is taken.
 func (r *Replica) Readmit(ctx context.Context, from trust.DeviceID, entries [][]byte) (bool, error) {
 	list, err := logs.ParseEntries(from, entries)
 	if err != nil {
@@ -152,14 +142,9 @@ func (r *Replica) Readmit(ctx context.Context, from trust.DeviceID, entries [][]
 	}
 	r.membership.Lock()
 	defer r.membership.Unlock()
-	before := r.State()
-	list = slices.DeleteFunc(list, func(e trust.Entry) bool { return before.Contains(e.ID()) })
-	if len(list) > maxBrought {
-		return false, fmt.Errorf("membership entries from %v: %d are unknown, more than %d", from, len(list), maxBrought)
-	}
-	st, errs := before.WithAll(list)
-	if _, belongs := st.Member(from); !belongs {
-		return false, nil
+	st, list, errs, err := logs.WithBrought(r.State(), from, list)
+	if st == nil {
+		return false, err
 	}
 	return true, r.adoptEntries(ctx, from, st, list, errs)
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -42,6 +43,25 @@ func ParseEntries(from trust.DeviceID, entries [][]byte) ([]trust.Entry, error) 
 		}
 	}
 	return list, nil
+}
+
+// maxBrought is how many entries, unknown here, a device that was removed may bring. A removal and the new keys after it are three, a
+// device that joins is one: so many are years of a practice that has come apart, and judged in some tenths of a second.
+const maxBrought = 1024
+
+// WithBrought judges the membership entries that a device brings which does not belong, on top of those that are known. If with them it
+// belongs it returns what they amount to, and of those that were unknown what became of each; else a nil State: none is to be taken, since
+// who was removed must not fill the log of those who know it.
+func WithBrought(st *trust.State, from trust.DeviceID, list []trust.Entry) (with *trust.State, unknown []trust.Entry, errs []error, err error) {
+	unknown = slices.DeleteFunc(list, func(e trust.Entry) bool { return st.Contains(e.ID()) })
+	if len(unknown) > maxBrought {
+		return nil, nil, nil, fmt.Errorf("membership entries from %v: %d are unknown, more than %d", from, len(unknown), maxBrought)
+	}
+	with, errs = st.WithAll(unknown)
+	if _, belongs := with.Member(from); !belongs {
+		return nil, nil, nil, nil
+	}
+	return with, unknown, errs, nil
 }
 
 // PutEntries adds to a batch those entries of a device that trust.State.WithAll took. What is refused makes one line of log.
