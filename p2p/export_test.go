@@ -53,6 +53,7 @@ func ReencodeKnock(b []byte) ([]byte, error) {
 
 const (
 	KnockRefused  = knockRefused
+	KnockTaken    = knockTaken
 	KnockSoon     = knockSoon
 	KnockAgain    = knockAgain
 	MaxKnocking   = maxKnocking

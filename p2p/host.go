@@ -366,7 +366,7 @@ func (h *Host) connected(c network.Conn) {
 		return
 	}
 	limit := strangerLimit
-	if h.cfg.Relay != nil {
+	if h.cfg.Relay != nil && !h.gate.knocking(c.RemotePeer()) {
 		limit = confirmLimit // what goes through the connection is another's
 	}
 	time.AfterFunc(limit, func() {

@@ -143,8 +143,10 @@ func (h *Host) serveKnock(ctx context.Context, s network.Stream, device trust.De
 	ctx, cancel := context.WithTimeout(ctx, knockPatience)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
-	belongs := h.cfg.Admit(device) // it may have been let in by somebody else's word meanwhile
-	if !belongs && !h.gate.knocks.inside(device, time.Now()) {
+	former, admitted, now := h.cfg.Readmission.Former(device), h.cfg.Admit(device), time.Now()
+	belongs := !former && admitted                                                                    // it may have been let in by somebody else's word meanwhile
+	in := h.gate.knocks.inside(device, now) || former && admitted && h.gate.knocks.enter(device, now) // as another practice's
+	if !belongs && !in {
 		_ = s.Reset() // it was let in for something else, or is one that was cut off
 		return
 	}

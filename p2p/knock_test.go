@@ -226,6 +226,49 @@ func TestHostileKnock(t *testing.T) {
 	}
 }
 
+// removedByOne is the judgement of a host that holds several practices: a device that one has removed may be another's member.
+type removedByOne struct{ *removed }
+
+func (r removedByOne) Former(d trust.DeviceID) bool { return r.former(d) }
+
+// TestKnockOfAnothersMember: a device that is let in as a member of one practice is heard as one that another has removed, as often as any,
+// also where the one has no room for it.
+func TestKnockOfAnothersMember(t *testing.T) {
+	for _, room := range []bool{true, false} {
+		m := &members{}
+		idX, idY := newIdentity(60).Device(), newIdentity(61).Device()
+		m.set1(idX, true)
+		m.set1(idY, true)
+		back := &removed{members: m, former: func(d trust.DeviceID) bool { return d == idX }}
+		s := newSite(t, 1, m, func(c *p2p.Config) {
+			c.Readmission, c.Listen, c.Enters = removedByOne{back}, quicOnly, func(trust.DeviceID) bool { return room }
+		})
+		if y := newStranger(t, 61); s.reach(t, y) != room {
+			t.Errorf("room %v: one that is no other practice's", room)
+		}
+		x := newStranger(t, 60)
+		if !s.reach(t, x) {
+			t.Fatalf("room %v: a removed device was not heard", room)
+		}
+		whole := framed(p2p.EncodeKnock([][]byte{[]byte("\x00filler")}))
+		if got, err := s.say(t, x, p2p.KnockProtocol, whole); err != nil || !bytes.Equal(got, framed([]byte{p2p.KnockRefused})) {
+			t.Errorf("room %v: the answer is %x, %v", room, got, err)
+		}
+		if got, err := s.say(t, x, p2p.KnockProtocol, whole); err == nil || len(got) > 0 || back.times(idX) != 1 {
+			t.Errorf("room %v, and again: %x, %v", room, got, err)
+		}
+		if room {
+			y := newStranger(t, 61)
+			if !s.reach(t, y) {
+				t.Fatal("a member is not let in")
+			}
+			if got, err := s.say(t, y, p2p.KnockProtocol, whole); err != nil || !bytes.Equal(got, framed([]byte{p2p.KnockTaken})) || back.times(idY) != 0 {
+				t.Errorf("a member that knocks: %x, %v", got, err)
+			}
+		}
+	}
+}
+
 // TestKnocks holds how often a removed device costs a connection.
 func TestKnocks(t *testing.T) {
 	now := time.Now()

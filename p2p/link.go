@@ -201,7 +201,9 @@ func (h *Host) unregister(l *link, err error) {
 	m.reason = reasonOf(err)
 	switch heard := !status.LastFrame.IsZero(); {
 	case heard:
-		m.refused = false
+		if m.refused = false; h.takenForAnothers(l.device, err) {
+			m.knockAt = time.Now()
+		}
 	case m.refused:
 		m.reason = reasonRemoved
 		fallthrough
@@ -216,6 +218,14 @@ func (h *Host) unregister(l *link, err error) {
 	close(l.gone)
 	h.tell(l.device)
 	h.wakeDialler()
+}
+
+// takenForAnothers reports whether a session ended because an anchor takes this device for one of another practice: any practice can name
+// any device, and the own one may have removed this one there.
+func (h *Host) takenForAnothers(peer trust.DeviceID, err error) bool {
+	bye, said := errors.AsType[*session.ByeError](err)
+	return h.cfg.Replica != nil && h.cfg.Blind != nil && h.cfg.Blind(peer) &&
+		(errors.Is(err, session.ErrWrongPractice) || said && bye.Reason == session.ReasonWrongPractice)
 }
 
 // Why a peer does not let this device in: it has said so, or it did not hear what speaks for this device.
