@@ -84,9 +84,10 @@ type Anchor struct {
 	mu struct {
 		sync.Mutex
 		practices map[trust.EntryID]*practice
-		of        map[trust.DeviceID][]*practice // that a device may come as; the first is tried next
-		roots     map[trust.DeviceID]*practice   // by the keys that follow from a recovery code, also from one that was replaced
-		next      uint64                         // number of the next practice
+		of        byDevice                     // that a device may come as; the first is tried next
+		former    byDevice                     // that have removed a device
+		roots     map[trust.DeviceID]*practice // by the keys that follow from a recovery code, also from one that was replaced
+		next      uint64                       // number of the next practice
 	}
 }
 
@@ -121,7 +122,7 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 	}
 	a := &Anchor{cfg: cfg, log: cfg.Logger, sweep: make(chan struct{}, 1)}
 	a.metrics = newMetrics(a)
-	a.mu.practices, a.mu.of, a.mu.roots = map[trust.EntryID]*practice{}, map[trust.DeviceID][]*practice{}, map[trust.DeviceID]*practice{}
+	a.mu.practices, a.mu.of, a.mu.former, a.mu.roots = map[trust.EntryID]*practice{}, byDevice{}, byDevice{}, map[trust.DeviceID]*practice{}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -143,7 +144,7 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 	}
 	a.host, err = p2p.Open(p2p.Config{
 		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Enters: a.enters, Root: a.rootKey,
-		Recovered: a.recovered, Relay: relay{a}, Listen: cfg.Listen, Public: cfg.Public, Logger: cfg.Logger,
+		Recovered: a.recovered, Readmission: readmission{a}, Relay: relay{a}, Listen: cfg.Listen, Public: cfg.Public, Logger: cfg.Logger,
 		Blind: func(trust.DeviceID) bool { return true }, Version: cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1<<16 - 1}, // it reads no document
 	})
@@ -239,19 +240,22 @@ func (a *Anchor) add(p *practice) {
 
 // index notes which devices may come as a practice's.
 func (a *Anchor) index(p *practice) {
-	devices := map[trust.DeviceID]bool{}
+	devices, former := map[trust.DeviceID]bool{}, map[trust.DeviceID]bool{}
 	var roots []trust.DeviceID
 	st := p.State()
 	if st != nil {
 		for _, m := range st.Members() {
 			devices[m.Device] = true
 		}
+		for _, d := range st.Formers() {
+			former[d] = true
+		}
 		roots = signing(st)
 	}
 	if p.Awaited() {
 		devices[p.By] = true
 	}
-	if a.put(p, devices, roots) {
+	if a.put(p, devices, former, roots) {
 		a.lost(p) // who does not belong any more is told nothing more, although it may belong to another practice
 	}
 }
@@ -263,8 +267,8 @@ func signing(st *trust.State) []trust.DeviceID {
 	})
 }
 
-// put notes the devices and root keys of a practice, and reports whether a device is not of it any more.
-func (a *Anchor) put(p *practice, devices map[trust.DeviceID]bool, roots []trust.DeviceID) (less bool) {
+// put notes the devices, former devices and root keys of a practice, and reports whether a device is not of it any more.
+func (a *Anchor) put(p *practice, devices, former map[trust.DeviceID]bool, roots []trust.DeviceID) (less bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if a.mu.practices[p.id] != p {
@@ -275,22 +279,8 @@ func (a *Anchor) put(p *practice, devices map[trust.DeviceID]bool, roots []trust
 			a.mu.roots[root] = p
 		}
 	}
-	for d, list := range a.mu.of {
-		if i := slices.Index(list, p); i >= 0 && !devices[d] {
-			less = true
-			if list = slices.Delete(slices.Clone(list), i, i+1); len(list) == 0 {
-				delete(a.mu.of, d)
-			} else {
-				a.mu.of[d] = list
-			}
-		}
-	}
-	for d := range devices {
-		if !slices.Contains(a.mu.of[d], p) {
-			a.mu.of[d] = append(slices.Clone(a.mu.of[d]), p)
-		}
-	}
-	return less
+	a.mu.former.put(p, former)
+	return a.mu.of.put(p, devices)
 }
 
 // lost begins the sessions of a practice anew.
@@ -315,10 +305,14 @@ func (a *Anchor) proven(p *practice, d trust.DeviceID) {
 
 // admits reports whether a device is let in.
 func (a *Anchor) admits(d trust.DeviceID) bool {
+	return slices.ContainsFunc(a.comesAs(d), func(p *practice) bool { return p.admits(d) })
+}
+
+// comesAs lists the practices that a device may come as.
+func (a *Anchor) comesAs(d trust.DeviceID) []*practice {
 	a.mu.Lock()
-	list := a.mu.of[d]
-	a.mu.Unlock()
-	return slices.ContainsFunc(list, func(p *practice) bool { return p.admits(d) })
+	defer a.mu.Unlock()
+	return a.mu.of[d]
 }
 
 // relay passes bytes on between devices of one practice.
@@ -327,10 +321,7 @@ type relay struct{ a *Anchor }
 func (r relay) Serves(d trust.DeviceID) bool { return r.a.admits(d) }
 
 func (r relay) Passes(from, to trust.DeviceID) bool {
-	r.a.mu.Lock()
-	list := r.a.mu.of[from]
-	r.a.mu.Unlock()
-	return slices.ContainsFunc(list, func(p *practice) bool { return p.admits(from) && p.admits(to) })
+	return slices.ContainsFunc(r.a.comesAs(from), func(p *practice) bool { return p.admits(from) && p.admits(to) })
 }
 
 // rootKey says what a key is to a practice as to recovery.

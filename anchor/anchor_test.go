@@ -431,7 +431,7 @@ func TestRemovedNamedByAnother(t *testing.T) {
 	other.admitted(a)
 	berg.enter(berg.keys.Remove(berg.state, employee.Device(), nil, time.Now()))
 	devices := map[trust.DeviceID]bool{berg.keys.Device(): true}
-	if !a.put(p, devices, nil) {
+	if !a.put(p, devices, nil, nil) {
 		t.Error("the sessions of the practice are not begun anew when a device is not of it any more")
 	}
 	berg.brings(p)

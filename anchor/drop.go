@@ -50,13 +50,8 @@ func (a *Anchor) Drop(ctx context.Context, id trust.EntryID) error {
 func (a *Anchor) remove(p *practice) {
 	a.mu.Lock()
 	delete(a.mu.practices, p.id)
-	for d, list := range a.mu.of {
-		if list = without(list, p); len(list) == 0 {
-			delete(a.mu.of, d)
-		} else {
-			a.mu.of[d] = list
-		}
-	}
+	a.mu.of.put(p, nil)
+	a.mu.former.put(p, nil)
 	roots := map[trust.DeviceID]bool{}
 	for root, of := range a.mu.roots {
 		if of == p {
@@ -71,15 +66,6 @@ func (a *Anchor) remove(p *practice) {
 			a.index(q)
 		}
 	}
-}
-
-func without(list []*practice, p *practice) (rest []*practice) {
-	for _, q := range list {
-		if q != p {
-			rest = append(rest, q)
-		}
-	}
-	return rest
 }
 
 // sweepEvery is when it is tried again to delete what dropped practices left.

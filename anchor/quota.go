@@ -128,10 +128,7 @@ func (p *practice) Rate() *rate.Limiter { return p.limits.Load().rate }
 
 // enters reports whether one more device may connect. There is room for more than may have a session, which tells those why not.
 func (a *Anchor) enters(d trust.DeviceID) bool {
-	a.mu.Lock()
-	list := a.mu.of[d]
-	a.mu.Unlock()
-	for _, p := range list {
+	for _, p := range a.comesAs(d) {
 		if p.admits(d) && !a.crowded(p, d) {
 			return true
 		}

@@ -222,16 +222,56 @@ func (p *Practice) AddEntries(ctx context.Context, from trust.DeviceID, entries 
 		logs.PutEntries(&b, from, list, errs, p.cfg.Logger)
 		st = next
 	}
+	switch err := p.adopt(ctx, from, h, st, &b); {
+	case errors.Is(err, errTooLong):
+		p.cfg.Logger.Warn("what came of a membership log is left out", "error", err)
+		return nil
+	case errors.Is(err, storage.ErrNoRoom):
+		return nil // the next HELLO asks again
+	default:
+		return err
+	}
+}
+
+// Former reports whether a device belonged to the practice, and was removed.
+func (p *Practice) Former(d trust.DeviceID) bool {
+	st := p.State()
+	return st != nil && st.Former(d) && !p.Admits(d)
+}
+
+// Readmit takes the membership entries that a former device brings if with them it is let in: it belongs, and this is an anchor of the
+// practice. It reports whether it is let in now. Otherwise none is taken.
+func (p *Practice) Readmit(ctx context.Context, from trust.DeviceID, entries [][]byte) (bool, error) {
+	list, err := logs.ParseEntries(from, entries)
+	if err != nil {
+		return false, err
+	}
+	p.membership.Lock()
+	defer p.membership.Unlock()
+	if !p.Former(from) {
+		return p.Admits(from), nil // it may be let in by somebody else's word meanwhile
+	}
+	h := p.held.Load()
+	st, list, errs, err := logs.WithBrought(h.state.Load(), from, list)
+	if st == nil || !st.IsAnchor(p.cfg.Self.Device()) {
+		return false, err
+	}
+	var b storage.Batch
+	logs.PutEntries(&b, from, list, errs, p.cfg.Logger)
+	err = p.adopt(ctx, from, h, st, &b)
+	return err == nil, err
+}
+
+// adopt makes membership entries of a device durable and lets the state follow; h is nil if they are the first. The caller holds
+// Practice.membership.
+func (p *Practice) adopt(ctx context.Context, from trust.DeviceID, h *held, st *trust.State, b *storage.Batch) error {
 	if b.Len() == 0 {
 		return nil
 	}
 	if size := bytesOf(st); size > maxMembership {
-		p.cfg.Logger.Warn("a membership log is larger than an anchor holds; what came of it is left out", "bytes", size, "most", maxMembership)
-		return nil
+		return fmt.Errorf("%w: %d bytes, more than %d", errTooLong, size, maxMembership)
 	}
-	if err := p.cfg.Store.Commit(ctx, &b); errors.Is(err, storage.ErrNoRoom) {
-		return nil // the next HELLO asks again
-	} else if err != nil {
+	if err := p.cfg.Store.Commit(ctx, b); err != nil {
 		return fmt.Errorf("commit membership entries: %w", err)
 	}
 	if h == nil {
@@ -250,6 +290,9 @@ func (p *Practice) AddEntries(ctx context.Context, from trust.DeviceID, entries 
 	p.cfg.Changed()
 	return nil
 }
+
+// errTooLong says that a membership log is longer than an anchor holds.
+var errTooLong = errors.New("the membership log is too long")
 
 // maxMembership is how long a membership log may be, which is all in memory: no newcomer takes a longer one either. A variable for tests.
 var maxMembership = 64 << 20
