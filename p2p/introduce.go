@@ -182,6 +182,10 @@ func (h *Host) serveIntroduction(ctx context.Context, s network.Stream, device t
 	ctx, cancel := context.WithTimeout(ctx, joinPatience)
 	defer cancel()
 	defer context.AfterFunc(ctx, func() { _ = s.Reset() })()
+	if !h.cfg.Relay.Serves(device) && !h.gate.inviting() {
+		_ = s.Reset() // it was let in for something else
+		return
+	}
 	b, err := readJoin(s, maxIntroduceIn)
 	if err == nil {
 		var q introduction
