@@ -42,7 +42,7 @@ func (w *World) scheduleAnchor() {
 	}
 	w.anchorRand = rand.New(rand.NewPCG(w.cfg.Seed, 0x616e63686f72))
 	switch n := w.anchorRand.IntN(6); {
-	case w.cfg.Removals: // who does not let the others in knocks at devices alone
+	case w.cfg.Removals: // where devices meet at the anchor alone, or it comes later, those it is of need not be the largest part
 		w.addAnchor()
 	case n < 2:
 		w.net.star, w.net.alone = true, n == 0
@@ -296,7 +296,7 @@ func (a *anchor) bring(to *device) {
 			return
 		}
 		w.note("%s hears of %s", to.name, d.name)
-		w.heard(to)
+		w.heard(to, d)
 	}
 }
 

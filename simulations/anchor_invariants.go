@@ -146,7 +146,7 @@ func (w *World) checkAnchor() {
 	w.note("%s joins, and reaches the anchor alone", fresh.name)
 	to := &link{ends: [2]node{fresh, a}}
 	w.net.links = append(w.net.links, to)
-	w.heard(by)
+	w.heard(by, by)
 	end := w.now.Add(healLimit)
 	until := func(done func() bool) { w.run(func() bool { return done() || w.now.After(end) }) }
 	until(func() bool { return a.kept != nil && a.kept.Admits(fresh.id()) })

@@ -1,6 +1,7 @@
 package simulations
 
 import (
+	"context"
 	"errors"
 	"fmt"
 
@@ -44,6 +45,8 @@ type holder interface {
 	State() *trust.State
 	Vector(trust.ScopeID) chunk.Vector
 	Forks(trust.ScopeID) map[chunk.LogID][32]byte
+	Former(trust.DeviceID) bool
+	Readmit(ctx context.Context, from trust.DeviceID, entries [][]byte) (bool, error)
 }
 
 // anchorPart is the number of the part in which the anchor holds the practice.

@@ -127,7 +127,12 @@ func (n *network) linked(a, b node) bool {
 
 func (n *network) reachable(l *link) bool {
 	a, b := l.ends[0], l.ends[1]
-	return a.holder() != nil && b.holder() != nil && n.group[a] == n.group[b] && !(n.star && l.between()) && a.admits(b) && b.admits(a)
+	return a.holder() != nil && b.holder() != nil && n.way(l) && a.admits(b) && b.admits(a)
+}
+
+// way reports whether frames come through from one end to the other.
+func (n *network) way(l *link) bool {
+	return n.group[l.ends[0]] == n.group[l.ends[1]] && !(n.star && l.between())
 }
 
 // between reports whether both ends are devices.

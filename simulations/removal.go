@@ -11,6 +11,7 @@ import (
 
 	"chartmesh/chunk"
 	"chartmesh/crdt"
+	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
@@ -156,17 +157,16 @@ func (d *device) enter(what string, make func(*trust.State) ([]trust.Entry, erro
 		w.fail("I-sound", "%s cannot %s: %v", d.name, what, err)
 		return
 	}
-	w.heard(d)
+	w.heard(d, d)
 }
 
-// heard has a device that came by membership entries otherwise than from a session tell its peers.
-func (w *World) heard(d *device) {
-	for _, e := range w.net.ends(d) {
+// heard has somebody who came by membership entries of a device otherwise than from a session tell its peers.
+func (w *World) heard(n node, from *device) {
+	for _, e := range w.net.ends(n) {
 		e.session().LocalEntries(w.now)
 	}
-	w.membershipChanged(d)
-	d.wakeApplier()
-	w.net.pumpDevice(w, d)
+	n.heard(from, session.Result{Entries: true})
+	w.net.pumpDevice(w, n)
 }
 
 // membershipChanged has a device do what follows from membership entries: part from who does not belong, and see after the epochs.

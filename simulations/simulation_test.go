@@ -81,6 +81,7 @@ func TestAnchors(t *testing.T) {
 				t.Fatalf("%v\nthe last steps:\n%s\nrun it again: SIM_SEED=%d go test ./simulations -run '^TestAnchors$' -v",
 					failure, strings.Join(failure.Trace, "\n"), seed)
 			}
+			all.AnchorReadmitted += report.AnchorReadmitted
 			all.AnchorDeleted, all.AnchorBack, all.AnchorWiped = all.AnchorDeleted+report.AnchorDeleted, all.AnchorBack+report.AnchorBack, all.AnchorWiped+report.AnchorWiped
 			if testing.Verbose() {
 				t.Logf("%+v", report)
@@ -89,6 +90,9 @@ func TestAnchors(t *testing.T) {
 		if t.Failed() && os.Getenv("SIM_FIRST") != "" {
 			break
 		}
+	}
+	if !t.Failed() && n >= 20 && all.AnchorReadmitted == 0 {
+		t.Error("the anchor let nobody in again by what it brought")
 	}
 	if !t.Failed() && n >= 20 && (all.AnchorDeleted == 0 || all.AnchorBack == 0 || all.AnchorWiped == 0) {
 		t.Errorf("the anchor deleted %d chunks, went back %d times and was wiped %d times: something never happens", all.AnchorDeleted, all.AnchorBack, all.AnchorWiped)
@@ -112,6 +116,14 @@ func TestFailedOnce(t *testing.T) {
 		cryptotest.SetGlobalRandom(t, 10)
 		if _, failure := Run(t.Context(), removals(10)); failure != nil {
 			t.Fatalf("%v\nrun it again: SIM_SEED=10 go test ./simulations -run '^TestRemovals$' -v", failure)
+		}
+	})
+	t.Run("anchors-400", func(t *testing.T) { // three parts that meet at the anchor alone
+		cryptotest.SetGlobalRandom(t, 400)
+		cfg := removals(400)
+		cfg.Anchor = true
+		if _, failure := Run(t.Context(), cfg); failure != nil {
+			t.Fatalf("%v\nrun it again: SIM_SEED=400 go test ./simulations -run '^TestAnchors$' -v", failure)
 		}
 	})
 }

@@ -44,7 +44,7 @@ type Report struct {
 	Checkpoints, Deleted               int
 	Removed, Barred, Spared            int // devices, and what they wrote beyond their cuts: taken out, or built on
 	Apart                              int // devices that belong by what most know, and let none of these in
-	Readmitted                         int // times that a device was let in again by entries that it brought
+	Readmitted, AnchorReadmitted       int // times that a device was let in again by entries that it brought; by the anchor
 	Said                               int // times that a member said a key which no administrator had
 	AnchorDeleted                      int // chunks that checkpoints stand for
 	AnchorBack, AnchorWiped, Newcomers int
