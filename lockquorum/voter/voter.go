@@ -17,6 +17,8 @@ package voter
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -337,7 +339,7 @@ func (n *Node) lead(s *raft.SoftState, out *Outcome) {
 	out.Led = leads != n.leads || s.Lead != n.leader
 	n.leader = s.Lead
 	if n.leads && !leads {
-		for number := range n.waiting {
+		for _, number := range slices.Sorted(maps.Keys(n.waiting)) {
 			out.Answers = append(out.Answers, Answer{Proposal: number, Err: ErrOutcomeUnknown})
 		}
 		clear(n.waiting)

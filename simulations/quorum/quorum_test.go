@@ -51,6 +51,26 @@ func TestQuorum(t *testing.T) {
 	}
 }
 
+// TestSameSeed is what a printed seed is worth: the same one gives the same steps.
+func TestSameSeed(t *testing.T) {
+	// Of each its own: what is drawn by chance follows the test's seed.
+	var reports []Report
+	for i, seed := range []uint64{1001, 1001, 1002} {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			r, failure := run(t, Config{Seed: seed, Duration: 30 * time.Second})
+			if failure != nil {
+				t.Fatal(failure)
+			}
+			reports = append(reports, r)
+		})
+	}
+	if len(reports) != 3 || reports[0] != reports[1] {
+		t.Errorf("one seed gave two worlds: %+v", reports)
+	} else if reports[0] == reports[2] {
+		t.Error("two seeds gave one world")
+	}
+}
+
 // TestMutants: every fault that is put in on purpose is found within some worlds.
 func TestMutants(t *testing.T) {
 	_, n := seeds(40)

@@ -10,6 +10,7 @@ package quorum
 import (
 	"container/heap"
 	"fmt"
+	"hash/crc64"
 	"math/rand/v2"
 	"time"
 
@@ -39,7 +40,11 @@ type Config struct {
 // Report says what a run went through.
 type Report struct {
 	Elections, Crashes, Grants, Commits, Late, Numbers, Snapshots, Suspensions int
+
+	Trace uint64 // a hash of all steps, which one seed gives again
 }
+
+var crcTable = crc64.MakeTable(crc64.ECMA)
 
 // Failure is an invariant that does not hold.
 type Failure struct {
@@ -159,7 +164,9 @@ func (w *World) between(lo, hi time.Duration) time.Duration {
 func (w *World) chance(percent int) bool { return w.rng.IntN(100) < percent }
 
 func (w *World) note(format string, args ...any) {
-	w.trace = append(w.trace, fmt.Sprintf("%8.3fs  ", w.now.Seconds())+fmt.Sprintf(format, args...))
+	step := fmt.Sprintf("%8.3fs  ", w.now.Seconds()) + fmt.Sprintf(format, args...)
+	w.report.Trace = w.report.Trace*1099511628211 ^ crc64.Checksum([]byte(step), crcTable)
+	w.trace = append(w.trace, step)
 	if len(w.trace) > traceLength {
 		w.trace = w.trace[1:]
 	}
