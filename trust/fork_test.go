@@ -476,3 +476,68 @@ func TestEntryIsJudgedByWhatItsAuthorKnows(t *testing.T) {
 		}
 	}
 }
+
+// Who was removed makes many entries that do not stand and make no difference, before the one that does. They do not keep it from the
+// parents of a new entry, which would be refused without it: a scope would stay under an epoch that opens to who was removed.
+func TestVoidEntriesDoNotCrowdOutWhatMakesADifference(t *testing.T) {
+	var story strings.Builder
+	for i := range 2 * trust.MaxParents {
+		fmt.Fprintf(&story, "3 -> void%d  ben names practice p%d\n", i, i)
+	}
+	l := draw(t, `
+		0 -> 1  ada adds ben admin
+		1 -> 2  ada adds cem admin
+		2 -> 3  ada adds dan member
+		3 -> 4  ben removes ada
+		4 -> 5  ben rotates clinical
+		3 -> 6  cem removes ada
+		3 -> 7  ada removes ben
+		6,7 -> 8  cem rotates clinical
+		5 -> 9  ben removes cem
+		`+story.String())
+	st := l.state()
+	if _, ben := st.Member(ben.Device()); ben {
+		t.Fatal("the story has another end")
+	}
+	parents := st.Parents()
+	if !slices.Contains(parents, l.entries["9"].ID()) || len(parents) > 4 {
+		t.Errorf("%d parents, and what makes a difference among them: %v", len(parents), slices.Contains(parents, l.entries["9"].ID()))
+	}
+	e, err := sentence(l, st, parents, []string{"cem", "rotates", "clinical"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.With(e); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Nor does an entry of a kind that is not known yet hide what it follows.
+func TestUndecidedEntryHidesNoParent(t *testing.T) {
+	l := draw(t, `
+		0 -> 1  ada adds ben admin
+		1 -> 2  ada adds cem admin
+		2 -> 3  ada adds dan member
+		3 -> 4  ben removes ada
+		4 -> 5  ben rotates clinical
+		3 -> 6  cem removes ada
+		3 -> 7  ada removes ben
+		6,7 -> 8  cem rotates clinical
+		5 -> 9  ben removes cem`)
+	d := trust.Draft{Kind: 99, Parents: []trust.EntryID{l.entries["9"].ID()}, Payload: []byte("?")}
+	above, err := d.Sign(people["ben"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := l.state().With(above)
+	if err != nil || len(st.Unknown()) != 1 {
+		t.Fatalf("%d unknown entries: %v", len(st.Unknown()), err)
+	}
+	e, err := sentence(l, st, st.Parents(), []string{"cem", "rotates", "clinical"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.With(e); err != nil {
+		t.Fatal(err)
+	}
+}

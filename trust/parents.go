@@ -1,6 +1,9 @@
 package trust
 
-import "slices"
+import (
+	"slices"
+	"sort"
+)
 
 // Parents returns the entries that a new one names as its parents, ascending: those that stand and that no other one that stands
 // follows, and some others if its author has to follow them too.
@@ -20,15 +23,15 @@ func (s *State) Parents(others ...EntryID) []EntryID {
 	for _, id := range slices.Concat(s.tips, others) {
 		add(s.nodes[id])
 	}
-	more := slices.Clone(s.heads)
-	slices.SortFunc(more, func(a, b EntryID) int { return compareNodes(s.nodes[a], s.nodes[b]) })
-	for _, id := range more {
-		if len(list) >= MaxParents || s.agrees(list) {
+	// Only what makes a difference is added, however much there is that makes none: where the first heads up to one suffice and those before
+	// it do not, it is that one.
+	for more := s.decided(); len(list) < MaxParents && !s.agrees(list); {
+		at := sort.Search(len(more), func(i int) bool { return s.agrees(slices.Concat(list, more[:i+1])) })
+		if at == len(more) {
 			break
 		}
-		if n := s.nodes[id]; !n.undecided {
-			add(n)
-		}
+		add(more[at])
+		more = more[:at]
 	}
 	ids := make([]EntryID, 0, len(list))
 	for _, n := range list[:min(len(list), MaxParents)] {
@@ -36,6 +39,21 @@ func (s *State) Parents(others ...EntryID) []EntryID {
 	}
 	slices.SortFunc(ids, compareEntryID)
 	return ids
+}
+
+// decided returns the entries that no other one follows, but for undecided ones, in the log's order.
+func (s *State) decided() (heads []*node) {
+	followed := make([]bool, len(s.order))
+	for _, n := range slices.Backward(s.order) {
+		if !n.undecided && !followed[n.index] {
+			heads = append(heads, n)
+		}
+		for _, p := range n.parents {
+			followed[p.index] = followed[p.index] || !n.undecided || followed[n.index]
+		}
+	}
+	slices.Reverse(heads)
+	return heads
 }
 
 // agrees reports whether an entry with some parents is judged by what the State says: the same of its ancestors stand.
