@@ -2,6 +2,7 @@ package lockquorum
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 
@@ -149,6 +150,15 @@ func Parse(b []byte) (*Command, error) {
 		return nil, fmt.Errorf("parse command: %w", err)
 	}
 	return c, nil
+}
+
+// hashOf names what an operation asks for.
+func hashOf(o Operation) [32]byte {
+	var w wire.Writer
+	w.Raw([]byte("chartmesh quorum operation 1"))
+	w.Byte(byte(o.Op()))
+	o.append(&w)
+	return sha256.Sum256(w.Bytes())
 }
 
 // Tick carries the clock on, so that leases end although nobody asks for anything.

@@ -10,8 +10,14 @@ type session struct {
 	device  DeviceID
 	ttl     int64
 	expiry  int64
-	done    uint64            // it has all answers up to there
-	results map[uint64]Result // by seq, beyond done
+	done    uint64              // it has all answers up to there
+	results map[uint64]answered // by seq, beyond done
+}
+
+// answered is a command of a session that was carried out.
+type answered struct {
+	to [32]byte // which one it was, see hashOf
+	Result
 }
 
 // lock protects documents, which nobody but its holder commits.
@@ -184,8 +190,9 @@ func (s *State) next(id LockID, l *lock) {
 	w := l.queue[0]
 	l.queue = slices.Delete(l.queue, 0, 1)
 	r := s.grant(l, w)
-	if ses := s.sessions[w.session]; w.seq > ses.done {
-		ses.results[w.seq] = r
+	results := s.sessions[w.session].results
+	if had, ok := results[w.seq]; ok { // else the session said that it needs no answer
+		results[w.seq] = answered{had.to, r}
 	}
 	s.events = append(s.events, Event{Happening: Granted, Lock: id, Token: l.last, Session: w.session, Seq: w.seq})
 }

@@ -195,6 +195,37 @@ func TestAskedAgain(t *testing.T) {
 	other.expect(lockquorum.CodeNoSession, &lockquorum.Keep{})
 }
 
+// Of a machine that was copied or put back to an image, while it ran, two processes have one session. Each place in it is of one command:
+// none of them takes the answer to what the other one asked for its own. Else two invoices had one number.
+func TestPlaceOfAnotherCommand(t *testing.T) {
+	q := begin(t)
+	a := q.client("a")
+	invoices := lockquorum.CircleID{1}
+	a.expect(lockquorum.CodeDone, &lockquorum.OpenCircle{Circle: invoices, First: 1, Last: 10})
+	l := a.expect(lockquorum.CodeDone, &lockquorum.Acquire{Lock: lists, TTL: 20_000})
+	copied := *a
+	a.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: lockquorum.ItemID{1}})
+	copied.expect(lockquorum.CodeReused, &lockquorum.Assign{Circle: invoices, Item: lockquorum.ItemID{2}})
+	copied = *a
+	a.expect(lockquorum.CodeDone, &lockquorum.Commit{Lock: lists, Token: l.Token, Document: codes, New: heads(1)})
+	copied.expect(lockquorum.CodeReused, &lockquorum.Commit{Lock: lists, Token: l.Token, Document: codes, New: heads(2)})
+
+	b := q.client("b")
+	ask := b.command(&lockquorum.Acquire{Lock: lists, TTL: 20_000})
+	if r, _ := q.apply(ask); r.Code != lockquorum.CodeQueued {
+		t.Fatal(r.Code)
+	}
+	a.expect(lockquorum.CodeDone, &lockquorum.Release{Lock: lists, Token: l.Token})
+	other := *ask
+	other.Operation = &lockquorum.Acquire{Lock: lists, TTL: 10_000}
+	if r, _ := q.apply(&other); r.Code != lockquorum.CodeReused {
+		t.Fatalf("another command in the place of who waited: %v", r.Code)
+	}
+	if r, _ := q.apply(ask); r.Code != lockquorum.CodeDone {
+		t.Fatalf("who waited asks again: %v", r.Code)
+	}
+}
+
 // A session that ends takes its leases and its places with it, and nothing of it is carried out after that.
 func TestSessionEnds(t *testing.T) {
 	q := begin(t)

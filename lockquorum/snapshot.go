@@ -94,13 +94,15 @@ func (ses *session) append(w *wire.Writer) {
 	w.Uvarint(ses.done)
 	w.Uvarint(uint64(len(ses.results)))
 	for _, seq := range slices.Sorted(maps.Keys(ses.results)) {
+		had := ses.results[seq]
 		w.Uvarint(seq)
-		ses.results[seq].append(w)
+		w.Raw(had.to[:])
+		had.Result.append(w)
 	}
 }
 
 func readSession(r *wire.Reader) *session {
-	ses := &session{results: map[uint64]Result{}}
+	ses := &session{results: map[uint64]answered{}}
 	r.Fixed(ses.device[:])
 	ses.ttl = readTTL(r)
 	ses.expiry = readExpiry(r)
@@ -111,10 +113,12 @@ func readSession(r *wire.Reader) *session {
 		if seq <= before {
 			r.Fail("answers out of order")
 		}
-		ses.results[seq], before = readResult(r), seq
-		if r.Err() != nil {
+		var had answered
+		r.Fixed(had.to[:])
+		if had.Result = readResult(r); r.Err() != nil {
 			return nil
 		}
+		ses.results[seq], before = had, seq
 	}
 	return ses
 }

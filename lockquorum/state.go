@@ -44,6 +44,7 @@ const (
 	CodeExists    Code = 12 // what is to be begun is there already, and is another
 	CodeResolved  Code = 13 // something else became of the number
 	CodeOverlap   Code = 14 // another part has some of these numbers
+	CodeReused    Code = 15 // another command had this place in the session: its process was copied or put back, and needs another one
 )
 
 func (c Code) String() string {
@@ -76,6 +77,8 @@ func (c Code) String() string {
 		return "resolved otherwise"
 	case CodeOverlap:
 		return "overlaps"
+	case CodeReused:
+		return "place of another command"
 	}
 	return "unknown code"
 }
@@ -179,7 +182,7 @@ func (s *State) answer(c *Command) Result {
 		if len(s.sessions) >= MaxSessions || s.sessionsOf(c.Device) >= MaxSessionsOfOne {
 			return Result{Code: CodeFull}
 		}
-		ses = &session{device: c.Device, ttl: open.TTL, results: map[uint64]Result{}}
+		ses = &session{device: c.Device, ttl: open.TTL, results: map[uint64]answered{}}
 		s.sessions[c.Session] = ses
 	}
 	if ses == nil || ses.device != c.Device {
@@ -189,12 +192,15 @@ func (s *State) answer(c *Command) Result {
 	s.due = min(s.due, ses.expiry)
 	if c.Done > ses.done {
 		ses.done = c.Done
-		maps.DeleteFunc(ses.results, func(seq uint64, _ Result) bool { return seq <= ses.done })
+		maps.DeleteFunc(ses.results, func(seq uint64, _ answered) bool { return seq <= ses.done })
 	}
-	if r, ok := ses.results[c.Seq]; ok {
-		return r
-	}
+	had, again := ses.results[c.Seq]
+	asked := hashOf(c.Operation)
 	switch {
+	case again && had.to != asked:
+		return Result{Code: CodeReused}
+	case again:
+		return had.Result
 	case c.Seq <= ses.done:
 		return Result{Code: CodeOld}
 	case len(ses.results) >= MaxWindow:
@@ -202,7 +208,7 @@ func (s *State) answer(c *Command) Result {
 	}
 	r := c.Operation.apply(s, c)
 	if s.sessions[c.Session] == ses { // it may have ended
-		ses.results[c.Seq] = r
+		ses.results[c.Seq] = answered{asked, r}
 	}
 	return r
 }
