@@ -75,8 +75,8 @@ func newClient(w *World, i int) *client {
 }
 
 func (c *client) now() moment {
-	m := time.Duration(float64(c.w.now-c.suspended) * c.rate)
-	return moment{m, c.w.now + c.wall}
+	runs := func(d time.Duration) time.Duration { return time.Duration(float64(d) * c.rate) }
+	return moment{runs(c.w.now - c.suspended), runs(c.w.now) + c.wall} // of one crystal
 }
 
 // start begins a process, with a session of its own.

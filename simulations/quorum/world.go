@@ -79,8 +79,8 @@ type World struct {
 const (
 	tick        = 20 * time.Millisecond
 	ttl         = 3 * time.Second
-	drift       = 0.015
-	epsilon     = 0.04 // at least twice the largest drift
+	drift       = 0.05 // so much that a holder who allows nothing for it is found out
+	epsilon     = 0.11 // at least twice the largest drift
 	traceLength = 60
 	voters      = 3
 	clients     = 5
