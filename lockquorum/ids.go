@@ -55,6 +55,12 @@ func (t Token) IsZero() bool { return t == Token{} }
 
 func (t Token) String() string { return fmt.Sprintf("%d.%d", t.Epoch, t.Index) }
 
+// SeriesID names a series of a circle: by the epoch of the quorum that began it, and its place among the circle's series, counted from one.
+// A quorum that is founded anew may not know the last series of the one before, but it gives none of their names.
+type SeriesID struct{ Epoch, N uint64 }
+
+func (id SeriesID) String() string { return fmt.Sprintf("%d.%d", id.Epoch, id.N) }
+
 // id is what all IDs are that a State keeps maps by.
 type id interface{ ~[16]byte | ~[32]byte }
 

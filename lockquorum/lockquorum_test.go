@@ -318,14 +318,42 @@ func TestReseed(t *testing.T) {
 		t.Errorf("token %v after %v", r.Token, old.Token)
 	}
 	c.expect(lockquorum.CodeClosed, &lockquorum.Assign{Circle: invoices, Item: lockquorum.ItemID{2}})
-	if r := c.expect(lockquorum.CodeDone, &lockquorum.OpenCircle{Circle: invoices, First: 1, Last: 1000}); r.Series != 2 {
-		t.Errorf("the next series is %d", r.Series)
+	if r := c.expect(lockquorum.CodeDone, &lockquorum.OpenCircle{Circle: invoices, First: 1, Last: 1000}); r.Series != (lockquorum.SeriesID{Epoch: 2, N: 2}) {
+		t.Errorf("the next series is %v", r.Series)
 	}
-	if r := c.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: lockquorum.ItemID{1}}); r.Number != given.Number || r.Series != 1 {
-		t.Errorf("an item that has a number was given %d of series %d", r.Number, r.Series)
+	if r := c.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: lockquorum.ItemID{1}}); r.Number != given.Number || r.Series != given.Series {
+		t.Errorf("an item that has a number was given %d of series %v", r.Number, r.Series)
 	}
-	if r := c.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: lockquorum.ItemID{2}}); r.Number != 1 || r.Series != 2 {
-		t.Errorf("the first of the next series is %d of series %d", r.Number, r.Series)
+	if r := c.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: lockquorum.ItemID{2}}); r.Number != 1 || r.Series.Epoch != 2 {
+		t.Errorf("the first of the next series is %d of series %v", r.Number, r.Series)
+	}
+}
+
+// What the quorum of before gave that nobody remembers comes from no series of the next one: neither if that begins with what an older
+// snapshot has, nor if it begins with nothing.
+func TestReseedOfWhatIsOlder(t *testing.T) {
+	q := begin(t)
+	a := q.client("a")
+	invoices := lockquorum.CircleID{1}
+	open := &lockquorum.OpenCircle{Circle: invoices, First: 1, Last: 1000}
+	a.expect(lockquorum.CodeDone, open)
+	older := q.st.Snapshot()
+	a.expect(lockquorum.CodeDone, &lockquorum.CloseCircle{Circle: invoices})
+	a.expect(lockquorum.CodeDone, open)
+	given := a.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: lockquorum.ItemID{1}})
+	for what, snapshot := range map[string][]byte{"an older snapshot": older, "nothing": lockquorum.New(1).Snapshot()} {
+		st, err := lockquorum.Restore(snapshot)
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.Reseed(2, nil)
+		next := &quorum{t: t, st: st}
+		b := next.client("b")
+		b.expect(lockquorum.CodeDone, open)
+		r := b.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: lockquorum.ItemID{2}})
+		if r.Series == given.Series && r.Number == given.Number {
+			t.Errorf("from %s another item is given %d of series %v too", what, r.Number, r.Series)
+		}
 	}
 }
 
@@ -341,7 +369,7 @@ func TestNumbers(t *testing.T) {
 	b.expect(lockquorum.CodeExists, &lockquorum.OpenCircle{Circle: invoices, First: 1, Last: 103})
 	for i := range 3 {
 		for _, c := range []*client{a, b} {
-			if r := c.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: item(i)}); r.Number != int64(101+i) || r.Series != 1 {
+			if r := c.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: item(i)}); r.Number != int64(101+i) || r.Series != (lockquorum.SeriesID{Epoch: 1, N: 1}) {
 				t.Fatalf("item %d is %d", i, r.Number)
 			}
 		}
@@ -354,8 +382,8 @@ func TestNumbers(t *testing.T) {
 	a.expect(lockquorum.CodeUnknown, &lockquorum.Resolve{Circle: invoices, Item: item(3), To: lockquorum.NumberVoid})
 	a.expect(lockquorum.CodeDone, &lockquorum.CloseCircle{Circle: invoices})
 	a.expect(lockquorum.CodeDone, &lockquorum.OpenCircle{Circle: invoices, First: 1, Last: 10})
-	if r := a.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: item(1)}); r.Number != 102 || r.Series != 1 {
-		t.Errorf("an item whose number is void was given %d of series %d", r.Number, r.Series)
+	if r := a.expect(lockquorum.CodeDone, &lockquorum.Assign{Circle: invoices, Item: item(1)}); r.Number != 102 || r.Series != (lockquorum.SeriesID{Epoch: 1, N: 1}) {
+		t.Errorf("an item whose number is void was given %d of series %v", r.Number, r.Series)
 	}
 	list, _ := q.st.Circle(invoices)
 	var states []string

@@ -12,16 +12,17 @@ type circle struct {
 }
 
 type series struct {
+	epoch       uint64 // that began it
 	first, last int64
 	closed      How // zero: it gives numbers. SealReseeded: it may have given more than is known here.
 	numbers     []number
 }
 
-// place says where an item's number stands: in which series, counted from one, and at which place from its first.
-type place struct {
-	series uint64
-	at     int
-}
+// place says where an item's number stands: in which series, and at which place from its first.
+type place struct{ series, at int }
+
+// id names one of a circle's series.
+func (c *circle) id(at int) SeriesID { return SeriesID{c.series[at].epoch, uint64(at + 1)} }
 
 // number is what is known of a number that was given.
 type number struct {
@@ -62,18 +63,18 @@ func (o *OpenCircle) apply(s *State, _ *Command) Result {
 		c = &circle{items: map[ItemID]place{}}
 		s.circles[o.Circle] = c
 	}
-	n := len(c.series)
-	if n > 0 && c.series[n-1].closed == 0 {
-		if open := c.series[n-1]; open.first != o.First || open.last != o.Last {
-			return Result{Code: CodeExists, Series: uint64(n)}
+	now := len(c.series) - 1
+	if now >= 0 && c.series[now].closed == 0 {
+		if open := c.series[now]; open.first != o.First || open.last != o.Last {
+			return Result{Code: CodeExists, Series: c.id(now)}
 		}
-		return Result{Code: CodeDone, Series: uint64(n)}
+		return Result{Code: CodeDone, Series: c.id(now)}
 	}
-	if n >= MaxSeries {
+	if len(c.series) >= MaxSeries {
 		return Result{Code: CodeFull}
 	}
-	c.series = append(c.series, series{first: o.First, last: o.Last})
-	return Result{Code: CodeDone, Series: uint64(n + 1)}
+	c.series = append(c.series, series{epoch: s.epoch, first: o.First, last: o.Last})
+	return Result{Code: CodeDone, Series: c.id(now + 1)}
 }
 
 func (o *CloseCircle) apply(s *State, _ *Command) Result {
@@ -81,11 +82,11 @@ func (o *CloseCircle) apply(s *State, _ *Command) Result {
 	if c == nil {
 		return Result{Code: CodeUnknown}
 	}
-	n := len(c.series)
-	if c.series[n-1].closed == 0 {
-		c.series[n-1].closed = SealReleased
+	now := len(c.series) - 1
+	if c.series[now].closed == 0 {
+		c.series[now].closed = SealReleased
 	}
-	return Result{Code: CodeDone, Series: uint64(n)}
+	return Result{Code: CodeDone, Series: c.id(now)}
 }
 
 func (o *Assign) apply(s *State, cmd *Command) Result {
@@ -94,22 +95,22 @@ func (o *Assign) apply(s *State, cmd *Command) Result {
 		return Result{Code: CodeUnknown}
 	}
 	if p, ok := c.items[o.Item]; ok { // one item, one number, for ever
-		return Result{Code: CodeDone, Series: p.series, Number: c.series[p.series-1].first + int64(p.at)}
+		return Result{Code: CodeDone, Series: c.id(p.series), Number: c.series[p.series].first + int64(p.at)}
 	}
-	n := len(c.series)
-	now := &c.series[n-1]
+	n := len(c.series) - 1
+	now := &c.series[n]
 	next := now.first + int64(len(now.numbers))
 	switch {
 	case now.closed != 0:
-		return Result{Code: CodeClosed, Series: uint64(n)}
+		return Result{Code: CodeClosed, Series: c.id(n)}
 	case next > now.last:
-		return Result{Code: CodeExhausted, Series: uint64(n)}
+		return Result{Code: CodeExhausted, Series: c.id(n)}
 	case len(c.items) >= MaxItems:
-		return Result{Code: CodeFull, Series: uint64(n)}
+		return Result{Code: CodeFull, Series: c.id(n)}
 	}
-	c.items[o.Item] = place{uint64(n), len(now.numbers)}
+	c.items[o.Item] = place{n, len(now.numbers)}
 	now.numbers = append(now.numbers, number{item: o.Item, state: NumberReserved, by: cmd.Device, clock: s.clock})
-	return Result{Code: CodeDone, Series: uint64(n), Number: next}
+	return Result{Code: CodeDone, Series: c.id(n), Number: next}
 }
 
 func (o *Resolve) apply(s *State, _ *Command) Result {
@@ -121,8 +122,8 @@ func (o *Resolve) apply(s *State, _ *Command) Result {
 	if !ok {
 		return Result{Code: CodeUnknown}
 	}
-	in := &c.series[p.series-1]
-	r := Result{Code: CodeDone, Series: p.series, Number: in.first + int64(p.at)}
+	in := &c.series[p.series]
+	r := Result{Code: CodeDone, Series: c.id(p.series), Number: in.first + int64(p.at)}
 	switch n := &in.numbers[p.at]; n.state {
 	case NumberReserved:
 		n.state, n.note = o.To, bytes.Clone(o.Note)

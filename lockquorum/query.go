@@ -56,6 +56,7 @@ func (s *State) Leases() (list []Lease) {
 
 // Series is a series of a circle, with every number that it gave, from First on without a gap.
 type Series struct {
+	ID          SeriesID
 	First, Last int64
 	Closed      How // zero: it gives numbers. SealReseeded: it may have given more than is known.
 	Numbers     []Number
@@ -77,8 +78,8 @@ func (s *State) Circle(id CircleID) (list []Series, ok bool) {
 	if c == nil {
 		return nil, false
 	}
-	for _, in := range c.series {
-		out := Series{First: in.first, Last: in.last, Closed: in.closed}
+	for i, in := range c.series {
+		out := Series{ID: c.id(i), First: in.first, Last: in.last, Closed: in.closed}
 		for i, n := range in.numbers {
 			out.Numbers = append(out.Numbers, Number{in.first + int64(i), n.item, n.state, n.by, n.clock, n.note})
 		}

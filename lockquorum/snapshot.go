@@ -60,7 +60,7 @@ func Restore(b []byte) (*State, error) {
 	s.voters = readVoters(r)
 	readMap(r, MaxSessions, s.sessions, readSession)
 	readMap(r, MaxLocks, s.locks, s.readLock)
-	readMap(r, MaxCircles, s.circles, readCircle)
+	readMap(r, MaxCircles, s.circles, s.readCircle)
 	readMap(r, MaxRanges, s.ranges, readDivision)
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("restore quorum: %w", err)
@@ -127,7 +127,8 @@ func (a Result) append(w *wire.Writer) {
 	w.Byte(byte(a.Code))
 	a.Token.append(w)
 	w.Uvarint(uint64(a.Expiry))
-	w.Uvarint(a.Series)
+	w.Uvarint(a.Series.Epoch)
+	w.Uvarint(a.Series.N)
 	w.Uvarint(uint64(a.Number))
 	w.Raw(a.Heads[:])
 }
@@ -138,7 +139,7 @@ func readResult(r *wire.Reader) (a Result) {
 	}
 	a.Token = readToken(r)
 	a.Expiry = readExpiry(r)
-	a.Series = r.Uvarint(MaxSeries)
+	a.Series = SeriesID{r.Uvarint(1<<63 - 1), r.Uvarint(MaxSeries)}
 	a.Number = readNumber(r)
 	r.Fixed(a.Heads[:])
 	return a
@@ -249,6 +250,7 @@ func readDocument(r *wire.Reader) *document {
 func (c *circle) append(w *wire.Writer) {
 	w.Uvarint(uint64(len(c.series)))
 	for _, in := range c.series {
+		w.Uvarint(in.epoch)
 		w.Uvarint(uint64(in.first))
 		w.Uvarint(uint64(in.last))
 		w.Byte(byte(in.closed))
@@ -263,16 +265,16 @@ func (c *circle) append(w *wire.Writer) {
 	}
 }
 
-// readCircle reads a circle: all its series but the last are closed, and an item has one number.
-func readCircle(r *wire.Reader) *circle {
+// readCircle reads a circle: all its series but the last are closed, and that one too if another epoch began it; and an item has one number.
+func (s *State) readCircle(r *wire.Reader) *circle {
 	c := &circle{items: map[ItemID]place{}}
 	for range r.Uvarint(MaxSeries) {
-		in := series{first: readNumber(r), last: readNumber(r), closed: How(r.Byte())}
+		in := series{epoch: r.Uvarint(s.epoch), first: readNumber(r), last: readNumber(r), closed: How(r.Byte())}
 		if in.first > in.last || in.closed != 0 && in.closed != SealReleased && in.closed != SealReseeded {
 			r.Fail("a series")
 		}
-		if n := len(c.series); n > 0 && c.series[n-1].closed == 0 {
-			r.Fail("a series after one that is open")
+		if n := len(c.series); n > 0 && (c.series[n-1].closed == 0 || c.series[n-1].epoch > in.epoch) || in.closed == 0 && in.epoch != s.epoch {
+			r.Fail("a series after one that is open, or of another epoch")
 		}
 		for range r.Uvarint(uint64(min(MaxItems-len(c.items), int(in.last-in.first)+1))) {
 			n := number{}
@@ -289,7 +291,7 @@ func readCircle(r *wire.Reader) *circle {
 			if r.Err() != nil {
 				return nil
 			}
-			c.items[n.item] = place{uint64(len(c.series) + 1), len(in.numbers)}
+			c.items[n.item] = place{len(c.series), len(in.numbers)}
 			in.numbers = append(in.numbers, n)
 		}
 		if r.Err() != nil {

@@ -88,7 +88,7 @@ type Result struct {
 	Code   Code
 	Token  Token // of the lease that was granted or is held
 	Expiry int64 // when that lease ends by the replicated clock, unless it is renewed
-	Series uint64
+	Series SeriesID
 	Number int64 // given to the item, in that series of its circle
 	Heads  Heads // CodeMismatch: what is certified
 }
