@@ -53,6 +53,9 @@ func (t Token) Compare(u Token) int {
 // IsZero reports whether t is of no lease.
 func (t Token) IsZero() bool { return t == Token{} }
 
+// A Place is that of any command. Whatever an earlier epoch did is before whatever a later one does.
+type Place = Token
+
 func (t Token) String() string { return fmt.Sprintf("%d.%d", t.Epoch, t.Index) }
 
 // SeriesID names a series of a circle: by the epoch of the quorum that began it, and its place among the circle's series, counted from one.

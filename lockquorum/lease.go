@@ -29,7 +29,7 @@ type lock struct {
 	expiry    int64
 	queue     []waiter
 	sealed    How // of the last lease; zero while it is held
-	sealedAt  uint64
+	sealedAt  Place
 	documents map[DocumentID]*document
 	breaks    []Broken // the last ones, the newest last
 }
@@ -44,7 +44,7 @@ type waiter struct {
 type document struct {
 	heads   Heads
 	token   Token   // of the lease under which that was
-	at      uint64  // index at which it was
+	at      Place   // of the command by which it was
 	history []Heads // that were before, the newest last
 }
 
@@ -152,7 +152,7 @@ func (o *Acquire) apply(s *State, c *Command) Result {
 	switch {
 	case l.holder == c.Session:
 		return Result{Code: CodeHeld, Token: l.last, Expiry: l.expiry}
-	case !l.held() && len(l.queue) == 0 && l.last != s.token():
+	case !l.held() && len(l.queue) == 0 && l.last != s.place():
 		return s.grant(l, w)
 	case o.Try:
 		return Result{Code: CodeHeld, Token: l.last, Expiry: l.expiry}
@@ -167,11 +167,11 @@ func (o *Acquire) apply(s *State, c *Command) Result {
 	return Result{Code: CodeQueued}
 }
 
-// token is that of a lease which the command at hand grants.
-func (s *State) token() Token { return Token{s.epoch, s.index} }
+// place is that of the command at hand, and the token of a lease that it grants.
+func (s *State) place() Place { return Place{s.epoch, s.index} }
 
 func (s *State) grant(l *lock, w waiter) Result {
-	l.last, l.holder, l.seq, l.ttl, l.sealed, l.sealedAt = s.token(), w.session, w.seq, w.ttl, 0, 0
+	l.last, l.holder, l.seq, l.ttl, l.sealed, l.sealedAt = s.place(), w.session, w.seq, w.ttl, 0, Place{}
 	l.expiry = s.clock + w.ttl
 	s.due = min(s.due, l.expiry)
 	return Result{Code: CodeDone, Token: l.last, Expiry: l.expiry}
@@ -183,7 +183,7 @@ func (s *State) next(id LockID, l *lock) {
 	if l.held() || len(l.queue) == 0 {
 		return
 	}
-	if l.last == s.token() {
+	if l.last == s.place() {
 		s.waiting = true
 		return
 	}
@@ -199,7 +199,7 @@ func (s *State) next(id LockID, l *lock) {
 
 // seal ends a lease: what it certified stays, and nothing more of it will count.
 func (s *State) seal(id LockID, l *lock, how How) {
-	l.holder, l.sealed, l.sealedAt = SessionID{}, how, s.index
+	l.holder, l.sealed, l.sealedAt = SessionID{}, how, s.place()
 	s.events = append(s.events, Event{Happening: Sealed, Lock: id, Token: l.last, How: how})
 	s.next(id, l)
 }
@@ -232,7 +232,7 @@ func (o *Commit) apply(s *State, c *Command) Result {
 	if d.heads != (Heads{}) && d.heads != o.New {
 		d.history = last(append(d.history, d.heads), MaxHistory)
 	}
-	d.heads, d.token, d.at = o.New, l.last, s.index
+	d.heads, d.token, d.at = o.New, l.last, s.place()
 	s.events = append(s.events, Event{Happening: Committed, Lock: o.Lock, Token: l.last, Document: o.Document, Heads: o.New})
 	return Result{Code: CodeDone, Token: l.last, Expiry: l.expiry}
 }
@@ -276,7 +276,7 @@ func (o *Break) apply(s *State, c *Command) Result {
 	for _, to := range o.Back {
 		d := l.documents[to.Document]
 		at := slices.Index(d.history, to.Heads)
-		d.heads, d.history, d.token, d.at = to.Heads, slices.Clone(d.history[:at]), l.last, s.index
+		d.heads, d.history, d.token, d.at = to.Heads, slices.Clone(d.history[:at]), l.last, s.place()
 		s.events = append(s.events, Event{Happening: Committed, Lock: o.Lock, Token: l.last, Document: to.Document, Heads: to.Heads})
 	}
 	l.breaks = last(append(l.breaks, Broken{Token: o.Token, By: c.Device, Clock: s.clock, Note: bytes.Clone(o.Note)}), MaxBreaks)

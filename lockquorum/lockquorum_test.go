@@ -329,6 +329,58 @@ func TestReseed(t *testing.T) {
 	}
 }
 
+// The log of a quorum that is founded anew begins anew. What is said in it is later than all that was said before, whatever its index.
+func TestReseedIsLater(t *testing.T) {
+	q := begin(t)
+	a := q.client("a")
+	l := a.expect(lockquorum.CodeDone, &lockquorum.Acquire{Lock: lists, TTL: 20_000})
+	a.expect(lockquorum.CodeDone, &lockquorum.Commit{Lock: lists, Token: l.Token, Document: codes, New: heads(1)})
+	for range 20 {
+		a.expect(lockquorum.CodeDone, &lockquorum.Keep{})
+	}
+	a.expect(lockquorum.CodeDone, &lockquorum.Commit{Lock: lists, Token: l.Token, Document: codes, Expected: heads(1), New: heads(2)})
+	before := q.lease(lists).Documents[0]
+	q.st.Reseed(2, nil)
+	if q.index = 0; q.st.Index() != 0 {
+		t.Errorf("the log of the next epoch begins at %d", q.st.Index())
+	}
+	sealed := q.lease(lists).SealedAt
+	b := q.client("b")
+	b.expect(lockquorum.CodeDone, &lockquorum.Break{Lock: lists, Token: l.Token, Back: []lockquorum.Certified{{Document: codes, Heads: heads(1)}}})
+	if now := q.lease(lists).Documents[0]; now.At.Compare(before.At) <= 0 || now.At.Compare(sealed) <= 0 {
+		t.Errorf("taken back at %v, certified at %v, sealed at %v", now.At, before.At, sealed)
+	}
+}
+
+// What holds a token of later than now, or a lease of an earlier epoch, or a session that is none, does not go on.
+func TestRestoreRefuses(t *testing.T) {
+	q := begin(t)
+	q.client("a").expect(lockquorum.CodeDone, &lockquorum.Acquire{Lock: lists, TTL: 20_000})
+	b := q.st.Snapshot()
+	for what, bent := range map[string]func([]byte){
+		"a token of later than now":   func(b []byte) { b[6] = 1 },
+		"a lease of an earlier epoch": func(b []byte) { b[5] = 2 },
+		"a session of zeros": func(b []byte) {
+			id := lockquorum.SessionID{'a'}
+			for {
+				at := bytes.Index(b, id[:])
+				if at < 0 {
+					return
+				}
+				clear(b[at : at+len(id)])
+			}
+		},
+	} {
+		other := bytes.Clone(b)
+		if bent(other); bytes.Equal(other, b) {
+			t.Fatalf("%s: the snapshot is as it was", what)
+		}
+		if _, err := lockquorum.Restore(other); err == nil {
+			t.Errorf("%s: taken", what)
+		}
+	}
+}
+
 // What the quorum of before gave that nobody remembers comes from no series of the next one: neither if that begins with what an older
 // snapshot has, nor if it begins with nothing.
 func TestReseedOfWhatIsOlder(t *testing.T) {

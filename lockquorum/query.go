@@ -11,7 +11,7 @@ type Lease struct {
 	Expiry    int64      // when it ends by the replicated clock, unless it is renewed
 	Waiting   []DeviceID // in the order in which they will have it
 	How       How        // how the last one ended, where nobody holds it
-	SealedAt  uint64     // and at which index
+	SealedAt  Place      // and where
 	Documents []Document // ascending by ID
 	Breaks    []Broken   // the last ones, the newest last
 }
@@ -21,8 +21,8 @@ type Lease struct {
 type Document struct {
 	ID    DocumentID
 	Heads Heads
-	Token Token  // of the lease under which they were certified
-	Index uint64 // of the command that certified them
+	Token Token // of the lease under which they were certified
+	At    Place // of the command that certified them: of two certificates of a document the later one counts
 }
 
 // Lease returns what is said of a lock; false for one that nobody ever asked for.

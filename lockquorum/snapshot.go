@@ -58,7 +58,9 @@ func Restore(b []byte) (*State, error) {
 	s.clock = int64(r.Uvarint(MaxClock))
 	r.Fixed(s.chain[:])
 	s.voters = readVoters(r)
-	readMap(r, MaxSessions, s.sessions, readSession)
+	if readMap(r, MaxSessions, s.sessions, readSession); s.sessions[SessionID{}] != nil {
+		r.Fail("a session of zeros")
+	}
 	readMap(r, MaxLocks, s.locks, s.readLock)
 	readMap(r, MaxCircles, s.circles, s.readCircle)
 	readMap(r, MaxRanges, s.ranges, readDivision)
@@ -154,7 +156,7 @@ func (l *lock) append(w *wire.Writer) {
 		w.Uvarint(uint64(l.expiry))
 	} else {
 		w.Byte(byte(l.sealed))
-		w.Uvarint(l.sealedAt)
+		l.sealedAt.append(w)
 	}
 	w.Uvarint(uint64(len(l.queue)))
 	for _, q := range l.queue {
@@ -184,16 +186,21 @@ func (s *State) readLock(r *wire.Reader) *lock {
 			r.Fail("a lock of a session that there is not")
 		}
 	}
+	if l.last.Compare(s.place()) > 0 { // the next one would not be larger
+		r.Fail("a token of later than now")
+	}
 	if r.Fixed(l.holder[:]); l.held() {
 		known(l.holder)
 		l.seq = r.Uvarint(1<<63 - 1)
 		l.ttl = readTTL(r)
-		l.expiry = readExpiry(r)
+		if l.expiry = readExpiry(r); l.last.Epoch != s.epoch {
+			r.Fail("a lease of an epoch that is over")
+		}
 	} else {
 		if l.sealed = How(r.Byte()); l.sealed > SealReseeded || (l.sealed == 0) != l.last.IsZero() {
 			r.Fail("how a lease ended")
 		}
-		l.sealedAt = r.Uvarint(1<<63 - 1)
+		l.sealedAt = readToken(r)
 	}
 	for range r.Uvarint(MaxQueue) {
 		var q waiter
@@ -225,7 +232,7 @@ func (s *State) readLock(r *wire.Reader) *lock {
 func (d *document) append(w *wire.Writer) {
 	w.Raw(d.heads[:])
 	d.token.append(w)
-	w.Uvarint(d.at)
+	d.at.append(w)
 	w.Uvarint(uint64(len(d.history)))
 	for _, h := range d.history {
 		w.Raw(h[:])
@@ -236,7 +243,7 @@ func readDocument(r *wire.Reader) *document {
 	d := &document{}
 	r.Fixed(d.heads[:])
 	d.token = readToken(r)
-	d.at = r.Uvarint(1<<63 - 1)
+	d.at = readToken(r)
 	for range r.Uvarint(MaxHistory) {
 		var h Heads
 		if r.Fixed(h[:]); r.Err() != nil {

@@ -140,11 +140,11 @@ func (s *State) Voters() []Voter { return slices.Clone(s.voters) }
 // Reseed ends what the quorum of before could not end itself, when its voters are founded anew under a higher epoch: sessions and leases,
 // and every circle's series, since numbers may have been given that this State does not know. Documents keep their certified heads.
 func (s *State) Reseed(epoch uint64, voters []Voter) {
-	s.epoch, s.voters, s.events = epoch, slices.Clone(voters), nil
+	s.epoch, s.index, s.voters, s.events = epoch, 0, slices.Clone(voters), nil
 	s.sessions = map[SessionID]*session{}
 	for _, l := range s.locks {
 		if l.queue = nil; l.held() {
-			l.holder, l.sealed, l.sealedAt = SessionID{}, SealReseeded, s.index
+			l.holder, l.sealed, l.sealedAt = SessionID{}, SealReseeded, s.place()
 		}
 	}
 	for _, c := range s.circles {
