@@ -217,8 +217,15 @@ func (n *Node) prefer() {
 	}
 }
 
-// Step takes a message of another voter. What does not fit is dropped, as a network would.
-func (n *Node) Step(m *pb.Message) { _ = n.raft.Step(m) }
+// Step takes a message of another voter. What does not fit is dropped, as a network would; so is what voters do not send each other: Raft
+// would propose what one hands on, and the leader would not have stamped it.
+func (n *Node) Step(m *pb.Message) {
+	switch m.GetType() {
+	case pb.MsgApp, pb.MsgAppResp, pb.MsgSnap, pb.MsgHeartbeat, pb.MsgHeartbeatResp, pb.MsgTimeoutNow,
+		pb.MsgVote, pb.MsgVoteResp, pb.MsgPreVote, pb.MsgPreVoteResp:
+		_ = n.raft.Step(m)
+	}
+}
 
 // Unreachable says that messages to a voter do not arrive.
 func (n *Node) Unreachable(id uint64) { n.raft.ReportUnreachable(id) }

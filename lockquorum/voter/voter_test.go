@@ -226,6 +226,28 @@ func TestOutcomeUnknown(t *testing.T) {
 	}
 }
 
+// Nobody but the leader itself brings entries to its log, and stamps them: what another voter has it propose is dropped. An entry that does
+// not read would end every voter for ever.
+func TestTakesNoProposalOfOthers(t *testing.T) {
+	c := found(t, 3)
+	n := c.leader()
+	var other uint64 = 3
+	if n.cfg.ID == other {
+		other = 1
+	}
+	for _, entry := range []*pb.Entry{
+		{Data: []byte("no command")},
+		{Type: pb.EntryConfChangeV2.Enum()}, // leaves a joint configuration, or none
+	} {
+		n.Step(&pb.Message{Type: pb.MsgProp.Enum(), From: &other, To: &n.cfg.ID, Entries: []*pb.Entry{entry}})
+		c.run(3)
+	}
+	before := n.conf
+	if r := c.do(&lockquorum.Command{Operation: &lockquorum.Tick{}}); r.Code != lockquorum.CodeDone || n.conf != before {
+		t.Errorf("afterwards: %+v, %v", r, n.conf)
+	}
+}
+
 // The clock goes on under each leader from where the last command left it.
 func TestClock(t *testing.T) {
 	c := found(t, 1)
