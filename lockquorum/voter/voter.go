@@ -54,8 +54,8 @@ type Stored struct {
 
 // Batch is what follows from what a Node was told.
 type Batch struct {
-	// HardState, Snapshot and Entries are to be stored; an entry takes the place of one with its index and all after that. Where Sync is set,
-	// durably before the messages are sent and before Advance is called. Nil: as it was.
+	// HardState, Snapshot and Entries are to be stored. An entry takes the place of one with its index and all after that; a snapshot that of
+	// all entries, also of those that follow it: they are of another history. Where Sync is set, durably before the messages are sent and before Advance is called. Nil: as it was.
 	HardState *pb.HardState
 	Snapshot  *pb.Snapshot
 	Entries   []*pb.Entry
@@ -70,7 +70,7 @@ type Batch struct {
 type Outcome struct {
 	Answers []Answer
 	Events  []lockquorum.Event
-	// Snapshot is to be stored; entries up to Forget are not needed any more once it is.
+	// Snapshot is to be stored beside the entries; those up to Forget are not needed any more once it is.
 	Snapshot *pb.Snapshot
 	Forget   uint64
 	// Led says that this Node began or ceased to lead, or that another one does.
@@ -94,6 +94,9 @@ var (
 	// ErrOutcomeUnknown says that the command may or may not have been carried out. Asked again under the same place in its session, it is so
 	// once.
 	ErrOutcomeUnknown = errors.New("whether it was carried out is not known")
+	// ErrLost says that a voter does not have all that it once stored. It must not vote: it may have forgotten for whom it did, or what
+	// a majority relies on it for.
+	ErrLost = errors.New("the voter has lost something that it stored")
 )
 
 // Node is one voter. It is not safe for concurrent use.
@@ -132,10 +135,37 @@ func Found(st *lockquorum.State) *Stored {
 	}
 }
 
-// Open returns a Node that goes on from what is stored; nil: from nothing, as one that waits to be made a voter.
+// whole checks that what is stored fits together, as Batches leave it.
+func (s *Stored) whole() error {
+	last, term := s.Snapshot.GetMetadata().GetIndex(), s.Snapshot.GetMetadata().GetTerm()
+	for i, e := range s.Entries {
+		before := s.Entries[max(0, i-1)]
+		switch {
+		case i > 0 && (e.GetIndex() != before.GetIndex()+1 || e.GetTerm() < before.GetTerm()):
+			return fmt.Errorf("%w: entry %d of term %d follows %d of term %d", ErrLost, e.GetIndex(), e.GetTerm(), before.GetIndex(), before.GetTerm())
+		case e.GetIndex() <= last: // the snapshot has it
+		case i == 0 && e.GetIndex() != last+1, e.GetTerm() < term:
+			return fmt.Errorf("%w: entry %d of term %d follows a snapshot at %d of term %d", ErrLost, e.GetIndex(), e.GetTerm(), last, term)
+		}
+	}
+	if n := len(s.Entries); n > 0 && s.Entries[n-1].GetIndex() > last {
+		last, term = s.Entries[n-1].GetIndex(), s.Entries[n-1].GetTerm()
+	}
+	if s.HardState.GetCommit() > last || s.HardState.GetTerm() < term {
+		return fmt.Errorf("%w: the log ends at %d of term %d, and was known to be agreed on up to %d in term %d", ErrLost, last, term,
+			s.HardState.GetCommit(), s.HardState.GetTerm())
+	}
+	return nil
+}
+
+// Open returns a Node that goes on from what is stored; nil: from nothing, as one that waits to be made a voter. It is ErrLost if that
+// is not whole.
 func Open(cfg Config, from *Stored) (*Node, error) {
 	n := &Node{cfg: cfg, log: raft.NewMemoryStorage(), state: lockquorum.New(0), conf: &pb.ConfState{}, waiting: map[uint64]bool{}}
 	if from != nil {
+		if err := from.whole(); err != nil {
+			return nil, fmt.Errorf("open voter: %w", err)
+		}
 		if from.Snapshot != nil {
 			st, err := lockquorum.Restore(from.Snapshot.GetData())
 			if err != nil {
@@ -147,7 +177,11 @@ func Open(cfg Config, from *Stored) (*Node, error) {
 			n.restored(st, from.Snapshot)
 		}
 		if from.HardState != nil {
-			if err := n.log.SetHardState(from.HardState); err != nil {
+			hs := proto.Clone(from.HardState).(*pb.HardState)
+			if hs.GetCommit() < n.applied { // it need not be durable, and what a snapshot has was agreed on
+				hs.Commit = proto.Uint64(n.applied)
+			}
+			if err := n.log.SetHardState(hs); err != nil {
 				return nil, fmt.Errorf("open voter: %w", err)
 			}
 		}

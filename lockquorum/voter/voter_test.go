@@ -12,6 +12,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 
 	"chartmesh/internal/fuzzing"
 	"chartmesh/lockquorum"
@@ -223,6 +224,41 @@ func TestOutcomeUnknown(t *testing.T) {
 	c.run(30)
 	if r := c.do(assign(1)); r.Number != 2 {
 		t.Errorf("asked again, the item is %d", r.Number)
+	}
+}
+
+// A voter whose log has a gap, or another history than its snapshot, or less than was agreed on, does not go on: it says so.
+func TestLost(t *testing.T) {
+	c := found(t, 1)
+	c.do(&lockquorum.Command{Operation: &lockquorum.OpenCircle{Circle: lockquorum.CircleID{1}, First: 1, Last: 1000}})
+	for i := range 5 {
+		c.do(assign(byte(i)))
+	}
+	entry := func(index, term uint64) *pb.Entry { return &pb.Entry{Index: &index, Term: &term} }
+	snapshot := func(s *Stored, term uint64) *pb.Snapshot {
+		return &pb.Snapshot{Data: s.Snapshot.GetData(), Metadata: &pb.SnapshotMetadata{Index: proto.Uint64(4), Term: &term,
+			ConfState: s.Snapshot.GetMetadata().GetConfState()}}
+	}
+	for what, test := range map[string]struct {
+		bend func(*Stored)
+		err  error
+	}{
+		"as it was":                  {func(*Stored) {}, nil},
+		"an entry is missing":        {func(s *Stored) { s.Entries = slices.Delete(s.Entries, 2, 3) }, ErrLost},
+		"the first is missing":       {func(s *Stored) { s.Entries = s.Entries[1:] }, ErrLost},
+		"the last is missing":        {func(s *Stored) { s.Entries = s.Entries[:len(s.Entries)-1] }, ErrLost},
+		"the vote is missing":        {func(s *Stored) { s.HardState = nil }, ErrLost},
+		"all but the vote":           {func(s *Stored) { s.Snapshot, s.Entries = nil, nil }, ErrLost},
+		"an entry of an older term":  {func(s *Stored) { s.Entries[2] = entry(s.Entries[2].GetIndex(), 1) }, ErrLost},
+		"a log older than snapshots": {func(s *Stored) { s.HardState.Term, s.Snapshot = proto.Uint64(9), snapshot(s, 9) }, ErrLost},
+		"a commit before a snapshot": {func(s *Stored) { s.HardState.Commit, s.Snapshot = proto.Uint64(2), snapshot(s, s.HardState.GetTerm()) }, nil},
+	} {
+		s := *c.stored[1]
+		s.HardState, s.Entries = proto.Clone(s.HardState).(*pb.HardState), slices.Clone(s.Entries)
+		test.bend(&s)
+		if _, err := Open(c.nodes[1].cfg, &s); !errors.Is(err, test.err) {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }
 

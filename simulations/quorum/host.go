@@ -61,8 +61,7 @@ func (h *host) save(b voter.Batch) error {
 	}
 	d := &h.disk.now
 	if b.Snapshot != nil {
-		d.Snapshot = b.Snapshot
-		d.Entries = slices.DeleteFunc(slices.Clone(d.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= b.Snapshot.GetMetadata().GetIndex() })
+		d.Snapshot, d.Entries = b.Snapshot, nil
 	}
 	if b.HardState != nil {
 		d.HardState = b.HardState
@@ -96,17 +95,6 @@ func (h *host) start() {
 	h.answers, h.leads, h.early = map[uint64]func(lockquorum.Result, error){}, false, nil
 	from := cloneStored(h.disk.durable)
 	h.disk.now = cloneStored(from)
-	if from.HardState != nil { // what is known to be committed need not be durable
-		last := from.Snapshot.GetMetadata().GetIndex()
-		if n := len(from.Entries); n > 0 {
-			last = max(last, from.Entries[n-1].GetIndex())
-		}
-		if from.HardState.GetCommit() > last {
-			hs := proto.Clone(from.HardState).(*pb.HardState)
-			hs.Commit = &last
-			from.HardState = hs
-		}
-	}
 	node, err := voter.Open(voter.Config{
 		ID: h.id, Boot: h.boot, Election: 10, Prefer: 1, PreferAfter: 200, SnapshotEvery: 40,
 		Logger: &raft.DefaultLogger{Logger: log.New(io.Discard, "", 0)},

@@ -9,6 +9,11 @@ import (
 	"testing"
 	"testing/cryptotest"
 	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"chartmesh/lockquorum/voter"
 )
 
 // run runs a world; a voter that panics counts as one that does not go on. Raft draws its election times by crypto/rand.
@@ -48,6 +53,19 @@ func TestQuorum(t *testing.T) {
 	t.Logf("%d worlds in %v: %+v", n, time.Since(begun).Round(time.Millisecond), all)
 	if n >= 10 && !t.Failed() && (all.Late == 0 || all.Elections < int(n) || all.Snapshots == 0 || all.Suspensions == 0) {
 		t.Errorf("nothing happened in %d worlds of what they are for: %+v", n, all)
+	}
+}
+
+// A snapshot that a voter is sent takes the place of its whole log: what it has beyond is of another history, in which it would take who
+// lacks what was agreed on for up to date.
+func TestSnapshotTakesThePlaceOfTheLog(t *testing.T) {
+	h := &host{w: &World{}}
+	for i := uint64(3); i < 9; i++ {
+		h.disk.now.Entries = append(h.disk.now.Entries, &pb.Entry{Index: proto.Uint64(i), Term: proto.Uint64(2)})
+	}
+	b := voter.Batch{Sync: true, Snapshot: &pb.Snapshot{Metadata: &pb.SnapshotMetadata{Index: proto.Uint64(5), Term: proto.Uint64(4)}}}
+	if err := h.save(b); err != nil || len(h.disk.durable.Entries) > 0 {
+		t.Errorf("%d entries beside the snapshot: %v", len(h.disk.durable.Entries), err)
 	}
 }
 
