@@ -268,7 +268,7 @@ func (c *client) number() {
 	c.request(&lockquorum.Assign{Circle: circle, Item: item}, func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
 		switch r.Code {
 		case lockquorum.CodeDone:
-			c.w.ledger.numbered(c.w, item, r.Number)
+			c.w.ledger.numbered(c.w, item, number{r.Series, r.Number})
 		case lockquorum.CodeUnknown:
 			c.request(&lockquorum.OpenCircle{Circle: circle, First: 1, Last: 1 << 30}, func(lockquorum.Result, moment, lockquorum.Heads) {})
 		case lockquorum.CodeNoSession:
@@ -324,6 +324,7 @@ func (c *client) begin(h *hold, asked moment) {
 	h.deadline = asked.add(c.within())
 	c.holds[h.lock] = h
 	c.w.report.Grants++
+	c.w.ledger.leased(c.w, h.lock, h.token, c.session)
 	if c.valid(h) {
 		c.w.ledger.held(c.w, c, h)
 	}
@@ -377,10 +378,17 @@ func (c *client) write(h *hold, times int) {
 		c.later(100*time.Millisecond, func() { c.write(h, times) })
 		return
 	}
-	ch := &change{id: c.w.ledger.fresh(c.w), parent: parent, lock: h.lock, token: h.token, by: c.index}
-	c.w.ledger.changes[ch.id] = ch
-	c.store[ch.id] = ch
+	ch := c.change(h, parent)
 	c.w.ledger.held(c.w, c, h)
+	if c.w.chance(5) { // a copy of this process writes too; of the two one goes on
+		other := c.change(h, parent)
+		c.request(&lockquorum.Commit{Lock: h.lock, Token: h.token, Document: documentOf(h.lock), Expected: h.heads, New: other.id},
+			func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
+				if r.Code == lockquorum.CodeDone {
+					c.w.ledger.committed = append(c.w.ledger.committed, other)
+				}
+			})
+	}
 	c.push(h, ch, func() {
 		if !c.valid(h) {
 			stop()
@@ -399,6 +407,14 @@ func (c *client) write(h *hold, times int) {
 				c.later(c.w.between(time.Millisecond, 1500*time.Millisecond), func() { c.write(h, times-1) })
 			})
 	})
+}
+
+// change writes a change under a lease.
+func (c *client) change(h *hold, parent lockquorum.Heads) *change {
+	ch := &change{id: c.w.ledger.fresh(c.w), parent: parent, lock: h.lock, token: h.token, by: c.index}
+	c.w.ledger.changes[ch.id] = ch
+	c.store[ch.id] = ch
+	return ch
 }
 
 // newest returns the change of the greatest token that it has.

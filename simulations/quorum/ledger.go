@@ -1,6 +1,8 @@
 package quorum
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/binary"
 	"slices"
 	"time"
@@ -14,19 +16,34 @@ type ledger struct {
 	committed []*change                                    // whose commit somebody was told
 	certified map[lockquorum.DocumentID][]lockquorum.Heads // as it came about
 	chains    map[uint64][32]byte                          // of all commands, by index
+	states    map[uint64][32]byte                          // what some of them amount to, by index
 	tokens    map[lockquorum.LockID]lockquorum.Token       // the newest
-	numbers   map[lockquorum.ItemID]int64                  // that somebody was told
-	items     map[int64]lockquorum.ItemID
+	leases    map[lease]lockquorum.SessionID               // whose they are
+	numbers   map[lockquorum.ItemID]number                 // that somebody was told
+	items     map[number]lockquorum.ItemID
 	last      uint64
 	newest    uint64 // index that any voter applied
 }
+
+// lease is named by its lock and token, and a number by its series and itself.
+type (
+	lease struct {
+		lock  lockquorum.LockID
+		token lockquorum.Token
+	}
+	number struct {
+		series lockquorum.SeriesID
+		n      int64
+	}
+)
 
 func (l *ledger) init() {
 	l.changes = map[lockquorum.Heads]*change{}
 	l.certified = map[lockquorum.DocumentID][]lockquorum.Heads{}
 	l.chains = map[uint64][32]byte{}
-	l.tokens = map[lockquorum.LockID]lockquorum.Token{}
-	l.numbers, l.items = map[lockquorum.ItemID]int64{}, map[int64]lockquorum.ItemID{}
+	l.states = map[uint64][32]byte{}
+	l.tokens, l.leases = map[lockquorum.LockID]lockquorum.Token{}, map[lease]lockquorum.SessionID{}
+	l.numbers, l.items = map[lockquorum.ItemID]number{}, map[number]lockquorum.ItemID{}
 }
 
 // fresh returns the name of a change that is to be written.
@@ -48,6 +65,9 @@ func (l *ledger) descends(id, of lockquorum.Heads) bool {
 	return id == of
 }
 
+// statesEvery is at which indexes all that a voter holds is compared, and not the commands alone that led there.
+const statesEvery = 8
+
 // applied checks I6 and I1: the voters that applied the same index hold the same, and tokens grow.
 func (l *ledger) applied(w *World, h *host, st *lockquorum.State) {
 	chain, known := l.chains[st.Index()]
@@ -55,6 +75,13 @@ func (l *ledger) applied(w *World, h *host, st *lockquorum.State) {
 		w.fail("I6", "voter %d has another history at %d", h.index, st.Index())
 	}
 	l.chains[st.Index()] = st.Chain()
+	if st.Index()%statesEvery == 0 {
+		hash := sha256.Sum256(st.Snapshot())
+		if other, known := l.states[st.Index()]; known && other != hash {
+			w.fail("I6", "voter %d applied the same up to %d, and holds something else", h.index, st.Index())
+		}
+		l.states[st.Index()] = hash
+	}
 	if st.Index() <= l.newest {
 		return // it is behind others
 	}
@@ -83,6 +110,7 @@ func (l *ledger) happened(w *World, st *lockquorum.State, events []lockquorum.Ev
 			}
 			l.certified[e.Document] = append(list, e.Heads)
 		case lockquorum.Granted:
+			l.leased(w, e.Lock, e.Token, e.Session)
 			for _, c := range w.clients {
 				if c.session == e.Session {
 					if again := c.granted[e.Seq]; again != nil { // somebody tells it, or it asks again
@@ -92,6 +120,15 @@ func (l *ledger) happened(w *World, st *lockquorum.State, events []lockquorum.Ev
 			}
 		}
 	}
+}
+
+// leased checks I1: a token is of one lease.
+func (l *ledger) leased(w *World, lock lockquorum.LockID, token lockquorum.Token, to lockquorum.SessionID) {
+	key := lease{lock, token}
+	if other, ok := l.leases[key]; ok && other != to {
+		w.fail("I1", "token %v of %v is of the leases of two sessions, %v and %v", token, lock, other, to)
+	}
+	l.leases[key] = to
 }
 
 // held checks I2: nobody else takes himself for the holder.
@@ -104,12 +141,12 @@ func (l *ledger) held(w *World, c *client, h *hold) {
 }
 
 // numbered checks I5: an item has one number, and a number one item.
-func (l *ledger) numbered(w *World, item lockquorum.ItemID, n int64) {
+func (l *ledger) numbered(w *World, item lockquorum.ItemID, n number) {
 	if had, ok := l.numbers[item]; ok && had != n {
-		w.fail("I5", "item %v was given %d, and %d", item, had, n)
+		w.fail("I5", "item %v was given %v, and %v", item, had, n)
 	}
 	if of, ok := l.items[n]; ok && of != item {
-		w.fail("I5", "number %d was given to %v and to %v", n, of, item)
+		w.fail("I5", "number %v was given to %v and to %v", n, of, item)
 	}
 	l.numbers[item], l.items[n] = n, item
 	w.report.Numbers = len(l.numbers)
@@ -133,6 +170,9 @@ func (w *World) checkRest() {
 			w.fail("I8", "voter %d is at %d, and voter 0 at %d", h.index, h.node.State().Index(), st.Index())
 			return
 		}
+		if !bytes.Equal(h.node.State().Snapshot(), st.Snapshot()) {
+			w.fail("I6", "voter %d applied the same as voter 0, and holds something else", h.index)
+		}
 	}
 	if len(l.committed) == 0 || len(l.numbers) == 0 {
 		w.fail("I8", "%d changes were committed and %d numbers given in all that time", len(l.committed), len(l.numbers))
@@ -154,20 +194,29 @@ func (w *World) checkRest() {
 			w.fail("I8", "client %d has %d of %d changes", c.index, len(c.store), len(l.changes))
 		}
 	}
+	w.checkNumbers(st)
+}
+
+// checkNumbers checks I5 at the end: an item has one number, which is that which everybody was told; and of what was told nothing is missing.
+func (w *World) checkNumbers(st *lockquorum.State) {
+	given := map[lockquorum.ItemID]number{}
 	list, _ := st.Circle(circle)
-	given := 0
 	for _, in := range list {
-		for i, n := range in.Numbers {
-			given++
-			if n.Number != in.First+int64(i) {
-				w.fail("I5", "number %d stands where %d should", n.Number, in.First+int64(i))
+		for _, n := range in.Numbers {
+			if had, twice := given[n.Item]; twice {
+				w.fail("I5", "item %v has %v and %d of %v", n.Item, had, n.Number, in.ID)
 			}
-			if told, ok := l.numbers[n.Item]; ok && told != n.Number {
-				w.fail("I5", "item %v has %d, and somebody was told %d", n.Item, n.Number, told)
-			}
+			given[n.Item] = number{in.ID, n.Number}
 		}
 	}
-	if given < len(l.numbers) {
-		w.fail("I5", "%d numbers are known, and %d were told", given, len(l.numbers))
+	for item, told := range w.ledger.numbers {
+		if given[item] != told {
+			w.fail("I5", "item %v has %v, and somebody was told %v", item, given[item], told)
+		}
+	}
+	for n := range w.ledger.items { // without a gap: as many were given as the highest says
+		if n.n < 1 || n.n > int64(len(given)) {
+			w.fail("I5", "somebody was told %v, of %d that were given from 1 on", n, len(given))
+		}
 	}
 }
