@@ -261,6 +261,52 @@ func TestDropped(t *testing.T) {
 	}
 }
 
+// beforeView is a store that calls a hook before it is read, once.
+type beforeView struct {
+	storage.Store
+	hook func()
+}
+
+func (s *beforeView) View(fn func(storage.Reader) error) error {
+	if hook := s.hook; hook != nil {
+		s.hook = nil
+		hook()
+	}
+	return s.Store.View(fn)
+}
+
+// TestDroppedWhileItIsCompared has an anchor drop the practice while something that it had said before is compared with what has come
+// meanwhile: it counts no more.
+func TestDroppedWhileItIsCompared(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	at := anchor(t, a)
+	scope := forge(a).Scope
+	b.put(`{"resourceType":"Patient","id":"p1","gender":"female"}`, false)
+	sync(t, a, b)
+	b.edit("Patient/p1", func(m map[string]any) { m["language"] = "de" })
+	said := b.Vector(scope)
+	b.edit("Patient/p1", func(m map[string]any) { m["language"] = "fr" })
+
+	store := &beforeView{Store: a.twin}
+	e := engine.NewLocal()
+	t.Cleanup(func() { _ = e.Close() })
+	r, err := replica.Open(replica.Config{Store: store, Keyring: a.keys, Engine: e})
+	must(t, err)
+	must(t, r.Acked(t.Context(), at, session.Ack{Scope: scope, Stored: said, First: true, Digest: session.Digest{VectorHash: said.Hash()}}))
+	must(t, r.Arrive(t.Context(), b.Device(), b.ownLog()))
+	store.hook = func() { must(t, r.Dropped(t.Context(), at)) }
+	r.Status()
+	if store.hook != nil {
+		t.Fatal("nothing was compared")
+	}
+	proofs, err := r.Proofs()
+	must(t, err)
+	if proofs[at].Stored != 0 {
+		t.Errorf("who dropped the practice is said to hold %d chunks of it", proofs[at].Stored)
+	}
+}
+
 // TestLessIsNoLoss: a vector may say less for other reasons than a loss.
 func TestLessIsNoLoss(t *testing.T) {
 	p := practice(t, "surgery", "branch", "home")

@@ -395,10 +395,10 @@ func (r *Replica) catchUp() {
 		r.mu.Lock()
 		for log, p := range vector {
 			a := r.statementLocked(c.device, c.scope).log(log)
-			if a.said == p {
-				a.said = chunk.Position{}
+			if a.said != p {
+				continue // it was taken back meanwhile, or more was said
 			}
-			if stands[log] == p {
+			if a.said = (chunk.Position{}); stands[log] == p {
 				a.raise(p)
 			}
 		}
