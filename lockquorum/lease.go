@@ -22,7 +22,8 @@ type answered struct {
 
 // lock protects documents, which nobody but its holder commits.
 type lock struct {
-	last      Token // of the lease that is held, or was last
+	by        DeviceID // who named it first
+	last      Token    // of the lease that is held, or was last
 	holder    SessionID
 	seq       uint64 // of the command that asked for it
 	ttl       int64
@@ -122,6 +123,15 @@ func (s *State) sessionsOf(device DeviceID) (n int) {
 	return n
 }
 
+func (s *State) locksOf(device DeviceID) (n int) {
+	for _, l := range s.locks {
+		if l.by == device {
+			n++
+		}
+	}
+	return n
+}
+
 // endSession ends a session and all that it holds and waits for.
 func (s *State) endSession(id SessionID, how How) {
 	delete(s.sessions, id)
@@ -141,10 +151,10 @@ func (o *Acquire) apply(s *State, c *Command) Result {
 	}
 	l := s.locks[o.Lock]
 	if l == nil {
-		if len(s.locks) >= MaxLocks {
+		if len(s.locks) >= MaxLocks || s.locksOf(c.Device) >= MaxLocksOfOne {
 			return Result{Code: CodeFull}
 		}
-		l = &lock{documents: map[DocumentID]*document{}}
+		l = &lock{by: c.Device, documents: map[DocumentID]*document{}}
 		s.locks[o.Lock] = l
 	}
 	w := waiter{c.Session, c.Seq, o.TTL}

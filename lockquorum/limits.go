@@ -10,6 +10,8 @@ const (
 	MaxSessionsOfOne = 256
 	// MaxLocks is how many locks were ever named.
 	MaxLocks = 4096
+	// MaxLocksOfOne is how many of them one device was the first to name: they are kept for ever, and nobody else may be left without.
+	MaxLocksOfOne = 1024
 	// MaxQueue is how many sessions wait for a lock.
 	MaxQueue = 1024
 	// MaxDocuments is how many documents a lock protects.

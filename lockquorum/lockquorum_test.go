@@ -245,6 +245,41 @@ func TestSessionEnds(t *testing.T) {
 	}
 }
 
+// One device alone uses up neither the sessions nor the locks.
+func TestNobodyIsLeftWithout(t *testing.T) {
+	q := &quorum{t: t, st: lockquorum.New(1)}
+	apply := func(c *lockquorum.Command) lockquorum.Code {
+		q.index++
+		raw, err := c.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, _ := q.st.Apply(q.index, c, raw)
+		return r.Code
+	}
+	greedy, session := lockquorum.DeviceID{1}, lockquorum.SessionID{0, 0, 1}
+	open := func(device lockquorum.DeviceID, s lockquorum.SessionID) lockquorum.Code {
+		return apply(&lockquorum.Command{Device: device, Session: s, Seq: 1, Operation: &lockquorum.Open{TTL: lockquorum.MaxTTL}})
+	}
+	for i := 0; open(greedy, lockquorum.SessionID{byte(i), byte(i >> 8), 1}) == lockquorum.CodeDone; i++ {
+	}
+	for i := uint64(2); apply(&lockquorum.Command{Device: greedy, Session: session, Seq: i, Done: i - 1,
+		Operation: &lockquorum.Acquire{Lock: lockquorum.LockID{byte(i), byte(i >> 8)}, TTL: lockquorum.MaxTTL}}) == lockquorum.CodeDone; i++ {
+	}
+	if st, err := lockquorum.Restore(q.st.Snapshot()); err != nil {
+		t.Fatal(err)
+	} else {
+		q.st = st
+	}
+	if code := open(lockquorum.DeviceID{2}, lockquorum.SessionID{2, 2, 2}); code != lockquorum.CodeDone {
+		t.Errorf("another device's session: %v", code)
+	}
+	if code := apply(&lockquorum.Command{Device: lockquorum.DeviceID{2}, Session: lockquorum.SessionID{2, 2, 2}, Seq: 2, Done: 1,
+		Operation: &lockquorum.Acquire{Lock: lockquorum.LockID{9, 9, 9}, TTL: 20_000}}); code != lockquorum.CodeDone {
+		t.Errorf("another device's lock: %v", code)
+	}
+}
+
 // One command grants one lease of a lock: who is granted one by the very command that ends it does not pass on its token.
 func TestTokenOnce(t *testing.T) {
 	q := begin(t)

@@ -148,6 +148,7 @@ func readResult(r *wire.Reader) (a Result) {
 }
 
 func (l *lock) append(w *wire.Writer) {
+	w.Raw(l.by[:])
 	l.last.append(w)
 	w.Raw(l.holder[:])
 	if l.held() {
@@ -180,7 +181,9 @@ func (l *lock) append(w *wire.Writer) {
 
 // readLock reads a lock after the sessions: who holds it or waits has one.
 func (s *State) readLock(r *wire.Reader) *lock {
-	l := &lock{last: readToken(r), documents: map[DocumentID]*document{}}
+	l := &lock{documents: map[DocumentID]*document{}}
+	r.Fixed(l.by[:])
+	l.last = readToken(r)
 	known := func(id SessionID) {
 		if s.sessions[id] == nil {
 			r.Fail("a lock of a session that there is not")
