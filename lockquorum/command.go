@@ -164,7 +164,8 @@ func hashOf(o Operation) [32]byte {
 // Tick carries the clock on, so that leases end although nobody asks for anything.
 type Tick struct{}
 
-// Open begins the command's session. It ends when TTL, in milliseconds, has gone by without a command of it, and with it its leases.
+// Open begins the command's session. It ends when TTL, in milliseconds, has gone by without a command of it, and with
+// it its places in queues; not before its leases end.
 type Open struct{ TTL int64 }
 
 // Keep keeps the command's session.

@@ -132,6 +132,12 @@ func (s *State) locksOf(device DeviceID) (n int) {
 	return n
 }
 
+// keep has a session last until then, if it does not last longer already.
+func (s *State) keep(ses *session, until int64) {
+	ses.expiry = max(ses.expiry, until)
+	s.due = min(s.due, ses.expiry)
+}
+
 // endSession ends a session and all that it holds and waits for.
 func (s *State) endSession(id SessionID, how How) {
 	delete(s.sessions, id)
@@ -182,9 +188,15 @@ func (s *State) place() Place { return Place{s.epoch, s.index} }
 
 func (s *State) grant(l *lock, w waiter) Result {
 	l.last, l.holder, l.seq, l.ttl, l.sealed, l.sealedAt = s.place(), w.session, w.seq, w.ttl, 0, Place{}
-	l.expiry = s.clock + w.ttl
-	s.due = min(s.due, l.expiry)
+	s.extend(l)
 	return Result{Code: CodeDone, Token: l.last, Expiry: l.expiry}
+}
+
+// extend has a lease last its TTL from now, and its session not end before: its holder goes by the lease's end.
+func (s *State) extend(l *lock) {
+	l.expiry = s.clock + l.ttl
+	s.due = min(s.due, l.expiry)
+	s.keep(s.sessions[l.holder], l.expiry)
 }
 
 // next grants a lock that is free to who has waited longest. Of one lock a command grants one lease, so that no token comes twice: the next
@@ -219,7 +231,7 @@ func (o *Renew) apply(s *State, c *Command) Result {
 	if l == nil {
 		return Result{Code: CodeStale}
 	}
-	l.expiry = s.clock + l.ttl
+	s.extend(l)
 	return Result{Code: CodeDone, Token: l.last, Expiry: l.expiry}
 }
 

@@ -162,6 +162,34 @@ func TestRenewed(t *testing.T) {
 	a.expect(lockquorum.CodeStale, &lockquorum.Renew{Lock: lists, Token: l.Token})
 }
 
+// A lease does not end before its time because its session would have: its holder goes by the lease's.
+func TestSessionOutlastsItsLeases(t *testing.T) {
+	q := begin(t)
+	a, b := &client{q: q, device: lockquorum.DeviceID{1}, session: lockquorum.SessionID{1}}, q.client("b")
+	a.expect(lockquorum.CodeDone, &lockquorum.Open{TTL: 1000})
+	l := a.expect(lockquorum.CodeDone, &lockquorum.Acquire{Lock: lists, TTL: 20_000})
+	try := &lockquorum.Acquire{Lock: lists, TTL: 20_000, Try: true}
+	q.clock += 10_000
+	b.expect(lockquorum.CodeHeld, try)
+	if r := a.expect(lockquorum.CodeDone, &lockquorum.Renew{Lock: lists, Token: l.Token}); r.Expiry != 30_000 {
+		t.Errorf("renewed until %d", r.Expiry)
+	}
+	a.expect(lockquorum.CodeDone, &lockquorum.Keep{}) // which does not shorten it
+	q.clock = 29_999
+	b.expect(lockquorum.CodeHeld, try)
+	q.clock = 30_000
+	second := b.expect(lockquorum.CodeDone, try)
+	a.expect(lockquorum.CodeNoSession, &lockquorum.Keep{})
+
+	// Also of who waited.
+	c := &client{q: q, device: lockquorum.DeviceID{3}, session: lockquorum.SessionID{3}}
+	c.expect(lockquorum.CodeDone, &lockquorum.Open{TTL: 1000})
+	c.expect(lockquorum.CodeQueued, &lockquorum.Acquire{Lock: lists, TTL: 20_000})
+	b.expect(lockquorum.CodeDone, &lockquorum.Release{Lock: lists, Token: second.Token})
+	q.clock += 19_999
+	b.expect(lockquorum.CodeHeld, try)
+}
+
 // An answer that was lost is asked for again: nothing is done twice, and who was waiting meanwhile hears what he was granted.
 func TestAskedAgain(t *testing.T) {
 	q := begin(t)

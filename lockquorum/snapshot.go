@@ -199,6 +199,9 @@ func (s *State) readLock(r *wire.Reader) *lock {
 		if l.expiry = readExpiry(r); l.last.Epoch != s.epoch {
 			r.Fail("a lease of an epoch that is over")
 		}
+		if ses := s.sessions[l.holder]; ses != nil && ses.expiry < l.expiry {
+			r.Fail("a lease that outlasts its session")
+		}
 	} else {
 		if l.sealed = How(r.Byte()); l.sealed > SealReseeded || (l.sealed == 0) != l.last.IsZero() {
 			r.Fail("how a lease ended")

@@ -188,8 +188,7 @@ func (s *State) answer(c *Command) Result {
 	if ses == nil || ses.device != c.Device {
 		return Result{Code: CodeNoSession}
 	}
-	ses.expiry = s.clock + ses.ttl
-	s.due = min(s.due, ses.expiry)
+	s.keep(ses, s.clock+ses.ttl)
 	if c.Done > ses.done {
 		ses.done = c.Done
 		maps.DeleteFunc(ses.results, func(seq uint64, _ answered) bool { return seq <= ses.done })

@@ -28,6 +28,7 @@ type client struct {
 	answered map[uint64]bool
 	done     uint64
 	target   int
+	ttl      time.Duration     // of its sessions
 	granted  map[uint64]func() // by seq of who waits: ask again now
 	holds    map[lockquorum.LockID]*hold
 
@@ -70,6 +71,9 @@ func newClient(w *World, i int) *client {
 	if w.chance(50) {
 		c.rate = 1 - drift
 	}
+	if c.ttl = 20 * time.Second; i%2 == 1 {
+		c.ttl = ttl / 2 // less than its leases last
+	}
 	c.start()
 	return c
 }
@@ -85,7 +89,7 @@ func (c *client) start() {
 	binary.BigEndian.PutUint64(c.session[:], c.w.rng.Uint64())
 	c.open, c.seq, c.done, c.answered = false, 0, 0, map[uint64]bool{}
 	c.granted, c.holds = map[uint64]func(){}, map[lockquorum.LockID]*hold{}
-	c.request(&lockquorum.Open{TTL: 20_000}, func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
+	c.request(&lockquorum.Open{TTL: c.ttl.Milliseconds()}, func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
 		if r.Code != lockquorum.CodeDone {
 			c.restart()
 			return
@@ -235,7 +239,7 @@ func headsOf(h *host, o lockquorum.Operation) lockquorum.Heads {
 
 // keep keeps the session.
 func (c *client) keep() {
-	c.later(5*time.Second, func() {
+	c.later(c.ttl/4, func() {
 		c.request(&lockquorum.Keep{}, func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
 			if r.Code == lockquorum.CodeNoSession {
 				c.restart()
