@@ -220,12 +220,14 @@ func (a *administrator) rotate(st *trust.State, scope trust.ScopeID, now time.Ti
 	m := trust.Rotation{Scope: scope, Commitment: trust.Commit(scope, body, index)}
 	joins := slices.Clone(sc.Newest)
 	var beyond []trust.EntryID // what begins an epoch without standing is to be known to those who judge this
+	room := min(maxBeyond, trust.MaxParents-len(st.Parents()))
 	for _, epoch := range a.loose(sc) {
-		if len(joins) < trust.MaxParents && len(beyond) < maxBeyond {
-			joins = append(joins, epoch.ID)
-			if _, void := st.Void(epoch.Entry); void {
-				beyond = append(beyond, epoch.Entry)
-			}
+		_, void := st.Void(epoch.Entry)
+		if len(joins) >= trust.MaxParents || void && len(beyond) >= room {
+			continue
+		}
+		if joins = append(joins, epoch.ID); void {
+			beyond = append(beyond, epoch.Entry)
 		}
 	}
 	for _, epoch := range joins {

@@ -146,6 +146,59 @@ func TestEpochThatDoesNotStandIsJoined(t *testing.T) {
 	}
 }
 
+// An administrator makes as many heads as an entry has parents, beside an epoch that does not stand. A rotation leaves out that one rather
+// than to be refused, and the next one joins it.
+func TestEpochThatDoesNotStandAndManyHeads(t *testing.T) {
+	a, b, x := create(t), create(t), create(t)
+	st, _ := foundPractice(t, a)
+	for _, k := range []*Keyring{b, x} {
+		st = admit(t, st, a, k, trust.RoleAdmin)
+		if err := k.Learn(st); err != nil {
+			t.Fatal(err)
+		}
+	}
+	scope, _ := st.ScopeNamed(trust.ScopeClinical)
+	rotated, err := x.Rotate(st, scope, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	behind := take(t, st, rotated, nil)
+	if err := b.Learn(behind); err != nil {
+		t.Fatal(err)
+	}
+	epoch, sealed := sealedIn(t, b, behind, scope)
+	e, err := a.Remove(st, x.Device(), nil, now)
+	before := take(t, st, e, err)
+	st = before
+	for i := range trust.MaxParents {
+		e, err := b.Rename(before, b.Device(), "branch", "", now.Add(time.Duration(i)*time.Millisecond))
+		st = take(t, st, e, err)
+	}
+	if st = take(t, st, rotated, nil); len(st.Parents()) != trust.MaxParents {
+		t.Fatalf("%d heads stand", len(st.Parents()))
+	}
+	if err := a.Learn(st); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		for _, due := range a.RotationsDue(st) {
+			e, err := a.Rotate(st, due, now)
+			st = take(t, st, e, err)
+		}
+	}
+	if due := a.RotationsDue(st); len(due) > 0 {
+		t.Errorf("to be rotated in the end: %v", due)
+	}
+	late := create(t)
+	st = admit(t, st, a, late, trust.RoleMember)
+	if err := late.Learn(st); err != nil {
+		t.Fatal(err)
+	}
+	if !opens(late, scope, epoch, sealed) {
+		t.Error("a newcomer cannot read what was written under the epoch that does not stand")
+	}
+}
+
 // Of two additions of one device, apart, one holds. What was sealed to the key of the other is rotated.
 func TestAddedTwiceUnderTwoKeys(t *testing.T) {
 	a, b, c, other := create(t), create(t), create(t), create(t)
