@@ -110,6 +110,7 @@ type Node struct {
 	applied  uint64
 	snapshot uint64 // index of the last one
 	changed  bool   // the voters did since
+	changing bool   // a change of them is proposed here
 
 	leader  uint64
 	leads   bool
@@ -292,14 +293,18 @@ func (n *Node) Propose(now time.Duration, c *lockquorum.Command) (uint64, error)
 	return n.last, nil
 }
 
-// ProposeVoters changes who votes and who learns, by joint consensus where it takes that.
+// ProposeVoters changes who votes and who learns, by joint consensus where it takes that. One change at a time: else it is ErrBusy.
 func (n *Node) ProposeVoters(change *pb.ConfChangeV2) error {
 	if !n.leads || !n.settled {
 		return ErrNotLeader
 	}
+	if n.changing || len(n.conf.GetVotersOutgoing()) > 0 {
+		return ErrBusy
+	}
 	if err := n.raft.ProposeConfChange(change); err != nil {
 		return ErrBusy
 	}
+	n.changing = true
 	return nil
 }
 
@@ -386,7 +391,7 @@ func (n *Node) lead(s *raft.SoftState, out *Outcome) {
 		clear(n.waiting)
 	}
 	if n.leads = leads; !leads {
-		n.settled = false
+		n.settled, n.changing = false, false
 	}
 }
 
@@ -398,13 +403,13 @@ func (n *Node) apply(now time.Duration, e *pb.Entry, out *Outcome) error {
 		if err := proto.Unmarshal(e.GetData(), &change); err != nil {
 			return err
 		}
-		n.conf, n.changed = n.raft.ApplyConfChange(&change), true
+		n.conf, n.changed, n.changing = n.raft.ApplyConfChange(&change), true, false
 	case pb.EntryConfChangeV2:
 		var change pb.ConfChangeV2
 		if err := proto.Unmarshal(e.GetData(), &change); err != nil {
 			return err
 		}
-		n.conf, n.changed = n.raft.ApplyConfChange(&change), true
+		n.conf, n.changed, n.changing = n.raft.ApplyConfChange(&change), true, false
 	default:
 		if len(e.GetData()) == 0 {
 			break // a leader's first

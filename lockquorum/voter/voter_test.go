@@ -262,6 +262,52 @@ func TestLost(t *testing.T) {
 	}
 }
 
+// The one voter moves: a new one learns all that was agreed on, votes, and goes on alone when the old one is taken out; each also after a
+// restart at any moment.
+func TestVotersChange(t *testing.T) {
+	c := found(t, 1)
+	c.do(&lockquorum.Command{Operation: &lockquorum.OpenCircle{Circle: lockquorum.CircleID{1}, First: 1, Last: 1000}})
+	for i := range 25 {
+		c.do(assign(byte(i)))
+	}
+	c.stored[2] = &Stored{}
+	c.open(2)
+	change := func(kind pb.ConfChangeType, id uint64) {
+		t.Helper()
+		one := &pb.ConfChangeV2{Changes: []*pb.ConfChangeSingle{{Type: kind.Enum(), NodeId: &id}}}
+		if err := c.leader().ProposeVoters(one); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.leader().ProposeVoters(one); !errors.Is(err, ErrBusy) { // Raft would forget it without a word
+			t.Errorf("another change while one is under way: %v", err)
+		}
+		c.run(5)
+		for id := range c.nodes {
+			if got := c.stored[id].Snapshot.GetMetadata().GetConfState(); got == nil || !proto.Equal(got, c.nodes[id].conf) {
+				t.Errorf("after a change, voter %d's snapshot says %v, and it goes by %v", id, got, c.nodes[id].conf)
+			}
+			c.open(id)
+		}
+		c.leader()
+	}
+	change(pb.ConfChangeAddLearnerNode, 2)
+	if c.nodes[2].State().Chain() != c.nodes[1].State().Chain() {
+		t.Fatalf("who learns is at %d of %d", c.nodes[2].State().Index(), c.nodes[1].State().Index())
+	}
+	change(pb.ConfChangeAddNode, 2)
+	if r := c.do(assign(100)); r.Number != 26 {
+		t.Fatalf("two voters give %d", r.Number)
+	}
+	change(pb.ConfChangeRemoveNode, 1)
+	if id := c.leader().cfg.ID; id != 2 {
+		t.Fatalf("%d leads", id)
+	}
+	c.cut[1] = true
+	if r := c.do(assign(101)); r.Number != 27 {
+		t.Errorf("the new voter alone gives %d", r.Number)
+	}
+}
+
 // Nobody but the leader itself brings entries to its log, and stamps them: what another voter has it propose is dropped. An entry that does
 // not read would end every voter for ever.
 func TestTakesNoProposalOfOthers(t *testing.T) {
