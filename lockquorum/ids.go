@@ -42,7 +42,7 @@ func (id RangeID) String() string    { return hex.EncodeToString(id[:8]) }
 func (id SessionID) String() string  { return hex.EncodeToString(id[:8]) }
 
 // Token orders the leases of a practice. It is the place of the command that granted the lease: the epoch of the quorum, which rises when
-// the voters are founded anew, and the index in its log. No two leases have the same, and a later one has a larger.
+// the voters are founded anew, and the index in its log. No two leases of one lock have the same, and a later one has a larger.
 type Token struct{ Epoch, Index uint64 }
 
 // Compare is negative if t is of an earlier lease than u.
