@@ -25,7 +25,6 @@ type lock struct {
 	by        DeviceID // who named it first
 	last      Token    // of the lease that is held, or was last
 	holder    SessionID
-	seq       uint64 // of the command that asked for it
 	ttl       int64
 	expiry    int64
 	queue     []waiter
@@ -187,7 +186,7 @@ func (o *Acquire) apply(s *State, c *Command) Result {
 func (s *State) place() Place { return Place{s.epoch, s.index} }
 
 func (s *State) grant(l *lock, w waiter) Result {
-	l.last, l.holder, l.seq, l.ttl, l.sealed, l.sealedAt = s.place(), w.session, w.seq, w.ttl, 0, Place{}
+	l.last, l.holder, l.ttl, l.sealed, l.sealedAt = s.place(), w.session, w.ttl, 0, Place{}
 	s.extend(l)
 	return Result{Code: CodeDone, Token: l.last, Expiry: l.expiry}
 }

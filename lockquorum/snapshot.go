@@ -152,7 +152,6 @@ func (l *lock) append(w *wire.Writer) {
 	l.last.append(w)
 	w.Raw(l.holder[:])
 	if l.held() {
-		w.Uvarint(l.seq)
 		w.Uvarint(uint64(l.ttl))
 		w.Uvarint(uint64(l.expiry))
 	} else {
@@ -194,7 +193,6 @@ func (s *State) readLock(r *wire.Reader) *lock {
 	}
 	if r.Fixed(l.holder[:]); l.held() {
 		known(l.holder)
-		l.seq = r.Uvarint(1<<63 - 1)
 		l.ttl = readTTL(r)
 		if l.expiry = readExpiry(r); l.last.Epoch != s.epoch {
 			r.Fail("a lease of an epoch that is over")
