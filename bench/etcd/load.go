@@ -57,7 +57,7 @@ type order struct {
 
 // outcome is what it answers.
 type outcome struct {
-	Micros  []int64  // of each operation
+	Micros  []int64 // of each operation
 	Took    time.Duration
 	Numbers []uint64 `json:",omitempty"` // of share
 	Error   string   `json:",omitempty"`
