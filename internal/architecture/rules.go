@@ -51,6 +51,7 @@ var rules = map[string]rule{
 		module: []string{"wire", "trust", "lockquorum", "lockquorum/voter", "storage"},
 		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
 	},
+	"lockquorum/client":     {module: []string{"lockquorum"}},
 	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
 
 	// The joins. The API's types stand alone, so that a client needs nothing else.
@@ -144,7 +145,8 @@ var testImports = map[string][]string{
 	"anchor":            {"trust/keyring", "chunk", "chunk/logs"}, // real customers
 	"anchor/kept":       {"trust/keyring"},
 	"lockquorum/driver": {"lockquorum/quorumtest"},
-	"agent/replica":     {"crdt/engine", "internal/hostile"}, // the replica is given its engine
+	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
+	"agent/replica":     {"crdt/engine", "internal/hostile"},                                           // the replica is given its engine
 	"agent/api":         {"agent/api/apitest"},
 	"agent/client":      {"agent/api/apitest"},
 	"cmd/chartmesh":     {"anchor/command", "agent/api/apitest", "chunk", "crdt", "p2p", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member; what a log is given; guesses
