@@ -46,6 +46,14 @@ var rules = map[string]rule{
 	"lockquorum":       {module: []string{"wire", "trust"}},
 	"lockquorum/voter": {module: []string{"wire", "lockquorum"}, others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"}},
 
+	// A voter that runs, on a disk. It never sees the network: agent and anchor join them.
+	"lockquorum/driver": {
+		module: []string{"wire", "trust", "lockquorum", "lockquorum/voter", "storage"},
+		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
+	},
+	"lockquorum/client":     {module: []string{"lockquorum"}},
+	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
+
 	// The joins. The API's types stand alone, so that a client needs nothing else.
 	"agent/api":         {},
 	"agent/api/apitest": {module: []string{"agent/api"}},
@@ -128,18 +136,20 @@ var testModules = []string{"internal/compat", "internal/fuzzing"}
 // testImports is what the tests of a package may import of this module beyond its rule. They go against no direction
 // that a linked program has.
 var testImports = map[string][]string{
-	"storage":       {"storage/storagetest"},
-	"p2p":           {"p2p/session/sessiontest"},
-	"p2p/session":   {"p2p/session/sessiontest"},
-	"chunk":         {"trust/keyring"}, // seals with real keys
-	"crdt":          {"crdt/engine"},   // the validator against the real library
-	"agent":         {"fhir/synthetic"},
-	"anchor":        {"trust/keyring", "chunk", "chunk/logs"}, // real customers
-	"anchor/kept":   {"trust/keyring"},
-	"agent/replica": {"crdt/engine", "internal/hostile"}, // the replica is given its engine
-	"agent/api":     {"agent/api/apitest"},
-	"agent/client":  {"agent/api/apitest"},
-	"cmd/chartmesh": {"anchor/command", "agent/api/apitest", "chunk", "crdt", "p2p", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member; what a log is given; guesses
+	"storage":           {"storage/storagetest"},
+	"p2p":               {"p2p/session/sessiontest"},
+	"p2p/session":       {"p2p/session/sessiontest"},
+	"chunk":             {"trust/keyring"}, // seals with real keys
+	"crdt":              {"crdt/engine"},   // the validator against the real library
+	"agent":             {"fhir/synthetic"},
+	"anchor":            {"trust/keyring", "chunk", "chunk/logs"}, // real customers
+	"anchor/kept":       {"trust/keyring"},
+	"lockquorum/driver": {"lockquorum/quorumtest"},
+	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
+	"agent/replica":     {"crdt/engine", "internal/hostile"},                                           // the replica is given its engine
+	"agent/api":         {"agent/api/apitest"},
+	"agent/client":      {"agent/api/apitest"},
+	"cmd/chartmesh":     {"anchor/command", "agent/api/apitest", "chunk", "crdt", "p2p", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member; what a log is given; guesses
 }
 
 // testOthers is the same for other modules.
@@ -156,6 +166,8 @@ var unreachable = map[string][]string{
 	"fhir":    {"crdt/engine", "chunk", "trust", "storage", "p2p", "agent"},
 	"storage": {"chunk", "trust", "crdt", "p2p", "agent"},
 	"p2p":     {"trust/keyring", "crdt", "storage", "agent"},
+
+	"lockquorum/driver": {"trust/keyring", "crdt", "p2p", "agent"}, // an anchor runs it too
 
 	"chunk/logs":    {"trust/keyring", "crdt", "p2p", "agent"},
 	"trust/keyring": {"chunk", "crdt", "storage", "p2p", "agent"},
