@@ -61,9 +61,13 @@ var rules = map[string]rule{
 	"agent/replica": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "chunk/logs", "crdt", "fhir", "storage", "p2p/session", "agent/api",
 	}},
+	"agent/quorum": {
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/client", "lockquorum/driver", "lockquorum/voter", "agent/api"},
+		others: []string{"golang.org/x/text/unicode/norm"},
+	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",
-		"agent/api", "agent/replica", "internal/figures",
+		"agent/api", "agent/quorum", "agent/replica", "internal/figures",
 	}, others: []string{"github.com/prometheus/client_golang", "golang.org/x/sys"}},
 
 	// What agent and anchor tell of themselves in the same way.
@@ -146,6 +150,7 @@ var testImports = map[string][]string{
 	"anchor/kept":       {"trust/keyring"},
 	"lockquorum/driver": {"lockquorum/quorumtest"},
 	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
+	"agent/quorum":      {"trust/keyring"},                                                             // real devices
 	"agent/replica":     {"crdt/engine", "internal/hostile"},                                           // the replica is given its engine
 	"agent/api":         {"agent/api/apitest"},
 	"agent/client":      {"agent/api/apitest"},
@@ -174,6 +179,7 @@ var unreachable = map[string][]string{
 	"crdt/engine":   {"fhir", "chunk", "trust", "storage", "p2p", "agent"},
 	"agent/api":     {"agent", "agent/replica"},
 	"agent/client":  {"agent", "agent/replica"},
+	"agent/quorum":  {"agent", "agent/replica", "crdt", "p2p", "trust/keyring"},
 	"agent/replica": {"agent", "crdt/engine", "p2p"},
 	"anchor/kept":   {"agent", "anchor", "crdt", "fhir", "p2p", "trust/keyring"},
 	"anchor":        {"agent", "crdt", "fhir", "trust/keyring"},

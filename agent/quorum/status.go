@@ -1,0 +1,162 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"chartmesh/agent/api"
+	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/client"
+	"chartmesh/lockquorum/driver"
+	"chartmesh/storage"
+)
+
+// goesOn says what works without a quorum.
+const goesOn = "reading and writing records goes on; what needs a lease or a number waits: an invoice stays a draft"
+
+// read returns what the quorum agrees on.
+func (s *Service) read(ctx context.Context) (*lockquorum.State, error) {
+	if err := s.serves(); err != nil {
+		return nil, err
+	}
+	st, err := s.client.Read(ctx)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	return st, nil
+}
+
+// serves reports whether there is anybody to be asked at all.
+func (s *Service) serves() error {
+	s.mu.Lock()
+	running := s.mu.running
+	s.mu.Unlock()
+	if !running {
+		return &api.Error{Code: api.CodeUnavailable, Message: "no agent is running for this folder", Hint: "start it with `chartmesh agent`"}
+	}
+	return nil
+}
+
+// risk of a single voter.
+const oneVoter = "there is one voter: if its folder is put back from a copy and nobody has seen the later state, a number can be given twice"
+
+// Quorum implements api.Exclusive.
+func (s *Service) Quorum(context.Context) (api.QuorumStatus, error) {
+	s.mu.Lock()
+	d, stopped, running, votes := s.mu.driver, s.mu.stopped, s.mu.running, s.mu.disk != nil
+	s.mu.Unlock()
+	out := api.QuorumStatus{State: api.QuorumNone, Voters: []api.QuorumVoter{}}
+	switch {
+	case stopped != nil:
+		out.State, out.Reason = api.QuorumStopped, reason(stopped)
+	case !votes:
+		out.Reason = "this device has not heard of any voter"
+	case !running:
+		out.Reason = "no agent is running for this folder"
+	case d == nil:
+		out.Reason = "this device's voter does not run"
+	}
+	if votes && d == nil {
+		out.Voters = append(out.Voters, api.QuorumVoter{Party: s.cfg.Name(s.self), Self: true})
+	}
+	if d == nil {
+		return out, nil
+	}
+	st := d.Status()
+	out.Epoch, out.Index = st.Epoch, st.Index
+	if st.Leader == (lockquorum.DeviceID{}) {
+		out.Reason = "no voter leads"
+	} else {
+		leader := s.cfg.Name(st.Leader)
+		out.State, out.Leader = api.QuorumOK, &leader
+	}
+	for _, v := range st.Voters {
+		out.Voters = append(out.Voters, api.QuorumVoter{
+			Party: s.cfg.Name(v.Device), Self: v.Device == s.self, Leads: v.Device == st.Leader, Reachable: v.Device == s.self,
+		})
+	}
+	if len(st.Voters) == 1 {
+		out.Risk = oneVoter
+	}
+	return out, nil
+}
+
+// reason is why a voter does not run, for a person.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, ErrWentBack):
+		return "this device's folder was copied, moved or put back: its voter does not know what it has said since, and stays out"
+	case errors.Is(err, driver.ErrBroken):
+		return "this device's voter has lost something that it stored, and stays out"
+	case errors.Is(err, storage.ErrDamaged):
+		return "what this device's voter stored is damaged"
+	}
+	return err.Error()
+}
+
+// explain says what an error means to who asked.
+func (s *Service) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		return e
+	}
+	e := &api.Error{Err: err}
+	no, none := errors.AsType[*client.NoQuorumError](err)
+	switch {
+	case none:
+		e.Code, e.Message, e.Hint = api.CodeUnavailable, s.noQuorum(no), goesOn
+		if no.Unknown {
+			e.Hint = "whether it was carried out is not known: ask again, which is safe; " + goesOn
+		}
+	case errors.Is(err, lockquorum.ErrOutcomeUnknown):
+		e.Code, e.Message, e.Hint = api.CodeUnavailable, "whether it was carried out is not known", "ask again, which is safe"
+	case errors.Is(err, lockquorum.ErrForbidden):
+		e.Code, e.Message = api.CodeForbidden, "this device's role does not allow it"
+		e.Hint = "who writes may take leases and numbers; an administrator's device breaks leases and begins circles"
+	case errors.Is(err, client.ErrHeld):
+		e.Code, e.Message, e.Hint = api.CodeHeld, "somebody else holds the lock, or waits for it", "see chartmesh lease list"
+	case errors.Is(err, client.ErrLeaseLost):
+		e.Code, e.Message = api.CodeHeld, "the lease was lost: it was not renewed in time, or somebody broke it"
+		e.Hint = "what was done under it since may have met another's work; see chartmesh lease list"
+	case errors.Is(err, client.ErrStaleToken):
+		e.Code, e.Message, e.Hint = api.CodeConflict, "that lease is over already", "see chartmesh lease list"
+	case errors.Is(err, client.ErrUnknown):
+		e.Code, e.Message = api.CodeNotFound, "there is no such circle, or the item has no number in it"
+		e.Hint = "see chartmesh number list; an administrator begins a circle with `chartmesh number open`"
+	case errors.Is(err, client.ErrClosed):
+		e.Code, e.Message, e.Hint = api.CodeConflict, "the circle is closed", "an administrator begins its next series with `chartmesh number open`"
+	case errors.Is(err, client.ErrExhausted):
+		e.Code, e.Message = api.CodeConflict, "the circle has no number left"
+		e.Hint = "an administrator closes it and begins its next series: `chartmesh number close`, `chartmesh number open`"
+	case errors.Is(err, client.ErrExists):
+		e.Code, e.Message, e.Hint = api.CodeConflict, "the circle is there already, with other numbers", "see chartmesh number list"
+	case errors.Is(err, client.ErrResolved):
+		e.Code, e.Message, e.Hint = api.CodeConflict, "something else was said of that number before", "see chartmesh number report"
+	case errors.Is(err, client.ErrFull):
+		e.Code, e.Message = api.CodeUnavailable, "the quorum keeps no more of these"
+	case errors.Is(err, storage.ErrNoRoom):
+		e.Code, e.Message = api.CodeFull, "the disk has too little room left"
+	default:
+		return err
+	}
+	return e
+}
+
+// noQuorum says who was reached.
+func (s *Service) noQuorum(e *client.NoQuorumError) string {
+	s.mu.Lock()
+	stopped := s.mu.stopped
+	s.mu.Unlock()
+	switch {
+	case stopped != nil:
+		return "there is no quorum: " + reason(stopped)
+	case e.Voters == 0:
+		return "there is no quorum: this device has not heard of any voter"
+	case len(e.Reached) == 0:
+		return fmt.Sprintf("there is no quorum: none of %d voters can be reached", e.Voters)
+	}
+	return fmt.Sprintf("there is no quorum: %d of %d voters can be reached, and none of them leads", len(e.Reached), e.Voters)
+}
