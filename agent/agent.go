@@ -183,6 +183,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Schema: replica.Schemas(), Invites: a.invites, Offline: !a.online.Load(),
 		Admit: a.admits,
 		Root:  a.rootKey, Readmission: a.records, Relays: a.relays, MapPorts: !a.cfg.NoPorts,
+		Quorum: a.serveQuorum,
 		Blind:  func(d trust.DeviceID) bool { return a.records.State().IsAnchor(d) },
 		OnPeer: a.peers.changed, OnAddrs: a.peers.learnt,
 		// What one frame brings is made durable at once, and a cut loses no more than one.

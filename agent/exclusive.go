@@ -8,6 +8,7 @@ import (
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
+	"chartmesh/lockquorum/remote"
 	"chartmesh/p2p"
 	"chartmesh/trust"
 )
@@ -15,7 +16,8 @@ import (
 // openQuorum opens this device's part in the practice's quorum.
 func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	cfg := quorum.Config{
-		Store: a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log,
+		Network: network{a},
+		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log,
 		Log: quorum.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
 	}
 	if path, err := quorumWitnessPath(a.keys.Device()); err == nil {
@@ -29,6 +31,31 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	}
 	a.quorum.Store(s)
 	return s, nil
+}
+
+// network reaches the voters of other devices.
+type network struct{ a *Agent }
+
+// Open implements quorum.Network.
+func (n network) Open(ctx context.Context, d trust.DeviceID) (remote.Stream, error) {
+	host := n.a.host.Load()
+	if host == nil {
+		return nil, notRunning()
+	}
+	return host.OpenQuorum(ctx, d)
+}
+
+// Reaches implements quorum.Network.
+func (n network) Reaches(d trust.DeviceID) bool {
+	host := n.a.host.Load()
+	return host != nil && host.Reaches(d)
+}
+
+// serveQuorum answers a question of another device about leases and numbers.
+func (a *Agent) serveQuorum(ctx context.Context, s p2p.QuorumStream, from trust.DeviceID) {
+	if service := a.quorum.Load(); service != nil {
+		service.Serve(ctx, s, from)
+	}
 }
 
 // party names a device.

@@ -140,6 +140,11 @@ func (s *Service) Leases(ctx context.Context) ([]api.Lease, error) {
 	if err != nil {
 		return nil, err
 	}
+	var unknowns []unknown
+	for _, l := range st.Leases() {
+		unknowns = append(unknowns, unknown{kind: kindLock, id: l.Lock, by: l.Holder})
+	}
+	s.learn(ctx, unknowns)
 	list := []api.Lease{}
 	for _, l := range st.Leases() {
 		list = append(list, s.describe(st, l))

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/text/unicode/norm"
 
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/remote"
 	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/wire"
@@ -103,6 +105,75 @@ func (s *Service) nameOf(k kind, id [32]byte) (name string) {
 		return err
 	})
 	return name
+}
+
+// tell returns the names behind keyed hashes to a member.
+func (s *Service) tell(from trust.DeviceID, list []remote.Name) []string {
+	if !lockquorum.Reads(s.cfg.Members(), from) {
+		return nil
+	}
+	names := make([]string, len(list))
+	for i, n := range list {
+		names[i] = s.nameOf(kind(n.Kind), n.ID)
+	}
+	return names
+}
+
+// asking bounds how long others are asked for names. What nobody tells is shown by the beginning of its hash.
+const asking = 2 * time.Second
+
+// unknown is a keyed hash whose name this device does not know.
+type unknown struct {
+	kind   kind
+	id     [32]byte
+	circle string         // of an item
+	by     trust.DeviceID // who may know it: who holds the lock, or asked for the number
+}
+
+// learn asks those who may know for the names behind keyed hashes, and keeps what is right.
+func (s *Service) learn(ctx context.Context, list []unknown) {
+	ctx, cancel := context.WithTimeout(ctx, asking)
+	defer cancel()
+	left := slices.DeleteFunc(list, func(u unknown) bool { return s.nameOf(u.kind, u.id) != "" })
+	var from []trust.DeviceID
+	for _, v := range s.voting() {
+		from = append(from, v.Device)
+	}
+	for _, u := range left {
+		from = append(from, u.by)
+	}
+	asked := map[trust.DeviceID]bool{s.self: true, {}: true}
+	for _, d := range from {
+		if asked[d] || s.cfg.Network == nil || !s.cfg.Network.Reaches(d) {
+			continue
+		}
+		asked[d] = true
+		for part := range slices.Chunk(left, remote.MaxNames) {
+			var ask []remote.Name
+			for _, u := range part {
+				ask = append(ask, remote.Name{Kind: byte(u.kind), ID: u.id})
+			}
+			names, err := s.remote(d).Names(ctx, ask)
+			if err != nil {
+				break
+			}
+			for i, u := range part {
+				parts := []string{names[i]}
+				if u.kind == kindItem {
+					parts = []string{u.circle, names[i]}
+				}
+				if api.CheckName("name", names[i]) != nil {
+					continue
+				}
+				if id, err := s.id(u.kind, parts...); err == nil && id == u.id {
+					_ = s.remember(ctx, u.kind, u.id, names[i]) // else it is asked for again
+				}
+			}
+		}
+		if left = slices.DeleteFunc(left, func(u unknown) bool { return s.nameOf(u.kind, u.id) != "" }); len(left) == 0 {
+			return
+		}
+	}
 }
 
 // marshalName writes: 1 | name.

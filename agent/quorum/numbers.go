@@ -17,6 +17,11 @@ func (s *Service) Circles(ctx context.Context) ([]api.Circle, error) {
 	if err != nil {
 		return nil, err
 	}
+	var unknowns []unknown
+	for _, id := range st.Circles() {
+		unknowns = append(unknowns, unknown{kind: kindCircle, id: id})
+	}
+	s.learn(ctx, unknowns)
 	list := []api.Circle{}
 	for _, id := range st.Circles() {
 		list = append(list, s.describeCircle(st, id))
@@ -157,6 +162,15 @@ func (s *Service) Numbers(ctx context.Context, name string) (api.NumberReport, e
 	if !ok {
 		return api.NumberReport{}, s.explain(client.ErrUnknown)
 	}
+	var unknowns []unknown
+	for _, in := range list {
+		for _, n := range in.Numbers {
+			if len(n.Note) == 0 { // else that says the name
+				unknowns = append(unknowns, unknown{kind: kindItem, id: n.Item, circle: name, by: n.By})
+			}
+		}
+	}
+	s.learn(ctx, unknowns)
 	report := api.NumberReport{Circle: s.describeCircle(st, circle), Numbers: []api.Number{}}
 	report.Name = name
 	for _, in := range list {

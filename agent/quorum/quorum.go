@@ -20,6 +20,7 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/client"
 	"chartmesh/lockquorum/driver"
+	"chartmesh/lockquorum/remote"
 	"chartmesh/lockquorum/voter"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -50,9 +51,19 @@ type Config struct {
 	Log     Log
 	// Name returns the names of a device.
 	Name func(trust.DeviceID) api.Party
+	// Network reaches other devices; nil: nobody is reached.
+	Network Network
 	// Witness keeps outside of the folder how far its voter came; nil: nothing does.
 	Witness Witness
 	Logger  *slog.Logger // nil: none
+}
+
+// Network reaches other devices of the practice.
+type Network interface {
+	// Open opens a stream to a device that is connected, at which its Service answers.
+	Open(context.Context, trust.DeviceID) (remote.Stream, error)
+	// Reaches reports whether a device is connected.
+	Reaches(trust.DeviceID) bool
 }
 
 // Witness keeps how far a voter came, outside of its folder.
@@ -76,6 +87,7 @@ type Service struct {
 	voter driver.Record // of Run's goroutine, as is what disk points at
 
 	client *client.Client
+	server remote.Server
 
 	mu struct {
 		sync.Mutex
@@ -83,6 +95,7 @@ type Service struct {
 		driver  *driver.Driver    // nil: it does not run
 		stopped error             // why this device's voter does not run, and must not
 		running bool
+		known   known // the voters, as this device last heard of them
 		held    map[lockquorum.LockID]*holding
 	}
 }
@@ -102,6 +115,10 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	} else if err != nil {
 		return nil, fmt.Errorf("open quorum: %w", err)
 	}
+	if err := s.loadKnown(); err != nil {
+		return nil, fmt.Errorf("open quorum: %w", err)
+	}
+	s.server.Practice, s.server.Engine, s.server.Names = cfg.Members().Practice(), s.engine, s.tell
 	s.client = client.New(client.Config{Self: s.self, Voters: s.voters})
 	return s, nil
 }
@@ -314,12 +331,43 @@ func (s *Service) watch(ctx context.Context, d *driver.Driver) error {
 	}
 }
 
-// voters returns who may be asked.
-func (s *Service) voters() []client.Voter {
+// engine returns this device's voter; nil: it does not run.
+func (s *Service) engine() lockquorum.Engine {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.driver == nil {
 		return nil
 	}
-	return []client.Voter{{Device: s.self, Engine: s.mu.driver}}
+	return s.mu.driver
+}
+
+// Serve answers a question of another device, which the connection has proven. It returns when the stream is not used any more.
+func (s *Service) Serve(ctx context.Context, st remote.Stream, from trust.DeviceID) {
+	if err := s.server.Serve(ctx, st, from); err != nil {
+		s.log.Debug("a question about leases or numbers was not answered", "device", from, "error", err)
+	}
+}
+
+// voters returns who may be asked.
+func (s *Service) voters() (list []client.Voter) {
+	for _, v := range s.voting() {
+		if v.Device == s.self {
+			if e := s.engine(); e != nil {
+				list = append(list, client.Voter{Device: v.Device, Engine: e})
+			}
+			continue
+		}
+		list = append(list, client.Voter{Device: v.Device, Engine: s.remote(v.Device)})
+	}
+	return list
+}
+
+// remote returns the voter of another device.
+func (s *Service) remote(d trust.DeviceID) *remote.Engine {
+	return &remote.Engine{Practice: s.server.Practice, Open: func(ctx context.Context) (remote.Stream, error) {
+		if s.cfg.Network == nil {
+			return nil, lockquorum.ErrUnreachable
+		}
+		return s.cfg.Network.Open(ctx, d)
+	}}
 }

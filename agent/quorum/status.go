@@ -1,9 +1,13 @@
 package quorum
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
+	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
@@ -24,6 +28,7 @@ func (s *Service) read(ctx context.Context) (*lockquorum.State, error) {
 	if err != nil {
 		return nil, s.explain(err)
 	}
+	s.heard(ctx, st)
 	return st, nil
 }
 
@@ -41,45 +46,60 @@ func (s *Service) serves() error {
 // risk of a single voter.
 const oneVoter = "there is one voter: if its folder is put back from a copy and nobody has seen the later state, a number can be given twice"
 
+// asksAround bounds how long a status waits for a voter's word.
+const asksAround = 3 * time.Second
+
 // Quorum implements api.Exclusive.
-func (s *Service) Quorum(context.Context) (api.QuorumStatus, error) {
+func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	s.mu.Lock()
-	d, stopped, running, votes := s.mu.driver, s.mu.stopped, s.mu.running, s.mu.disk != nil
+	d, stopped, running := s.mu.driver, s.mu.stopped, s.mu.running
 	s.mu.Unlock()
 	out := api.QuorumStatus{State: api.QuorumNone, Voters: []api.QuorumVoter{}}
+	var leader lockquorum.DeviceID
 	switch {
 	case stopped != nil:
 		out.State, out.Reason = api.QuorumStopped, reason(stopped)
-	case !votes:
-		out.Reason = "this device has not heard of any voter"
 	case !running:
 		out.Reason = "no agent is running for this folder"
-	case d == nil:
-		out.Reason = "this device's voter does not run"
+	case d != nil:
+		st := d.Status()
+		if out.Epoch, out.Index, leader = st.Epoch, st.Index, st.Leader; leader == (lockquorum.DeviceID{}) {
+			out.Reason = "no voter leads"
+		}
+	default:
+		ctx, cancel := context.WithTimeout(ctx, asksAround)
+		defer cancel()
+		st, err := s.client.Read(ctx)
+		no, none := errors.AsType[*client.NoQuorumError](err)
+		switch {
+		case err == nil:
+			s.heard(ctx, st)
+			out.Epoch, out.Index, leader = st.Epoch(), st.Index(), s.client.Leader()
+		case none:
+			out.Reason = strings.TrimPrefix(s.noQuorum(no), thereIsNone)
+		default:
+			out.Reason = "no voter answers in time"
+		}
 	}
-	if votes && d == nil {
-		out.Voters = append(out.Voters, api.QuorumVoter{Party: s.cfg.Name(s.self), Self: true})
+	if leader != (lockquorum.DeviceID{}) {
+		who := s.cfg.Name(leader)
+		out.State, out.Leader = api.QuorumOK, &who
 	}
-	if d == nil {
-		return out, nil
-	}
-	st := d.Status()
-	out.Epoch, out.Index = st.Epoch, st.Index
-	if st.Leader == (lockquorum.DeviceID{}) {
-		out.Reason = "no voter leads"
-	} else {
-		leader := s.cfg.Name(st.Leader)
-		out.State, out.Leader = api.QuorumOK, &leader
-	}
-	for _, v := range st.Voters {
+	voters := s.voting()
+	for _, v := range voters {
+		self := v.Device == s.self
 		out.Voters = append(out.Voters, api.QuorumVoter{
-			Party: s.cfg.Name(v.Device), Self: v.Device == s.self, Leads: v.Device == st.Leader, Reachable: v.Device == s.self,
+			Party: s.cfg.Name(v.Device), Self: self, Leads: v.Device == leader, Reachable: self && d != nil || s.reaches(v.Device),
 		})
 	}
-	if len(st.Voters) == 1 {
+	if len(voters) == 1 {
 		out.Risk = oneVoter
 	}
 	return out, nil
+}
+
+func (s *Service) reaches(d lockquorum.DeviceID) bool {
+	return s.cfg.Network != nil && s.cfg.Network.Reaches(d)
 }
 
 // reason is why a voter does not run, for a person.
@@ -145,18 +165,31 @@ func (s *Service) explain(err error) error {
 	return e
 }
 
+const thereIsNone = "there is no quorum: "
+
 // noQuorum says who was reached.
 func (s *Service) noQuorum(e *client.NoQuorumError) string {
 	s.mu.Lock()
 	stopped := s.mu.stopped
 	s.mu.Unlock()
-	switch {
-	case stopped != nil:
-		return "there is no quorum: " + reason(stopped)
-	case e.Voters == 0:
-		return "there is no quorum: this device has not heard of any voter"
-	case len(e.Reached) == 0:
-		return fmt.Sprintf("there is no quorum: none of %d voters can be reached", e.Voters)
+	if stopped != nil {
+		return thereIsNone + reason(stopped)
 	}
-	return fmt.Sprintf("there is no quorum: %d of %d voters can be reached, and none of them leads", len(e.Reached), e.Voters)
+	var missing []string
+	voters := s.voting()
+	for _, v := range voters {
+		if !slices.Contains(e.Reached, v.Device) {
+			who := s.cfg.Name(v.Device)
+			missing = append(missing, cmp.Or(who.Name, who.PeerID))
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return thereIsNone + "none of the voters leads"
+	case len(voters) == 1 && voters[0].Device == s.self:
+		return thereIsNone + "this device's voter does not run"
+	case len(voters) == 1:
+		return thereIsNone + missing[0] + " keeps leases and numbers, and cannot be reached"
+	}
+	return fmt.Sprintf("%s%d of %d voters can be reached; missing: %s", thereIsNone, len(voters)-len(missing), len(voters), strings.Join(missing, ", "))
 }

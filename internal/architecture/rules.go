@@ -52,6 +52,7 @@ var rules = map[string]rule{
 		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
 	},
 	"lockquorum/client":     {module: []string{"lockquorum"}},
+	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum"}},
 	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
 
 	// The joins. The API's types stand alone, so that a client needs nothing else.
@@ -62,12 +63,12 @@ var rules = map[string]rule{
 		"wire", "trust", "trust/keyring", "chunk", "chunk/logs", "crdt", "fhir", "storage", "p2p/session", "agent/api",
 	}},
 	"agent/quorum": {
-		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/client", "lockquorum/driver", "lockquorum/voter", "agent/api"},
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/client", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter", "agent/api"},
 		others: []string{"golang.org/x/text/unicode/norm"},
 	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",
-		"agent/api", "agent/quorum", "agent/replica", "internal/figures",
+		"lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
 	}, others: []string{"github.com/prometheus/client_golang", "golang.org/x/sys"}},
 
 	// What agent and anchor tell of themselves in the same way.
@@ -149,6 +150,7 @@ var testImports = map[string][]string{
 	"anchor":            {"trust/keyring", "chunk", "chunk/logs"}, // real customers
 	"anchor/kept":       {"trust/keyring"},
 	"lockquorum/driver": {"lockquorum/quorumtest"},
+	"lockquorum/remote": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
 	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
 	"agent/quorum":      {"trust/keyring"},                                                             // real devices
 	"agent/replica":     {"crdt/engine", "internal/hostile"},                                           // the replica is given its engine
