@@ -8,7 +8,7 @@ import (
 // An Engine has a quorum carry operations out, and reads what it agrees on. Package quorumtest holds what every one keeps to.
 type Engine interface {
 	// Do has an operation carried out for a device, which the connection has proven. It answers when the operation is stored by a majority;
-	// one that is asked for with Wait, when its session has the lease or ends. Errors are ErrForbidden, ErrBusy, ErrOutcomeUnknown, ErrStopped, a
+	// one that is asked for with Wait, when its session has the lease or ends. Errors are ErrForbidden, ErrBusy, ErrOutcomeUnknown, ErrStopped, ErrUnreachable, a
 	// *NotLeaderError, and those of Marshal. Where the outcome is unknown, asking again under the same place in the session is safe.
 	Do(ctx context.Context, from DeviceID, r Request) (Answer, error)
 	// Read returns a copy of the State that has all that was answered before Read was called. Errors are those of Do.
@@ -44,6 +44,8 @@ var (
 	ErrOutcomeUnknown = errors.New("whether it was carried out is not known")
 	// ErrStopped says that the voter does not go on. Nothing was done.
 	ErrStopped = errors.New("this voter has stopped")
+	// ErrUnreachable says that the voter cannot be reached. Nothing was done.
+	ErrUnreachable = errors.New("the voter cannot be reached")
 	// ErrForbidden says that the device may not ask for that.
 	ErrForbidden = errors.New("this device may not do that")
 )

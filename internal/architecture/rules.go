@@ -53,6 +53,7 @@ var rules = map[string]rule{
 		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
 	},
 	"lockquorum/client":     {module: []string{"lockquorum"}},
+	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum"}},
 	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
 
 	// The joins. The API's types stand alone, so that a client needs nothing else.
@@ -62,9 +63,13 @@ var rules = map[string]rule{
 	"agent/replica": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "chunk/logs", "crdt", "fhir", "storage", "p2p/session", "agent/api",
 	}},
+	"agent/quorum": {
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/client", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter", "agent/api"},
+		others: []string{"golang.org/x/text/unicode/norm"},
+	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",
-		"agent/api", "agent/replica", "internal/figures",
+		"lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
 	}, others: []string{"github.com/prometheus/client_golang", "golang.org/x/sys"}},
 
 	// What agent and anchor tell of themselves in the same way.
@@ -146,7 +151,9 @@ var testImports = map[string][]string{
 	"anchor":            {"trust/keyring", "chunk", "chunk/logs"}, // real customers
 	"anchor/kept":       {"trust/keyring"},
 	"lockquorum/driver": {"lockquorum/quorumtest"},
+	"lockquorum/remote": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
 	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
+	"agent/quorum":      {"trust/keyring"},                                                             // real devices
 	"agent/replica":     {"crdt/engine", "internal/hostile"},                                           // the replica is given its engine
 	"agent/api":         {"agent/api/apitest"},
 	"agent/client":      {"agent/api/apitest"},
@@ -175,6 +182,7 @@ var unreachable = map[string][]string{
 	"crdt/engine":   {"fhir", "chunk", "trust", "storage", "p2p", "agent"},
 	"agent/api":     {"agent", "agent/replica"},
 	"agent/client":  {"agent", "agent/replica"},
+	"agent/quorum":  {"agent", "agent/replica", "crdt", "p2p", "trust/keyring"},
 	"agent/replica": {"agent", "crdt/engine", "p2p"},
 	"anchor/kept":   {"agent", "anchor", "crdt", "fhir", "p2p", "trust/keyring"},
 	"anchor":        {"agent", "crdt", "fhir", "trust/keyring"},

@@ -186,6 +186,13 @@ func (c *Client) voters() []Voter {
 	return list
 }
 
+// Leader returns who led when somebody was last asked; zeros: nobody was.
+func (c *Client) Leader() lockquorum.DeviceID {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.leader
+}
+
 func (c *Client) leads(d lockquorum.DeviceID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -237,7 +244,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 				}
 			case errors.Is(err, lockquorum.ErrBusy):
 				reached[v.Device] = true
-			case errors.Is(err, lockquorum.ErrStopped), errors.Is(err, ErrUnreachable):
+			case errors.Is(err, lockquorum.ErrStopped), errors.Is(err, lockquorum.ErrUnreachable):
 			default:
 				if ctx.Err() == nil {
 					return err
@@ -262,9 +269,6 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 		}
 	}
 }
-
-// ErrUnreachable is what the Engine of a voter answers that cannot be reached. Nothing was done.
-var ErrUnreachable = errors.New("the voter cannot be reached")
 
 // given is the error of a call that was given up.
 func given(ctx context.Context, unknown bool) error {

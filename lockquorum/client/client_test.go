@@ -82,7 +82,7 @@ func (m *machine) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum
 	}
 	m.mu.Unlock()
 	if cut {
-		return lockquorum.Answer{}, client.ErrUnreachable
+		return lockquorum.Answer{}, lockquorum.ErrUnreachable
 	}
 	if lose == 1 {
 		return lockquorum.Answer{}, lockquorum.ErrOutcomeUnknown
