@@ -74,6 +74,13 @@ var (
 	// Tail holds how many changes a document has that no checkpoint packs, once they are many.
 	Tail = define1[digest](0x36, "tail", "document ID")
 
+	// Quorum holds what there is one of for a voter (package lockquorum/driver), and who the voters are (agent/quorum).
+	Quorum = define1[byte](0x38, "quorum", "number")
+	// QuorumEntry holds an entry of the quorum's log.
+	QuorumEntry = define1[uint64](0x39, "quorum entry", "index")
+	// QuorumName holds a name behind a keyed hash that the quorum knows, and that this device has used or was told.
+	QuorumName = define2[byte, digest](0x3a, "quorum name", "kind of thing", "name")
+
 	// Resource caches what is shown of a resource.
 	Resource = define2[string, string](0x40, "resource", "type", "id")
 	// ResourceIn caches a resource as it stands in one document.
