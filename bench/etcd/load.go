@@ -70,13 +70,13 @@ func serveClient(ctx context.Context, e engine, p plan, in io.Reader, out io.Wri
 		return err
 	}
 	defer conn.close()
-	var own, shared []worker
+	var own, common []worker
 	for i := range p.Workers {
 		name := fmt.Sprintf("p%d-w%d", p.Process, i)
 		for _, to := range []struct {
 			list   *[]worker
 			circle string
-		}{{&own, name}, {&shared, "shared"}} {
+		}{{&own, name}, {&common, shared}} {
 			w, err := conn.worker(ctx, name+"-"+to.circle, to.circle)
 			if err != nil {
 				return fmt.Errorf("worker %s: %w", name, err)
@@ -97,7 +97,7 @@ func serveClient(ctx context.Context, e engine, p plan, in io.Reader, out io.Wri
 		}
 		workers := own
 		if o.Work == "share" {
-			workers = shared
+			workers = common
 		}
 		if err := enc.Encode(carryOut(ctx, workers[:min(o.Active, len(workers))], o, p.Process)); err != nil {
 			return err

@@ -16,11 +16,14 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"chartmesh/agent"
 )
 
-var engines = []engine{etcdEngine{}}
+var engines = []engine{etcdEngine{}, meshEngine{}}
 
 func main() {
+	agent.ChildMain()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	var err error
