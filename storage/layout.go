@@ -74,6 +74,11 @@ var (
 	// Tail holds how many changes a document has that no checkpoint packs, once they are many.
 	Tail = define1[digest](0x36, "tail", "document ID")
 
+	// Overlay holds a change of this device that is shown here and not certified.
+	Overlay = define2[digest, digest](0x3b, "overlay", "document ID", "change hash")
+	// Certificate holds what a voter certifies of a protected document, by the chunk that carries it.
+	Certificate = define2[digest, digest](0x3c, "certificate", "document ID", "chunk ID")
+
 	// Resource caches what is shown of a resource.
 	Resource = define2[string, string](0x40, "resource", "type", "id")
 	// ResourceIn caches a resource as it stands in one document.
