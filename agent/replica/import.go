@@ -218,6 +218,17 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 			run.refuse(in.index, "it was changed at "+device+" by a newer version of chartmesh")
 			continue
 		}
+		if err := run.t.mayWriteAt(ctx, j); err != nil {
+			refused, ok := errors.AsType[*api.Error](err)
+			if !ok {
+				return nil, err
+			}
+			run.refuse(in.index, refused.Message)
+			continue
+		}
+		if j.over {
+			v = nil // it is made anew
+		}
 		in.base = nil
 		known, err := run.ofSeveral(ctx, &j, &v, in)
 		in.fresh = v == nil || v.Removed

@@ -61,7 +61,8 @@ var rules = map[string]rule{
 	"agent/api/apitest": {module: []string{"agent/api"}},
 	"agent/client":      {module: []string{"agent/api"}},
 	"agent/replica": {module: []string{
-		"wire", "trust", "trust/keyring", "chunk", "chunk/logs", "crdt", "fhir", "storage", "p2p/session", "agent/api",
+		"wire", "trust", "trust/keyring", "chunk", "chunk/logs", "crdt", "fhir", "lockquorum", "lockquorum/certificate", "storage", "p2p/session",
+		"agent/api",
 	}},
 	"agent/quorum": {
 		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/client", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter", "agent/api"},
