@@ -17,7 +17,7 @@ import (
 func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	cfg := quorum.Config{
 		Network: network{a},
-		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log,
+		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log, Granted: a.granted, Ending: a.ending,
 		Log: quorum.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
 	}
 	if path, err := quorumWitnessPath(a.keys.Device()); err == nil {

@@ -32,6 +32,7 @@ type Keys interface {
 	QuorumName(scope trust.ScopeID, kind string, parts ...string) ([32]byte, error)
 	SealNote(scope trust.ScopeID, context, plain []byte) ([]byte, error)
 	OpenNote(scope trust.ScopeID, context, sealed []byte) ([]byte, error)
+	Sign(context string, msg []byte) []byte
 }
 
 // Log is the log that the device writes: a folder that was copied, moved or put back begins another one.
@@ -55,7 +56,9 @@ type Config struct {
 	Network Network
 	// Witness keeps outside of the folder how far its voter came; nil: nothing does.
 	Witness Witness
-	Logger  *slog.Logger // nil: none
+	// Granted is called when a lease was granted, before it is used, and Ending before one is given back; nil: nothing is to be done.
+	Granted, Ending func(context.Context, Held)
+	Logger          *slog.Logger // nil: none
 }
 
 // Network reaches other devices of the practice.
@@ -119,6 +122,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("open quorum: %w", err)
 	}
 	s.server.Practice, s.server.Engine, s.server.Names = cfg.Members().Practice(), s.engine, s.tell
+	s.server.Certify = s.certify
 	s.client = client.New(client.Config{Self: s.self, Voters: s.voters})
 	return s, nil
 }

@@ -249,6 +249,16 @@ func (l *Lease) Certified(doc lockquorum.DocumentID) lockquorum.Heads {
 	return l.mu.certified[doc]
 }
 
+// Documents lists those of which heads are certified, as far as this holder knows.
+func (l *Lease) Documents() (list []lockquorum.DocumentID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for d := range l.mu.certified {
+		list = append(list, d)
+	}
+	return list
+}
+
 // Barrier waits until this device holds what is certified of a document, so that the first change under the lease is on top of it. It is
 // ErrBarrierPending when ctx or the lease ends before.
 func (l *Lease) Barrier(ctx context.Context, doc lockquorum.DocumentID) error {
