@@ -127,6 +127,29 @@ func (a *Agent) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	return asked(a, func(s *quorum.Service) (api.QuorumStatus, error) { return s.Quorum(ctx) })
 }
 
+// ChangeQuorum implements api.Exclusive.
+func (a *Agent) ChangeQuorum(ctx context.Context, req api.QuorumChange) (api.QuorumStatus, error) {
+	find := func(names []string) (list []trust.DeviceID, err error) {
+		for _, name := range names {
+			d, err := a.device(a.records.State(), name)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, d)
+		}
+		return list, nil
+	}
+	add, err := find(req.Add)
+	if err != nil {
+		return api.QuorumStatus{}, err
+	}
+	remove, err := find(req.Remove)
+	if err != nil {
+		return api.QuorumStatus{}, err
+	}
+	return asked(a, func(s *quorum.Service) (api.QuorumStatus, error) { return s.ChangeQuorum(ctx, add, remove) })
+}
+
 // Leases implements api.Exclusive.
 func (a *Agent) Leases(ctx context.Context) ([]api.Lease, error) {
 	return asked(a, func(s *quorum.Service) ([]api.Lease, error) { return s.Leases(ctx) })

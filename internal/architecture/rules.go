@@ -66,7 +66,7 @@ var rules = map[string]rule{
 	}},
 	"agent/quorum": {
 		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/client", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter", "agent/api"},
-		others: []string{"golang.org/x/text/unicode/norm"},
+		others: []string{"go.etcd.io/raft/v3/raftpb", "golang.org/x/text/unicode/norm"},
 	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",

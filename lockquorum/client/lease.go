@@ -111,23 +111,25 @@ func (c *Client) ask(ctx context.Context, o *lockquorum.Acquire) (*Lease, error)
 // turn asks for a lease until there is an answer. Asked again in its place, it also keeps the session while it waits.
 func (c *Client) turn(ctx context.Context, s *session, o *lockquorum.Acquire) (a lockquorum.Answer, asked Moment, err error) {
 	r, asked := s.next(o), c.cfg.Now()
-	r.Wait = !o.Try
 	for {
 		part, cancel := ctx, context.CancelFunc(func() {})
 		if r.Wait {
-			part, cancel = context.WithTimeout(ctx, c.cfg.SessionTTL/4)
+			part, cancel = context.WithTimeout(ctx, min(waiting, c.cfg.SessionTTL/4))
 		}
 		sent := c.cfg.Now()
 		a, err = c.do(part, r)
 		again := err != nil && part.Err() != nil && ctx.Err() == nil
 		cancel()
-		if again {
-			continue
+		switch {
+		case again:
+		case err == nil && a.Code == lockquorum.CodeQueued: // from now on the answer comes with its turn
+			r.Wait = true
+		default:
+			if err == nil {
+				s.answered(r, sent)
+			}
+			return a, asked, err
 		}
-		if err == nil {
-			s.answered(r, sent)
-		}
-		return a, asked, err
 	}
 }
 

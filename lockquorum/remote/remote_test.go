@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -220,8 +222,9 @@ func TestMessages(t *testing.T) {
 			stop   func()
 		}
 		machines := map[lockquorum.DeviceID]*machine{}
-		gone := map[lockquorum.DeviceID]bool{}
-		reaches := func(d lockquorum.DeviceID) bool { return !gone[d] }
+		var gone atomic.Bool // the first
+		var mu sync.Mutex
+		reaches := func(d lockquorum.DeviceID) bool { return d != quorumtest.A || !gone.Load() }
 		begin := func(device lockquorum.DeviceID, rec driver.Record, from *voter.Stored, b driver.Begin) {
 			twin := storage.NewTwin()
 			must(t, driver.Found(t.Context(), twin, rec, from))
@@ -229,7 +232,10 @@ func TestMessages(t *testing.T) {
 			must(t, err)
 			m := NewMessenger(practice, func(_ context.Context, to lockquorum.DeviceID) (Stream, error) {
 				here, there := net.Pipe()
-				go func() { _ = machines[to].server.Serve(t.Context(), pipe{there}, device) }()
+				mu.Lock()
+				defer mu.Unlock()
+				server := machines[to].server
+				go func() { _ = server.Serve(t.Context(), pipe{there}, device) }()
 				return pipe{here}, nil
 			}, reaches)
 			d, err := driver.Open(t.Context(), driver.Config{ID: rec.ID, Device: device, Disk: disk, Allow: quorumtest.Allow, Transport: m, Begin: b})
@@ -238,6 +244,8 @@ func TestMessages(t *testing.T) {
 			over := make(chan struct{})
 			go func() { defer close(over); _ = d.Run(ctx) }()
 			stop := func() { cancel(); <-over; m.Close() }
+			mu.Lock()
+			defer mu.Unlock()
 			machines[device] = &machine{d, &Server{Practice: practice, Engine: func() lockquorum.Engine { return d }, Receive: d.Receive}, stop}
 		}
 		first := lockquorum.New(0)
@@ -249,7 +257,7 @@ func TestMessages(t *testing.T) {
 		begin(quorumtest.C, driver.Record{Epoch: 1, ID: 3}, nil, now)
 		must(t, machines[quorumtest.A].Change(t.Context(), []lockquorum.Voter{{ID: 1, Device: quorumtest.A}, {ID: 2, Device: quorumtest.B}, {ID: 3, Device: quorumtest.C}}))
 		machines[quorumtest.A].stop()
-		gone[quorumtest.A] = true
+		gone.Store(true)
 		time.Sleep(5 * time.Second)
 		leads := 0
 		for _, d := range []lockquorum.DeviceID{quorumtest.B, quorumtest.C} {
