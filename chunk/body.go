@@ -7,7 +7,7 @@ import (
 	"chartmesh/wire"
 )
 
-// Body is what a chunk seals: [*Changes], [*Checkpoint], [*Cover], [*Decision], [*Keys], or [*Opaque] for every other kind.
+// Body is what a chunk seals: [*Changes], [*Checkpoint], [*Certificate], [*Cover], [*Decision], [*Keys], or [*Opaque] for every other kind.
 type Body interface {
 	// Kind returns the kind that the header names.
 	Kind() Kind
@@ -234,6 +234,8 @@ func parseBody(kind Kind, b, clear []byte) (Body, error) {
 		return parseCheckpoint(b, clear)
 	case KindCover:
 		return parseCover(b, clear)
+	case KindCertificate:
+		return parseCertificate(b)
 	case KindDecision:
 		return parseDecision(b)
 	case KindKeys:

@@ -27,6 +27,9 @@ const (
 	MaxReplaces = 64
 	// MaxKeys is how many epochs one KEYS chunk opens.
 	MaxKeys = trust.MaxParents
+	// MaxStatement is the size of what a voter signs of a document, and MaxHeads how many heads a certificate names.
+	MaxStatement = 512
+	MaxHeads     = 64
 	// MaxSchema is the largest schema number.
 	MaxSchema = 1<<16 - 1
 	// MaxLogs is how many logs one vector names.

@@ -286,7 +286,7 @@ func TestSeveralBranches(t *testing.T) {
 
 func TestOpaque(t *testing.T) {
 	p := newPractice(t)
-	for _, kind := range []chunk.Kind{chunk.KindCertificate, chunk.KindTombstone, 77} {
+	for _, kind := range []chunk.Kind{chunk.KindBlobManifest, chunk.KindTombstone, 77} {
 		in := &chunk.Opaque{Type: kind, Document: [32]byte{1}, Content: []byte("content")}
 		params := p.params(p.member)
 		params.Schema = 3

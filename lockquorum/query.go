@@ -23,6 +23,8 @@ type Document struct {
 	Heads Heads
 	Token Token // of the lease under which they were certified
 	At    Place // of the command that certified them: of two certificates of a document the later one counts
+	// Previous heads were certified before; zeros: none that is remembered.
+	Previous Heads
 }
 
 // Lease returns what is said of a lock; false for one that nobody ever asked for.
@@ -40,7 +42,11 @@ func (s *State) Lease(id LockID) (Lease, bool) {
 	}
 	for _, id := range sorted(l.documents) {
 		d := l.documents[id]
-		out.Documents = append(out.Documents, Document{id, d.heads, d.token, d.at})
+		doc := Document{ID: id, Heads: d.heads, Token: d.token, At: d.at}
+		if n := len(d.history); n > 0 {
+			doc.Previous = d.history[n-1]
+		}
+		out.Documents = append(out.Documents, doc)
 	}
 	return out, true
 }

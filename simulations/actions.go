@@ -127,9 +127,11 @@ func (d *device) conflictsOf(ref string) (list []api.Conflict) {
 	return list
 }
 
-// edit reads a resource, changes something, and saves it at once; or creates it.
-func (w *World) edit(d *device) {
-	ref := w.anyRef()
+// edit has a user edit any resource.
+func (w *World) edit(d *device) { w.editOf(d, w.anyRef()) }
+
+// editOf reads a resource, changes something, and saves it at once; or creates it.
+func (w *World) editOf(d *device, ref string) {
 	shown, seen := d.look(ref)
 	if was := w.users.deleted[ref]; shown == "" && was != "" && !w.chance(3) {
 		w.put(d, ref, "", seen, w.change(was), false) // somebody has a copy, without a version

@@ -61,10 +61,46 @@ func (w *World) scheduleRemovals() {
 			m.rng.Shuffle(len(admins), func(i, j int) { admins[i], admins[j] = admins[j], admins[i] })
 			w.remove(admins[0], admins[1])
 			w.remove(admins[1], admins[m.rng.IntN(2)*(len(admins)-1)])
+		case m.rng.IntN(2) == 0:
+			w.removeFromAfar(admins[m.rng.IntN(len(admins))], w.devices[m.rng.IntN(len(w.devices))])
 		default:
 			w.remove(admins[m.rng.IntN(len(admins))], w.devices[m.rng.IntN(len(w.devices))])
 		}
 		w.scheduleRemovals()
+	})
+}
+
+// removeFromAfar has a device remove another while it is away: it does not know what the other one wrote meanwhile, nor that somebody
+// built on that.
+func (w *World) removeFromAfar(by, whom *device) {
+	const away = -1
+	m := &w.membership
+	w.note("%s is away", by.name)
+	w.net.group[by] = away
+	w.relink()
+	ref := w.anyRef()
+	edit := func(d *device) {
+		if d.replica != nil {
+			w.editOf(d, ref)
+		}
+	}
+	pause := func() time.Duration { return time.Second + time.Duration(m.rng.IntN(5000))*time.Millisecond }
+	w.after(pause(), true, func() {
+		edit(whom)
+		w.after(pause(), true, func() {
+			for _, d := range w.devices {
+				if d != by && d != whom {
+					edit(d)
+				}
+			}
+			w.after(pause(), true, func() {
+				w.remove(by, whom)
+				if w.net.group[by] == away {
+					w.net.group[by] = 0
+					w.relink()
+				}
+			})
+		})
 	})
 }
 

@@ -24,6 +24,8 @@ const (
 	ContextAuthor = "chartmesh author 1"
 	ContextAck    = "chartmesh ack 1"
 	ContextJoin   = "chartmesh join 1"
+	// ContextCertificate is of what a voter says of a protected document.
+	ContextCertificate = "chartmesh quorum certificate 1"
 )
 
 // transportPrefixes begin everything that libp2p signs with an identity: the handshakes of Noise and TLS, and signed

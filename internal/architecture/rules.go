@@ -43,8 +43,9 @@ var rules = map[string]rule{
 	},
 
 	// What must be exclusive: a state machine that knows nothing but itself, and voters that keep it by Raft.
-	"lockquorum":       {module: []string{"wire", "trust"}},
-	"lockquorum/voter": {module: []string{"wire", "lockquorum"}, others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"}},
+	"lockquorum":             {module: []string{"wire", "trust"}},
+	"lockquorum/certificate": {module: []string{"wire", "trust", "lockquorum"}}, // which changes count by what voters say
+	"lockquorum/voter":       {module: []string{"wire", "lockquorum"}, others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"}},
 
 	// A voter that runs, on a disk. It never sees the network: agent and anchor join them.
 	"lockquorum/driver": {
