@@ -110,6 +110,9 @@ type Service struct {
 // ErrWentBack says that a folder with a voter may be older than what the voter has said.
 var ErrWentBack = errors.New("the folder was copied, moved or put back, and may not know what it has said since")
 
+// errNotFounded says that the device that founded the practice has no voter, and founds no quorum.
+var errNotFounded = errors.New("this folder may be a copy of one that has founded the quorum")
+
 // Open opens the device's part, and founds the quorum if that is to be done and is this device's to do. Nothing runs before Run.
 func Open(ctx context.Context, cfg Config) (*Service, error) {
 	s := &Service{cfg: cfg, log: cfg.Logger, self: cfg.Keys.Device()}
@@ -137,6 +140,11 @@ func (s *Service) openVoter(ctx context.Context) error {
 	disk, rec, err := driver.OpenDisk(s.cfg.Store)
 	if errors.Is(err, storage.ErrNotFound) {
 		if !s.founds() {
+			if s.cfg.Members().Founding().Device.ID == s.self {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.mu.stopped = errNotFounded
+			}
 			return nil
 		}
 		if err := s.found(ctx); err != nil {

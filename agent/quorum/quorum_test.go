@@ -117,8 +117,12 @@ func TestFoundedOnce(t *testing.T) {
 		}
 		copied, _ := founding(t, trust.RoleAdmin)
 		copied.apart.Store(true)
-		if copied.open(t).mu.disk != nil {
+		c := copied.open(t)
+		if c.mu.disk != nil {
 			t.Error("a folder that may be a copy founded a quorum")
+		}
+		if status, err := c.Quorum(t.Context()); err != nil || status.State != api.QuorumStopped || status.Reason == "" {
+			t.Errorf("it says %+v (%v)", status, err)
 		}
 		copied.apart.Store(false)
 		copied.witness.ok = true
