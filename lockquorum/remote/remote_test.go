@@ -16,6 +16,7 @@ import (
 
 	"chartmesh/internal/fuzzing"
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/quorumtest"
 	"chartmesh/lockquorum/voter"
@@ -341,6 +342,8 @@ func FuzzFrames(f *testing.F) {
 		asks(question{kind: kindRead}), asks(question{kind: kindNames, names: []Name{{1, [32]byte{2}}, {3, [32]byte{4}}}}),
 		append([]byte{1}, answer{kind: kindDo, answer: lockquorum.Answer{Result: lockquorum.Result{Code: 1, Number: 7, Series: lockquorum.SeriesID{Epoch: 1, N: 2}},
 			Place: lockquorum.Place{Epoch: 1, Index: 300}, Documents: []lockquorum.Document{{Heads: lockquorum.Heads{1}}}}}.encode()...),
+		asks(question{kind: kindCertify, lock: lockquorum.LockID{5}, document: lockquorum.DocumentID{6}}),
+		append([]byte{1}, answer{kind: kindCertify, signed: certificate.Signed{Statement: []byte(fuzzing.Canary), Voter: quorumtest.A}}.encode()...),
 		append([]byte{1}, answer{kind: kindRead, state: lockquorum.New(1).Snapshot()}.encode()...),
 		append([]byte{1}, answer{kind: kindNames, names: []string{"", fuzzing.Canary}}.encode()...),
 		append([]byte{1}, refused(&lockquorum.NotLeaderError{Leader: quorumtest.A}).encode()...),
@@ -363,4 +366,28 @@ func FuzzFrames(f *testing.F) {
 			t.Errorf("a frame of %x is %x", b[1:], frame)
 		}
 	})
+}
+
+// TestCertify: a voter's word comes as it signed it; who has none to give says so.
+func TestCertify(t *testing.T) {
+	s := &Server{Practice: practice, Engine: func() lockquorum.Engine { return nil }}
+	e := reach(t, s, quorumtest.B, practice)
+	if _, err := e.Certify(t.Context(), lockquorum.LockID{1}, lockquorum.DocumentID{2}); !errors.Is(err, lockquorum.ErrForbidden) {
+		t.Errorf("who certifies nothing answers %v", err)
+	}
+	want := certificate.Signed{Statement: []byte("statement"), Voter: quorumtest.A, Signature: [64]byte{7}}
+	s.Certify = func(_ context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
+		if from != quorumtest.B || lock != (lockquorum.LockID{1}) || document != (lockquorum.DocumentID{2}) {
+			return certificate.Signed{}, &lockquorum.NotLeaderError{Leader: from}
+		}
+		return want, nil
+	}
+	got, err := e.Certify(t.Context(), lockquorum.LockID{1}, lockquorum.DocumentID{2})
+	must(t, err)
+	if !bytes.Equal(got.Statement, want.Statement) || got.Voter != want.Voter || got.Signature != want.Signature {
+		t.Errorf("came %v, want %v", got, want)
+	}
+	if _, err := e.Certify(t.Context(), lockquorum.LockID{9}, lockquorum.DocumentID{2}); !errors.Is(err, lockquorum.ErrNotLeader) {
+		t.Errorf("who does not lead answers %v", err)
+	}
 }
