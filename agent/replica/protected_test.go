@@ -113,7 +113,7 @@ func TestLateWork(t *testing.T) {
 		l.over()
 		a.under(l, list("L"), true) // it has not heard of it
 		a.under(l, list("M"), true)
-		if list, err := a.Proposals(lists, l.token); err != nil || len(list) != 1 || l.propose(list[0]) {
+		if list, err := a.Proposals(l); err != nil || len(list) != 1 || l.propose(list[0]) {
 			t.Fatalf("committed after the lease was broken: %v, %v", list, err)
 		}
 		rest(t, a, b)

@@ -128,7 +128,7 @@ func (l *lease) release() {
 // commit certifies what a device wrote, and reports whether that went through.
 func (l *lease) commit(d *device) bool {
 	l.q.t.Helper()
-	list, err := d.Proposals(l.lock, l.token)
+	list, err := d.Proposals(l)
 	must(l.q.t, err)
 	if len(list) == 0 {
 		l.q.t.Fatalf("%s has nothing to commit", d.name)
