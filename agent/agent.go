@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"chartmesh/agent/api"
+	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/crdt/engine"
 	"chartmesh/p2p"
@@ -66,7 +67,8 @@ type Agent struct {
 	invites *invites
 	watch   watch
 
-	host    atomic.Pointer[p2p.Host] // nil until Run
+	host    atomic.Pointer[p2p.Host]       // nil until Run
+	quorum  atomic.Pointer[quorum.Service] // nil until Run
 	online  atomic.Bool
 	running atomic.Bool
 	closing sync.Once
@@ -181,6 +183,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		Schema: replica.Schemas(), Invites: a.invites, Offline: !a.online.Load(),
 		Admit: a.admits,
 		Root:  a.rootKey, Readmission: a.records, Relays: a.relays, MapPorts: !a.cfg.NoPorts,
+		Quorum: a.serveQuorum,
 		Blind:  func(d trust.DeviceID) bool { return a.records.State().IsAnchor(d) },
 		OnPeer: a.peers.changed, OnAddrs: a.peers.learnt,
 		// What one frame brings is made durable at once, and a cut loses no more than one.
@@ -192,15 +195,21 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.rememberPorts(ctx, host.Addresses()); err != nil && !errors.Is(err, storage.ErrNoRoom) {
 		return errors.Join(err, host.Close())
 	}
+	exclusive, err := a.openQuorum(ctx)
+	if err != nil {
+		return errors.Join(err, host.Close())
+	}
 	a.host.Store(host)
 	host.SetPeers(a.peers.addresses(a.records))
 	host.SetFull(a.full())
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	var wg sync.WaitGroup
+	wg.Go(func() { _ = exclusive.Run(ctx) })
 	wg.Go(func() { a.apply(ctx, host) })
 	wg.Go(func() { a.housekeeping(ctx, host) })
 	wg.Go(func() { a.tellOfPeers(ctx) })
+	wg.Go(func() { a.settleLeases(ctx) })
 	wg.Go(func() { a.scrub(ctx) })
 	wg.Go(func() { a.compact(ctx) })
 	wg.Go(func() { a.keepEpochs(ctx, rotateAfter) })
@@ -208,6 +217,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	cancel()
 	wg.Wait()
 	a.host.Store(nil)
+	a.quorum.Store(nil)
 	err = errors.Join(err, host.Close())
 	if flush := a.records.FlushAcks(context.WithoutCancel(ctx)); flush != nil && !errors.Is(flush, storage.ErrNoRoom) {
 		err = errors.Join(err, fmt.Errorf("store acknowledgements: %w", flush))

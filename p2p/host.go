@@ -222,6 +222,9 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.cfg.Readmission != nil {
 		h.host.SetStreamHandler(KnockProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveKnock) })
 	}
+	if h.cfg.Quorum != nil {
+		h.host.SetStreamHandler(QuorumProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveQuorum) })
+	}
 	h.work.Go(func() { h.listenEvents(ctx, events) })
 	h.work.Go(func() { h.news.run(ctx) })
 	h.work.Go(func() { h.keepReservations(ctx) })
@@ -241,6 +244,7 @@ func (h *Host) Run(ctx context.Context) error {
 	h.host.RemoveStreamHandler(RecoverProtocol)
 	h.host.RemoveStreamHandler(KnockProtocol)
 	h.host.RemoveStreamHandler(IntroduceProtocol)
+	h.host.RemoveStreamHandler(QuorumProtocol)
 	h.host.Network().StopNotify(changes)
 	h.mu.Lock()
 	h.mu.ended = true

@@ -4,8 +4,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -120,15 +123,16 @@ func (m *mapper) run(ctx context.Context) {
 	defer tick.Stop()
 	var turn mapTurn
 	for {
-		if gateway := router(); turn.comes(gateway, time.Now()) {
-			if gateway.String() != turn.asked {
+		gateway, ports := router(), m.listens()
+		if about := aboutOf(gateway, ports); turn.comes(about, time.Now()) {
+			if about.router != turn.asked.router {
 				m.forget()
 			}
 			err := errNoPorts
 			if gateway != nil {
-				err = m.ask(ctx, gateway)
+				err = m.ask(ctx, gateway, ports)
 			}
-			turn.next(gateway, err, time.Now())
+			turn.next(about, err, time.Now())
 		}
 		select {
 		case <-ctx.Done():
@@ -146,21 +150,43 @@ func (m *mapper) forget() {
 	m.mu.outside, m.mu.ports = netip.Addr{}, map[mapping]mappedTo{}
 }
 
+// listens lists the ports that others can reach, each once.
+func (m *mapper) listens() (list []mapping) {
+	for _, listen := range m.net.ListenAddresses() {
+		if key, _, ok := portOf(listen); ok && !slices.Contains(list, key) {
+			list = append(list, key)
+		}
+	}
+	return list
+}
+
+// mapAbout is what a router is asked.
+type mapAbout struct{ router, ports string }
+
+func aboutOf(gateway net.IP, ports []mapping) mapAbout {
+	var names []string
+	for _, p := range ports {
+		names = append(names, fmt.Sprintf("%s/%d", p.protocol, p.port))
+	}
+	slices.Sort(names)
+	return mapAbout{gateway.String(), strings.Join(names, " ")}
+}
+
 // mapTurn says when the router is asked: in time to keep the ports; after a failure soon, and then less and less often, since it may only have
-// been slow, or the host not have listened yet; and at once when there is another router.
+// been slow; and at once when there is another router, or when the host listens at other ports: it begins with one after another.
 type mapTurn struct {
-	asked string // the router
+	asked mapAbout
 	at    time.Time
 	wait  time.Duration // after a failure; zero: it granted the ports
 }
 
-func (t *mapTurn) comes(gateway net.IP, now time.Time) bool {
-	return gateway.String() != t.asked || !now.Before(t.at)
+func (t *mapTurn) comes(about mapAbout, now time.Time) bool {
+	return about != t.asked || !now.Before(t.at)
 }
 
-func (t *mapTurn) next(gateway net.IP, err error, now time.Time) {
-	if gateway.String() != t.asked {
-		t.asked, t.wait = gateway.String(), 0
+func (t *mapTurn) next(about mapAbout, err error, now time.Time) {
+	if about != t.asked {
+		t.asked, t.wait = about, 0
 	}
 	if err == nil {
 		t.wait, t.at = 0, now.Add(mapAgain)
@@ -183,8 +209,8 @@ func router() net.IP {
 	return gateway
 }
 
-// ask has all ports mapped, or mapped for longer. It is errNoPorts if none is.
-func (m *mapper) ask(ctx context.Context, gateway net.IP) error {
+// ask has ports mapped, or mapped for longer. It is errNoPorts if none is.
+func (m *mapper) ask(ctx context.Context, gateway net.IP, ports []mapping) error {
 	client, granted := natpmp.NewClientWithTimeout(gateway, mapPatience), errNoPorts
 	answer, err := client.GetExternalAddress()
 	if err != nil {
@@ -194,10 +220,9 @@ func (m *mapper) ask(ctx context.Context, gateway net.IP) error {
 	if at, err := manet.FromIP(outside.AsSlice()); err != nil || !manet.IsPublicAddr(at) { // it stands behind another router, or a provider's
 		return errNoPorts
 	}
-	for _, listen := range m.net.ListenAddresses() {
-		key, _, ok := portOf(listen)
-		if !ok || ctx.Err() != nil {
-			continue
+	for _, key := range ports {
+		if ctx.Err() != nil {
+			return ctx.Err()
 		}
 		m.mu.Lock()
 		want := m.mu.ports[key].port

@@ -6,12 +6,13 @@ import (
 	"time"
 )
 
-// TestMapTurn: a router that did not answer in time, or before the host listened, is asked again soon, and a new one at once.
+// TestMapTurn: a router that did not answer in time is asked again soon, and a new one at once.
 func TestMapTurn(t *testing.T) {
-	home, away := net.IPv4(192, 168, 178, 1), net.IPv4(10, 0, 0, 1)
+	ports := []mapping{{"tcp", 4801}, {"udp", 4801}}
+	home, away := aboutOf(net.IPv4(192, 168, 178, 1), ports), aboutOf(net.IPv4(10, 0, 0, 1), ports)
 	now := time.Unix(0, 0)
 	var turn mapTurn
-	ask := func(gateway net.IP, err error, want time.Duration) {
+	ask := func(gateway mapAbout, err error, want time.Duration) {
 		t.Helper()
 		for begun := now; !turn.comes(gateway, now); now = now.Add(mapLook) {
 			if now.Sub(begun) > mapAgain {
@@ -38,11 +39,32 @@ func TestMapTurn(t *testing.T) {
 	if turn.wait != mapLater {
 		t.Errorf("after ten failures it waits %v", turn.wait)
 	}
-	if !turn.comes(nil, now) { // no router: asked of none, and as soon as there is one
+	gone := aboutOf(nil, ports)
+	if !turn.comes(gone, now) { // no router: asked of none, and as soon as there is one
 		t.Error("the network that is gone goes unnoticed")
 	}
-	turn.next(nil, errNoPorts, now)
+	turn.next(gone, errNoPorts, now)
 	if !turn.comes(home, now) {
 		t.Error("the network that is back goes unnoticed")
+	}
+}
+
+// TestMapOnePortAfterAnother: a host listens at one port after another. A router that was asked in between is asked for the others at once, not
+// when the time of the first is nearly over.
+func TestMapOnePortAfterAnother(t *testing.T) {
+	home, now := net.IPv4(192, 168, 178, 1), time.Unix(0, 0)
+	var turn mapTurn
+	first, both := []mapping{{"tcp", 4801}}, []mapping{{"tcp", 4801}, {"udp", 4801}}
+	turn.next(aboutOf(home, nil), errNoPorts, now)
+	if !turn.comes(aboutOf(home, first), now) {
+		t.Error("the first port is not asked for at once")
+	}
+	turn.next(aboutOf(home, first), nil, now)
+	if !turn.comes(aboutOf(home, both), now) {
+		t.Error("the second port is not asked for at once")
+	}
+	turn.next(aboutOf(home, both), nil, now)
+	if turn.comes(aboutOf(home, []mapping{both[1], both[0]}), now.Add(mapLook)) {
+		t.Error("the order of the ports makes a difference")
 	}
 }

@@ -12,6 +12,7 @@
 package p2p
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -62,6 +63,10 @@ type Config struct {
 
 	// Recovered says of what whoever has a recovery code is answered, by the key that follows from it; nil: of Replica.
 	Recovered func(trust.DeviceID) session.Replica
+
+	// Quorum answers a stream of the quorum's protocol that a device opened which Admit admits; nil: nobody may. It returns when the stream is
+	// not used any more.
+	Quorum func(ctx context.Context, s QuorumStream, from trust.DeviceID)
 
 	// Blind reports whether one of the two, this device or the other, applies nothing of what they sync; nil: nobody is.
 	Blind func(trust.DeviceID) bool

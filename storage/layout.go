@@ -74,6 +74,12 @@ var (
 	// Tail holds how many changes a document has that no checkpoint packs, once they are many.
 	Tail = define1[digest](0x36, "tail", "document ID")
 
+	// Quorum holds what there is one of for a voter (package lockquorum/driver), and who the voters are (agent/quorum).
+	Quorum = define1[byte](0x38, "quorum", "number")
+	// QuorumEntry holds an entry of the quorum's log.
+	QuorumEntry = define1[uint64](0x39, "quorum entry", "index")
+	// QuorumName holds a name behind a keyed hash that the quorum knows, and that this device has used or was told.
+	QuorumName = define2[byte, digest](0x3a, "quorum name", "kind of thing", "name")
 	// Overlay holds a change of this device that is shown here and not certified.
 	Overlay = define2[digest, digest](0x3b, "overlay", "document ID", "change hash")
 	// Certificate holds what a voter certifies of a protected document, by the chunk that carries it.

@@ -37,7 +37,8 @@ var classes = []Class{
 	{CodeIncompat, http.StatusNotImplemented, 11, "written by a newer version of chartmesh"},
 	{CodeGone, http.StatusGone, 12, "the event cursor is no longer held: read everything again"},
 	{CodeFull, http.StatusInsufficientStorage, 13, "the disk is nearly full: reading goes on, nothing is written"},
-	{CodeLease, http.StatusLocked, 14, "it is protected: one workstation at a time changes it, under a lease"},
+	{CodeHeld, http.StatusConflict, 14, "somebody else holds the lock, or the lease was lost"},
+	{CodeLease, http.StatusLocked, 15, "it is protected: one workstation at a time changes it, under a lease"},
 }
 
 // Classes returns the table of errors, ascending by exit code.

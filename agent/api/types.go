@@ -45,6 +45,7 @@ type Agent interface {
 	Invitations
 	Membership
 	Keyring
+	Exclusive
 
 	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
 	// ctx ends. A cursor that is no longer held is CodeGone.
@@ -375,6 +376,7 @@ const (
 	CodeDamaged     Code = "damaged"      // stored data does not check out
 	CodeGone        Code = "gone"         // the event cursor is no longer held
 	CodeIncompat    Code = "incompatible" // written by a newer version
+	CodeHeld        Code = "held"         // somebody else holds the lock, or the lease was lost
 	CodeFull        Code = "full"         // the disk has too little room left
 	CodeLease       Code = "lease"        // what is protected is written under a lease of its lock, which is not held, or lost
 	CodeInternal    Code = "internal"

@@ -40,6 +40,7 @@ func FuzzAnswers(f *testing.F) {
 		_, err = client.Get(ctx, api.Ref{Type: "Patient", ID: "1"}, "")
 		errs = append(errs, err)
 		errs = append(errs, client.Export(ctx, io.Discard, api.ExportOptions{}))
+		errs = append(errs, client.HoldLease(ctx, "", api.LeaseRequest{Name: "billing"}, func(api.Lease) error { return nil }))
 		errs = append(errs, client.Events(ctx, 0, false, func(api.Event) error { events++; return nil }))
 		return events, errs
 	}
@@ -49,7 +50,7 @@ func FuzzAnswers(f *testing.F) {
 		rec := httptest.NewRecorder()
 		api.NewHandler(agent, api.Options{}).ServeHTTP(rec, httptest.NewRequest("GET", "http://"+api.Host+path, nil))
 		_, errs := ask(canned{status: rec.Code, header: rec.Header(), body: rec.Body.Bytes(), length: -1})
-		if understood := []int{0, 1, 4}; i < len(understood) && errs[understood[i]] != nil {
+		if understood := []int{0, 1, 5}; i < len(understood) && errs[understood[i]] != nil {
 			f.Fatalf("%s: %v", path, errs[understood[i]])
 		}
 		f.Add(rec.Code, rec.Body.Bytes(), "0", "ok", int64(-1))

@@ -218,15 +218,11 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 			run.refuse(in.index, "it was changed at "+device+" by a newer version of chartmesh")
 			continue
 		}
-		if err := run.t.mayWriteAt(ctx, j); err != nil {
-			refused, ok := errors.AsType[*api.Error](err)
-			if !ok {
-				return nil, err
-			}
-			run.refuse(in.index, refused.Message)
-			continue
-		}
 		if j.over {
+			if !v.Removed && bytes.Equal(v.JSON, in.json) {
+				run.result.Unchanged++
+				continue
+			}
 			v = nil // it is made anew
 		}
 		in.base = nil
@@ -248,6 +244,14 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 		}
 		if known {
 			run.result.Unchanged++
+			continue
+		}
+		if err := run.t.mayWriteAt(ctx, j); err != nil {
+			refused, ok := errors.AsType[*api.Error](err)
+			if !ok {
+				return nil, err
+			}
+			run.refuse(in.index, refused.Message)
 			continue
 		}
 		at := place{j.doc, in.base != nil, joinHashes(in.base)}

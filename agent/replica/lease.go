@@ -276,44 +276,68 @@ type Proposal struct {
 // Proposals returns what was written here under a lease and is not certified, by document. It is an api.CodeUnavailable where what the lease
 // knows to be certified is not applied here any more: what is proposed would not be on top of it.
 func (r *Replica) Proposals(l Lease) (list []Proposal, err error) {
-	lock, token := l.Lock(), l.Token()
+	all, err := r.Uncommitted()
+	if err != nil {
+		return nil, err
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	for _, p := range all {
+		if p.Lock != l.Lock() || p.Token != l.Token() {
+			continue
+		}
+		d, err := r.document(p.Scope, p.Document)
+		if err != nil {
+			return nil, err
+		}
+		if there, err := r.beginPlain().passes(d, l); err != nil {
+			return nil, err
+		} else if !there {
+			return nil, barrierPending(p.Lock)
+		}
+		list = append(list, p)
+	}
+	return list, nil
+}
+
+// Uncommitted returns what was written here under leases and is not certified, by document and lease.
+func (r *Replica) Uncommitted() (list []Proposal, err error) {
 	r.write.Lock()
 	defer r.write.Unlock()
 	if r.quorum == nil {
 		return nil, nil
 	}
-	docs := map[crdt.DocumentID]bool{}
+	var docs []crdt.DocumentID
 	if err := r.store.View(func(v storage.Reader) error {
 		return v.Keys(storage.Overlay.All(), nil, func(key []byte) error {
 			doc, _, err := storage.Overlay.Parse(key)
-			docs[doc] = true
+			if len(docs) == 0 || docs[len(docs)-1] != doc {
+				docs = append(docs, doc)
+			}
 			return err
 		})
 	}); err != nil {
 		return nil, fmt.Errorf("read what is not committed: %w", err)
 	}
-	for n := range lockDocuments {
-		scope, id, err := r.lockDocument(lock, n)
-		if err != nil {
-			return nil, err
+	for _, id := range docs {
+		for _, sc := range r.State().Scopes() {
+			if _, ok := LockOf(sc.ID, id); !ok || !bytes.HasPrefix(id[:], sc.ID[:trust.DocumentPrefix]) {
+				continue
+			}
+			d, err := r.document(sc.ID, id)
+			if err != nil {
+				return nil, err
+			}
+			tokens := map[lockquorum.Token]bool{}
+			for _, o := range d.overlay {
+				tokens[tokenOf(o.fence)] = true
+			}
+			for token := range tokens {
+				if p, ok := r.propose(d, token); ok {
+					list = append(list, p)
+				}
+			}
 		}
-		if !docs[id] {
-			continue
-		}
-		d, err := r.document(scope, id)
-		if err != nil {
-			return nil, err
-		}
-		p, ok := r.propose(d, token)
-		if !ok {
-			continue
-		}
-		if there, err := r.beginPlain().passes(d, l); err != nil {
-			return nil, err
-		} else if !there {
-			return nil, barrierPending(lock)
-		}
-		list = append(list, p)
 	}
 	return list, nil
 }

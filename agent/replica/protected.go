@@ -49,6 +49,15 @@ func markOf(scope trust.ScopeID) []byte {
 	return sum[:classAt-markAt]
 }
 
+// guards names the lock under which a resource is written; empty: none. Who knows of no quorum writes where it always did; the first edit under
+// a lease takes it over.
+func (r *Replica) guards(obj fhir.Object) string {
+	if r.quorum == nil {
+		return ""
+	}
+	return fhir.Lock(obj)
+}
+
 // LockOf returns the name of the lock that guards a document of a scope; false for an ordinary one.
 func LockOf(scope trust.ScopeID, id crdt.DocumentID) (lock string, protected bool) {
 	if string(id[markAt:classAt]) != string(markOf(scope)) {

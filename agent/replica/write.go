@@ -417,7 +417,7 @@ func (t *transaction) locate(obj fhir.Object, ref fhirRef) (job, *view, error) {
 		}
 		shown := views[shownOf(views)]
 		j := job{scope: shown.Scope, doc: shown.doc}
-		if _, protected := LockOf(shown.Scope, shown.doc); !protected && fhir.Lock(obj) != "" {
+		if _, protected := LockOf(shown.Scope, shown.doc); !protected && t.r.guards(obj) != "" {
 			j, err = t.placeOf(obj, ref)
 			j.over = true
 		}
@@ -445,7 +445,7 @@ func takeOver(v *view, obj fhir.Object, ref fhirRef, force bool) (fhir.Object, e
 
 // placeOf names the document where a resource belongs.
 func (t *transaction) placeOf(obj fhir.Object, ref fhirRef) (job, error) {
-	if lock := fhir.Lock(obj); lock != "" {
+	if lock := t.r.guards(obj); lock != "" {
 		scope, doc, err := t.r.ProtectedDocument(lock, ref.key())
 		return job{scope: scope, doc: doc}, err
 	}

@@ -70,6 +70,9 @@ func (c *cli) report(ctx context.Context, cmd *cobra.Command, err error) int {
 		p.fail("interrupted", "")
 		return api.ExitInterrupted
 	}
+	if exit, ok := errors.AsType[exitError](err); ok {
+		return int(exit)
+	}
 	if refused, ok := errors.AsType[refusedError](err); ok {
 		p.fail(refused.Error(), "the rest is imported; correct them and import the file again")
 		return api.ExitRefused
@@ -127,7 +130,7 @@ they open the folder themselves.`,
 	}
 	add(groupPractice, c.initCommand(), c.inviteCommand(), c.joinCommand(), c.peerCommand(), c.anchorCommand(), c.recoveryCommand())
 	add(groupRecords, c.importCommand(), c.exportCommand(), c.findCommand(), c.getCommand(), c.putCommand(), c.deleteCommand(),
-		c.historyCommand(), c.conflictCommand(), c.quarantineCommand())
+		c.historyCommand(), c.conflictCommand(), c.quarantineCommand(), c.leaseCommand(), c.numberCommand(), c.quorumCommand())
 	add(groupRunning, c.agentCommand(), c.statusCommand(), c.verifyCommand(), c.eventsCommand(), c.metricsCommand(), c.diagnoseCommand(),
 		c.offlineCommand(), c.onlineCommand(), c.keyringCommand(), c.serviceCommand(), c.compactCommand(), c.demoCommand())
 	root.AddCommand(c.versionCommand(), exitCodesTopic())

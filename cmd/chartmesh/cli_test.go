@@ -415,10 +415,10 @@ addresses   /ip4/1
             /ip4/2
 version     1.0
 
-DEVICE                SITE  ROLE    STATE    LAST CONTACT  IT LACKS               WE LACK
-Labor                 Nord  member  in-sync  now           nothing                nothing
-Heim\u001b            Süd   admin   offline  3 h ago       1,234 chunks, 5.68 kB  1 chunk, 12.3 kB
-Frankfurt am Main, …        anchor  syncing  now           34 chunks, 25 kB       nothing
+DEVICE                SITE  ROLE    STATE    LAST CONTACT  IT LACKS          WE LACK
+Labor                 Nord  member  in-sync  now           nothing           nothing
+Heim\u001b            Süd   admin   offline  3 h ago       not known         1 chunk, 12.3 kB
+Frankfurt am Main, …        anchor  syncing  now           34 chunks, 25 kB  nothing
 
 DEVICE                WAY          ROUND TRIP  CLOCK   VERSION             STORED THERE    READABLE  CONFIRMED
 Labor                 direct quic  1.2 ms      -12 ms  1.0                 1,234 of 1,234  1,230     now

@@ -69,7 +69,7 @@ is more; reading goes on.`,
 		}),
 	}
 	flags := cmd.Flags()
-	flags.StringArrayVar(&listen, "listen", nil, "a multiaddress to listen on (again for more; default: all interfaces, QUIC and TCP)")
+	flags.StringSliceVar(&listen, "listen", nil, "multiaddrs to listen on (default all interfaces, QUIC and TCP)")
 	flags.BoolVar(&noMDNS, "no-mdns", false, "do not look for the practice's devices on the local network")
 	flags.BoolVar(&noPorts, "no-port-mapping", false, "do not ask the router to pass on what comes for this device (UPnP, NAT-PMP)")
 	log.flags(flags)

@@ -275,8 +275,12 @@ func (p *printer) peers(peers []api.Peer, now time.Time) {
 	var rows, ways [][]string
 	for _, peer := range peers {
 		name := shorten(peer.Name, longestName)
+		lacks := chunks(peer.LacksChunks, peer.LacksBytes)
+		if peer.LacksChunks > 0 && peer.Proof.StoredAsOf == nil {
+			lacks = "not known" // it may have all, and has told this device of nothing
+		}
 		rows = append(rows, []string{name, shorten(peer.Site, longestName), peer.Role, peer.State, ago(peer.LastContact, now),
-			chunks(peer.LacksChunks, peer.LacksBytes), chunks(peer.BehindChunks, peer.BehindBytes)})
+			lacks, chunks(peer.BehindChunks, peer.BehindBytes)})
 		rtt, clock := "", ""
 		if peer.RTTMillis > 0 {
 			rtt, clock = span(time.Duration(peer.RTTMillis*float64(time.Millisecond))), fmt.Sprintf("%+.0f ms", peer.ClockMillis)

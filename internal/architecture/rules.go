@@ -47,6 +47,15 @@ var rules = map[string]rule{
 	"lockquorum/certificate": {module: []string{"wire", "trust", "lockquorum"}}, // which changes count by what voters say
 	"lockquorum/voter":       {module: []string{"wire", "lockquorum"}, others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"}},
 
+	// A voter that runs, on a disk. It never sees the network: agent and anchor join them.
+	"lockquorum/driver": {
+		module: []string{"wire", "trust", "lockquorum", "lockquorum/voter", "storage"},
+		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
+	},
+	"lockquorum/client":     {module: []string{"lockquorum"}},
+	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum", "lockquorum/certificate"}, others: []string{"go.etcd.io/raft/v3/raftpb", "google.golang.org/protobuf/proto"}},
+	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
+
 	// The joins. The API's types stand alone, so that a client needs nothing else.
 	"agent/api":         {},
 	"agent/api/apitest": {module: []string{"agent/api"}},
@@ -55,9 +64,13 @@ var rules = map[string]rule{
 		"wire", "trust", "trust/keyring", "chunk", "chunk/logs", "crdt", "fhir", "lockquorum", "lockquorum/certificate", "storage", "p2p/session",
 		"agent/api",
 	}},
+	"agent/quorum": {
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/client", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter", "agent/api"},
+		others: []string{"go.etcd.io/raft/v3/raftpb", "golang.org/x/text/unicode/norm"},
+	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",
-		"agent/api", "agent/replica", "internal/figures",
+		"lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
 	}, others: []string{"github.com/prometheus/client_golang", "golang.org/x/sys"}},
 
 	// What agent and anchor tell of themselves in the same way.
@@ -130,18 +143,22 @@ var testModules = []string{"internal/compat", "internal/fuzzing"}
 // testImports is what the tests of a package may import of this module beyond its rule. They go against no direction
 // that a linked program has.
 var testImports = map[string][]string{
-	"storage":       {"storage/storagetest"},
-	"p2p":           {"p2p/session/sessiontest"},
-	"p2p/session":   {"p2p/session/sessiontest"},
-	"chunk":         {"trust/keyring"}, // seals with real keys
-	"crdt":          {"crdt/engine"},   // the validator against the real library
-	"agent":         {"fhir/synthetic"},
-	"anchor":        {"trust/keyring", "chunk", "chunk/logs"}, // real customers
-	"anchor/kept":   {"trust/keyring"},
-	"agent/replica": {"crdt/engine", "internal/hostile"}, // the replica is given its engine
-	"agent/api":     {"agent/api/apitest"},
-	"agent/client":  {"agent/api/apitest"},
-	"cmd/chartmesh": {"anchor/command", "agent/api/apitest", "chunk", "crdt", "p2p", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member; what a log is given; guesses
+	"storage":           {"storage/storagetest"},
+	"p2p":               {"p2p/session/sessiontest"},
+	"p2p/session":       {"p2p/session/sessiontest"},
+	"chunk":             {"trust/keyring"}, // seals with real keys
+	"crdt":              {"crdt/engine"},   // the validator against the real library
+	"agent":             {"fhir/synthetic"},
+	"anchor":            {"trust/keyring", "chunk", "chunk/logs"}, // real customers
+	"anchor/kept":       {"trust/keyring"},
+	"lockquorum/driver": {"lockquorum/quorumtest"},
+	"lockquorum/remote": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
+	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
+	"agent/quorum":      {"trust/keyring"},                                                             // real devices
+	"agent/replica":     {"crdt/engine", "internal/hostile"},                                           // the replica is given its engine
+	"agent/api":         {"agent/api/apitest"},
+	"agent/client":      {"agent/api/apitest"},
+	"cmd/chartmesh":     {"anchor/command", "agent/api/apitest", "chunk", "crdt", "p2p", "storage", "trust", "trust/keyring", "wire"}, // a script's hostile member; what a log is given; guesses
 }
 
 // testOthers is the same for other modules.
@@ -159,11 +176,14 @@ var unreachable = map[string][]string{
 	"storage": {"chunk", "trust", "crdt", "p2p", "agent"},
 	"p2p":     {"trust/keyring", "crdt", "storage", "agent"},
 
+	"lockquorum/driver": {"trust/keyring", "crdt", "p2p", "agent"}, // an anchor runs it too
+
 	"chunk/logs":    {"trust/keyring", "crdt", "p2p", "agent"},
 	"trust/keyring": {"chunk", "crdt", "storage", "p2p", "agent"},
 	"crdt/engine":   {"fhir", "chunk", "trust", "storage", "p2p", "agent"},
 	"agent/api":     {"agent", "agent/replica"},
 	"agent/client":  {"agent", "agent/replica"},
+	"agent/quorum":  {"agent", "agent/replica", "crdt", "p2p", "trust/keyring"},
 	"agent/replica": {"agent", "crdt/engine", "p2p"},
 	"anchor/kept":   {"agent", "anchor", "crdt", "fhir", "p2p", "trust/keyring"},
 	"anchor":        {"agent", "crdt", "fhir", "trust/keyring"},

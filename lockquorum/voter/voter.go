@@ -87,13 +87,9 @@ type Answer struct {
 
 // Errors of Propose and Answers.
 var (
-	// ErrNotLeader says that another voter has to be asked, or that nobody leads.
-	ErrNotLeader = errors.New("this voter does not lead")
-	// ErrBusy says that too much is under way.
-	ErrBusy = errors.New("too many commands are under way")
-	// ErrOutcomeUnknown says that the command may or may not have been carried out. Asked again under the same place in its session, it is so
-	// once.
-	ErrOutcomeUnknown = errors.New("whether it was carried out is not known")
+	ErrNotLeader      = lockquorum.ErrNotLeader
+	ErrBusy           = lockquorum.ErrBusy
+	ErrOutcomeUnknown = lockquorum.ErrOutcomeUnknown
 	// ErrLost says that a voter does not have all that it once stored. It must not vote: it may have forgotten for whom it did, or what
 	// a majority relies on it for.
 	ErrLost = errors.New("the voter has lost something that it stored")
@@ -223,6 +219,36 @@ func (n *Node) Leader() (id uint64, settled bool) { return n.leader, n.leads && 
 
 // Clock returns the replicated clock, as the leader stamps commands; now is its own, which runs evenly.
 func (n *Node) Clock(now time.Duration) int64 { return n.base + (now - n.baseAt).Milliseconds() }
+
+// Campaign has this voter ask for the lead at once, for who is alone and has nobody to wait for.
+func (n *Node) Campaign() { _ = n.raft.Campaign() }
+
+// Transfer has another voter take the lead.
+func (n *Node) Transfer(to uint64) { n.raft.TransferLeader(to) }
+
+// Conf returns who votes and who learns, as Raft has it.
+func (n *Node) Conf() *pb.ConfState { return proto.Clone(n.conf).(*pb.ConfState) }
+
+// CaughtUp reports whether a voter or learner is heard and has about all that this leader has.
+func (n *Node) CaughtUp(id uint64) bool {
+	last, _ := n.log.LastIndex()
+	p, ok := n.raft.Status().Progress[id]
+	return ok && p.RecentActive && p.Match+caughtUp >= last
+}
+
+// Has reports whether a voter has stored what there is up to an index.
+func (n *Node) Has(id, index uint64) bool {
+	p, ok := n.raft.Status().Progress[id]
+	return ok && p.Match >= index
+}
+
+// caughtUp is how far behind one may be that is to vote.
+const caughtUp = 64
+
+// Alone reports whether this voter is the only one.
+func (n *Node) Alone() bool {
+	return len(n.conf.GetVoters()) == 1 && n.conf.GetVoters()[0] == n.cfg.ID && len(n.conf.GetVotersOutgoing()) == 0
+}
 
 // Tick says that the time of one has gone by.
 func (n *Node) Tick() {

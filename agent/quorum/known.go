@@ -1,0 +1,116 @@
+package quorum
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"chartmesh/lockquorum"
+	"chartmesh/storage"
+	"chartmesh/wire"
+)
+
+// known is who the voters are, as this device last heard of it: at a place in the quorum's log.
+type known struct {
+	at     lockquorum.Place
+	voters []lockquorum.Voter
+}
+
+// itemKnown is its number under storage.Quorum. Those before are the driver's.
+const itemKnown = 4
+
+// loadKnown reads who the voters were. Who never heard of any asks the device that founded the practice.
+func (s *Service) loadKnown() error {
+	k := known{voters: []lockquorum.Voter{{ID: 1, Device: s.cfg.Members().Founding().Device.ID}}}
+	err := s.cfg.Store.View(func(r storage.Reader) error {
+		b, err := r.Get(storage.Quorum.Key(itemKnown))
+		if err != nil {
+			return err
+		}
+		k, err = parseKnown(b)
+		return err
+	})
+	if storage.IgnoreNotFound(err) != nil {
+		return fmt.Errorf("read who votes: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.known = k
+	return nil
+}
+
+// voting returns who votes: by this device's own voter, or as it was last heard of.
+func (s *Service) voting() []lockquorum.Voter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.driver != nil {
+		if list := s.mu.driver.Status().Voters; len(list) > 0 {
+			return list
+		}
+	}
+	return slices.Clone(s.mu.known.voters)
+}
+
+// heard notes who votes, of what a quorum agreed on.
+func (s *Service) heard(ctx context.Context, st *lockquorum.State) {
+	k := known{lockquorum.Place{Epoch: st.Epoch(), Index: st.Index()}, st.Voters()}
+	s.mu.Lock()
+	was := s.mu.known
+	newer := k.at.Compare(was.at) > 0 && len(k.voters) > 0
+	if newer {
+		s.mu.known = k
+	}
+	s.mu.Unlock()
+	if !newer || was.at.Epoch == k.at.Epoch && slices.Equal(was.voters, k.voters) {
+		return
+	}
+	var b storage.Batch
+	b.Put(storage.Quorum.Key(itemKnown), k.marshal())
+	if err := s.cfg.Store.Commit(ctx, &b); err != nil {
+		s.log.Warn("who keeps leases and numbers was not noted", "error", err)
+	}
+}
+
+// learnVoters notes who votes, of a quorum that this device is to vote in. It is durable when it returns.
+func (s *Service) learnVoters(ctx context.Context, k known) error {
+	var b storage.Batch
+	b.Put(storage.Quorum.Key(itemKnown), k.marshal())
+	if err := s.cfg.Store.Commit(ctx, &b); err != nil {
+		return fmt.Errorf("note who votes: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.known = k
+	return nil
+}
+
+// marshal writes: 1 | epoch | index | count | number, device (32) …, ascending by number.
+func (k known) marshal() []byte {
+	var w wire.Writer
+	w.Byte(1)
+	w.Uvarint(k.at.Epoch)
+	w.Uvarint(k.at.Index)
+	w.Uvarint(uint64(len(k.voters)))
+	for _, v := range k.voters {
+		w.Uvarint(v.ID)
+		w.Raw(v.Device[:])
+	}
+	return w.Bytes()
+}
+
+func parseKnown(b []byte) (k known, err error) {
+	r := wire.NewReader(b)
+	if r.Byte() != 1 {
+		r.Fail("version")
+	}
+	k.at.Epoch = r.Uvarint(1<<63 - 1)
+	k.at.Index = r.Uvarint(1<<63 - 1)
+	for range r.Uvarint(lockquorum.MaxVoters) {
+		v := lockquorum.Voter{ID: r.Uvarint(1<<63 - 1)}
+		if r.Fixed(v.Device[:]); r.Err() != nil {
+			return known{}, r.Err()
+		}
+		k.voters = append(k.voters, v)
+	}
+	return k, r.Close()
+}

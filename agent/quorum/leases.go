@@ -1,0 +1,250 @@
+package quorum
+
+import (
+	"cmp"
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/client"
+)
+
+// leaseTTL is after how long the lease of a process that is gone is over. It is renewed at a third.
+const leaseTTL = 20 * time.Second
+
+// holding is a lease that this process holds.
+type holding struct {
+	name  string
+	lease *client.Lease
+	end   *time.Timer // gives it back; nil: its holder does
+}
+
+// hold takes a lease, and notes it.
+func (s *Service) hold(ctx context.Context, req api.LeaseRequest) (*holding, lockquorum.LockID, error) {
+	id, err := s.lock(ctx, req.Name)
+	if err != nil {
+		return nil, id, s.explain(err)
+	}
+	if err := s.serves(); err != nil {
+		return nil, id, err
+	}
+	take := s.client.Acquire
+	if req.Try {
+		take = s.client.TryAcquire
+	}
+	l, err := take(ctx, id, leaseTTL)
+	if err != nil {
+		return nil, id, s.explain(err)
+	}
+	h := &holding{name: req.Name, lease: l}
+	s.mu.Lock()
+	s.mu.held[id] = h
+	s.mu.Unlock()
+	if s.cfg.Granted != nil {
+		s.cfg.Granted(ctx, Held{h.name, h.lease})
+	}
+	if ctx.Err() != nil { // who asked is gone
+		return nil, id, errors.Join(context.Cause(ctx), s.giveBack(id, h))
+	}
+	return h, id, nil
+}
+
+// giveBack releases a lease whose holder has ended. If that fails, the lease ends by itself.
+func (s *Service) giveBack(id lockquorum.LockID, h *holding) error {
+	ctx, cancel := context.WithTimeout(context.Background(), releasing)
+	defer cancel()
+	return s.release(ctx, id, h)
+}
+
+// release gives a lease back.
+func (s *Service) release(ctx context.Context, id lockquorum.LockID, h *holding) error {
+	if s.cfg.Ending != nil && h.lease.Err() == nil {
+		s.cfg.Ending(ctx, Held{h.name, h.lease})
+	}
+	s.mu.Lock()
+	if s.mu.held[id] == h {
+		delete(s.mu.held, id)
+	}
+	if h.end != nil {
+		h.end.Stop()
+	}
+	s.mu.Unlock()
+	return h.lease.Release(ctx)
+}
+
+// releasing bounds how long giving a lease back may take. If it fails, the lease ends by itself.
+const releasing = 5 * time.Second
+
+// AcquireLease implements api.Exclusive.
+func (s *Service) AcquireLease(ctx context.Context, _ string, req api.LeaseRequest) (api.Lease, error) {
+	h, id, err := s.hold(ctx, req)
+	if err != nil {
+		return api.Lease{}, err
+	}
+	s.mu.Lock()
+	h.end = time.AfterFunc(cmp.Or(time.Duration(req.For)*time.Millisecond, api.DefaultLease), func() {
+		if err := s.giveBack(id, h); err != nil && !errors.Is(err, client.ErrLeaseLost) {
+			s.log.Warn("a lease was not given back, and ends by itself", "error", err)
+		}
+	})
+	s.mu.Unlock()
+	return s.mine(id, h), nil
+}
+
+// HoldLease implements api.Exclusive.
+func (s *Service) HoldLease(ctx context.Context, _ string, req api.LeaseRequest, held func(api.Lease) error) error {
+	h, id, err := s.hold(ctx, req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = s.giveBack(id, h) }()
+	if err := held(s.mine(id, h)); err != nil {
+		return err
+	}
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-h.lease.Done():
+	}
+	if errors.Is(h.lease.Err(), client.ErrLeaseLost) {
+		return s.explain(h.lease.Err())
+	}
+	return nil // it was given back by name
+}
+
+// mine says what is known of a lease that this process holds.
+func (s *Service) mine(id lockquorum.LockID, h *holding) api.Lease {
+	self, until := s.cfg.Name(s.self), h.lease.Deadline().UTC()
+	return api.Lease{Name: h.name, ID: short(id), Token: h.lease.Token().String(), Held: true, Mine: true, Holder: &self, Expires: &until, Waiting: []api.Party{}}
+}
+
+func short[T ~[32]byte](id T) string { return hex.EncodeToString(id[:8]) }
+
+// ReleaseLease implements api.Exclusive.
+func (s *Service) ReleaseLease(ctx context.Context, name string) error {
+	id, err := s.id(kindLock, name)
+	if err != nil {
+		return s.explain(err)
+	}
+	s.mu.Lock()
+	h := s.mu.held[lockquorum.LockID(id)]
+	s.mu.Unlock()
+	if h == nil {
+		return &api.Error{Code: api.CodeNotFound, Message: "this device holds no lease of that name", Hint: "see chartmesh lease list"}
+	}
+	return s.explain(s.release(ctx, lockquorum.LockID(id), h))
+}
+
+// Leases implements api.Exclusive.
+func (s *Service) Leases(ctx context.Context) ([]api.Lease, error) {
+	st, err := s.read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var unknowns []unknown
+	for _, l := range st.Leases() {
+		unknowns = append(unknowns, unknown{kind: kindLock, id: l.Lock, by: l.Holder})
+	}
+	s.learn(ctx, unknowns)
+	list := []api.Lease{}
+	for _, l := range st.Leases() {
+		list = append(list, s.describe(st, l))
+	}
+	slices.SortStableFunc(list, func(a, b api.Lease) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.ID, b.ID)) })
+	return list, nil
+}
+
+func (s *Service) describe(st *lockquorum.State, l lockquorum.Lease) api.Lease {
+	out := api.Lease{Name: s.nameOf(kindLock, l.Lock), ID: short(l.Lock), Waiting: []api.Party{}}
+	if !l.Token.IsZero() {
+		out.Token = l.Token.String()
+	}
+	if l.Holder != (lockquorum.DeviceID{}) {
+		who := s.cfg.Name(l.Holder)
+		out.Held, out.Holder = true, &who
+		until := time.Now().Add(time.Duration(l.Expiry-st.Clock()) * time.Millisecond).UTC().Truncate(time.Millisecond)
+		out.Expires = &until
+		s.mu.Lock()
+		h := s.mu.held[l.Lock]
+		s.mu.Unlock()
+		out.Mine = h != nil && h.lease.Token() == l.Token
+	} else if l.How != 0 {
+		out.Ended = l.How.String()
+	}
+	for _, d := range l.Waiting {
+		out.Waiting = append(out.Waiting, s.cfg.Name(d))
+	}
+	for _, b := range l.Breaks {
+		broken := api.LeaseBreak{Token: b.Token.String(), By: s.cfg.Name(b.By)}
+		if n, ok := s.open(b.Note, about(kindLock, l.Lock)); ok {
+			broken.User, broken.Time, broken.Reason = n.user, &n.time, n.reason
+			out.Name = cmp.Or(out.Name, n.subject)
+		}
+		out.Breaks = append(out.Breaks, broken)
+	}
+	return out
+}
+
+// waitEvery is how often it is looked whether a lock is free.
+const waitEvery = 250 * time.Millisecond
+
+// WaitLease implements api.Exclusive.
+func (s *Service) WaitLease(ctx context.Context, name string) (api.Lease, error) {
+	id, err := s.lock(ctx, name)
+	if err != nil {
+		return api.Lease{}, s.explain(err)
+	}
+	for {
+		st, err := s.read(ctx)
+		if err != nil {
+			return api.Lease{}, err
+		}
+		l, ok := st.Lease(id)
+		if !ok {
+			return api.Lease{Name: name, ID: short(id), Waiting: []api.Party{}}, nil
+		}
+		if l.Holder == (lockquorum.DeviceID{}) && len(l.Waiting) == 0 {
+			return s.describe(st, l), nil
+		}
+		select {
+		case <-ctx.Done():
+			return api.Lease{}, context.Cause(ctx)
+		case <-time.After(waitEvery):
+		}
+	}
+}
+
+// BreakLease implements api.Exclusive.
+func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequest) (api.Lease, error) {
+	id, err := s.lock(ctx, req.Name)
+	if err != nil {
+		return api.Lease{}, s.explain(err)
+	}
+	st, err := s.read(ctx)
+	if err != nil {
+		return api.Lease{}, err
+	}
+	l, ok := st.Lease(id)
+	if !ok || l.Holder == (lockquorum.DeviceID{}) {
+		return api.Lease{}, &api.Error{Code: api.CodeNotFound, Message: "nobody holds that lock", Hint: "see chartmesh lease list"}
+	}
+	token := l.Token
+	if req.Token != "" && req.Token != token.String() {
+		return api.Lease{}, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("the lease %s is over: %s is held", req.Token, token), Hint: "see chartmesh lease list"}
+	}
+	sealed, err := s.seal(note{user: user, time: time.Now(), subject: req.Name, reason: req.Reason}, about(kindLock, id))
+	if err != nil {
+		return api.Lease{}, s.explain(err)
+	}
+	if err := s.client.Break(ctx, id, token, sealed); err != nil {
+		return api.Lease{}, s.explain(err)
+	}
+	out := s.describe(st, l)
+	out.Held, out.Ended = false, lockquorum.SealBroken.String()
+	return out, nil
+}

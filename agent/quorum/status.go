@@ -1,0 +1,197 @@
+package quorum
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/client"
+	"chartmesh/lockquorum/driver"
+	"chartmesh/storage"
+)
+
+// goesOn says what works without a quorum.
+const goesOn = "reading and writing records goes on; what needs a lease or a number waits: an invoice stays a draft"
+
+// read returns what the quorum agrees on.
+func (s *Service) read(ctx context.Context) (*lockquorum.State, error) {
+	if err := s.serves(); err != nil {
+		return nil, err
+	}
+	st, err := s.client.Read(ctx)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	s.heard(ctx, st)
+	return st, nil
+}
+
+// serves reports whether there is anybody to be asked at all.
+func (s *Service) serves() error {
+	s.mu.Lock()
+	running := s.mu.running
+	s.mu.Unlock()
+	if !running {
+		return &api.Error{Code: api.CodeUnavailable, Message: "no agent is running for this folder", Hint: "start it with `chartmesh agent`"}
+	}
+	return nil
+}
+
+// risk of a single voter.
+const oneVoter = "there is one voter: if its folder is put back from a copy and nobody has seen the later state, a number can be given twice"
+
+// asksAround bounds how long a status waits for a voter's word.
+const asksAround = 3 * time.Second
+
+// Quorum implements api.Exclusive.
+func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
+	s.mu.Lock()
+	d, stopped, running := s.mu.driver, s.mu.stopped, s.mu.running
+	s.mu.Unlock()
+	out := api.QuorumStatus{State: api.QuorumNone, Voters: []api.QuorumVoter{}}
+	var leader lockquorum.DeviceID
+	switch {
+	case stopped != nil:
+		out.State, out.Reason = api.QuorumStopped, reason(stopped)
+	case !running:
+		out.Reason = "no agent is running for this folder"
+	case d != nil:
+		st := d.Status()
+		if out.Epoch, out.Index, leader = st.Epoch, st.Index, st.Leader; leader == (lockquorum.DeviceID{}) {
+			out.Reason = "no voter leads"
+		}
+	default:
+		ctx, cancel := context.WithTimeout(ctx, asksAround)
+		defer cancel()
+		st, err := s.client.Read(ctx)
+		no, none := errors.AsType[*client.NoQuorumError](err)
+		switch {
+		case err == nil:
+			s.heard(ctx, st)
+			out.Epoch, out.Index, leader = st.Epoch(), st.Index(), s.client.Leader()
+		case none:
+			out.Reason = strings.TrimPrefix(s.noQuorum(no), thereIsNone)
+		default:
+			out.Reason = "no voter answers in time"
+		}
+	}
+	if leader != (lockquorum.DeviceID{}) {
+		who := s.cfg.Name(leader)
+		out.State, out.Leader = api.QuorumOK, &who
+	}
+	voters := s.voting()
+	for _, v := range voters {
+		self := v.Device == s.self
+		out.Voters = append(out.Voters, api.QuorumVoter{
+			Party: s.cfg.Name(v.Device), Self: self, Leads: v.Device == leader, Reachable: self && d != nil || s.reaches(v.Device),
+		})
+	}
+	if len(voters) == 1 {
+		out.Risk = oneVoter
+	}
+	return out, nil
+}
+
+func (s *Service) reaches(d lockquorum.DeviceID) bool {
+	return s.cfg.Network != nil && s.cfg.Network.Reaches(d)
+}
+
+// reason is why a voter does not run, for a person.
+func reason(err error) string {
+	switch {
+	case errors.Is(err, ErrWentBack):
+		return "this device's folder was copied, moved or put back: its voter does not know what it has said since, and stays out"
+	case errors.Is(err, errNotFounded):
+		return "this device's folder was once copied, moved, put back or filled anew, so that it may have founded the quorum elsewhere, and does not do it again"
+	case errors.Is(err, driver.ErrBroken):
+		return "this device's voter has lost something that it stored, and stays out"
+	case errors.Is(err, storage.ErrDamaged):
+		return "what this device's voter stored is damaged"
+	}
+	return err.Error()
+}
+
+// explain says what an error means to who asked.
+func (s *Service) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := errors.AsType[*api.Error](err); ok {
+		return e
+	}
+	e := &api.Error{Err: err}
+	no, none := errors.AsType[*client.NoQuorumError](err)
+	switch {
+	case none:
+		e.Code, e.Message, e.Hint = api.CodeUnavailable, s.noQuorum(no), goesOn
+		if no.Unknown {
+			e.Hint = "whether it was carried out is not known: ask again, which is safe; " + goesOn
+		}
+	case errors.Is(err, lockquorum.ErrOutcomeUnknown):
+		e.Code, e.Message, e.Hint = api.CodeUnavailable, "whether it was carried out is not known", "ask again, which is safe"
+	case errors.Is(err, lockquorum.ErrForbidden):
+		e.Code, e.Message = api.CodeForbidden, "this device's role does not allow it"
+		e.Hint = "who writes may take leases and numbers; an administrator's device breaks leases and begins circles"
+	case errors.Is(err, client.ErrHeld):
+		e.Code, e.Message, e.Hint = api.CodeHeld, "somebody else holds the lock, or waits for it", "see chartmesh lease list"
+	case errors.Is(err, client.ErrLeaseLost):
+		e.Code, e.Message = api.CodeHeld, "the lease was lost: it was not renewed in time, or somebody broke it"
+		e.Hint = "what was done under it since may have met another's work; see chartmesh lease list"
+	case errors.Is(err, client.ErrStaleToken):
+		e.Code, e.Message, e.Hint = api.CodeConflict, "that lease is over already", "see chartmesh lease list"
+	case errors.Is(err, client.ErrUnknown):
+		e.Code, e.Message = api.CodeNotFound, "there is no such circle, or the item has no number in it"
+		e.Hint = "see chartmesh number list; an administrator begins a circle with `chartmesh number open`"
+	case errors.Is(err, client.ErrClosed):
+		e.Code, e.Message, e.Hint = api.CodeConflict, "the circle is closed", "an administrator begins its next series with `chartmesh number open`"
+	case errors.Is(err, client.ErrExhausted):
+		e.Code, e.Message = api.CodeConflict, "the circle has no number left"
+		e.Hint = "an administrator closes it and begins its next series: `chartmesh number close`, `chartmesh number open`"
+	case errors.Is(err, client.ErrExists):
+		e.Code, e.Message, e.Hint = api.CodeConflict, "the circle is there already, with other numbers", "see chartmesh number list"
+	case errors.Is(err, client.ErrResolved):
+		e.Code, e.Message, e.Hint = api.CodeConflict, "something else was said of that number before", "see chartmesh number report"
+	case errors.Is(err, client.ErrFull):
+		e.Code, e.Message = api.CodeUnavailable, "the quorum keeps no more of these"
+	case errors.Is(err, storage.ErrNoRoom):
+		e.Code, e.Message = api.CodeFull, "the disk has too little room left"
+	default:
+		return err
+	}
+	return e
+}
+
+const thereIsNone = "there is no quorum: "
+
+// noQuorum says who was reached.
+func (s *Service) noQuorum(e *client.NoQuorumError) string {
+	s.mu.Lock()
+	stopped := s.mu.stopped
+	s.mu.Unlock()
+	if stopped != nil {
+		return thereIsNone + reason(stopped)
+	}
+	var missing []string
+	voters := s.voting()
+	for _, v := range voters {
+		if !slices.Contains(e.Reached, v.Device) {
+			who := s.cfg.Name(v.Device)
+			missing = append(missing, cmp.Or(who.Name, who.PeerID))
+		}
+	}
+	switch {
+	case len(missing) == 0:
+		return thereIsNone + "none of the voters leads"
+	case len(voters) == 1 && voters[0].Device == s.self:
+		return thereIsNone + "this device's voter does not run"
+	case len(voters) == 1:
+		return thereIsNone + missing[0] + " keeps leases and numbers, and cannot be reached"
+	}
+	return fmt.Sprintf("%s%d of %d voters can be reached; missing: %s", thereIsNone, len(voters)-len(missing), len(voters), strings.Join(missing, ", "))
+}

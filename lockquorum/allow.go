@@ -1,0 +1,25 @@
+package lockquorum
+
+import "chartmesh/trust"
+
+// Allows reports whether a device may ask for an operation, by the membership log: who writes may take leases and numbers, an administrator
+// may end another's lease and say which numbers there are. What the voters do among themselves (Tick, Voters) nobody asks for.
+func Allows(st *trust.State, from DeviceID, o Operation) bool {
+	m, ok := st.Member(from)
+	if !ok {
+		return false
+	}
+	switch o.Op() {
+	case OpOpen, OpKeep, OpEnd, OpAcquire, OpRenew, OpCommit, OpRelease, OpCancel, OpAssign, OpResolve:
+		return m.Role.MayWrite()
+	case OpBreak, OpOpenCircle, OpCloseCircle, OpGrant, OpVoid:
+		return m.Role == trust.RoleAdmin
+	}
+	return false
+}
+
+// Reads reports whether a device may read what a quorum agrees on: who belongs.
+func Reads(st *trust.State, from DeviceID) bool {
+	_, ok := st.Member(from)
+	return ok
+}

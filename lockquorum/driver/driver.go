@@ -1,0 +1,503 @@
+// Package driver runs one voter of a quorum.
+//
+// Nouns: a Driver owns a voter.Node in one goroutine; a Disk keeps what the voter stored; a Transport carries messages to other voters.
+//
+// Guarantees: what a Batch says is durable before anything that follows from it is sent or answered; a disk that fails ends the voter before
+// that. A voter that Raft refuses to go on with, since it has gone back or what it is sent does not fit, ends with a State that says so, and
+// never takes the process with it. Who asks is what the caller says that the connection proved. A Driver is a lockquorum.Engine.
+//
+// Left to others: who may ask for what (Config.Allow); that messages come from whom they say (Config.Transport, and who calls Receive); when an ended
+// voter is started again.
+package driver
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"math/big"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/voter"
+)
+
+// Config says what a Driver is. ID, Device, Disk and Allow are needed.
+type Config struct {
+	ID     uint64 // of the voter
+	Device lockquorum.DeviceID
+	Disk   Disk
+	// Begin says of a voter that has no State yet whose quorum it is to join.
+	Begin Begin
+	// Transport carries messages to other voters; nil: there are none.
+	Transport Transport
+	// Allow reports whether a device may ask for an operation; nil for the operation: whether it may read.
+	Allow func(from lockquorum.DeviceID, o lockquorum.Operation) bool
+	// Now is a clock that runs evenly and never jumps; nil: the process's own.
+	Now func() time.Duration
+	// Boot is drawn by chance, for each process another one; 0: here.
+	Boot uint64
+	// Tick is how often a leader says a word; Election after how many without one another is wanted. 0: the defaults, for a LAN.
+	Tick     time.Duration
+	Election int
+	// Prefer is the voter that leads when it has been well for PreferAfter; 0: none.
+	Prefer      uint64
+	PreferAfter time.Duration
+	// SnapshotEvery is after how many commands a snapshot is made; 0: the default.
+	SnapshotEvery uint64
+	Logger        *slog.Logger // nil: none
+}
+
+// Begin is a quorum that a voter is to join: until it has a State, it takes messages of that epoch from these devices.
+type Begin struct {
+	Epoch  uint64
+	Voters []lockquorum.Voter
+}
+
+// Defaults of a Config.
+const (
+	DefaultTick          = 100 * time.Millisecond
+	DefaultElection      = 10
+	DefaultPreferAfter   = 30 * time.Second
+	DefaultSnapshotEvery = 4096
+)
+
+// Transport carries messages to other voters.
+type Transport interface {
+	// Send takes a message for a voter. It must not block and keeps the message; an error says that it will not arrive.
+	Send(to lockquorum.DeviceID, epoch uint64, m *pb.Message) error
+}
+
+// Errors of Run, each of which a Status shows.
+var (
+	// ErrDisk says that something could not be stored. The voter may be started again when that is mended.
+	ErrDisk = errors.New("the voter's disk failed")
+	// ErrBroken says that the voter cannot go on with what it has.
+	ErrBroken = errors.New("the voter cannot go on with what it has stored")
+)
+
+// Status is how things stand with a voter.
+type Status struct {
+	Running bool
+	Err     error // why it ended
+	Epoch   uint64
+	Index   uint64 // of the last command that was applied
+	Last    uint64 // of the last entry that is stored
+	Term    uint64
+	Chain   [32]byte
+	Leader  lockquorum.DeviceID // zeros: nobody is known to lead
+	Leads   bool                // it is this one, and it takes commands
+	Voters  []lockquorum.Voter
+}
+
+// Driver is one voter that runs. Its methods are safe for concurrent use.
+type Driver struct {
+	cfg   Config
+	log   *slog.Logger
+	calls chan *call
+	inbox chan *pb.Message
+	asks  chan func()
+	stop  chan struct{}
+	once  sync.Once
+	ended chan struct{}
+
+	// The goroutine of Run alone has these.
+	node    *voter.Node
+	waiting map[uint64]*call // by proposal
+	queued  map[place][]*call
+	ticking uint64 // the proposal of a Tick that is under way
+	term    uint64
+	last    uint64
+
+	mu struct {
+		sync.Mutex
+		status Status
+		ran    bool
+	}
+}
+
+// place is that of a command in its session.
+type place struct {
+	session lockquorum.SessionID
+	seq     uint64
+}
+
+type call struct {
+	ctx     context.Context
+	command lockquorum.Command
+	wait    bool
+	read    bool
+	answer  chan reply // has room for the one that comes
+}
+
+type reply struct {
+	answer lockquorum.Answer
+	state  *lockquorum.State
+	err    error
+}
+
+// How much waits for the goroutine at a time, and how much of it shares one write to the disk.
+const (
+	maxCalls    = 256
+	maxInbox    = 1024
+	maxTogether = 256
+)
+
+var _ lockquorum.Engine = (*Driver)(nil)
+
+// Open reads what the voter stored. Nothing runs before Run. It is voter.ErrLost, as ErrBroken too, if that is not whole.
+func Open(ctx context.Context, cfg Config) (*Driver, error) {
+	if cfg.ID == 0 || cfg.Disk == nil || cfg.Allow == nil {
+		return nil, errors.New("open voter: number, disk and who may ask are needed")
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Now == nil {
+		begun := time.Now()
+		cfg.Now = func() time.Duration { return time.Since(begun) }
+	}
+	if cfg.Tick == 0 {
+		cfg.Tick = DefaultTick
+	}
+	if cfg.Election == 0 {
+		cfg.Election = DefaultElection
+	}
+	if cfg.PreferAfter == 0 {
+		cfg.PreferAfter = DefaultPreferAfter
+	}
+	if cfg.SnapshotEvery == 0 {
+		cfg.SnapshotEvery = DefaultSnapshotEvery
+	}
+	if cfg.Boot == 0 {
+		n, err := rand.Int(rand.Reader, new(big.Int).SetUint64(math.MaxUint64))
+		if err != nil {
+			return nil, fmt.Errorf("open voter: %w", err)
+		}
+		cfg.Boot = n.Uint64()
+	}
+	d := &Driver{
+		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan *pb.Message, maxInbox), asks: make(chan func()), stop: make(chan struct{}), ended: make(chan struct{}),
+		waiting: map[uint64]*call{}, queued: map[place][]*call{},
+	}
+	stored, err := cfg.Disk.Load(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("open voter: %w", err)
+	}
+	if stored != nil {
+		d.term, d.last = stored.HardState.GetTerm(), stored.Snapshot.GetMetadata().GetIndex()
+		if n := len(stored.Entries); n > 0 {
+			d.last = max(d.last, stored.Entries[n-1].GetIndex())
+		}
+	}
+	err = guarded(func() (err error) {
+		d.node, err = voter.Open(voter.Config{
+			ID: cfg.ID, Boot: cfg.Boot, Election: cfg.Election, Prefer: cfg.Prefer, PreferAfter: int(cfg.PreferAfter / cfg.Tick),
+			SnapshotEvery: cfg.SnapshotEvery, Logger: raftLog{d.log},
+		}, stored)
+		return err
+	})
+	if err != nil {
+		if errors.Is(err, voter.ErrLost) {
+			err = fmt.Errorf("%w: %w", ErrBroken, err)
+		}
+		return nil, err
+	}
+	d.publish(false, nil)
+	return d, nil
+}
+
+// Run runs the voter until ctx ends, or something does not let it go on: ErrDisk, ErrBroken. It runs once.
+func (d *Driver) Run(ctx context.Context) error {
+	d.mu.Lock()
+	ran := d.mu.ran
+	d.mu.ran = true
+	d.mu.Unlock()
+	if ran {
+		return errors.New("run voter: it ran before")
+	}
+	tick := time.NewTicker(d.cfg.Tick)
+	defer tick.Stop()
+	err := guarded(func() error {
+		if d.node.Alone() {
+			d.node.Campaign()
+		}
+		return d.pump(ctx)
+	})
+	d.publish(err == nil, err)
+	for err == nil && ctx.Err() == nil && !d.stopping() {
+		var do func()
+		select {
+		case <-ctx.Done():
+			continue
+		case <-d.stop:
+			continue
+		case <-tick.C:
+			do = d.tick
+		case m := <-d.inbox:
+			do = func() { d.node.Step(m) }
+		case c := <-d.calls:
+			do = func() { d.propose(c) }
+		case do = <-d.asks:
+		}
+		err = guarded(func() error {
+			do()
+			d.more()
+			return d.pump(ctx)
+		})
+		d.publish(err == nil, err)
+	}
+	d.end(err)
+	if err != nil {
+		d.log.Error("a voter has stopped", "error", err)
+	}
+	return err
+}
+
+// Stop ends Run, which says when by Ended. It may be called again.
+func (d *Driver) Stop() { d.once.Do(func() { close(d.stop) }) }
+
+func (d *Driver) stopping() bool {
+	select {
+	case <-d.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// end answers everybody who waits.
+func (d *Driver) end(err error) {
+	d.publish(false, err)
+	close(d.ended)
+	for _, c := range d.waiting {
+		c.answer <- reply{err: lockquorum.ErrOutcomeUnknown}
+	}
+	for _, list := range d.queued {
+		for _, c := range list {
+			c.answer <- reply{err: lockquorum.ErrOutcomeUnknown}
+		}
+	}
+	for {
+		select {
+		case c := <-d.calls:
+			c.answer <- reply{err: lockquorum.ErrStopped}
+		default:
+			return
+		}
+	}
+}
+
+// more takes what else waits, so that it shares a write.
+func (d *Driver) more() {
+	for range maxTogether {
+		select {
+		case m := <-d.inbox:
+			d.node.Step(m)
+		case c := <-d.calls:
+			d.propose(c)
+		default:
+			return
+		}
+	}
+}
+
+func (d *Driver) tick() {
+	d.node.Tick()
+	now := d.cfg.Now()
+	// Who leads and hears nothing has the clock go on in the log when a lease may have ended.
+	if _, settled := d.node.Leader(); settled && d.ticking == 0 && d.node.Clock(now) >= d.node.State().NextExpiry() {
+		d.ticking, _ = d.node.Propose(now, &lockquorum.Command{Operation: &lockquorum.Tick{}})
+	}
+	for at, list := range d.queued {
+		kept := list[:0]
+		for _, c := range list {
+			if c.ctx.Err() == nil {
+				kept = append(kept, c)
+			}
+		}
+		if d.queued[at] = kept; len(kept) == 0 {
+			delete(d.queued, at)
+		}
+	}
+}
+
+func (d *Driver) propose(c *call) {
+	if c.ctx.Err() != nil {
+		return // nobody waits for it
+	}
+	number, err := d.node.Propose(d.cfg.Now(), &c.command)
+	if errors.Is(err, lockquorum.ErrNotLeader) {
+		err = &lockquorum.NotLeaderError{Leader: d.leader()}
+	}
+	if err != nil {
+		c.answer <- reply{err: err}
+		return
+	}
+	d.waiting[number] = c
+}
+
+// pump does what the voter says until it says nothing.
+func (d *Driver) pump(ctx context.Context) error {
+	for {
+		b, ok := d.node.Batch()
+		if !ok {
+			return nil
+		}
+		if err := d.save(ctx, Write{HardState: b.HardState, Snapshot: b.Snapshot, Replace: b.Snapshot != nil, Entries: b.Entries, Sync: b.Sync}); err != nil {
+			return err
+		}
+		for _, m := range b.Messages {
+			d.send(m)
+		}
+		out, err := d.node.Advance(d.cfg.Now(), b)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrBroken, err)
+		}
+		if out.Snapshot != nil {
+			if err := d.save(ctx, Write{Snapshot: out.Snapshot, Forget: out.Forget, Sync: true}); err != nil {
+				return err
+			}
+		}
+		d.done(out)
+	}
+}
+
+func (d *Driver) save(ctx context.Context, w Write) error {
+	if err := d.cfg.Disk.Save(context.WithoutCancel(ctx), w); err != nil {
+		return fmt.Errorf("%w: %w", ErrDisk, err)
+	}
+	if w.HardState != nil {
+		d.term = w.HardState.GetTerm()
+	}
+	if w.Replace {
+		d.last = w.Snapshot.GetMetadata().GetIndex()
+	}
+	if n := len(w.Entries); n > 0 {
+		d.last = w.Entries[n-1].GetIndex()
+	}
+	return nil
+}
+
+func (d *Driver) send(m *pb.Message) {
+	to := d.deviceOf(m.GetTo())
+	err := errNoVoter
+	if d.cfg.Transport != nil && to != (lockquorum.DeviceID{}) {
+		err = d.cfg.Transport.Send(to, d.epoch(), m)
+	}
+	if m.GetType() == pb.MsgSnap {
+		d.node.Sent(m.GetTo(), err == nil)
+	} else if err != nil {
+		d.node.Unreachable(m.GetTo())
+	}
+}
+
+var errNoVoter = errors.New("there is no such voter")
+
+// epoch and voters are the State's, or those that this voter begins with.
+func (d *Driver) epoch() uint64 {
+	if st := d.node.State(); st.Epoch() > 0 {
+		return st.Epoch()
+	}
+	return d.cfg.Begin.Epoch
+}
+
+func (d *Driver) voters() []lockquorum.Voter {
+	if st := d.node.State(); st.Epoch() > 0 {
+		return st.Voters()
+	}
+	return d.cfg.Begin.Voters
+}
+
+// deviceOf returns the device of a voter; zeros if it is not known.
+func (d *Driver) deviceOf(id uint64) lockquorum.DeviceID {
+	for _, v := range d.voters() {
+		if v.ID == id {
+			return v.Device
+		}
+	}
+	return lockquorum.DeviceID{}
+}
+
+func (d *Driver) leader() lockquorum.DeviceID {
+	id, _ := d.node.Leader()
+	return d.deviceOf(id)
+}
+
+// done answers what came of a Batch.
+func (d *Driver) done(out voter.Outcome) {
+	for _, a := range out.Answers {
+		if a.Proposal == d.ticking {
+			d.ticking = 0
+		}
+		c := d.waiting[a.Proposal]
+		if c == nil {
+			continue
+		}
+		delete(d.waiting, a.Proposal)
+		switch {
+		case a.Err != nil:
+			c.answer <- reply{err: a.Err}
+		case c.read:
+			st, err := lockquorum.Restore(d.node.State().Snapshot())
+			c.answer <- reply{state: st, err: err}
+		case c.wait && a.Result.Code == lockquorum.CodeQueued:
+			at := place{c.command.Session, c.command.Seq}
+			d.queued[at] = append(d.queued[at], c)
+		default:
+			c.answer <- reply{answer: d.answer(c, a.Result, a.Index)}
+		}
+	}
+	for _, e := range out.Events {
+		switch e.Happening {
+		case lockquorum.Granted:
+			l, _ := d.node.State().Lease(e.Lock)
+			for _, c := range d.queued[place{e.Session, e.Seq}] {
+				c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeDone, Token: e.Token, Expiry: l.Expiry}, e.Token.Index)}
+			}
+			delete(d.queued, place{e.Session, e.Seq})
+		case lockquorum.Ended:
+			for at, list := range d.queued {
+				if at.session != e.Session {
+					continue
+				}
+				for _, c := range list {
+					c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeNoSession}, d.node.State().Index())}
+				}
+				delete(d.queued, at)
+			}
+		}
+	}
+	if _, settled := d.node.Leader(); out.Led && !settled {
+		d.ticking = 0
+		for at, list := range d.queued { // it waits on, and another one knows when its turn has come
+			for _, c := range list {
+				c.answer <- reply{err: lockquorum.ErrOutcomeUnknown}
+			}
+			delete(d.queued, at)
+		}
+	}
+}
+
+func (d *Driver) answer(c *call, r lockquorum.Result, index uint64) lockquorum.Answer {
+	st := d.node.State()
+	a := lockquorum.Answer{Result: r, Place: lockquorum.Place{Epoch: st.Epoch(), Index: index}}
+	switch o := c.command.Operation.(type) {
+	case *lockquorum.Acquire:
+		if r.Code == lockquorum.CodeDone {
+			l, _ := st.Lease(o.Lock)
+			a.Documents = l.Documents
+		}
+	case *lockquorum.Renew:
+		if r.Code == lockquorum.CodeDone {
+			l, _ := st.Lease(o.Lock)
+			a.Documents = l.Documents
+		}
+	}
+	return a
+}

@@ -1,0 +1,526 @@
+package driver
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/quorumtest"
+	"chartmesh/lockquorum/voter"
+	"chartmesh/storage"
+)
+
+// network carries messages between the voters of a test.
+type network struct {
+	mu     sync.Mutex
+	voters map[lockquorum.DeviceID]*Driver
+	cut    map[lockquorum.DeviceID]bool
+	sent   int
+	stop   map[lockquorum.DeviceID]func() error
+}
+
+// end is one voter's end of it.
+type end struct {
+	n    *network
+	from lockquorum.DeviceID
+}
+
+func (w end) Send(to lockquorum.DeviceID, epoch uint64, m *pb.Message) error {
+	w.n.mu.Lock()
+	defer w.n.mu.Unlock()
+	w.n.sent++
+	d := w.n.voters[to]
+	if d == nil || w.n.cut[to] || w.n.cut[w.from] {
+		return errors.New("it is not there")
+	}
+	m = proto.Clone(m).(*pb.Message)
+	time.AfterFunc(time.Millisecond, func() { d.Receive(w.from, epoch, m) })
+	return nil
+}
+
+func founding(n int) *lockquorum.State {
+	st := lockquorum.New(0)
+	var list []lockquorum.Voter
+	for i := range n {
+		list = append(list, lockquorum.Voter{ID: uint64(i + 1), Device: lockquorum.DeviceID{byte(i + 1)}})
+	}
+	st.Reseed(1, list)
+	return st
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// founded returns a store with the voter of a number, of so many.
+func founded(t testing.TB, id, of int) *storage.Twin {
+	t.Helper()
+	twin := storage.NewTwin()
+	must(t, Found(t.Context(), twin, Record{Epoch: 1, ID: uint64(id)}, voter.Found(founding(of))))
+	return twin
+}
+
+// open opens the voter in a store.
+func open(t testing.TB, store storage.Store, cfg Config) *Driver {
+	t.Helper()
+	disk, rec, err := OpenDisk(store)
+	must(t, err)
+	cfg.Disk, cfg.ID, cfg.Device, cfg.Allow, cfg.Boot = disk, rec.ID, lockquorum.DeviceID{byte(rec.ID)}, quorumtest.Allow, uint64(time.Now().UnixNano())
+	d, err := Open(t.Context(), cfg)
+	must(t, err)
+	return d
+}
+
+// start runs a voter until the returned function is called, which says how it ended.
+func start(t testing.TB, d *Driver) (stop func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- d.Run(ctx) }()
+	ended := false
+	stop = func() error {
+		cancel()
+		if ended {
+			return nil
+		}
+		ended = true
+		return <-done
+	}
+	t.Cleanup(func() { _ = stop() })
+	synctest.Wait()
+	return stop
+}
+
+func TestContractOneVoter(t *testing.T) {
+	quorumtest.Run(t, func(t *testing.T) lockquorum.Engine {
+		d := open(t, founded(t, 1, 1), Config{SnapshotEvery: 10})
+		start(t, d)
+		return d
+	})
+}
+
+// leader asks whoever leads.
+type leader struct{ n *network }
+
+func (l leader) find() *Driver {
+	for range 200 {
+		l.n.mu.Lock()
+		for _, d := range l.n.voters {
+			if d.Status().Leads && !l.n.cut[d.cfg.Device] {
+				l.n.mu.Unlock()
+				return d
+			}
+		}
+		l.n.mu.Unlock()
+		time.Sleep(20 * time.Millisecond)
+	}
+	for _, d := range l.n.voters {
+		return d
+	}
+	return nil
+}
+
+func (l leader) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.Request) (lockquorum.Answer, error) {
+	return l.find().Do(ctx, from, r)
+}
+
+func (l leader) Read(ctx context.Context, from lockquorum.DeviceID) (*lockquorum.State, error) {
+	return l.find().Read(ctx, from)
+}
+
+// set changes the network.
+func (n *network) set(change func()) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	change()
+}
+
+func cluster(t *testing.T) (*network, map[lockquorum.DeviceID]*storage.Twin) {
+	n := &network{voters: map[lockquorum.DeviceID]*Driver{}, cut: map[lockquorum.DeviceID]bool{}, stop: map[lockquorum.DeviceID]func() error{}}
+	stores := map[lockquorum.DeviceID]*storage.Twin{}
+	for i := 1; i <= 3; i++ {
+		device := lockquorum.DeviceID{byte(i)}
+		stores[device] = founded(t, i, 3)
+		n.voters[device] = open(t, stores[device], Config{Transport: end{n, device}, SnapshotEvery: 10})
+	}
+	for _, d := range n.voters {
+		n.stop[d.cfg.Device] = start(t, d)
+	}
+	return n, stores
+}
+
+func TestContractThreeVoters(t *testing.T) {
+	quorumtest.Run(t, func(t *testing.T) lockquorum.Engine {
+		n, _ := cluster(t)
+		return leader{n}
+	})
+}
+
+func assign(t *testing.T, e lockquorum.Engine, item byte) lockquorum.Answer {
+	t.Helper()
+	a, err := e.Do(t.Context(), quorumtest.A, lockquorum.Request{Operation: &lockquorum.Assign{Circle: lockquorum.CircleID{1}, Item: lockquorum.ItemID{item}}})
+	if err != nil || a.Code != lockquorum.CodeDone {
+		t.Fatalf("a number: %v (%v)", a.Code, err)
+	}
+	return a
+}
+
+func openCircle(t *testing.T, e lockquorum.Engine) {
+	t.Helper()
+	_, err := e.Do(t.Context(), quorumtest.A, lockquorum.Request{Operation: &lockquorum.OpenCircle{Circle: lockquorum.CircleID{1}, First: 1, Last: 1000}})
+	must(t, err)
+}
+
+// TestRestart: what was answered is there after a crash, wherever snapshots fall.
+func TestRestart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		twin := founded(t, 1, 1)
+		for run := range 20 {
+			d := open(t, twin, Config{SnapshotEvery: 7})
+			stop := start(t, d)
+			if run == 0 {
+				openCircle(t, d)
+			}
+			for item := range run {
+				if got := assign(t, d, byte(item)); got.Number != int64(item+1) {
+					t.Fatalf("in run %d item %d has the number %d", run, item, got.Number)
+				}
+			}
+			must(t, stop())
+			twin = twin.Crash()
+		}
+	})
+}
+
+// TestDiskFails: a voter whose disk fails answers nothing and sends nothing that it did not store, and says why it ended.
+func TestDiskFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, stage := range []storage.Stage{storage.Begin, storage.Applied, storage.Synced} {
+			n := &network{}
+			twin := founded(t, 1, 1)
+			d := open(t, twin, Config{Transport: end{n, lockquorum.DeviceID{1}}})
+			start(t, d)
+			openCircle(t, d)
+			twin.OnCommit(func(s storage.Stage, _ int) error {
+				if s == stage {
+					return errors.New("no")
+				}
+				return nil
+			})
+			_, err := d.Do(t.Context(), quorumtest.A, lockquorum.Request{Operation: &lockquorum.Assign{Circle: lockquorum.CircleID{1}}})
+			if !errors.Is(err, lockquorum.ErrOutcomeUnknown) {
+				t.Errorf("%v: an operation that was not stored is answered %v", stage, err)
+			}
+			<-d.Ended()
+			if st := d.Status(); st.Running || !errors.Is(st.Err, ErrDisk) {
+				t.Errorf("%v: the voter says %+v", stage, st)
+			}
+			if _, err := d.Do(t.Context(), quorumtest.A, lockquorum.Request{Operation: &lockquorum.Assign{}}); !errors.Is(err, lockquorum.ErrStopped) || !errors.Is(err, ErrDisk) {
+				t.Errorf("%v: a voter that ended answers %v", stage, err)
+			}
+			twin = twin.Crash()
+			twin.OnCommit(nil)
+			d = open(t, twin, Config{})
+			start(t, d)
+			if got := assign(t, d, 7); got.Number < 1 || got.Number > 2 {
+				t.Errorf("%v: started again it gives %d", stage, got.Number)
+			}
+		}
+	})
+}
+
+// TestDiskFailsBeforeVote: a vote that was not stored is not cast.
+func TestDiskFailsBeforeVote(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := &network{voters: map[lockquorum.DeviceID]*Driver{}, cut: map[lockquorum.DeviceID]bool{}}
+		twin := founded(t, 1, 3)
+		d := open(t, twin, Config{Transport: end{n, lockquorum.DeviceID{1}}})
+		start(t, d)
+		before := n.sent
+		twin.Fail(errors.New("no"))
+		d.Receive(lockquorum.DeviceID{2}, 1, &pb.Message{
+			Type: pb.MsgVote.Enum(), To: proto.Uint64(1), From: proto.Uint64(2), Term: proto.Uint64(9), Index: proto.Uint64(1), LogTerm: proto.Uint64(1),
+		})
+		<-d.Ended()
+		if n.sent != before || !errors.Is(d.Status().Err, ErrDisk) {
+			t.Errorf("it sent %d messages, and ended with %v", n.sent-before, d.Status().Err)
+		}
+	})
+}
+
+// TestWentBack: a voter whose disk went back to an earlier state ends when the leader relies on what it forgot, and the others go on.
+func TestWentBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, stores := cluster(t)
+		e := leader{n}
+		openCircle(t, e)
+		lead := e.find()
+		var back lockquorum.DeviceID
+		for device := range n.voters {
+			if device != lead.cfg.Device {
+				back = device
+			}
+		}
+		old := stores[back].Copy()
+		for i := range 5 {
+			assign(t, e, byte(i))
+		}
+		time.Sleep(time.Second)
+		must(t, n.stop[back]())
+		d := open(t, old, Config{Transport: end{n, back}})
+		n.set(func() { n.voters[back] = d })
+		start(t, d)
+		for i := range 30 {
+			assign(t, e, byte(10+i))
+			time.Sleep(50 * time.Millisecond)
+		}
+		select {
+		case <-d.Ended():
+		default:
+			t.Fatal("a voter that went back votes on")
+		}
+		if st := d.Status(); st.Running || !errors.Is(st.Err, ErrBroken) {
+			t.Errorf("it says %+v", st)
+		}
+		if got := assign(t, e, 99); got.Number != 36 {
+			t.Errorf("the others give %d", got.Number)
+		}
+	})
+}
+
+// TestLeaderGone: the others go on when the leader is gone, and what was answered stays.
+func TestLeaderGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, _ := cluster(t)
+		e := leader{n}
+		openCircle(t, e)
+		assign(t, e, 1)
+		gone := e.find()
+		n.set(func() { n.cut[gone.cfg.Device] = true })
+		time.Sleep(5 * time.Second)
+		if gone.Status().Leads {
+			t.Error("a leader that nobody hears leads on")
+		}
+		_, err := gone.Do(t.Context(), quorumtest.A, lockquorum.Request{Operation: &lockquorum.Assign{Circle: lockquorum.CircleID{1}}})
+		if !errors.Is(err, lockquorum.ErrNotLeader) {
+			t.Errorf("it answers %v", err)
+		}
+		if first, second := assign(t, e, 1), assign(t, e, 2); first.Number != 1 || second.Number != 2 {
+			t.Errorf("the numbers go on with %d and %d", first.Number, second.Number)
+		}
+	})
+}
+
+// TestReceive: what is not from a voter of this quorum is dropped.
+func TestReceive(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := open(t, founded(t, 1, 3), Config{})
+		start(t, d)
+		term := d.Status().Term
+		m := func(from uint64) *pb.Message {
+			return &pb.Message{Type: pb.MsgHeartbeat.Enum(), To: proto.Uint64(1), From: proto.Uint64(from), Term: proto.Uint64(50)}
+		}
+		d.Receive(lockquorum.DeviceID{9}, 1, m(2)) // another device in its name
+		d.Receive(lockquorum.DeviceID{2}, 2, m(2)) // of another epoch
+		d.Receive(lockquorum.DeviceID{2}, 1, m(3))
+		d.Receive(lockquorum.DeviceID{2}, 1, m(7))
+		synctest.Wait()
+		if got := d.Status().Term; got != term {
+			t.Errorf("the term is %d and was %d", got, term)
+		}
+		d.Receive(lockquorum.DeviceID{2}, 1, m(2))
+		synctest.Wait()
+		if got := d.Status(); got.Term != 50 || got.Leader != (lockquorum.DeviceID{2}) {
+			t.Errorf("what a voter says is not taken: %+v", got)
+		}
+	})
+}
+
+// TestLostEntries: a disk that lacks something of what was stored does not open, at whichever end it lacks.
+func TestLostEntries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		twin := founded(t, 1, 1)
+		d := open(t, twin, Config{})
+		stop := start(t, d)
+		openCircle(t, d)
+		for i := range 5 {
+			assign(t, d, byte(i))
+		}
+		must(t, stop())
+		last := d.Status().Last
+		for _, key := range [][]byte{storage.QuorumEntry.Key(last), storage.QuorumEntry.Key(last - 3), storage.QuorumEntry.Key(2), storage.Quorum.Key(itemHard),
+			storage.Quorum.Key(itemSnapshot)} {
+			for _, damaged := range []bool{false, true} {
+				less := twin.Copy()
+				if damaged {
+					if !less.Corrupt(key) {
+						t.Fatal("there is nothing to damage")
+					}
+				} else {
+					var b storage.Batch
+					b.Delete(key)
+					must(t, less.Commit(t.Context(), &b))
+				}
+				disk, rec, err := OpenDisk(less)
+				must(t, err)
+				_, err = Open(t.Context(), Config{ID: rec.ID, Disk: disk, Allow: quorumtest.Allow})
+				if !errors.Is(err, voter.ErrLost) {
+					t.Errorf("without %x (damaged: %v) it opens: %v", key, damaged, err)
+				}
+			}
+		}
+	})
+}
+
+// TestFoundOnce: a store has one voter.
+func TestFoundOnce(t *testing.T) {
+	twin := founded(t, 1, 1)
+	if err := Found(t.Context(), twin, Record{Epoch: 1, ID: 1}, voter.Found(founding(1))); err == nil {
+		t.Error("a voter was founded over another")
+	}
+}
+
+// added returns two more voters that wait to be made such, in the network of one that is alone.
+func added(t *testing.T, n *network, begin Begin) []lockquorum.Voter {
+	t.Helper()
+	want := []lockquorum.Voter{{ID: 1, Device: lockquorum.DeviceID{1}}}
+	for _, v := range []lockquorum.Voter{{ID: 7, Device: lockquorum.DeviceID{7}}, {ID: 8, Device: lockquorum.DeviceID{8}}} {
+		want = append(want, v)
+		twin := storage.NewTwin()
+		must(t, Found(t.Context(), twin, Record{Epoch: 1, ID: v.ID}, nil))
+		d := open(t, twin, Config{Transport: end{n, v.Device}, SnapshotEvery: 10, Begin: begin})
+		n.set(func() { n.voters[v.Device] = d })
+		n.stop[v.Device] = start(t, d)
+	}
+	return want
+}
+
+func alone(t *testing.T) (*network, *Driver) {
+	t.Helper()
+	n := &network{voters: map[lockquorum.DeviceID]*Driver{}, cut: map[lockquorum.DeviceID]bool{}, stop: map[lockquorum.DeviceID]func() error{}}
+	first := open(t, founded(t, 1, 1), Config{Transport: end{n, lockquorum.DeviceID{1}}, SnapshotEvery: 10})
+	n.voters[lockquorum.DeviceID{1}] = first
+	n.stop[lockquorum.DeviceID{1}] = start(t, first)
+	return n, first
+}
+
+// TestChange: one voter becomes three, which go on when it is gone, and are one again; nothing that was answered is lost.
+func TestChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, first := alone(t)
+		e := leader{n}
+		openCircle(t, e)
+		for i := range 25 {
+			assign(t, e, byte(i))
+		}
+		begin := Begin{1, first.Status().Voters}
+		want := added(t, n, begin)
+		if err := first.Change(t.Context(), want[:2]); !errors.Is(err, ErrVoters) {
+			t.Errorf("two voters: %v", err)
+		}
+		must(t, first.Change(t.Context(), want))
+		must(t, first.Change(t.Context(), want)) // again
+		time.Sleep(time.Second)
+		for _, d := range n.voters {
+			if st := d.Status(); len(st.Voters) != 3 || st.Index != first.Status().Index || st.Chain != first.Status().Chain {
+				t.Errorf("voter %d says %+v", d.cfg.ID, st)
+			}
+		}
+		must(t, n.stop[lockquorum.DeviceID{1}]())
+		n.set(func() { delete(n.voters, lockquorum.DeviceID{1}) })
+		if again, next := assign(t, e, 3), assign(t, e, 100); again.Number != 4 || next.Number != 26 {
+			t.Errorf("the others give %d again and %d next", again.Number, next.Number)
+		}
+		lead := e.find()
+		only := []lockquorum.Voter{{ID: lead.cfg.ID, Device: lead.cfg.Device}}
+		must(t, lead.Change(t.Context(), only))
+		for device := range n.voters {
+			if device != lead.cfg.Device {
+				must(t, n.stop[device]())
+			}
+		}
+		if next := assign(t, e, 101); next.Number != 27 {
+			t.Errorf("the one that is left gives %d", next.Number)
+		}
+	})
+}
+
+// TestChangedAndGone: once three vote, two go on, although the one that led has gone at that moment.
+func TestChangedAndGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, first := alone(t)
+		openCircle(t, first)
+		want := added(t, n, Begin{1, first.Status().Voters})
+		must(t, first.Change(t.Context(), want))
+		n.set(func() { delete(n.voters, lockquorum.DeviceID{1}); n.cut[lockquorum.DeviceID{1}] = true })
+		time.Sleep(5 * time.Second)
+		if got := assign(t, leader{n}, 1); got.Number != 1 {
+			t.Errorf("the others give %d", got.Number)
+		}
+	})
+}
+
+// TestChangeCutShort: a change that is cut short leaves a quorum that goes on, and goes on itself when it is asked for again.
+func TestChangeCutShort(t *testing.T) {
+	for _, after := range []time.Duration{0, 10, 40, 60, 100, 200, 500} {
+		synctest.Test(t, func(t *testing.T) {
+			n, first := alone(t)
+			e := leader{n}
+			openCircle(t, e)
+			want := added(t, n, Begin{1, first.Status().Voters})
+			n.set(func() { n.cut[lockquorum.DeviceID{8}] = after < 200 })
+			ctx, cancel := context.WithTimeout(t.Context(), after*time.Millisecond)
+			err := first.Change(ctx, want)
+			cancel()
+			if after < 200 && err == nil {
+				t.Error("a voter that is not reached was made one")
+			}
+			if got := assign(t, e, 1); got.Number != 1 {
+				t.Errorf("meanwhile it gives %d", got.Number)
+			}
+			n.set(func() { n.cut[lockquorum.DeviceID{8}] = false })
+			must(t, e.find().Change(t.Context(), want))
+			if got := assign(t, e, 2); got.Number != 2 || len(e.find().Status().Voters) != 3 {
+				t.Errorf("then it gives %d", got.Number)
+			}
+		})
+	}
+}
+
+// TestChangeGivesUpTheLead: who leads and is not to vote any more gives up the lead first.
+func TestChangeGivesUpTheLead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, first := alone(t)
+		e := leader{n}
+		openCircle(t, e)
+		want := added(t, n, Begin{1, first.Status().Voters})
+		must(t, first.Change(t.Context(), want))
+		only := want[1:2]
+		if err := first.Change(t.Context(), only); !errors.Is(err, lockquorum.ErrNotLeader) {
+			t.Fatalf("who leads and is to go: %v", err)
+		}
+		for range 50 {
+			if err := e.find().Change(t.Context(), only); err == nil {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		if st := n.voters[only[0].Device].Status(); !st.Leads || len(st.Voters) != 1 {
+			t.Fatalf("it says %+v", st)
+		}
+		must(t, n.stop[lockquorum.DeviceID{1}]())
+		if got := assign(t, e, 1); got.Number != 1 {
+			t.Errorf("it gives %d", got.Number)
+		}
+	})
+}

@@ -1,0 +1,304 @@
+// Package remote carries operations to the voter of another device, each on a stream of its own.
+//
+// Nouns: an Engine asks the voter of another device; a Server answers for the voter of this one.
+//
+// Guarantees: the Server takes for who asks whom the caller says that the connection proved, never what a question says; it waits no longer for
+// who has gone away; everything that comes has a cap, and so has how much one device asks at a time. An Engine says ErrUnreachable only of what
+// was not sent.
+//
+// Left to others: opening streams, and who may.
+package remote
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/raft/v3/raftpb"
+
+	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
+	"chartmesh/trust"
+)
+
+// Stream is a connection to one device. *Deadline bounds reading and writing; Reset ends both sides' use of it.
+type Stream interface {
+	io.ReadWriteCloser
+	Reset() error
+	SetDeadline(time.Time) error
+}
+
+// Periods.
+const (
+	patience = 10 * time.Second // with a question or an answer on its way
+	silence  = 2 * time.Minute  // without a sign of life from who is asked, of a question that waits
+)
+
+// maxAtOnce is how much one device asks at a time.
+const maxAtOnce = 320 // more than it has sessions
+
+// Server answers for the voter of this device.
+type Server struct {
+	Practice trust.EntryID
+	// Engine is the voter; nil: there is none, or it does not run.
+	Engine func() lockquorum.Engine
+	// Names returns the names behind keyed hashes, for a device that may know them; empty: not known. nil: none is told.
+	Names func(from lockquorum.DeviceID, list []Name) []string
+
+	// Receive takes a voter's message; nil: none is taken.
+	Receive func(from lockquorum.DeviceID, epoch uint64, m *pb.Message)
+	// Begin has this device begin to vote, and Change has others vote, at a device's word; nil: that is ErrForbidden.
+	Begin  func(ctx context.Context, from lockquorum.DeviceID, b Begin) error
+	Change func(ctx context.Context, from lockquorum.DeviceID, devices []lockquorum.DeviceID) error
+	// Certify signs what the voter says of a document; nil: that is ErrForbidden.
+	Certify func(ctx context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error)
+
+	mu    sync.Mutex
+	asked map[lockquorum.DeviceID]int
+}
+
+// enter reports whether a device may ask one thing more.
+func (s *Server) enter(from lockquorum.DeviceID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked == nil {
+		s.asked = map[lockquorum.DeviceID]int{}
+	}
+	if s.asked[from] >= maxAtOnce {
+		return false
+	}
+	s.asked[from]++
+	return true
+}
+
+func (s *Server) leave(from lockquorum.DeviceID) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.asked[from]--; s.asked[from] == 0 {
+		delete(s.asked, from)
+	}
+}
+
+// Serve answers one question of a device, which the connection has proven.
+func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID) error {
+	if !s.enter(from) {
+		_ = st.Reset()
+		return lockquorum.ErrBusy
+	}
+	defer s.leave(from)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
+	_ = st.SetDeadline(time.Now().Add(patience))
+	b, err := readFrame(st, maxQuestion)
+	if err != nil {
+		_ = st.Reset()
+		return fmt.Errorf("read question: %w", err)
+	}
+	q, err := parseQuestion(b)
+	if err == nil && q.practice != s.Practice {
+		err = errors.New("it is of another practice")
+	}
+	if err != nil {
+		_ = st.Reset()
+		return fmt.Errorf("read question: %w", err)
+	}
+	if q.kind == kindMessages {
+		err := s.messages(st, from)
+		_ = st.Reset()
+		return err
+	}
+	_ = st.SetDeadline(time.Time{})
+	gone := make(chan struct{})
+	go func() { // who asks says nothing more, and goes away at the end
+		defer close(gone)
+		_, _ = io.CopyN(io.Discard, st, 1)
+		cancel()
+	}()
+	a := s.answer(ctx, from, q)
+	if ctx.Err() == nil {
+		_ = st.SetDeadline(time.Now().Add(patience))
+		if err = writeFrame(st, a.encode()); err == nil {
+			select {
+			case <-gone: // it has been read
+			case <-time.After(patience):
+			}
+		}
+	}
+	_ = st.Reset()
+	<-gone
+	return err
+}
+
+// messages takes a voter's messages until the stream ends.
+func (s *Server) messages(st Stream, from lockquorum.DeviceID) error {
+	if s.Receive == nil {
+		return lockquorum.ErrStopped
+	}
+	for {
+		_ = st.SetDeadline(time.Now().Add(silence))
+		b, err := readFrame(st, maxMessage)
+		if err != nil {
+			return err
+		}
+		epoch, m, err := parseMessage(b)
+		if err != nil {
+			return err
+		}
+		s.Receive(from, epoch, m)
+	}
+}
+
+// done answers what is carried out or not.
+func done(kind byte, err error) answer {
+	if err != nil {
+		return refused(err)
+	}
+	return answer{kind: kind}
+}
+
+func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q question) answer {
+	if q.kind == kindNames {
+		a := answer{kind: kindNames, names: make([]string, len(q.names))}
+		if s.Names != nil {
+			copy(a.names, s.Names(from, q.names))
+		}
+		return a
+	}
+	switch {
+	case q.kind == kindBegin && s.Begin != nil:
+		return done(q.kind, s.Begin(ctx, from, q.begin))
+	case q.kind == kindChange && s.Change != nil:
+		return done(q.kind, s.Change(ctx, from, q.devices))
+	case q.kind == kindCertify && s.Certify != nil:
+		signed, err := s.Certify(ctx, from, q.lock, q.document)
+		if err != nil {
+			return refused(err)
+		}
+		return answer{kind: q.kind, signed: signed}
+	case q.kind == kindBegin, q.kind == kindChange, q.kind == kindCertify:
+		return refused(lockquorum.ErrForbidden)
+	}
+	e := s.Engine()
+	if e == nil {
+		return refused(lockquorum.ErrStopped)
+	}
+	if q.kind == kindRead {
+		state, err := e.Read(ctx, from)
+		if err != nil {
+			return refused(err)
+		}
+		a := answer{kind: kindRead, state: state.Snapshot()}
+		if len(a.state) >= maxState {
+			return refused(lockquorum.ErrBusy)
+		}
+		return a
+	}
+	got, err := e.Do(ctx, from, q.request)
+	if err != nil {
+		return refused(err)
+	}
+	return answer{kind: kindDo, answer: got}
+}
+
+// Engine asks the voter of another device.
+type Engine struct {
+	Practice trust.EntryID
+	// Open opens a stream to the device. It fails at once where the device is not connected.
+	Open func(context.Context) (Stream, error)
+}
+
+var _ lockquorum.Engine = (*Engine)(nil)
+
+// ask asks one question. What was sent may have been carried out, whatever becomes of the answer.
+func (e *Engine) ask(ctx context.Context, q question, limit int) (answer, error) {
+	q.practice = e.Practice
+	b, err := q.encode()
+	if err != nil {
+		return answer{}, err
+	}
+	st, err := e.Open(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return answer{}, context.Cause(ctx)
+		}
+		return answer{}, fmt.Errorf("%w: %w", lockquorum.ErrUnreachable, err)
+	}
+	defer func() { _ = st.Reset() }()
+	defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
+	wait := patience
+	if q.request.Wait || q.kind == kindChange {
+		wait = silence
+	}
+	_ = st.SetDeadline(time.Now().Add(wait))
+	a, err := exchange(st, b, limit)
+	switch {
+	case err == nil && a.kind == kindRefused:
+		return answer{}, a.err()
+	case err == nil && a.kind != q.kind:
+		err = errors.New("the answer is to another question")
+	}
+	if err != nil {
+		return answer{}, fmt.Errorf("%w: %w", lockquorum.ErrOutcomeUnknown, err)
+	}
+	return a, nil
+}
+
+func exchange(st Stream, question []byte, limit int) (answer, error) {
+	if err := writeFrame(st, question); err != nil {
+		return answer{}, err
+	}
+	b, err := readFrame(st, limit)
+	if err != nil {
+		return answer{}, err
+	}
+	return parseAnswer(b)
+}
+
+// Do implements lockquorum.Engine. The other device takes for who asks whom the connection proves, so that from is this one.
+func (e *Engine) Do(ctx context.Context, _ lockquorum.DeviceID, r lockquorum.Request) (lockquorum.Answer, error) {
+	a, err := e.ask(ctx, question{kind: kindDo, request: r}, maxAnswer)
+	return a.answer, err
+}
+
+// Read implements lockquorum.Engine.
+func (e *Engine) Read(ctx context.Context, _ lockquorum.DeviceID) (*lockquorum.State, error) {
+	a, err := e.ask(ctx, question{kind: kindRead}, maxState)
+	if err != nil {
+		return nil, err
+	}
+	return lockquorum.Restore(a.state)
+}
+
+// Names asks for the names behind keyed hashes; empty: the other device does not know it.
+func (e *Engine) Names(ctx context.Context, list []Name) ([]string, error) {
+	a, err := e.ask(ctx, question{kind: kindNames, names: list}, maxAnswer)
+	if err != nil {
+		return nil, err
+	}
+	if len(a.names) != len(list) {
+		return nil, fmt.Errorf("%d names were asked for, and %d come", len(list), len(a.names))
+	}
+	return a.names, nil
+}
+
+// Begin asks the device to begin to vote.
+func (e *Engine) Begin(ctx context.Context, b Begin) error {
+	_, err := e.ask(ctx, question{kind: kindBegin, begin: b}, maxAnswer)
+	return err
+}
+
+// Change asks the device, which leads, to have others vote.
+func (e *Engine) Change(ctx context.Context, devices []lockquorum.DeviceID) error {
+	_, err := e.ask(ctx, question{kind: kindChange, devices: devices}, maxAnswer)
+	return err
+}
+
+// Certify asks for what the voter says of a document, signed. It is lockquorum.NotLeaderError where another has to be asked.
+func (e *Engine) Certify(ctx context.Context, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
+	a, err := e.ask(ctx, question{kind: kindCertify, lock: lock, document: document}, maxAnswer)
+	return a.signed, err
+}
