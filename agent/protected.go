@@ -77,7 +77,7 @@ func underLeases[T any](ctx context.Context, a *Agent, write func(context.Contex
 // commit has what was written under a lease certified.
 func (a *Agent) commit(ctx context.Context, h quorum.Held) error {
 	s := a.quorum.Load()
-	list, err := a.records.Proposals(h.Lock(), h.Token())
+	list, err := a.records.Proposals(h)
 	if err != nil || len(list) == 0 {
 		return explain(err)
 	}
@@ -91,7 +91,7 @@ func (a *Agent) commit(ctx context.Context, h quorum.Held) error {
 			return err
 		}
 	}
-	if list, err = a.records.Proposals(h.Lock(), h.Token()); err == nil && len(list) > 0 {
+	if list, err = a.records.Proposals(h); err == nil && len(list) > 0 {
 		err = fmt.Errorf("%d documents have changes that no voter certifies", len(list))
 	}
 	return err
