@@ -369,8 +369,15 @@ func (c *Client) session(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// put gives a session back that holds nothing and waits for nothing.
+// put gives a session back that holds nothing and waits for nothing. One that lacks an answer ends: it could not have many more.
 func (c *Client) put(s *session) {
+	s.mu.Lock()
+	lacks := s.mu.done != s.mu.seq
+	s.mu.Unlock()
+	if lacks {
+		c.end(s)
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.mu.closed && len(c.mu.idle) < maxIdle {

@@ -356,6 +356,64 @@ func TestLostAnswers(t *testing.T) {
 	})
 }
 
+// TestCommitUnknown: after a commit whose answer was lost the holder goes on.
+func TestCommitUnknown(t *testing.T) {
+	world(t, func(t *testing.T, a, b *client.Client, m *machine) {
+		l, err := a.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		m.set(func() { m.lose = func() int { return 2 } })
+		if err := l.Commit(t.Context(), doc, lockquorum.Heads{1}); !errors.Is(err, client.ErrOutcomeUnknown) {
+			t.Fatalf("a commit without an answer: %v", err)
+		}
+		m.set(func() { m.lose = nil })
+		must(t, l.Commit(t.Context(), doc, lockquorum.Heads{2}))
+		must(t, l.Commit(t.Context(), doc, lockquorum.Heads{2}))
+		if got := l.Certified(doc); got != (lockquorum.Heads{2}) {
+			t.Errorf("%x is certified", got)
+		}
+		st, err := b.Read(t.Context())
+		must(t, err)
+		if at, _ := st.Lease(lock); at.Documents[0].Heads != (lockquorum.Heads{2}) {
+			t.Errorf("the quorum certifies %x", at.Documents[0].Heads)
+		}
+	})
+}
+
+// TestHeldOn: an answer that was lost does not end a lease, however long it is renewed.
+func TestHeldOn(t *testing.T) {
+	world(t, func(t *testing.T, a, _ *client.Client, m *machine) {
+		l, err := a.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		m.set(func() { m.lose = func() int { return 2 } })
+		if err := l.Commit(t.Context(), doc, lockquorum.Heads{1}); !errors.Is(err, client.ErrOutcomeUnknown) {
+			t.Fatalf("a commit without an answer: %v", err)
+		}
+		m.set(func() { m.lose = nil })
+		time.Sleep(100 * ttl / 3)
+		if err := l.Err(); err != nil {
+			t.Errorf("a lease that was renewed: %v", err)
+		}
+	})
+}
+
+// TestReleasedInTheMidst: a session whose renewal was cut short by a release does not serve the next lease.
+func TestReleasedInTheMidst(t *testing.T) {
+	world(t, func(t *testing.T, a, _ *client.Client, m *machine) {
+		l, err := a.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		m.set(func() { m.lose = func() int { return 2 } })
+		time.Sleep(ttl/3 + 50*time.Millisecond) // a renewal has no answer
+		m.set(func() { m.lose = nil })
+		must(t, l.Release(t.Context()))
+		l, err = a.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		time.Sleep(100 * ttl / 3)
+		if err := l.Err(); err != nil {
+			t.Errorf("the next lease: %v", err)
+		}
+	})
+}
+
 // TestTwoHolders: two never take themselves for the holder at one time, whatever is lost and however their clocks run apart within the bound.
 func TestTwoHolders(t *testing.T) {
 	seeds := 20
