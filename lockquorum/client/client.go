@@ -235,6 +235,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 				one, cancel = context.WithTimeout(ctx, attempt<<min(round, maxDouble))
 			}
 			err := ask(one, v.Engine)
+			late := one.Err() != nil && errors.Is(err, context.DeadlineExceeded) // it was not even asked in time: the next one is
 			cancel()
 			switch not := (*lockquorum.NotLeaderError)(nil); {
 			case err == nil:
@@ -253,7 +254,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 				reached[v.Device] = true
 			case errors.Is(err, lockquorum.ErrStopped), errors.Is(err, lockquorum.ErrUnreachable):
 			default:
-				if ctx.Err() == nil {
+				if ctx.Err() == nil && !late {
 					return err
 				}
 			}

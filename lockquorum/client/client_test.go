@@ -414,6 +414,29 @@ func TestReleasedInTheMidst(t *testing.T) {
 	})
 }
 
+// hangs is a voter whose device seems connected, and is not.
+type hangs struct{ lockquorum.Engine }
+
+func (hangs) Do(ctx context.Context, _ lockquorum.DeviceID, _ lockquorum.Request) (lockquorum.Answer, error) {
+	<-ctx.Done()
+	return lockquorum.Answer{}, context.Cause(ctx)
+}
+
+// TestHangs: who cannot even be asked in time does not keep the next one from being asked.
+func TestHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t)
+		c, _ := join(t, d, quorumtest.A, func(cfg *client.Config) {
+			cfg.Voters = func() []client.Voter {
+				return []client.Voter{{Device: lockquorum.DeviceID{2}, Engine: hangs{}}, {Device: lockquorum.DeviceID{1}, Engine: d}}
+			}
+		})
+		l, err := c.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		must(t, l.Release(t.Context()))
+	})
+}
+
 // TestTwoHolders: two never take themselves for the holder at one time, whatever is lost and however their clocks run apart within the bound.
 func TestTwoHolders(t *testing.T) {
 	seeds := 20
