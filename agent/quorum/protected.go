@@ -67,12 +67,14 @@ type Held struct {
 	lease *client.Lease
 }
 
-// Held lists the leases that this process holds.
+// Held lists the leases that this process holds. Those that were lost are not among them, however long they were to be kept.
 func (s *Service) Held() (list []Held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, h := range s.mu.held {
-		list = append(list, Held{h.name, h.lease})
+		if h.lease.Err() == nil {
+			list = append(list, Held{h.name, h.lease})
+		}
 	}
 	return list
 }

@@ -399,3 +399,23 @@ func TestChangeVoters(t *testing.T) {
 		}
 	})
 }
+
+// TestLostIsNotHeld: a lease that was lost is nobody's to write under, although it was kept for longer.
+func TestLostIsNotHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := founding(t, trust.RoleAdmin)
+		s := d.open(t)
+		run(t, s)
+		_, err := s.AcquireLease(t.Context(), "", api.LeaseRequest{Name: "billing", For: time.Hour.Milliseconds()})
+		must(t, err)
+		if got := s.Held(); len(got) != 1 {
+			t.Fatalf("%d leases are held", len(got))
+		}
+		_, err = s.BreakLease(t.Context(), "", api.BreakRequest{Name: "billing", Reason: "x"})
+		must(t, err)
+		time.Sleep(leaseTTL)
+		if got := s.Held(); len(got) != 0 {
+			t.Errorf("%d leases are held that were lost", len(got))
+		}
+	})
+}
