@@ -10,6 +10,7 @@ import (
 	"chartmesh/agent/api"
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
+	"chartmesh/crdt"
 	"chartmesh/trust"
 )
 
@@ -76,23 +77,35 @@ func underLeases[T any](ctx context.Context, a *Agent, write func(context.Contex
 
 // commit has what was written under a lease certified.
 func (a *Agent) commit(ctx context.Context, h quorum.Held) error {
-	s := a.quorum.Load()
-	list, err := a.records.Proposals(h)
-	if err != nil || len(list) == 0 {
+	if list, err := a.records.Proposals(h); err != nil || len(list) == 0 {
 		return explain(err)
 	}
+	return explain(h.Commits(ctx, func() error { return a.commitNow(ctx, h) }))
+}
+
+func (a *Agent) commitNow(ctx context.Context, h quorum.Held) error {
+	s := a.quorum.Load()
+	list, err := a.records.Proposals(h)
+	if err != nil {
+		return err
+	}
+	open := map[crdt.DocumentID]bool{}
 	for _, p := range list {
 		a.push(ctx, s, p)
 		err := h.Commit(ctx, p.Name, p.Heads)
 		if err != nil && !quorum.Uncertain(err) {
 			return s.Explain(err)
 		}
+		open[p.Document] = err != nil
 		if err := a.certify(ctx, s, p); err != nil {
 			return err
 		}
 	}
-	if list, err = a.records.Proposals(h); err == nil && len(list) > 0 {
-		err = fmt.Errorf("%d documents have changes that no voter certifies", len(list))
+	left, err := a.records.Proposals(h)
+	// On top of what was committed others may have written meanwhile, and commit it.
+	left = slices.DeleteFunc(left, func(p replica.Proposal) bool { return !open[p.Document] && !slices.Contains(list, p) })
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("%d documents have changes that no voter certifies", len(left))
 	}
 	return err
 }

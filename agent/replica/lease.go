@@ -449,6 +449,7 @@ func (t *transaction) removeDrafts(ctx context.Context, d *document) error {
 		if err != nil {
 			return err
 		}
+		made, _ := d.arrivals(c.key)
 		for _, doc := range docs {
 			v, err := t.view(doc, c.key)
 			if err != nil {
@@ -460,6 +461,13 @@ func (t *transaction) removeDrafts(ctx context.Context, d *document) error {
 			if _, protected := LockOf(v.Scope, doc); protected {
 				continue
 			}
+			draft, err := t.r.document(v.Scope, doc)
+			if err != nil {
+				return err
+			}
+			if _, last := draft.arrivals(c.key); last > made {
+				continue // it has more than was made anew: a person sees both
+			}
 			if _, _, err := t.edit(ctx, job{scope: v.Scope, doc: doc, remove: c.key}, c.by, chunk.OriginDelete); err != nil {
 				return err
 			}
@@ -467,6 +475,19 @@ func (t *transaction) removeDrafts(ctx context.Context, d *document) error {
 	}
 	t.committed = nil
 	return nil
+}
+
+// arrivals returns when the first and the last change of a resource came into a document, in milliseconds.
+func (d *document) arrivals(key string) (first, last int64) {
+	for _, rec := range d.index.Records() {
+		if slices.Contains(rec.Keys, key) {
+			at := d.changes[d.byHash[rec.Hash]].arrived
+			if last = max(last, at); first == 0 || at < first {
+				first = at
+			}
+		}
+	}
+	return first, last
 }
 
 // uncommitted reports whether what a document shows of a resource has changes that are not certified.

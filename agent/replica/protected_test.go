@@ -395,3 +395,28 @@ func TestHeadsOfADeadHolder(t *testing.T) {
 		t.Errorf("after: %s, %v", got, b.states())
 	}
 }
+
+// TestDraftEditedMeanwhile: what arrives of a draft after it was made final, and before that is certified, is not removed with it.
+func TestDraftEditedMeanwhile(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	a.put(`{"resourceType":"Patient","id":"p1"}`, false)
+	draft := a.put(`{"resourceType":"Invoice","id":"i1","status":"draft","date":"2026-01-01","subject":{"reference":"Patient/p1"}}`, false)
+	rest(t, a, b)
+	const lock = "invoices/2026"
+	q := newQuorum(t, a)
+	l := q.acquire(lock)
+	final := `{"resourceType":"Invoice","id":"i1","status":"issued","date":"2026-01-01","subject":{"reference":"Patient/p1"},"meta":{"versionId":%q}}`
+	a.under(l, fmt.Sprintf(final, draft.Version), false)
+	b.edit("Invoice/i1", func(obj map[string]any) { obj["paymentTerms"] = "of the branch" })
+	rest(t, a, b)
+	l.commit(a)
+	q.certify(a, lock, "Invoice/i1")
+	rest(t, a, b)
+	for _, d := range []*device{a, b} {
+		list := d.conflicts()
+		if len(list) != 1 || !slices.ContainsFunc(list[0].Values, func(v api.ConflictValue) bool { return strings.Contains(string(v.Value), "of the branch") }) {
+			t.Errorf("%s shows of the branch's edit: %+v", d.name, list)
+		}
+	}
+}
