@@ -53,7 +53,7 @@ var rules = map[string]rule{
 		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
 	},
 	"lockquorum/client":     {module: []string{"lockquorum"}},
-	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum"}},
+	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum"}, others: []string{"go.etcd.io/raft/v3/raftpb", "google.golang.org/protobuf/proto"}},
 	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
 
 	// The joins. The API's types stand alone, so that a client needs nothing else.

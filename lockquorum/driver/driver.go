@@ -32,6 +32,8 @@ type Config struct {
 	ID     uint64 // of the voter
 	Device lockquorum.DeviceID
 	Disk   Disk
+	// Begin says of a voter that has no State yet whose quorum it is to join.
+	Begin Begin
 	// Transport carries messages to other voters; nil: there are none.
 	Transport Transport
 	// Allow reports whether a device may ask for an operation; nil for the operation: whether it may read.
@@ -49,6 +51,12 @@ type Config struct {
 	// SnapshotEvery is after how many commands a snapshot is made; 0: the default.
 	SnapshotEvery uint64
 	Logger        *slog.Logger // nil: none
+}
+
+// Begin is a quorum that a voter is to join: until it has a State, it takes messages of that epoch from these devices.
+type Begin struct {
+	Epoch  uint64
+	Voters []lockquorum.Voter
 }
 
 // Defaults of a Config.
@@ -93,6 +101,7 @@ type Driver struct {
 	log   *slog.Logger
 	calls chan *call
 	inbox chan *pb.Message
+	asks  chan func()
 	ended chan struct{}
 
 	// The goroutine of Run alone has these.
@@ -171,7 +180,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 		cfg.Boot = n.Uint64()
 	}
 	d := &Driver{
-		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan *pb.Message, maxInbox), ended: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan *pb.Message, maxInbox), asks: make(chan func()), ended: make(chan struct{}),
 		waiting: map[uint64]*call{}, queued: map[place][]*call{},
 	}
 	stored, err := cfg.Disk.Load(ctx)
@@ -230,6 +239,7 @@ func (d *Driver) Run(ctx context.Context) error {
 			do = func() { d.node.Step(m) }
 		case c := <-d.calls:
 			do = func() { d.propose(c) }
+		case do = <-d.asks:
 		}
 		err = guarded(func() error {
 			do()
@@ -362,7 +372,7 @@ func (d *Driver) send(m *pb.Message) {
 	to := d.deviceOf(m.GetTo())
 	err := errNoVoter
 	if d.cfg.Transport != nil && to != (lockquorum.DeviceID{}) {
-		err = d.cfg.Transport.Send(to, d.node.State().Epoch(), m)
+		err = d.cfg.Transport.Send(to, d.epoch(), m)
 	}
 	if m.GetType() == pb.MsgSnap {
 		d.node.Sent(m.GetTo(), err == nil)
@@ -373,9 +383,24 @@ func (d *Driver) send(m *pb.Message) {
 
 var errNoVoter = errors.New("there is no such voter")
 
+// epoch and voters are the State's, or those that this voter begins with.
+func (d *Driver) epoch() uint64 {
+	if st := d.node.State(); st.Epoch() > 0 {
+		return st.Epoch()
+	}
+	return d.cfg.Begin.Epoch
+}
+
+func (d *Driver) voters() []lockquorum.Voter {
+	if st := d.node.State(); st.Epoch() > 0 {
+		return st.Voters()
+	}
+	return d.cfg.Begin.Voters
+}
+
 // deviceOf returns the device of a voter; zeros if it is not known.
 func (d *Driver) deviceOf(id uint64) lockquorum.DeviceID {
-	for _, v := range d.node.State().Voters() {
+	for _, v := range d.voters() {
 		if v.ID == id {
 			return v.Device
 		}
@@ -459,109 +484,4 @@ func (d *Driver) answer(c *call, r lockquorum.Result, index uint64) lockquorum.A
 		}
 	}
 	return a
-}
-
-// Do implements lockquorum.Engine.
-func (d *Driver) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.Request) (lockquorum.Answer, error) {
-	if !d.cfg.Allow(from, r.Operation) {
-		return lockquorum.Answer{}, lockquorum.ErrForbidden
-	}
-	got, err := d.ask(ctx, &call{
-		command: lockquorum.Command{Device: from, Session: r.Session, Seq: r.Seq, Done: r.Done, Operation: r.Operation}, wait: r.Wait,
-	})
-	return got.answer, err
-}
-
-// Read implements lockquorum.Engine. What is read is at the place of a Tick of its own, so that no voter that has lost the lead answers.
-func (d *Driver) Read(ctx context.Context, from lockquorum.DeviceID) (*lockquorum.State, error) {
-	if !d.cfg.Allow(from, nil) {
-		return nil, lockquorum.ErrForbidden
-	}
-	got, err := d.ask(ctx, &call{command: lockquorum.Command{Operation: &lockquorum.Tick{}}, read: true})
-	return got.state, err
-}
-
-func (d *Driver) ask(ctx context.Context, c *call) (reply, error) {
-	c.ctx, c.answer = ctx, make(chan reply, 1)
-	if ctx.Err() != nil {
-		return reply{}, ctx.Err()
-	}
-	select {
-	case <-d.ended:
-		return reply{}, d.stopped()
-	default:
-	}
-	select {
-	case d.calls <- c:
-	case <-d.ended:
-		return reply{}, d.stopped()
-	case <-ctx.Done():
-		return reply{}, ctx.Err()
-	}
-	select {
-	case r := <-c.answer:
-		if r.err != nil {
-			return reply{}, r.err
-		}
-		return r, nil
-	case <-ctx.Done():
-		return reply{}, fmt.Errorf("%w: %w", lockquorum.ErrOutcomeUnknown, ctx.Err())
-	case <-d.ended:
-		select {
-		case r := <-c.answer:
-			return r, r.err
-		default:
-			return reply{}, lockquorum.ErrOutcomeUnknown // it was put there as the voter ended
-		}
-	}
-}
-
-func (d *Driver) stopped() error {
-	if err := d.Status().Err; err != nil {
-		return fmt.Errorf("%w: %w", lockquorum.ErrStopped, err)
-	}
-	return lockquorum.ErrStopped
-}
-
-// Receive takes a message that came from a device, as the connection proves. What is not from a voter of this quorum, or of another epoch, is
-// dropped; so is what there is no room for, as a network would.
-func (d *Driver) Receive(from lockquorum.DeviceID, epoch uint64, m *pb.Message) {
-	st := d.Status()
-	if !st.Running || epoch != st.Epoch || m.GetTo() != d.cfg.ID {
-		return
-	}
-	for _, v := range st.Voters {
-		if v.ID == m.GetFrom() && v.Device == from {
-			select {
-			case d.inbox <- m:
-			default:
-			}
-			return
-		}
-	}
-}
-
-// Status returns how things stand.
-func (d *Driver) Status() Status {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.mu.status
-}
-
-// Ended is closed when Run is over.
-func (d *Driver) Ended() <-chan struct{} { return d.ended }
-
-func (d *Driver) publish(running bool, err error) {
-	st := d.node.State()
-	_, leads := d.node.Leader()
-	s := Status{
-		Running: running, Err: err, Epoch: st.Epoch(), Index: st.Index(), Last: d.last, Term: d.term, Chain: st.Chain(), Leader: d.leader(),
-		Leads: leads && running, Voters: st.Voters(),
-	}
-	if !running {
-		s.Leader = lockquorum.DeviceID{}
-	}
-	d.mu.Lock()
-	d.mu.status = s
-	d.mu.Unlock()
 }

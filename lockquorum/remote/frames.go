@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
 	"chartmesh/lockquorum"
 	"chartmesh/trust"
 	"chartmesh/wire"
@@ -17,19 +20,30 @@ import (
 //	question  "cmqp" 1 | founding entry 32 | 1 | wait 1 | command, its clock and device zeros
 //	                                         2                                                    what the quorum agrees on
 //	                                         3 | count | kind 1, ID 32 …                          the names behind keyed hashes
+//	                                         5 | epoch | number | count | number, device 32 …     begin to vote, at these voters' word
+//	                                         6 | count | device 32 …                              have these vote and nobody else
 //	answer    1 | code | token | end | series | number | heads 32 | place | count | document 32, heads 32, token, place …
 //	          2 | State, as a snapshot
 //	          3 | names …                       empty: not known
 //	          4 | why 1 | leader 32             zeros: nobody
+//	          5                                 it begins
+//	          6                                 they vote
+//
+// Voters' messages follow one another on a stream that begins with the question 7; nothing is answered:
+//
+//	message   epoch | message of Raft, in protobuf
 
 var magic = []byte{'c', 'm', 'q', 'p', 1}
 
 // Kinds of questions and answers.
 const (
-	kindDo      = 1
-	kindRead    = 2
-	kindNames   = 3
-	kindRefused = 4
+	kindDo       = 1
+	kindRead     = 2
+	kindNames    = 3
+	kindRefused  = 4 // of answers alone
+	kindBegin    = 5
+	kindChange   = 6
+	kindMessages = 7 // of questions alone
 )
 
 // Caps of what comes from the other side.
@@ -40,6 +54,7 @@ const (
 	maxQuestion = 16 << 10
 	maxAnswer   = 64 << 10
 	maxState    = 32 << 20
+	maxMessage  = 34 << 20 // with a snapshot
 )
 
 // Name is a keyed hash of some kind.
@@ -54,6 +69,14 @@ type question struct {
 	kind     byte
 	request  lockquorum.Request
 	names    []Name
+	begin    Begin
+	devices  []lockquorum.DeviceID
+}
+
+// Begin asks a device to begin to vote, under a number of its own, in the quorum of others.
+type Begin struct {
+	Epoch, Number uint64
+	Voters        []lockquorum.Voter
 }
 
 func (q question) encode() ([]byte, error) {
@@ -75,6 +98,19 @@ func (q question) encode() ([]byte, error) {
 		for _, n := range q.names {
 			w.Byte(n.Kind)
 			w.Raw(n.ID[:])
+		}
+	case kindBegin:
+		w.Uvarint(q.begin.Epoch)
+		w.Uvarint(q.begin.Number)
+		w.Uvarint(uint64(len(q.begin.Voters)))
+		for _, v := range q.begin.Voters {
+			w.Uvarint(v.ID)
+			w.Raw(v.Device[:])
+		}
+	case kindChange:
+		w.Uvarint(uint64(len(q.devices)))
+		for _, d := range q.devices {
+			w.Raw(d[:])
 		}
 	}
 	return w.Bytes(), nil
@@ -102,7 +138,27 @@ func parseQuestion(b []byte) (q question, err error) {
 		}
 		q.request.Session, q.request.Seq, q.request.Done, q.request.Operation = c.Session, c.Seq, c.Done, c.Operation
 		return q, nil
-	case kindRead:
+	case kindRead, kindMessages:
+	case kindBegin:
+		q.begin.Epoch = r.Uvarint(maxCount)
+		if q.begin.Number = r.Uvarint(maxCount); q.begin.Epoch == 0 || q.begin.Number == 0 {
+			r.Fail("number")
+		}
+		for range r.Uvarint(lockquorum.MaxVoters) {
+			v := lockquorum.Voter{ID: r.Uvarint(maxCount)}
+			if r.Fixed(v.Device[:]); r.Err() != nil {
+				return q, r.Err()
+			}
+			q.begin.Voters = append(q.begin.Voters, v)
+		}
+	case kindChange:
+		for range r.Uvarint(lockquorum.MaxVoters) {
+			var d lockquorum.DeviceID
+			if r.Fixed(d[:]); r.Err() != nil {
+				return q, r.Err()
+			}
+			q.devices = append(q.devices, d)
+		}
 	case kindNames:
 		for range r.Uvarint(MaxNames) {
 			n := Name{Kind: r.Byte()}
@@ -136,13 +192,23 @@ const (
 	whyStopped   = 4
 	whyForbidden = 5
 	whyMalformed = 6
+	whyVoters    = 7
+	whyMissing   = 8
 )
 
 // refusals are the errors of an Engine that travel.
 var refusals = map[byte]error{
 	whyBusy: lockquorum.ErrBusy, whyUnknown: lockquorum.ErrOutcomeUnknown, whyStopped: lockquorum.ErrStopped, whyForbidden: lockquorum.ErrForbidden,
-	whyMalformed: wire.ErrMalformed,
+	whyMalformed: wire.ErrMalformed, whyVoters: ErrVoters, whyMissing: ErrMissing,
 }
+
+// Errors of Begin and Change, beside those of a lockquorum.Engine.
+var (
+	// ErrVoters says that a quorum has one voter or three.
+	ErrVoters = errors.New("a quorum has one voter or three")
+	// ErrMissing says that one who is to vote is not reached, has not got everything yet, or does not begin. Asked for again, it goes on.
+	ErrMissing = errors.New("a device that is to vote is not ready")
+)
 
 // refused says why in a way that travels. What is not known to have failed before it was carried out may have been.
 func refused(err error) answer {
@@ -242,6 +308,7 @@ func parseAnswer(b []byte) (a answer, err error) {
 	case kindRead:
 		a.state = r.Rest()
 		return a, r.Err()
+	case kindBegin, kindChange:
 	case kindNames:
 		for range r.Uvarint(MaxNames) {
 			if a.names = append(a.names, r.String(maxName)); r.Err() != nil {
@@ -249,7 +316,7 @@ func parseAnswer(b []byte) (a answer, err error) {
 			}
 		}
 	case kindRefused:
-		if a.why = r.Byte(); a.why == 0 || a.why > whyMalformed {
+		if a.why = r.Byte(); a.why == 0 || a.why > whyMissing {
 			r.Fail("why it was refused")
 		}
 		if r.Fixed(a.leader[:]); a.why != whyNotLeader && a.leader != (lockquorum.DeviceID{}) {
@@ -281,4 +348,30 @@ func readFrame(r io.Reader, limit int) ([]byte, error) {
 		return nil, io.ErrUnexpectedEOF
 	}
 	return b.Bytes(), nil
+}
+
+// marshalMessage writes a message of Raft.
+func marshalMessage(epoch uint64, m *pb.Message) ([]byte, error) {
+	var w wire.Writer
+	w.Uvarint(epoch)
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return nil, err
+	}
+	w.Raw(b)
+	return w.Bytes(), nil
+}
+
+// parseMessage reads one. What protobuf takes in other forms is taken: who sends it may send any message.
+func parseMessage(b []byte) (epoch uint64, m *pb.Message, err error) {
+	r := wire.NewReader(b)
+	epoch = r.Uvarint(maxCount)
+	if r.Err() != nil {
+		return 0, nil, r.Err()
+	}
+	m = &pb.Message{}
+	if err := proto.Unmarshal(r.Rest(), m); err != nil {
+		return 0, nil, fmt.Errorf("parse message: %w", wire.ErrMalformed)
+	}
+	return epoch, m, nil
 }

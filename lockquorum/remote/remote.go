@@ -17,6 +17,8 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/raft/v3/raftpb"
+
 	"chartmesh/lockquorum"
 	"chartmesh/trust"
 )
@@ -44,6 +46,12 @@ type Server struct {
 	Engine func() lockquorum.Engine
 	// Names returns the names behind keyed hashes, for a device that may know them; empty: not known. nil: none is told.
 	Names func(from lockquorum.DeviceID, list []Name) []string
+
+	// Receive takes a voter's message; nil: none is taken.
+	Receive func(from lockquorum.DeviceID, epoch uint64, m *pb.Message)
+	// Begin has this device begin to vote, and Change has others vote, at a device's word; nil: that is ErrForbidden.
+	Begin  func(ctx context.Context, from lockquorum.DeviceID, b Begin) error
+	Change func(ctx context.Context, from lockquorum.DeviceID, devices []lockquorum.DeviceID) error
 
 	mu    sync.Mutex
 	asked map[lockquorum.DeviceID]int
@@ -95,6 +103,11 @@ func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID)
 		_ = st.Reset()
 		return fmt.Errorf("read question: %w", err)
 	}
+	if q.kind == kindMessages {
+		err := s.messages(st, from)
+		_ = st.Reset()
+		return err
+	}
 	_ = st.SetDeadline(time.Time{})
 	gone := make(chan struct{})
 	go func() { // who asks says nothing more, and goes away at the end
@@ -117,6 +130,33 @@ func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID)
 	return err
 }
 
+// messages takes a voter's messages until the stream ends.
+func (s *Server) messages(st Stream, from lockquorum.DeviceID) error {
+	if s.Receive == nil {
+		return lockquorum.ErrStopped
+	}
+	for {
+		_ = st.SetDeadline(time.Now().Add(silence))
+		b, err := readFrame(st, maxMessage)
+		if err != nil {
+			return err
+		}
+		epoch, m, err := parseMessage(b)
+		if err != nil {
+			return err
+		}
+		s.Receive(from, epoch, m)
+	}
+}
+
+// done answers what is carried out or not.
+func done(kind byte, err error) answer {
+	if err != nil {
+		return refused(err)
+	}
+	return answer{kind: kind}
+}
+
 func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q question) answer {
 	if q.kind == kindNames {
 		a := answer{kind: kindNames, names: make([]string, len(q.names))}
@@ -124,6 +164,14 @@ func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q questio
 			copy(a.names, s.Names(from, q.names))
 		}
 		return a
+	}
+	switch {
+	case q.kind == kindBegin && s.Begin != nil:
+		return done(q.kind, s.Begin(ctx, from, q.begin))
+	case q.kind == kindChange && s.Change != nil:
+		return done(q.kind, s.Change(ctx, from, q.devices))
+	case q.kind == kindBegin, q.kind == kindChange:
+		return refused(lockquorum.ErrForbidden)
 	}
 	e := s.Engine()
 	if e == nil {
@@ -173,7 +221,7 @@ func (e *Engine) ask(ctx context.Context, q question, limit int) (answer, error)
 	defer func() { _ = st.Reset() }()
 	defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
 	wait := patience
-	if q.request.Wait {
+	if q.request.Wait || q.kind == kindChange {
 		wait = silence
 	}
 	_ = st.SetDeadline(time.Now().Add(wait))
@@ -226,4 +274,16 @@ func (e *Engine) Names(ctx context.Context, list []Name) ([]string, error) {
 		return nil, fmt.Errorf("%d names were asked for, and %d come", len(list), len(a.names))
 	}
 	return a.names, nil
+}
+
+// Begin asks the device to begin to vote.
+func (e *Engine) Begin(ctx context.Context, b Begin) error {
+	_, err := e.ask(ctx, question{kind: kindBegin, begin: b}, maxAnswer)
+	return err
+}
+
+// Change asks the device, which leads, to have others vote.
+func (e *Engine) Change(ctx context.Context, devices []lockquorum.DeviceID) error {
+	_, err := e.ask(ctx, question{kind: kindChange, devices: devices}, maxAnswer)
+	return err
 }

@@ -9,6 +9,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	pb "go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
 	"chartmesh/internal/fuzzing"
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
@@ -208,6 +211,95 @@ func TestNames(t *testing.T) {
 	})
 }
 
+// TestMessages: voters on the network become three, and go on when the first is gone.
+func TestMessages(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		type machine struct {
+			*driver.Driver
+			server *Server
+			stop   func()
+		}
+		machines := map[lockquorum.DeviceID]*machine{}
+		gone := map[lockquorum.DeviceID]bool{}
+		reaches := func(d lockquorum.DeviceID) bool { return !gone[d] }
+		begin := func(device lockquorum.DeviceID, rec driver.Record, from *voter.Stored, b driver.Begin) {
+			twin := storage.NewTwin()
+			must(t, driver.Found(t.Context(), twin, rec, from))
+			disk, _, err := driver.OpenDisk(twin)
+			must(t, err)
+			m := NewMessenger(practice, func(_ context.Context, to lockquorum.DeviceID) (Stream, error) {
+				here, there := net.Pipe()
+				go func() { _ = machines[to].server.Serve(t.Context(), pipe{there}, device) }()
+				return pipe{here}, nil
+			}, reaches)
+			d, err := driver.Open(t.Context(), driver.Config{ID: rec.ID, Device: device, Disk: disk, Allow: quorumtest.Allow, Transport: m, Begin: b})
+			must(t, err)
+			ctx, cancel := context.WithCancel(context.Background())
+			over := make(chan struct{})
+			go func() { defer close(over); _ = d.Run(ctx) }()
+			stop := func() { cancel(); <-over; m.Close() }
+			machines[device] = &machine{d, &Server{Practice: practice, Engine: func() lockquorum.Engine { return d }, Receive: d.Receive}, stop}
+		}
+		first := lockquorum.New(0)
+		first.Reseed(1, []lockquorum.Voter{{ID: 1, Device: quorumtest.A}})
+		begin(quorumtest.A, driver.Record{Epoch: 1, ID: 1}, voter.Found(first), driver.Begin{})
+		time.Sleep(time.Second)
+		now := driver.Begin{Epoch: 1, Voters: first.Voters()}
+		begin(quorumtest.B, driver.Record{Epoch: 1, ID: 2}, nil, now)
+		begin(quorumtest.C, driver.Record{Epoch: 1, ID: 3}, nil, now)
+		must(t, machines[quorumtest.A].Change(t.Context(), []lockquorum.Voter{{ID: 1, Device: quorumtest.A}, {ID: 2, Device: quorumtest.B}, {ID: 3, Device: quorumtest.C}}))
+		machines[quorumtest.A].stop()
+		gone[quorumtest.A] = true
+		time.Sleep(5 * time.Second)
+		leads := 0
+		for _, d := range []lockquorum.DeviceID{quorumtest.B, quorumtest.C} {
+			if machines[d].Status().Leads {
+				leads++
+			}
+		}
+		if leads != 1 {
+			t.Errorf("%d lead", leads)
+		}
+		machines[quorumtest.B].stop()
+		machines[quorumtest.C].stop()
+	})
+}
+
+// FuzzMessage reads a voter's message: what it takes it can write, in no more memory than its bytes claim.
+func FuzzMessage(f *testing.F) {
+	read := func(b []byte) (err error) { _, _, err = parseMessage(b); return err }
+	var seeds [][]byte
+	for _, m := range []*pb.Message{
+		{Type: pb.MsgApp.Enum(), From: proto.Uint64(1), To: proto.Uint64(2), Term: proto.Uint64(3), Entries: []*pb.Entry{{Index: proto.Uint64(4), Data: []byte(fuzzing.Canary)}}},
+		{Type: pb.MsgSnap.Enum(), Snapshot: &pb.Snapshot{Data: []byte(fuzzing.Canary), Metadata: &pb.SnapshotMetadata{ConfState: &pb.ConfState{Voters: []uint64{1}}}}},
+		{Type: pb.MsgVote.Enum(), Context: []byte("x")},
+	} {
+		b, err := marshalMessage(1, m)
+		if err != nil {
+			f.Fatal(err)
+		}
+		seeds = append(seeds, b)
+	}
+	fuzzing.Seeds(f, read, seeds...)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var epoch uint64
+		var m *pb.Message
+		var err error
+		fuzzing.Allocates(t, len(b), 128, 16<<10, func() { epoch, m, err = parseMessage(b) })
+		fuzzing.Quiet(t, err)
+		if err != nil {
+			return
+		}
+		again, err := marshalMessage(epoch, m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e, n, err := parseMessage(again); err != nil || e != epoch || !proto.Equal(m, n) {
+			t.Errorf("%x comes back as %v (%v)", b, n, err)
+		}
+	})
+}
+
 // FuzzFrames reads questions (first byte 0) and answers (1): what is taken is written the same, and a frame takes no more memory than it has bytes.
 func FuzzFrames(f *testing.F) {
 	read := func(b []byte) (again []byte, err error) {
@@ -235,6 +327,9 @@ func FuzzFrames(f *testing.F) {
 	fuzzing.Seeds(f, func(b []byte) error { _, err := read(b); return err },
 		asks(question{kind: kindDo, request: lockquorum.Request{Session: lockquorum.SessionID{1}, Seq: 3, Done: 2, Wait: true, Operation: &lockquorum.Acquire{TTL: 20000}}}),
 		asks(question{kind: kindDo, request: lockquorum.Request{Operation: &lockquorum.Resolve{To: lockquorum.NumberVoid, Note: []byte(fuzzing.Canary)}}}),
+		asks(question{kind: kindMessages}), asks(question{kind: kindChange, devices: []lockquorum.DeviceID{quorumtest.A, quorumtest.B}}),
+		asks(question{kind: kindBegin, begin: Begin{1, 300, []lockquorum.Voter{{ID: 1, Device: quorumtest.A}}}}),
+		append([]byte{1}, answer{kind: kindChange}.encode()...), append([]byte{1}, answer{kind: kindBegin}.encode()...),
 		asks(question{kind: kindRead}), asks(question{kind: kindNames, names: []Name{{1, [32]byte{2}}, {3, [32]byte{4}}}}),
 		append([]byte{1}, answer{kind: kindDo, answer: lockquorum.Answer{Result: lockquorum.Result{Code: 1, Number: 7, Series: lockquorum.SeriesID{Epoch: 1, N: 2}},
 			Place: lockquorum.Place{Epoch: 1, Index: 300}, Documents: []lockquorum.Document{{Heads: lockquorum.Heads{1}}}}}.encode()...),

@@ -223,6 +223,28 @@ func (n *Node) Clock(now time.Duration) int64 { return n.base + (now - n.baseAt)
 // Campaign has this voter ask for the lead at once, for who is alone and has nobody to wait for.
 func (n *Node) Campaign() { _ = n.raft.Campaign() }
 
+// Transfer has another voter take the lead.
+func (n *Node) Transfer(to uint64) { n.raft.TransferLeader(to) }
+
+// Conf returns who votes and who learns, as Raft has it.
+func (n *Node) Conf() *pb.ConfState { return proto.Clone(n.conf).(*pb.ConfState) }
+
+// CaughtUp reports whether a voter or learner is heard and has about all that this leader has.
+func (n *Node) CaughtUp(id uint64) bool {
+	last, _ := n.log.LastIndex()
+	p, ok := n.raft.Status().Progress[id]
+	return ok && p.RecentActive && p.Match+caughtUp >= last
+}
+
+// Has reports whether a voter has stored what there is up to an index.
+func (n *Node) Has(id, index uint64) bool {
+	p, ok := n.raft.Status().Progress[id]
+	return ok && p.Match >= index
+}
+
+// caughtUp is how far behind one may be that is to vote.
+const caughtUp = 64
+
 // Alone reports whether this voter is the only one.
 func (n *Node) Alone() bool {
 	return len(n.conf.GetVoters()) == 1 && n.conf.GetVoters()[0] == n.cfg.ID && len(n.conf.GetVotersOutgoing()) == 0
