@@ -330,6 +330,9 @@ func (d *Driver) propose(c *call) {
 func (d *Driver) pump(ctx context.Context) error {
 	for {
 		b, ok := d.node.Batch()
+		if err := d.node.Err(); err != nil {
+			return fmt.Errorf("%w: %w", ErrBroken, err)
+		}
 		if !ok {
 			return nil
 		}
