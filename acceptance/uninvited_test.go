@@ -34,7 +34,7 @@ type attempt struct {
 // those that devices do.
 func attempts(t *testing.T, as p2p.Identity, a *running, of *office) []attempt {
 	t.Helper()
-	victim := of.members[0]
+	victim, practice := of.members[0], of.state.Practice()
 	device := victim.keys.Device()
 	locator := func(kind byte) []byte {
 		var w wire.Writer
@@ -55,6 +55,7 @@ func attempts(t *testing.T, as p2p.Identity, a *running, of *office) []attempt {
 		{"says who is there", pushProtocol, delimited(nil)},
 		{"recovers", p2p.RecoverProtocol, framed([]byte{'c', 'm', 'r', 'c', 1, 0})},
 		{"knocks", p2p.KnockProtocol, framed([]byte{'c', 'm', 'k', 'n', 1, 0})},
+		{"asks a voter", p2p.QuorumProtocol, framed(slices.Concat([]byte{'c', 'm', 'q', 'p', 1}, practice[:], []byte{2}))},
 		{"joins", p2p.JoinProtocol, framed([]byte{1})},
 		{"pings", "/ipfs/ping/1.0.0", make([]byte, 32)},
 		{"punches", "/libp2p/dcutr", delimited([]byte{0x08, 100})},

@@ -209,6 +209,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	wg.Go(func() { a.apply(ctx, host) })
 	wg.Go(func() { a.housekeeping(ctx, host) })
 	wg.Go(func() { a.tellOfPeers(ctx) })
+	wg.Go(func() { a.settleLeases(ctx) })
 	wg.Go(func() { a.scrub(ctx) })
 	wg.Go(func() { a.compact(ctx) })
 	wg.Go(func() { a.keepEpochs(ctx, rotateAfter) })

@@ -17,7 +17,7 @@ import (
 func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	cfg := quorum.Config{
 		Network: network{a},
-		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log,
+		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log, Granted: a.granted, Ending: a.ending,
 		Log: quorum.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
 	}
 	if path, err := quorumWitnessPath(a.keys.Device()); err == nil {
@@ -125,6 +125,29 @@ func asked[T any](a *Agent, ask func(*quorum.Service) (T, error)) (T, error) {
 // Quorum implements api.Exclusive.
 func (a *Agent) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	return asked(a, func(s *quorum.Service) (api.QuorumStatus, error) { return s.Quorum(ctx) })
+}
+
+// ChangeQuorum implements api.Exclusive.
+func (a *Agent) ChangeQuorum(ctx context.Context, req api.QuorumChange) (api.QuorumStatus, error) {
+	find := func(names []string) (list []trust.DeviceID, err error) {
+		for _, name := range names {
+			d, err := a.device(a.records.State(), name)
+			if err != nil {
+				return nil, err
+			}
+			list = append(list, d)
+		}
+		return list, nil
+	}
+	add, err := find(req.Add)
+	if err != nil {
+		return api.QuorumStatus{}, err
+	}
+	remove, err := find(req.Remove)
+	if err != nil {
+		return api.QuorumStatus{}, err
+	}
+	return asked(a, func(s *quorum.Service) (api.QuorumStatus, error) { return s.ChangeQuorum(ctx, add, remove) })
 }
 
 // Leases implements api.Exclusive.

@@ -32,16 +32,16 @@ func quorumWitnessPath(device trust.DeviceID) (string, error) {
 	return filepath.Join(state, "quorum-"+hex.EncodeToString(sum[:16])), nil
 }
 
-const quorumWitnessFormat = "chartmesh quorum witness\nversion 1\nepoch %d\nterm %d\nindex %d\n"
+const quorumWitnessFormat = "chartmesh quorum witness\nversion 1\nepoch %d\nvoter %d\nterm %d\nindex %d\n"
 
 func encodeReached(r quorum.Reached) []byte {
-	text := fmt.Sprintf(quorumWitnessFormat, r.Epoch, r.Term, r.Index)
+	text := fmt.Sprintf(quorumWitnessFormat, r.Epoch, r.Voter, r.Term, r.Index)
 	sum := sha256.Sum256([]byte(text))
 	return fmt.Appendf(nil, "%ssum %x\n", text, sum[:16])
 }
 
 func parseReached(b []byte) (r quorum.Reached, err error) {
-	if _, err := fmt.Sscanf(string(b), quorumWitnessFormat, &r.Epoch, &r.Term, &r.Index); err != nil || string(encodeReached(r)) != string(b) {
+	if _, err := fmt.Sscanf(string(b), quorumWitnessFormat, &r.Epoch, &r.Voter, &r.Term, &r.Index); err != nil || string(encodeReached(r)) != string(b) {
 		return quorum.Reached{}, errWitness
 	}
 	return r, nil

@@ -67,14 +67,12 @@ func (a *Agent) Get(ctx context.Context, ref api.Ref, version string) (api.Resou
 
 // Put writes one resource.
 func (a *Agent) Put(ctx context.Context, user string, resource json.RawMessage, force bool) (api.Written, error) {
-	v, err := a.records.Put(ctx, user, resource, force)
-	return v, explain(err)
+	return underLeases(ctx, a, func(ctx context.Context) (api.Written, error) { return a.records.Put(ctx, user, resource, force) })
 }
 
 // Delete removes one resource.
 func (a *Agent) Delete(ctx context.Context, user string, ref api.Ref) (api.Written, error) {
-	v, err := a.records.Delete(ctx, user, ref)
-	return v, explain(err)
+	return underLeases(ctx, a, func(ctx context.Context) (api.Written, error) { return a.records.Delete(ctx, user, ref) })
 }
 
 // History lists a resource's changes.
@@ -97,8 +95,7 @@ func (a *Agent) Find(ctx context.Context, text string, limit int) ([]api.Match, 
 
 // Import writes a batch.
 func (a *Agent) Import(ctx context.Context, user string, batch api.ImportBatch) (api.ImportResult, error) {
-	v, err := a.records.Import(ctx, user, batch)
-	return v, explain(err)
+	return underLeases(ctx, a, func(ctx context.Context) (api.ImportResult, error) { return a.records.Import(ctx, user, batch) })
 }
 
 // Export writes resources to w.
@@ -120,8 +117,7 @@ func (a *Agent) Conflict(ctx context.Context, id string) (api.Conflict, error) {
 
 // Resolve settles one.
 func (a *Agent) Resolve(ctx context.Context, user, id string, decision api.Decision) (api.Written, error) {
-	v, err := a.records.Resolve(ctx, user, id, decision)
-	return v, explain(err)
+	return underLeases(ctx, a, func(ctx context.Context) (api.Written, error) { return a.records.Resolve(ctx, user, id, decision) })
 }
 
 // Held lists chunks that are held back.
@@ -138,8 +134,9 @@ func (a *Agent) HeldChunk(ctx context.Context, id string) (api.HeldDetail, error
 
 // DecideHeld releases or discards one.
 func (a *Agent) DecideHeld(ctx context.Context, user, id string, decision api.HeldDecision) (api.HeldOutcome, error) {
-	v, err := a.records.DecideHeld(ctx, user, id, decision)
-	return v, explain(err)
+	return underLeases(ctx, a, func(ctx context.Context) (api.HeldOutcome, error) {
+		return a.records.DecideHeld(ctx, user, id, decision)
+	})
 }
 
 // RetryHeld tries again what this machine failed on.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"chartmesh/agent/api"
+	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
 	"chartmesh/storage"
@@ -106,7 +107,8 @@ func (a *Agent) checkRoom() error {
 // openRecords opens the replica on the store. What the store did not notice may show here: then the repair comes now.
 func (a *Agent) openRecords(ctx context.Context) (err error) {
 	open := func() error {
-		a.records, err = replica.Open(replica.Config{Store: a.metrics.commits.Of(a.store), Keyring: a.keys, Engine: a.engine, Logger: a.log, Build: a.cfg.Version})
+		a.records, err = replica.Open(replica.Config{Store: a.metrics.commits.Of(a.store), Keyring: a.keys, Engine: a.engine, Logger: a.log, Build: a.cfg.Version,
+			Quorum: quorum.Names{Keys: a.keys, Members: a.members}})
 		return err
 	}
 	err = open()

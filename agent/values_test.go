@@ -101,7 +101,7 @@ func FuzzWitness(f *testing.F) {
 // FuzzReached reads what stands outside of the folder of its voter.
 func FuzzReached(f *testing.F) {
 	fuzzing.Seeds(f, func(b []byte) error { _, err := parseReached(b); return err },
-		encodeReached(quorum.Reached{}), encodeReached(quorum.Reached{Epoch: 1, Term: 300, Index: 1 << 40}))
+		encodeReached(quorum.Reached{}), encodeReached(quorum.Reached{Epoch: 1, Voter: 7, Term: 300, Index: 1 << 40}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) > maxWitness {
 			return // is not read

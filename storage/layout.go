@@ -80,6 +80,10 @@ var (
 	QuorumEntry = define1[uint64](0x39, "quorum entry", "index")
 	// QuorumName holds a name behind a keyed hash that the quorum knows, and that this device has used or was told.
 	QuorumName = define2[byte, digest](0x3a, "quorum name", "kind of thing", "name")
+	// Overlay holds a change of this device that is shown here and not certified.
+	Overlay = define2[digest, digest](0x3b, "overlay", "document ID", "change hash")
+	// Certificate holds what a voter certifies of a protected document, by the chunk that carries it.
+	Certificate = define2[digest, digest](0x3c, "certificate", "document ID", "chunk ID")
 
 	// Resource caches what is shown of a resource.
 	Resource = define2[string, string](0x40, "resource", "type", "id")

@@ -38,6 +38,7 @@ var classes = []Class{
 	{CodeGone, http.StatusGone, 12, "the event cursor is no longer held: read everything again"},
 	{CodeFull, http.StatusInsufficientStorage, 13, "the disk is nearly full: reading goes on, nothing is written"},
 	{CodeHeld, http.StatusConflict, 14, "somebody else holds the lock, or the lease was lost"},
+	{CodeLease, http.StatusLocked, 15, "it is protected: one workstation at a time changes it, under a lease"},
 }
 
 // Classes returns the table of errors, ascending by exit code.

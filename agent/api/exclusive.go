@@ -14,6 +14,9 @@ import (
 type Exclusive interface {
 	// Quorum says who the voters are and how things stand with them.
 	Quorum(ctx context.Context) (QuorumStatus, error)
+	// ChangeQuorum has other devices vote: from one voter to three, or back. CodeForbidden unless this device is an administrator's. Where a device is
+	// not ready it is CodeUnavailable: the voters of before go on, and asked again it goes on.
+	ChangeQuorum(ctx context.Context, req QuorumChange) (QuorumStatus, error)
 	// Leases lists the locks that anybody ever asked for.
 	Leases(ctx context.Context) ([]Lease, error)
 	// AcquireLease waits for a lease, or not with Try (then it is CodeHeld), and keeps it for as long as is asked, or until it is released.
@@ -73,6 +76,12 @@ type QuorumVoter struct {
 	Self      bool `json:"self,omitempty"`
 	Leads     bool `json:"leads,omitempty"`
 	Reachable bool `json:"reachable"`
+}
+
+// QuorumChange says which devices are to vote, by name or peer ID, and which no more.
+type QuorumChange struct {
+	Add    []string `json:"add,omitempty"`
+	Remove []string `json:"remove,omitempty"`
 }
 
 // Lease is what is known of a lock.
@@ -223,6 +232,18 @@ func (h *handler) quorum(w http.ResponseWriter, r *http.Request) error {
 	return writeJSON(w, s, err)
 }
 
+func (h *handler) changeQuorum(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[QuorumChange](w, r)
+	if err != nil {
+		return err
+	}
+	if n := len(req.Add) + len(req.Remove); n == 0 || n > maxVoters {
+		return invalid("one device at least is to vote, or to vote no more", "")
+	}
+	s, err := h.agent.ChangeQuorum(r.Context(), req)
+	return writeJSON(w, s, err)
+}
+
 func (h *handler) leases(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
@@ -342,6 +363,9 @@ func (h *handler) circles(w http.ResponseWriter, r *http.Request) error {
 	list, err := h.agent.Circles(r.Context())
 	return writeJSON(w, list, err)
 }
+
+// maxVoters is how many devices a change of voters names.
+const maxVoters = 7
 
 // maxNumber is the largest number that JSON's numbers hold exactly.
 const maxNumber = 1<<53 - 1

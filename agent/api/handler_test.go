@@ -210,7 +210,7 @@ func TestPanic(t *testing.T) {
 func TestClasses(t *testing.T) {
 	want := map[api.Code]int{api.CodeInternal: 1, api.CodeInvalid: 2, api.CodeNotFound: 3, api.CodeDeleted: 3, api.CodeConflict: 4,
 		api.CodeUnavailable: 5, api.CodeTimeout: 6, api.CodeForbidden: 8, api.CodeInUse: 9, api.CodeDamaged: 10, api.CodeIncompat: 11,
-		api.CodeGone: 12, api.CodeFull: 13, api.CodeHeld: 14}
+		api.CodeGone: 12, api.CodeFull: 13, api.CodeHeld: 14, api.CodeLease: 15}
 	classes := api.Classes()
 	for _, c := range classes {
 		if exit, ok := want[c.Code]; !ok || exit != c.Exit {

@@ -51,7 +51,7 @@ type Held struct {
 
 // Need is what a held chunk waits for.
 type Need struct {
-	Kind  string `json:"kind"`            // change, key, newer version, member
+	Kind  string `json:"kind"`            // change, key, newer version, member, certificate, quorum
 	ID    string `json:"id,omitempty"`    // the beginning of it
 	Chunk string `json:"chunk,omitempty"` // the held chunk that would bring the change, if there is one
 }

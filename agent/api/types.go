@@ -227,13 +227,15 @@ type PeerSync struct {
 
 // Resource is one resource as it stands.
 type Resource struct {
-	Ref       Ref             `json:"-"`
-	Version   string          `json:"version"`
-	Updated   time.Time       `json:"updated"` // local arrival
-	Deleted   bool            `json:"deleted,omitempty"`
-	Conflicts int             `json:"conflicts"`
-	Newer     string          `json:"newer,omitempty"` // the device that changed it with a newer version: what that wrote is not shown, and the resource read-only
-	JSON      json.RawMessage `json:"resource"`        // with meta.versionId and meta.lastUpdated set by the agent
+	Ref       Ref       `json:"-"`
+	Version   string    `json:"version"`
+	Updated   time.Time `json:"updated"` // local arrival
+	Deleted   bool      `json:"deleted,omitempty"`
+	Conflicts int       `json:"conflicts"`
+	// Uncommitted: something in it was written here under a lease and is not committed yet; other devices do not show it.
+	Uncommitted bool            `json:"uncommitted,omitempty"`
+	Newer       string          `json:"newer,omitempty"` // the device that changed it with a newer version: what that wrote is not shown, and the resource read-only
+	JSON        json.RawMessage `json:"resource"`        // with meta.versionId and meta.lastUpdated set by the agent
 }
 
 // Written answers a write once it is durable on this device.
@@ -376,6 +378,7 @@ const (
 	CodeIncompat    Code = "incompatible" // written by a newer version
 	CodeHeld        Code = "held"         // somebody else holds the lock, or the lease was lost
 	CodeFull        Code = "full"         // the disk has too little room left
+	CodeLease       Code = "lease"        // what is protected is written under a lease of its lock, which is not held, or lost
 	CodeInternal    Code = "internal"
 )
 

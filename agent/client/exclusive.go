@@ -13,6 +13,12 @@ func (c *Client) Quorum(ctx context.Context) (s api.QuorumStatus, err error) {
 	return s, err
 }
 
+// ChangeQuorum implements api.Agent.
+func (c *Client) ChangeQuorum(ctx context.Context, req api.QuorumChange) (s api.QuorumStatus, err error) {
+	err = c.post(ctx, "/v1/quorum", req, &s)
+	return s, err
+}
+
 // Leases implements api.Agent.
 func (c *Client) Leases(ctx context.Context) (list []api.Lease, err error) {
 	err = c.do(ctx, call{method: "GET", path: "/v1/leases"}, &list)

@@ -71,6 +71,19 @@ func (s *Service) heard(ctx context.Context, st *lockquorum.State) {
 	}
 }
 
+// learnVoters notes who votes, of a quorum that this device is to vote in. It is durable when it returns.
+func (s *Service) learnVoters(ctx context.Context, k known) error {
+	var b storage.Batch
+	b.Put(storage.Quorum.Key(itemKnown), k.marshal())
+	if err := s.cfg.Store.Commit(ctx, &b); err != nil {
+		return fmt.Errorf("note who votes: %w", err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.known = k
+	return nil
+}
+
 // marshal writes: 1 | epoch | index | count | number, device (32) …, ascending by number.
 func (k known) marshal() []byte {
 	var w wire.Writer

@@ -45,6 +45,9 @@ func (s *Service) hold(ctx context.Context, req api.LeaseRequest) (*holding, loc
 	s.mu.Lock()
 	s.mu.held[id] = h
 	s.mu.Unlock()
+	if s.cfg.Granted != nil {
+		s.cfg.Granted(ctx, Held{h.name, h.lease})
+	}
 	if ctx.Err() != nil { // who asked is gone
 		return nil, id, errors.Join(context.Cause(ctx), s.giveBack(id, h))
 	}
@@ -60,6 +63,9 @@ func (s *Service) giveBack(id lockquorum.LockID, h *holding) error {
 
 // release gives a lease back.
 func (s *Service) release(ctx context.Context, id lockquorum.LockID, h *holding) error {
+	if s.cfg.Ending != nil && h.lease.Err() == nil {
+		s.cfg.Ending(ctx, Held{h.name, h.lease})
+	}
 	s.mu.Lock()
 	if s.mu.held[id] == h {
 		delete(s.mu.held, id)

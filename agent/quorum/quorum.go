@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	pb "go.etcd.io/raft/v3/raftpb"
+
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/client"
@@ -32,6 +34,7 @@ type Keys interface {
 	QuorumName(scope trust.ScopeID, kind string, parts ...string) ([32]byte, error)
 	SealNote(scope trust.ScopeID, context, plain []byte) ([]byte, error)
 	OpenNote(scope trust.ScopeID, context, sealed []byte) ([]byte, error)
+	Sign(context string, msg []byte) []byte
 }
 
 // Log is the log that the device writes: a folder that was copied, moved or put back begins another one.
@@ -55,7 +58,9 @@ type Config struct {
 	Network Network
 	// Witness keeps outside of the folder how far its voter came; nil: nothing does.
 	Witness Witness
-	Logger  *slog.Logger // nil: none
+	// Granted is called when a lease was granted, before it is used, and Ending before one is given back; nil: nothing is to be done.
+	Granted, Ending func(context.Context, Held)
+	Logger          *slog.Logger // nil: none
 }
 
 // Network reaches other devices of the practice.
@@ -73,21 +78,23 @@ type Witness interface {
 	Write(Reached) error
 }
 
-// Reached is how far a voter came.
-type Reached struct{ Epoch, Term, Index uint64 }
+// Reached is how far the voter of a number came. A device that votes again has another number.
+type Reached struct{ Epoch, Voter, Term, Index uint64 }
 
 // firstEpoch is that of the quorum that a practice's founding brings.
 const firstEpoch = 1
 
 // Service is one device's part in its practice's quorum. Its methods are safe for concurrent use.
 type Service struct {
-	cfg   Config
-	log   *slog.Logger
-	self  trust.DeviceID
-	voter driver.Record // of Run's goroutine, as is what disk points at
-
+	cfg    Config
+	log    *slog.Logger
+	self   trust.DeviceID
 	client *client.Client
 	server remote.Server
+
+	joining sync.Mutex    // one change of what this device votes in at a time
+	begun   chan struct{} // this device is to vote
+	voter   driver.Record // under mu
 
 	mu struct {
 		sync.Mutex
@@ -103,12 +110,16 @@ type Service struct {
 // ErrWentBack says that a folder with a voter may be older than what the voter has said.
 var ErrWentBack = errors.New("the folder was copied, moved or put back, and may not know what it has said since")
 
+// errNotFounded says that the device that founded the practice has no voter, and founds no quorum.
+var errNotFounded = errors.New("this folder may be a copy of one that has founded the quorum")
+
 // Open opens the device's part, and founds the quorum if that is to be done and is this device's to do. Nothing runs before Run.
 func Open(ctx context.Context, cfg Config) (*Service, error) {
 	s := &Service{cfg: cfg, log: cfg.Logger, self: cfg.Keys.Device()}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
+	s.begun = make(chan struct{}, 1)
 	s.mu.held = map[lockquorum.LockID]*holding{}
 	if err := s.openVoter(ctx); errors.Is(err, storage.ErrNoRoom) {
 		s.log.Warn("this device's voter does not begin before there is room on the disk", "error", err)
@@ -119,6 +130,8 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("open quorum: %w", err)
 	}
 	s.server.Practice, s.server.Engine, s.server.Names = cfg.Members().Practice(), s.engine, s.tell
+	s.server.Certify = s.certify
+	s.server.Begin, s.server.Change, s.server.Receive = s.beginVoting, s.changeVoters, s.receive
 	s.client = client.New(client.Config{Self: s.self, Voters: s.voters})
 	return s, nil
 }
@@ -127,6 +140,11 @@ func (s *Service) openVoter(ctx context.Context) error {
 	disk, rec, err := driver.OpenDisk(s.cfg.Store)
 	if errors.Is(err, storage.ErrNotFound) {
 		if !s.founds() {
+			if s.cfg.Members().Founding().Device.ID == s.self {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				s.mu.stopped = errNotFounded
+			}
 			return nil
 		}
 		if err := s.found(ctx); err != nil {
@@ -195,6 +213,7 @@ func (s *Service) Run(ctx context.Context) error {
 	defer stop()
 	var work sync.WaitGroup
 	work.Go(func() { s.vote(voting) })
+	work.Go(func() { s.meet(ctx) })
 	<-ctx.Done()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	s.client.Close(closing) // while the voter runs, since it may be the one that is told
@@ -217,10 +236,14 @@ func (s *Service) vote(ctx context.Context) {
 		switch {
 		case stopped != nil:
 			s.log.Error("this device's voter does not run", "error", stopped)
-			return
+			s.awaitBegin(ctx)
+			continue
 		case disk != nil:
 			if err = s.voteOnce(ctx, disk); err == nil {
-				return
+				if ctx.Err() == nil {
+					s.awaitBegin(ctx) // it left its quorum
+				}
+				continue
 			}
 			if !errors.Is(err, driver.ErrDisk) {
 				s.mu.Lock()
@@ -233,7 +256,8 @@ func (s *Service) vote(ctx context.Context) {
 				continue
 			}
 		default:
-			return
+			s.awaitBegin(ctx)
+			continue
 		}
 		s.log.Warn("this device's voter is started again", "error", err, "in", retryVoter)
 		select {
@@ -243,15 +267,42 @@ func (s *Service) vote(ctx context.Context) {
 	}
 }
 
+// awaitBegin waits until this device is told to vote.
+func (s *Service) awaitBegin(ctx context.Context) {
+	select {
+	case <-ctx.Done():
+	case <-s.begun:
+	}
+}
+
+// receive takes a message of another voter.
+func (s *Service) receive(from lockquorum.DeviceID, epoch uint64, m *pb.Message) {
+	s.mu.Lock()
+	d := s.mu.driver
+	s.mu.Unlock()
+	if d != nil {
+		d.Receive(from, epoch, m)
+	}
+}
+
 func (s *Service) voteOnce(ctx context.Context, disk *driver.StoreDisk) error {
-	d, err := driver.Open(ctx, driver.Config{ID: s.voter.ID, Device: s.self, Disk: disk, Allow: s.allows, Logger: s.log})
+	s.mu.Lock()
+	rec, begin := s.voter, driver.Begin{Epoch: s.voter.Epoch, Voters: s.mu.known.voters}
+	s.mu.Unlock()
+	cfg := driver.Config{ID: rec.ID, Device: s.self, Disk: disk, Begin: begin, Allow: s.allows, Logger: s.log}
+	if s.cfg.Network != nil {
+		messenger := remote.NewMessenger(s.server.Practice, s.cfg.Network.Open, s.cfg.Network.Reaches)
+		defer messenger.Close()
+		cfg.Transport = messenger
+	}
+	d, err := driver.Open(ctx, cfg)
 	if err != nil {
 		if !errors.Is(err, driver.ErrBroken) {
 			err = fmt.Errorf("%w: %w", driver.ErrDisk, err)
 		}
 		return err
 	}
-	if err := s.wentBack(d.Status()); err != nil {
+	if err := s.wentBack(rec.ID, d.Status()); err != nil {
 		return err
 	}
 	s.mu.Lock()
@@ -259,7 +310,7 @@ func (s *Service) voteOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	s.mu.Unlock()
 	running, stop := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
-	watch.Go(func() { stop(s.watch(running, d)) })
+	watch.Go(func() { stop(s.watch(running, d, rec)) })
 	err = d.Run(running)
 	stop(nil)
 	watch.Wait()
@@ -282,7 +333,7 @@ func (s *Service) allows(from lockquorum.DeviceID, o lockquorum.Operation) bool 
 }
 
 // wentBack compares what is stored with what was written down outside of the folder.
-func (s *Service) wentBack(at driver.Status) error {
+func (s *Service) wentBack(voter uint64, at driver.Status) error {
 	if s.cfg.Witness == nil {
 		return nil
 	}
@@ -290,7 +341,7 @@ func (s *Service) wentBack(at driver.Status) error {
 	switch {
 	case err != nil:
 		s.log.Warn("what is kept outside of the folder does not say how far this device's voter was", "error", err)
-	case ok && (was.Epoch > at.Epoch || was.Epoch == at.Epoch && (was.Index > at.Last || was.Term > at.Term)):
+	case ok && (was.Epoch > at.Epoch || was.Epoch == at.Epoch && (was.Voter > voter || was.Voter == voter && (was.Index > at.Last || was.Term > at.Term))):
 		return ErrWentBack
 	}
 	return nil
@@ -298,12 +349,12 @@ func (s *Service) wentBack(at driver.Status) error {
 
 // watch writes down outside of the folder how far the voter came, until ctx ends. What was applied is stored, so that a folder that has less has
 // gone back. It is ErrWentBack if the folder turns out not to be the one that it was: another device has shown it.
-func (s *Service) watch(ctx context.Context, d *driver.Driver) error {
+func (s *Service) watch(ctx context.Context, d *driver.Driver, rec driver.Record) error {
 	var written Reached
 	failed := false
 	write := func() {
 		st := d.Status()
-		now := Reached{st.Epoch, st.Term, st.Index}
+		now := Reached{st.Epoch, rec.ID, st.Term, st.Index}
 		if s.cfg.Witness == nil || now == written {
 			return
 		}
@@ -318,7 +369,7 @@ func (s *Service) watch(ctx context.Context, d *driver.Driver) error {
 	tick := time.NewTicker(witnessEvery)
 	defer tick.Stop()
 	for {
-		if !s.cfg.Log.Continues(s.voter.Log) {
+		if !s.cfg.Log.Continues(rec.Log) {
 			return ErrWentBack
 		}
 		write()

@@ -3,12 +3,15 @@ package quorum
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"chartmesh/agent/api"
+	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
+	"chartmesh/lockquorum/remote"
 	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/trust/keyring"
@@ -27,7 +30,7 @@ type device struct {
 	store   *storage.Twin
 	members func() *trust.State
 	log     [32]byte
-	apart   bool // the folder is not the one that it was
+	apart   atomic.Bool // the folder is not the one that it was
 	witness *fakeWitness
 }
 
@@ -69,7 +72,7 @@ func (d *device) open(t *testing.T) *Service {
 			name, site := d.keys.Names(d.members(), id)
 			return api.Party{Name: name, Site: site}
 		},
-		Log: Log{Current: func() [32]byte { return d.log }, Continues: func([32]byte) bool { return !d.apart }, Original: func() bool { return !d.apart }},
+		Log: Log{Current: func() [32]byte { return d.log }, Continues: func([32]byte) bool { return !d.apart.Load() }, Original: func() bool { return !d.apart.Load() }},
 	})
 	must(t, err)
 	return s
@@ -113,11 +116,16 @@ func TestFoundedOnce(t *testing.T) {
 			t.Error("another administrator's device founded a quorum")
 		}
 		copied, _ := founding(t, trust.RoleAdmin)
-		copied.apart = true
-		if copied.open(t).mu.disk != nil {
+		copied.apart.Store(true)
+		c := copied.open(t)
+		if c.mu.disk != nil {
 			t.Error("a folder that may be a copy founded a quorum")
 		}
-		copied.apart, copied.witness.ok = false, true
+		if status, err := c.Quorum(t.Context()); err != nil || status.State != api.QuorumStopped || status.Reason == "" {
+			t.Errorf("it says %+v (%v)", status, err)
+		}
+		copied.apart.Store(false)
+		copied.witness.ok = true
 		if copied.open(t).mu.disk != nil {
 			t.Error("a folder from before the founding founded it again")
 		}
@@ -128,9 +136,10 @@ func TestFoundedOnce(t *testing.T) {
 func TestNoRoom(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, _ := founding(t, trust.RoleAdmin)
-		full := true
+		var full atomic.Bool
+		full.Store(true)
 		d.store.OnCommit(func(at storage.Stage, _ int) error {
-			if full && at == storage.Begin {
+			if full.Load() && at == storage.Begin {
 				return &storage.NoRoom{Free: 1, Least: 2}
 			}
 			return nil
@@ -140,7 +149,7 @@ func TestNoRoom(t *testing.T) {
 		if status, err := s.Quorum(t.Context()); err != nil || status.State != api.QuorumNone {
 			t.Errorf("it says %+v (%v)", status, err)
 		}
-		full = false
+		full.Store(false)
 		time.Sleep(2 * retryVoter)
 		if status, err := s.Quorum(t.Context()); err != nil || status.State != api.QuorumOK {
 			t.Errorf("with room it says %+v (%v)", status, err)
@@ -150,7 +159,7 @@ func TestNoRoom(t *testing.T) {
 
 // TestWentBack: a voter whose folder is a copy, or older than it was, does not start; one whose log is found to be another's ends.
 func TestWentBack(t *testing.T) {
-	for _, how := range []string{"a copy", "an older one", "an older term", "found out later"} {
+	for _, how := range []string{"a copy", "an older one", "an older term", "an earlier voter", "found out later"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				d, _ := founding(t, trust.RoleAdmin)
@@ -164,9 +173,11 @@ func TestWentBack(t *testing.T) {
 				stop()
 				switch how {
 				case "a copy":
-					d.apart = true
+					d.apart.Store(true)
 				case "an older one":
 					d.store = old
+				case "an earlier voter":
+					d.witness.at = Reached{Epoch: 1, Voter: 9}
 				case "an older term":
 					d.witness.at.Term++
 				}
@@ -175,7 +186,7 @@ func TestWentBack(t *testing.T) {
 				if how == "found out later" {
 					_, err := assign(t, s, "Invoice/2")
 					must(t, err)
-					d.apart = true
+					d.apart.Store(true)
 					time.Sleep(2 * witnessEvery)
 				}
 				_, err = assign(t, s, "Invoice/3")
@@ -309,5 +320,82 @@ func TestHeld(t *testing.T) {
 		over = hold(t.Context())
 		must(t, s.ReleaseLease(t.Context(), "billing"))
 		must(t, <-over)
+	})
+}
+
+// TestBeginVoting: a device begins to vote at the word of who leads the quorum that it knows, or of an administrator, under ever larger numbers, and not in a folder
+// that is none of its own.
+func TestBeginVoting(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first, d := founding(t, trust.RoleMember)
+		begin := func(s *Service, from trust.DeviceID, n uint64, voters ...trust.DeviceID) error {
+			b := remote.Begin{Epoch: 1, Number: n}
+			for i, v := range voters {
+				b.Voters = append(b.Voters, lockquorum.Voter{ID: uint64(i + 1), Device: v})
+			}
+			return s.beginVoting(t.Context(), from, b)
+		}
+		s := d.open(t)
+		run(t, s)
+		stranger := trust.DeviceID{7}
+		for _, c := range []struct {
+			from   trust.DeviceID
+			voters []trust.DeviceID
+		}{
+			{stranger, []trust.DeviceID{stranger}},
+			{d.keys.Device(), []trust.DeviceID{d.keys.Device()}},
+			{first.keys.Device(), []trust.DeviceID{stranger}}, // who does not vote itself
+		} {
+			if err := begin(s, c.from, 9, c.voters...); !errors.Is(err, lockquorum.ErrForbidden) || s.mu.disk != nil {
+				t.Errorf("at the word of %v: %v", c.from, err)
+			}
+		}
+		leader := first.keys.Device()
+		d.apart.Store(true)
+		if err := begin(s, leader, 9, leader); !errors.Is(err, remote.ErrMissing) || s.mu.disk != nil {
+			t.Errorf("in a folder that is a copy: %v", err)
+		}
+		d.apart.Store(false)
+		must(t, begin(s, leader, 9, leader))
+		must(t, begin(s, leader, 9, leader)) // again
+		if err := begin(s, leader, 8, leader); !errors.Is(err, lockquorum.ErrForbidden) {
+			t.Errorf("under an earlier number: %v", err)
+		}
+		synctest.Wait()
+		must(t, begin(s, leader, 12, leader))
+		time.Sleep(time.Second)
+		if _, rec, err := driver.OpenDisk(d.store); err != nil || rec.ID != 12 || s.engine() == nil {
+			t.Errorf("it votes as %+v (%v)", rec, err)
+		}
+		if status, err := s.Quorum(t.Context()); err != nil || len(status.Voters) != 1 || status.Voters[0].Name != "Empfang" {
+			t.Errorf("it knows %+v (%v)", status, err)
+		}
+	})
+}
+
+// TestChangeVoters: an administrator's device alone says who votes, and devices alone that write.
+func TestChangeVoters(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, reader := founding(t, trust.RoleReader)
+		s := d.open(t)
+		run(t, s)
+		self, other := d.keys.Device(), reader.keys.Device()
+		for _, c := range []struct {
+			from trust.DeviceID
+			list []trust.DeviceID
+			want error
+		}{
+			{other, []trust.DeviceID{self}, lockquorum.ErrForbidden},
+			{self, []trust.DeviceID{self, other}, remote.ErrVoters},
+			{self, nil, remote.ErrVoters},
+			{self, []trust.DeviceID{other}, lockquorum.ErrForbidden},
+			{self, []trust.DeviceID{self, self, self}, lockquorum.ErrForbidden},
+			{self, []trust.DeviceID{self, {7}, {8}}, lockquorum.ErrForbidden},
+			{self, []trust.DeviceID{self}, nil},
+		} {
+			if err := s.changeVoters(t.Context(), c.from, c.list); !errors.Is(err, c.want) {
+				t.Errorf("%v at the word of %v: %v", c.list, c.from, err)
+			}
+		}
 	})
 }

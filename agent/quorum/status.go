@@ -107,6 +107,8 @@ func reason(err error) string {
 	switch {
 	case errors.Is(err, ErrWentBack):
 		return "this device's folder was copied, moved or put back: its voter does not know what it has said since, and stays out"
+	case errors.Is(err, errNotFounded):
+		return "this device's folder was once copied, moved, put back or filled anew, so that it may have founded the quorum elsewhere, and does not do it again"
 	case errors.Is(err, driver.ErrBroken):
 		return "this device's voter has lost something that it stored, and stays out"
 	case errors.Is(err, storage.ErrDamaged):

@@ -328,7 +328,7 @@ func (t *transaction) tryBody(ctx context.Context, at logs.Ref, sealed chunk.Sea
 		return nil, t.takeDecision(at.Scope, sealed.ID(), sealed.Header().Device, body)
 	case *chunk.Keys:
 		return nil, t.takeKeys(at.Scope, sealed, body)
-	case *chunk.Changes, *chunk.Checkpoint:
+	case *chunk.Changes, *chunk.Checkpoint, *chunk.Certificate:
 	default:
 		return newer(), nil
 	}
@@ -339,8 +339,12 @@ func (t *transaction) tryBody(ctx context.Context, at logs.Ref, sealed chunk.Sea
 	if err != nil {
 		return nil, err
 	}
-	if body, ok := opened.(*chunk.Checkpoint); ok {
+	switch body := opened.(type) {
+	case *chunk.Checkpoint:
 		return t.applyCheckpoint(ctx, at, sealed, body, d)
+	case *chunk.Certificate:
+		place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
+		return t.takeCertificate(ctx, place, sealed.Header().Device, body, d)
 	}
 	return t.applyChanges(ctx, at, sealed, opened.(*chunk.Changes), d)
 }
@@ -360,6 +364,9 @@ func (t *transaction) applyChanges(ctx context.Context, at logs.Ref, sealed chun
 		return newer(), nil
 	}
 	place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
+	if d.lock != "" {
+		return t.applyProtected(ctx, at, place, sealed, body, d)
+	}
 	var raws [][]byte
 	var list []appliedChange
 	trial := d.index

@@ -50,6 +50,9 @@ func (t *transaction) applyCheckpoint(ctx context.Context, at logs.Ref, sealed c
 			return quarantine("an author in it may not write"), nil
 		}
 	}
+	if d.lock != "" {
+		return t.applyProtectedPack(ctx, at, storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}, sealed, body, d)
+	}
 	trial := crdt.NewIndex(d.id)
 	for _, rec := range d.index.Records() {
 		if err := trial.Add(rec); err != nil {

@@ -100,8 +100,12 @@ func (d *document) anyRemoved() bool {
 }
 
 // barred returns the changes that do not count because of their authors.
-func (t *transaction) barred(d *document, all []*contender) (map[crdt.ChangeHash]bool, error) {
-	barred := map[crdt.ChangeHash]bool{}
+// Of a protected document that follows from its certificates alone.
+func (t *transaction) barred(d *document, all []*contender) (map[crdt.ChangeHash]lostReason, error) {
+	if d.lock != "" {
+		return t.uncertified(d, all), nil
+	}
+	barred := map[crdt.ChangeHash]lostReason{}
 	st := t.r.State()
 	for _, c := range all {
 		right, cut := st.Right(c.device, d.scope)
@@ -120,7 +124,7 @@ func (t *transaction) barred(d *document, all []*contender) (map[crdt.ChangeHash
 			return nil, fmt.Errorf("hold a change against its author's cut: %w", err)
 		}
 		if !within {
-			barred[c.Hash] = true
+			barred[c.Hash] = lostRemoved
 		}
 	}
 	if len(barred) == 0 {
@@ -133,14 +137,14 @@ func (t *transaction) barred(d *document, all []*contender) (map[crdt.ChangeHash
 	var spare func(c *contender)
 	spare = func(c *contender) {
 		for _, h := range c.Deps {
-			if o := byHash[h]; o != nil && barred[h] {
+			if o := byHash[h]; o != nil && barred[h] != 0 {
 				delete(barred, h)
 				spare(o)
 			}
 		}
 	}
 	for _, c := range all {
-		if !barred[c.Hash] {
+		if barred[c.Hash] == 0 {
 			spare(c)
 		}
 	}
@@ -318,7 +322,7 @@ func (r *Replica) reviewDocument(ctx context.Context, scope trust.ScopeID, id cr
 	}
 	all, err := t.contenders(d)
 	if err == nil {
-		err = t.reconsider(ctx, d, all, storage.Ref{})
+		_, err = t.reconsider(ctx, d, all, storage.Ref{})
 	}
 	if err != nil {
 		t.abort(ctx)
@@ -328,7 +332,8 @@ func (r *Replica) reviewDocument(ctx context.Context, scope trust.ScopeID, id cr
 }
 
 // cutDocuments names the documents in which changes do not stand because of their authors, and those with changes of a device
-// whose logs end at a cut, unless they are within it for certain. There are none if they were looked at as of this membership.
+// whose logs end at a cut, unless they are within it for certain; and those of which something is certified, since the membership says who
+// was a voter. There are none if they were looked at as of this membership.
 func (r *Replica) cutDocuments(st *trust.State) (map[crdt.DocumentID]trust.ScopeID, error) {
 	docs := map[crdt.DocumentID]trust.ScopeID{}
 	if due, err := r.reviewDue(st); err != nil || !due {
@@ -346,6 +351,9 @@ func (r *Replica) cutDocuments(st *trust.State) (map[crdt.DocumentID]trust.Scope
 			}
 			return err
 		})
+		if err == nil {
+			err = certifiedDocuments(v, docs)
+		}
 		if err != nil {
 			return err
 		}

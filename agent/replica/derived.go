@@ -20,7 +20,7 @@ func derivedKinds() []storage.Kind {
 		storage.Cursor.Kind, storage.Parked.Kind, storage.Held.Kind, storage.Document.Kind, storage.Change.Kind, storage.ChangeAt.Kind,
 		storage.Snapshot.Kind, storage.Resource.Kind, storage.ResourceIn.Kind, storage.DocumentsOf.Kind, storage.OfPatient.Kind,
 		storage.Term.Kind, storage.Conflict.Kind, storage.ConflictOf.Kind, storage.Tail.Kind, storage.Decision.Kind, storage.Decided.Kind,
-		storage.Lost.Kind, storage.EpochKey.Kind,
+		storage.Lost.Kind, storage.EpochKey.Kind, storage.Overlay.Kind, storage.Certificate.Kind,
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"chartmesh/chunk"
 	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
+	"chartmesh/lockquorum/certificate"
 	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/wire"
@@ -30,6 +31,14 @@ type document struct {
 	loaded  bool                              // in the engine
 	counted uint64                            // operations counted in openDocuments
 	place   *list.Element
+
+	// Of a protected document: the lock that guards it, what is certified of it, which changes of this device are shown here alone, and what
+	// was judged last, by which membership; nil: not since it was opened.
+	lock         string
+	certificates []*certified
+	overlay      map[crdt.ChangeHash]overlay
+	judged       *certificate.Judgement
+	judgedAt     [32]byte
 }
 
 // changeMeta is the part of an appliedChange that the index does not hold.
@@ -41,6 +50,7 @@ type changeMeta struct {
 	origin     chunk.Origin
 	schema     uint16
 	arrived    int64
+	fence      chunk.Fence
 	raw        []byte // only until it is committed
 }
 
@@ -81,6 +91,9 @@ func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, 
 		if err := d.loadLost(v); err != nil {
 			return err
 		}
+		if err := d.loadProtected(v); err != nil {
+			return err
+		}
 		if err := v.Scan(storage.Checkpoint.With(id), nil, func(_, value []byte) error {
 			c, err := parseCheckpointRecord(id, value)
 			d.packed = max(d.packed, int(c.changes))
@@ -108,8 +121,12 @@ func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, 
 }
 
 func newDocument(scope trust.ScopeID, id crdt.DocumentID) *document {
-	return &document{id: id, scope: scope, index: crdt.NewIndex(id), byHash: map[crdt.ChangeHash]int{},
+	d := &document{id: id, scope: scope, index: crdt.NewIndex(id), byHash: map[crdt.ChangeHash]int{},
 		lost: map[crdt.ChangeHash]*lost{}, anew: map[crdt.ChangeHash][]replacement{}}
+	if d.lock, _ = LockOf(scope, id); d.lock != "" {
+		d.overlay = map[crdt.ChangeHash]overlay{}
+	}
+	return d
 }
 
 func (d *document) add(a appliedChange, raw []byte) error {
@@ -119,7 +136,7 @@ func (d *document) add(a appliedChange, raw []byte) error {
 	d.byHash[a.Record.Hash] = len(d.changes)
 	d.changes = append(d.changes, changeMeta{
 		chunk: a.Chunk, device: a.Device, author: a.Author, timeMillis: a.TimeMillis, origin: a.Origin,
-		schema: a.Schema, arrived: a.ArrivedMillis, raw: raw,
+		schema: a.Schema, arrived: a.ArrivedMillis, fence: a.Fence, raw: raw,
 	})
 	if a.Replaces != (crdt.ChangeHash{}) {
 		d.anew[a.Replaces] = append(d.anew[a.Replaces], replacement{a.Record.Hash, a.Device})

@@ -44,7 +44,22 @@ func (t *transaction) viewsOf(ref fhirRef) ([]located, error) {
 	if len(views) == 0 {
 		return nil, errors.New("a resource lacks its view")
 	}
+	inOrder(views)
 	return views, nil
+}
+
+// inOrder has the views of protected documents come first: what was made anew in one is shown, and not what it was made from.
+func inOrder(views []located) {
+	if len(views) < 2 {
+		return
+	}
+	rank := func(l located) int {
+		if _, protected := LockOf(l.Scope, l.doc); protected {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(views, func(a, b located) int { return rank(a) - rank(b) })
 }
 
 // live returns the views that a person must choose from: those that are not removed, if they differ.
@@ -141,6 +156,7 @@ func (r *Replica) readDuplicate(v storage.Reader, id [16]byte, key string) (api.
 			views = append(views, located{doc, w})
 		}
 	}
+	inOrder(views)
 	if len(views) < 2 || duplicateID(ref, views) != id {
 		return api.Conflict{}, located{}, fmt.Errorf("%w: a conflict that its resource does not have", storage.ErrDamaged)
 	}

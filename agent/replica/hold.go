@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"encoding/hex"
 	"slices"
 	"strings"
 	"time"
@@ -194,4 +195,40 @@ func (h *held) addResources(c *crdt.Change, d *document) {
 		}
 		last = op.Obj
 	}
+}
+
+// shown says what a chunk waits for.
+func (m missing) shown() *api.Need {
+	switch m.Kind {
+	case missingChange:
+		return &api.Need{Kind: "change", ID: crdt.ChangeHash(m.What).String()}
+	case missingEpoch:
+		return &api.Need{Kind: "key", ID: hex.EncodeToString(m.What[:8])}
+	case missingSchema:
+		return &api.Need{Kind: "newer version"}
+	case missingAuthor:
+		return &api.Need{Kind: "member"}
+	case missingCertificate:
+		return &api.Need{Kind: "certificate", ID: hex.EncodeToString(m.What[:8])}
+	case missingQuorum:
+		return &api.Need{Kind: "quorum"}
+	}
+	return nil
+}
+
+// hint says when what waits is applied.
+func (m missing) hint() string {
+	switch m.Kind {
+	case missingEpoch:
+		return "it is applied when a device that holds the key has been in contact"
+	case missingSchema:
+		return "it is applied when this device is updated"
+	case missingAuthor:
+		return "it is applied when the membership log has come"
+	case missingCertificate:
+		return "it is applied when its lease commits it, and listed as quarantined when the lease ends without"
+	case missingQuorum:
+		return "it counts when this device knows of the practice's quorum"
+	}
+	return "it is applied when what it builds on arrives, or is released; `chartmesh quarantine show` says what that is"
 }

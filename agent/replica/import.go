@@ -218,6 +218,13 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 			run.refuse(in.index, "it was changed at "+device+" by a newer version of chartmesh")
 			continue
 		}
+		if j.over {
+			if !v.Removed && bytes.Equal(v.JSON, in.json) {
+				run.result.Unchanged++
+				continue
+			}
+			v = nil // it is made anew
+		}
 		in.base = nil
 		known, err := run.ofSeveral(ctx, &j, &v, in)
 		in.fresh = v == nil || v.Removed
@@ -237,6 +244,14 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 		}
 		if known {
 			run.result.Unchanged++
+			continue
+		}
+		if err := run.t.mayWriteAt(ctx, j); err != nil {
+			refused, ok := errors.AsType[*api.Error](err)
+			if !ok {
+				return nil, err
+			}
+			run.refuse(in.index, refused.Message)
 			continue
 		}
 		at := place{j.doc, in.base != nil, joinHashes(in.base)}

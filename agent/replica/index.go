@@ -121,6 +121,7 @@ func (t *transaction) shownViews(d *document, ref fhirRef, old, next *view) (was
 			return nil
 		}
 		slices.SortFunc(views, func(a, b located) int { return bytes.Compare(a.doc[:], b.doc[:]) })
+		inOrder(views)
 		return views[shownOf(views)].view
 	}
 	return with(old), with(next), nil

@@ -34,6 +34,8 @@ const (
 	lostTwice   lostReason = 1
 	lostBase    lostReason = 2
 	lostRemoved lostReason = 3
+	lostPending lostReason = 4 // of a protected document, and its lease may commit it
+	lostLate    lostReason = 5 // likewise, and it has not
 )
 
 func (r lostReason) String() string {
@@ -42,6 +44,10 @@ func (r lostReason) String() string {
 		return "its author wrote two changes in one place"
 	case lostRemoved:
 		return "its author had been removed, or might not write any more"
+	case lostPending:
+		return "it is not committed yet"
+	case lostLate:
+		return "it was written without a lease, or not committed before its lease ended"
 	}
 	return "it builds on a change that is quarantined"
 }
@@ -86,7 +92,7 @@ func (r *Replica) loadLost(v storage.Reader) error {
 			return err
 		}
 		l, err := parseLost(value)
-		if err == nil && l.device == r.Device() && !l.done {
+		if _, protected := LockOf(l.place.Scope, doc); err == nil && l.device == r.Device() && !l.done && !protected {
 			r.lost[doc], r.mu.unsaid = l.place.Scope, true
 		}
 		return err
@@ -165,6 +171,14 @@ func (d *document) speakers() map[storage.Ref]crdt.ChangeHash {
 func (d *document) heldOf(hash crdt.ChangeHash, waits missing) *held {
 	l := d.lost[hash]
 	h := keptOut(l.why.String())
+	switch l.why {
+	case lostPending:
+		h = park(l.why.String(), missing{missingCertificate, d.id})
+		h.Device = l.device
+		return h
+	case lostLate:
+		waits = missing{} // nothing that comes but a certificate
+	}
 	h.Device, h.Missing = l.device, waits
 	if by, ok := d.replacedBy(hash, l.device); ok {
 		h.settle(by)
@@ -229,7 +243,7 @@ func (t *transaction) loseChange(d *document, hash crdt.ChangeHash, l *lost) err
 	d.lost[hash] = l
 	t.docs[d.id] = d
 	t.batch.Put(storage.Lost.Key(d.id, hash), l.marshal())
-	if l.device == t.r.Device() && !l.done {
+	if l.device == t.r.Device() && !l.done && d.lock == "" {
 		t.r.lost[d.id] = d.scope
 	}
 	switch {
@@ -337,11 +351,14 @@ func (t *transaction) contest(
 			one := t.newContender(c, ch.Raw, place, p)
 			if in = append(in, one); !known[c.Hash] {
 				all = append(all, one)
+				known[c.Hash] = true
+			} else if d.lock != "" {
+				d.renew(all, one)
 			}
 		}
 	}
-	if err := t.reconsider(ctx, d, all, place); err != nil {
-		return nil, err
+	if refused, err := t.reconsider(ctx, d, all, place); refused != nil || err != nil {
+		return refused, err
 	}
 	for _, c := range in {
 		if l := d.lost[c.Hash]; l != nil && l.place == place {
@@ -357,7 +374,7 @@ func (t *transaction) newContender(c *crdt.Change, raw []byte, place storage.Ref
 		change: c, raw: raw, place: place, device: p.device,
 		applied: appliedChange{
 			Chunk: p.at, Device: p.device, Schema: p.Schema, TimeMillis: p.TimeMillis, Author: p.Author, Origin: p.Origin,
-			ArrivedMillis: t.now.UnixMilli(), Replaces: p.Replaces,
+			ArrivedMillis: t.now.UnixMilli(), Replaces: p.Replaces, Fence: p.fence,
 		},
 	}
 }
@@ -375,7 +392,7 @@ func (t *transaction) contenders(d *document) ([]*contender, error) {
 		m := d.changes[i]
 		all = append(all, &contender{Record: rec, raw: m.raw, device: m.device, applied: appliedChange{
 			Chunk: m.chunk, Device: m.device, Schema: m.schema, TimeMillis: m.timeMillis, Author: m.author, Origin: m.origin,
-			ArrivedMillis: m.arrived, Replaces: replaces[rec.Hash],
+			ArrivedMillis: m.arrived, Replaces: replaces[rec.Hash], Fence: m.fence,
 		}})
 	}
 	for hash, l := range d.lost {
@@ -415,7 +432,7 @@ func (t *transaction) lostContender(hash crdt.ChangeHash, l *lost) (*contender, 
 // stand returns which of all changes stand, by the changes alone and whatever order they came in: each that is acceptable and
 // not barred, builds on such as stand, and is the first (winner) among those of them at its actor and sequence number. The
 // others are returned with the reason; empty if the validator refuses them.
-func stand(doc crdt.DocumentID, all []*contender, barred map[crdt.ChangeHash]bool) (stands []*contender, others map[crdt.ChangeHash]lostReason, refused map[crdt.ChangeHash]string) {
+func stand(doc crdt.DocumentID, all []*contender, barred map[crdt.ChangeHash]lostReason) (stands []*contender, others map[crdt.ChangeHash]lostReason, refused map[crdt.ChangeHash]string) {
 	byHash := make(map[crdt.ChangeHash]*contender, len(all))
 	for _, c := range all {
 		byHash[c.Hash] = c
@@ -446,12 +463,13 @@ func stand(doc crdt.DocumentID, all []*contender, barred map[crdt.ChangeHash]boo
 		if c.change != nil {
 			rec, err = index.Judge(c.change)
 		}
-		if err == nil && !barred[c.Hash] {
+		why := barred[c.Hash]
+		if err == nil && why == 0 {
 			err = index.Add(rec)
 		}
 		switch {
-		case barred[c.Hash]:
-			others[c.Hash] = lostRemoved
+		case why != 0:
+			others[c.Hash] = why
 		case err == nil:
 			c.Record = rec
 			stands = append(stands, c)

@@ -69,10 +69,10 @@ var errContested = errors.New("a log of its changes has several histories")
 
 // contested reports whether a document holds changes out of a log with several histories, or such as do not stand. It is not
 // packed: a checkpoint names chunks by their places, and which of two is meant would depend on the order of arrival. Nor is one
-// with changes of a device that may not write now, since nobody would apply the checkpoint.
+// with changes of a device that may not write now, since nobody would apply the checkpoint, or with what is not certified.
 func (r *Replica) contested(d *document) bool {
 	st := r.State()
-	return len(d.lost) > 0 || slices.ContainsFunc(d.changes, func(m changeMeta) bool {
+	return len(d.lost) > 0 || len(d.overlay) > 0 || slices.ContainsFunc(d.changes, func(m changeMeta) bool {
 		return r.logs.Forked(d.scope, m.chunk.Log) || !st.MayWrite(m.device, d.scope)
 	})
 }

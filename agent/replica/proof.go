@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"chartmesh/agent/api"
+	"chartmesh/chunk"
 	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/storage"
@@ -200,6 +202,18 @@ func (r *Replica) ownLocked(st *trust.State, others []trust.DeviceID, at logs.Na
 	}
 	own, _ = r.amountLocked(at, extent{})
 	return own, own - any, any - devices
+}
+
+// HeldBy reports whether one of some devices has confirmed to hold a chunk of this device's.
+func (r *Replica) HeldBy(devices []trust.DeviceID, scope trust.ScopeID, log chunk.LogID, counter uint64) bool {
+	r.catchUp()
+	st, among := r.State(), r.forksNow()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.ContainsFunc(devices, func(d trust.DeviceID) bool {
+		stored, _ := r.extentsLocked(r.mu.acked[d][scope], logs.Name{Scope: scope, Log: log}, among)
+		return st.MayHold(d, scope) && stored.holds(counter)
+	})
 }
 
 // holders returns what tells by the place of a chunk who holds it beside this device.

@@ -198,20 +198,6 @@ func shownTime(millis int64) *time.Time {
 	return &t
 }
 
-func (m missing) shown() *api.Need {
-	switch m.Kind {
-	case missingChange:
-		return &api.Need{Kind: "change", ID: crdt.ChangeHash(m.What).String()}
-	case missingEpoch:
-		return &api.Need{Kind: "key", ID: hex.EncodeToString(m.What[:8])}
-	case missingSchema:
-		return &api.Need{Kind: "newer version"}
-	case missingAuthor:
-		return &api.Need{Kind: "member"}
-	}
-	return nil
-}
-
 // ShowHeld shows one held chunk in full.
 func (r *Replica) ShowHeld(_ context.Context, name string) (out api.HeldDetail, err error) {
 	err = r.store.View(func(v storage.Reader) error {
@@ -401,18 +387,6 @@ func (h *held) mayDecide(v chunk.Verdict) error {
 		return refuse("it is not for discarding: "+h.Reason, h.Missing.hint())
 	}
 	return nil
-}
-
-func (m missing) hint() string {
-	switch m.Kind {
-	case missingEpoch:
-		return "it is applied when a device that holds the key has been in contact"
-	case missingSchema:
-		return "it is applied when this device is updated"
-	case missingAuthor:
-		return "it is applied when the membership log has come"
-	}
-	return "it is applied when what it builds on arrives, or is released; `chartmesh quarantine show` says what that is"
 }
 
 // withDependants returns a chunk and those that wait for it, directly or not.

@@ -43,6 +43,7 @@ func locateView(v storage.Reader, ref fhirRef) (located, error) {
 	if len(views) == 0 {
 		return located{}, notFound(ref)
 	}
+	inOrder(views)
 	return views[shownOf(views)], nil
 }
 
@@ -50,8 +51,12 @@ func locateView(v storage.Reader, ref fhirRef) (located, error) {
 func (r *Replica) Get(ctx context.Context, at api.Ref, version string) (api.Resource, error) {
 	ref := fhirRef{at.Type, at.ID}
 	var found located
+	var pending bool
 	err := r.store.View(func(v storage.Reader) (err error) {
-		found, err = locateView(v, ref)
+		if found, err = locateView(v, ref); err != nil {
+			return err
+		}
+		pending, err = uncommitted(v, found.Scope, found.doc, ref.key())
 		return err
 	})
 	if err != nil {
@@ -65,7 +70,7 @@ func (r *Replica) Get(ctx context.Context, at api.Ref, version string) (api.Reso
 		return api.Resource{}, &api.Error{Code: api.CodeDeleted, Message: ref.key() + " was deleted",
 			Hint: "`chartmesh history " + ref.key() + "` shows its versions"}
 	}
-	res := api.Resource{Ref: at, Version: current, Updated: time.UnixMilli(found.UpdatedMillis).UTC(), Conflicts: len(found.Conflicts)}
+	res := api.Resource{Ref: at, Version: current, Updated: time.UnixMilli(found.UpdatedMillis).UTC(), Conflicts: len(found.Conflicts), Uncommitted: pending}
 	if res.Newer, err = r.newerNow(ctx, found.doc, ref.key()); err != nil {
 		return api.Resource{}, err
 	}

@@ -12,13 +12,18 @@ import (
 )
 
 // reconsider decides anew which of all changes of a document stand, makes the document that, and says of each chunk why it
-// is held; of the chunk at judged the caller does.
-func (t *transaction) reconsider(ctx context.Context, d *document, all []*contender, judged storage.Ref) error {
+// is held; of the chunk at judged the caller does. It returns why that one is refused, if the validator does.
+func (t *transaction) reconsider(ctx context.Context, d *document, all []*contender, judged storage.Ref) (refusedAt *held, err error) {
 	barred, err := t.barred(d, all)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	stands, others, refused := stand(d.id, all, barred)
+	for _, c := range all {
+		if c.applied.overlay && others[c.Hash] == lostBase {
+			others[c.Hash] = lostPending
+		}
+	}
 	in := make(map[crdt.ChangeHash]bool, len(stands))
 	for _, c := range stands {
 		in[c.Hash] = true
@@ -52,24 +57,32 @@ func (t *transaction) reconsider(ctx context.Context, d *document, all []*conten
 			return nil
 		})
 		if err != nil {
-			return fmt.Errorf("find a change that does not stand any more: %w", err)
+			return nil, fmt.Errorf("find a change that does not stand any more: %w", err)
 		}
 	}
-	if removed || len(added) > 0 {
-		if err := t.accept(ctx, d, append(accepted, added...)); err != nil {
-			return err
-		}
+	standing := slices.Concat(accepted, added)
+	switch {
+	case d.lock != "" && !removed && len(added) > 0:
+		err = t.extend(ctx, d, added)
+	case removed || len(added) > 0:
+		err = t.accept(ctx, d, standing)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if d.lock != "" {
+		t.settleOverlay(d, standing)
 	}
 	for _, c := range added {
 		before := d.lost[c.Hash]
 		t.unlose(d, c.Hash)
 		if before != nil {
 			if err := t.holdAgain(d, before.place); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		if err := t.wake(missing{missingChange, c.Hash}); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	// In two passes: what is lost waits for what else is.
@@ -81,7 +94,7 @@ func (t *transaction) reconsider(ctx context.Context, d *document, all []*conten
 			}
 			c.place = place
 			if err := t.loseChange(d, c.Hash, &lost{place: place, why: why, device: c.device}); err != nil {
-				return err
+				return nil, err
 			}
 		} else if _, ok := refused[c.Hash]; ok {
 			t.unlose(d, c.Hash)
@@ -103,23 +116,29 @@ func (t *transaction) reconsider(ctx context.Context, d *document, all []*conten
 			continue
 		}
 		if c.place == judged {
+			if d.lost[c.Hash] == nil {
+				refusedAt = h
+			}
 			continue
 		}
 		if was, err := t.heldAt(c.place); err != nil || was != nil && was.State == h.State && was.Reason == h.Reason && was.Missing == h.Missing {
 			if err != nil {
-				return err
+				return nil, err
 			}
 			continue
 		}
 		if err := t.release(c.place); err != nil {
-			return err
+			return nil, err
 		}
 		t.hold(c.place, h)
 	}
-	if removed {
-		return t.lookAgain(d)
+	if err := t.holdCertificates(d, judged); err != nil {
+		return nil, err
 	}
-	return nil
+	if removed {
+		return refusedAt, t.lookAgain(d)
+	}
+	return refusedAt, nil
 }
 
 // losesAt reports whether a chunk holds a change that does not stand.
@@ -164,10 +183,13 @@ func (t *transaction) accept(ctx context.Context, d *document, changes []*conten
 	old := *d
 	*d = *newDocument(old.scope, old.id)
 	d.lost, d.counted, d.place = old.lost, old.counted, old.place
+	d.certificates, d.overlay, d.judged, d.judgedAt = old.certificates, old.overlay, old.judged, old.judgedAt
 	t.docs[d.id] = d
 	set := t.sets[d.scope]
 	for _, rec := range old.index.Records() {
-		set.Remove(rec.Hash)
+		if _, overlaid := d.overlay[rec.Hash]; !overlaid {
+			set.Remove(rec.Hash)
+		}
 	}
 	touched := map[string]bool{}
 	for i, c := range changes {
@@ -176,7 +198,12 @@ func (t *transaction) accept(ctx context.Context, d *document, changes []*conten
 		if err := d.add(a, c.raw); err != nil {
 			return fmt.Errorf("make a document anew: %w", err)
 		}
-		set.Add(c.Hash)
+		if set.Add(c.Hash); a.overlay {
+			set.Remove(c.Hash)
+			t.putOverlay(d, c.Hash, a.Fence, c.Keys)
+		} else if _, overlaid := d.overlay[c.Hash]; overlaid {
+			t.dropOverlay(d, c.Hash)
+		}
 		was, stood := old.byHash[c.Hash]
 		if !stood {
 			mark(touched, c.Keys)

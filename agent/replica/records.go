@@ -16,8 +16,11 @@ import (
 // recordVersion begins every value that this package stores (docs/spec/store-layout.md, "values").
 const recordVersion = 1
 
-// replacingVersion begins the record of a change that writes another anew.
-const replacingVersion = 2
+// replacingVersion begins the record of a change that writes another anew, fencedVersion that of one under a lease.
+const (
+	replacingVersion = 2
+	fencedVersion    = 3
+)
 
 // Caps of the decoders; what is stored was checked on arrival, so they only bound what damage can claim.
 const (
@@ -40,15 +43,24 @@ type appliedChange struct {
 	Origin        chunk.Origin
 	ArrivedMillis int64
 	Replaces      crdt.ChangeHash // what it writes anew; zero: nothing
+	Fence         chunk.Fence     // the token of the lease under which it was written; zero: none is known
+
+	overlay bool // it is this device's own and pending; not stored here
 }
 
 func (a *appliedChange) marshal() []byte {
 	var w wire.Writer
-	if a.Replaces == (crdt.ChangeHash{}) {
-		w.Byte(recordVersion)
-	} else {
+	switch {
+	case a.Fence != chunk.Fence{}:
+		w.Byte(fencedVersion)
+		w.Raw(a.Replaces[:])
+		w.Uvarint(a.Fence.Epoch)
+		w.Uvarint(a.Fence.Index)
+	case a.Replaces != crdt.ChangeHash{}:
 		w.Byte(replacingVersion)
 		w.Raw(a.Replaces[:])
+	default:
+		w.Byte(recordVersion)
 	}
 	w.Raw(a.Chunk.Scope[:])
 	w.Raw(a.Chunk.Log[:])
@@ -71,6 +83,12 @@ func parseAppliedChange(b []byte) (appliedChange, error) {
 	case recordVersion:
 	case replacingVersion:
 		r.Fixed(a.Replaces[:])
+	case fencedVersion:
+		r.Fixed(a.Replaces[:])
+		a.Fence = readFence(r)
+		if a.Fence == (chunk.Fence{}) {
+			r.Fail("fence")
+		}
 	default:
 		r.Fail("record version")
 	}
@@ -282,11 +300,14 @@ type missing struct {
 
 const (
 	missingNothing byte = 0
-	missingChange  byte = 1               // a change's hash
-	missingEpoch   byte = 2               // an epoch's key
-	missingSchema  byte = 3               // a newer schema than this build's
-	missingAuthor  byte = 4               // a membership entry
-	missingTurn         = logs.ParkedTurn // nothing: it stands beside those that a cursor comes to, and has not been looked at
+	missingChange  byte = 1 // a change's hash
+	missingEpoch   byte = 2 // an epoch's key
+	missingSchema  byte = 3 // a newer schema than this build's
+	missingAuthor  byte = 4 // a membership entry
+	// missingCertificate is a certificate of the document that is named, missingQuorum what a build without one does not know.
+	missingCertificate byte = 6
+	missingQuorum      byte = 7
+	missingTurn             = logs.ParkedTurn // nothing: it stands beside those that a cursor comes to, and has not been looked at
 )
 
 // heldVersion is 2 since 2026-11-25; a value of version 1 ends after what it waits for.

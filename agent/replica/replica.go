@@ -43,6 +43,8 @@ type Config struct {
 	OpenOps uint64
 	// Compaction says when documents are compacted.
 	Compaction Compaction
+	// Quorum is what is known of the practice's quorum; nil: nothing yet, so that no change of a protected document counts.
+	Quorum Quorum
 }
 
 // Replica is one device's copy. It is safe for concurrent use: reads run beside one writer at a time.
@@ -54,6 +56,7 @@ type Replica struct {
 	now        func() time.Time
 	build      string
 	compaction Compaction
+	quorum     Quorum
 
 	state atomic.Pointer[trust.State]
 
@@ -123,7 +126,7 @@ func Open(cfg Config) (*Replica, error) {
 		cfg.OpenOps = 60_000
 	}
 	r := &Replica{store: cfg.Store, keys: cfg.Keyring, engine: cfg.Engine, log: cfg.Logger, now: cfg.Now,
-		build: cfg.Build, compaction: cfg.Compaction.orDefault()}
+		build: cfg.Build, compaction: cfg.Compaction.orDefault(), quorum: cfg.Quorum}
 	r.write = newTurns()
 	r.flushing = make(chan struct{}, 1)
 	r.docs = newOpenDocuments(cfg.OpenOps)

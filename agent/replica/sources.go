@@ -156,6 +156,7 @@ type part struct {
 	chunk.Part
 	device trust.DeviceID
 	at     logs.Ref
+	fence  chunk.Fence // zero: none, or not known any more
 }
 
 // partsOf returns the changes in a chunk: its own, or those that it packs.
@@ -163,11 +164,11 @@ func partsOf(sealed chunk.Sealed, body chunk.Body) []part {
 	at := logs.Ref{Scope: sealed.Header().Scope, Log: sealed.Log(), Counter: sealed.Header().Counter}
 	switch body := body.(type) {
 	case *chunk.Changes:
-		return []part{{chunk.PartOf(body, 0, at.Counter), sealed.Header().Device, at}}
+		return []part{{chunk.PartOf(body, 0, at.Counter), sealed.Header().Device, at, sealed.Header().Fence}}
 	case *chunk.Checkpoint:
 		list := make([]part, len(body.Parts))
 		for i, p := range body.Parts {
-			list[i] = part{p, body.Logs[p.Log].Device, at}
+			list[i] = part{Part: p, device: body.Logs[p.Log].Device, at: at}
 		}
 		return list
 	}

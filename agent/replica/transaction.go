@@ -44,6 +44,7 @@ type transaction struct {
 	packs       []chunk.ID  // checkpoints that were applied
 	judging     storage.Ref // the chunk that was judged last
 	decisions
+	committed []committed // resources of this device that were certified
 	// duplicates holds the conflict between a resource's documents as of this transaction; nil: none.
 	duplicates map[fhirRef]*[16]byte
 }
@@ -189,14 +190,14 @@ func (t *transaction) abort(ctx context.Context) {
 
 // seal appends one chunk to this device's own log of the scope.
 func (t *transaction) seal(scope trust.ScopeID, body chunk.Body) (logs.Ref, chunk.Sealed, error) {
-	at, done := t.sealing(scope, body)
+	at, done := t.sealing(scope, body, chunk.Fence{})
 	sealed, err := done()
 	return at, sealed, err
 }
 
 // sealing begins what seal does, since compressing takes as long as reading back what was written. The chunk is part of the
 // log when done has returned it: call it in any case, before the next chunk is begun, and do not change the body until then.
-func (t *transaction) sealing(scope trust.ScopeID, body chunk.Body) (at logs.Ref, done func() (chunk.Sealed, error)) {
+func (t *transaction) sealing(scope trust.ScopeID, body chunk.Body, fence chunk.Fence) (at logs.Ref, done func() (chunk.Sealed, error)) {
 	r := t.r
 	if t.noLog != nil {
 		return logs.Ref{}, func() (chunk.Sealed, error) { return chunk.Sealed{}, t.noLog }
@@ -210,6 +211,7 @@ func (t *transaction) sealing(scope trust.ScopeID, body chunk.Body) (at logs.Ref
 	at = logs.Ref{Scope: scope, Log: r.logID(scope), Counter: head.Counter + 1}
 	params := chunk.Params{
 		Membership: r.State(), Scope: scope, Log: at.Log, Counter: at.Counter, Previous: head.ID, Dictionary: chunk.Dictionary1,
+		Fence: fence,
 	}
 	var sealed chunk.Sealed
 	var err error
@@ -245,9 +247,13 @@ func (t *transaction) record(d *document, a appliedChange, raw []byte) error {
 	if err := d.add(a, raw); err != nil {
 		return fmt.Errorf("record change: %w", err)
 	}
-	set := t.sets[d.scope]
-	set.Add(a.Record.Hash)
-	t.sets[d.scope] = set
+	if a.overlay {
+		t.putOverlay(d, a.Record.Hash, a.Fence, a.Record.Keys)
+	} else {
+		set := t.sets[d.scope]
+		set.Add(a.Record.Hash)
+		t.sets[d.scope] = set
+	}
 	t.noteTail(d)
 	return t.resettle(d, a.Replaces)
 }

@@ -11,6 +11,8 @@ import (
 	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
 	"chartmesh/internal/fuzzing"
+	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
 	"chartmesh/trust"
 	"chartmesh/wire"
 )
@@ -176,6 +178,39 @@ var valueForms = []struct {
 	}, func(b []byte) ([]byte, error) {
 		s, err := parseStatement(b)
 		return s.marshal(), err
+	}},
+	{"change under a lease", func(t testing.TB) []byte {
+		a, err := parseAppliedChange(sampleApplied(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Fence, a.Replaces = chunk.Fence{Epoch: 1, Index: 300}, crdt.ChangeHash{4}
+		return a.marshal()
+	}, func(b []byte) ([]byte, error) {
+		a, err := parseAppliedChange(b)
+		if err != nil {
+			return nil, err
+		}
+		return a.marshal(), nil
+	}},
+	{"overlay", func(testing.TB) []byte {
+		return overlay{chunk.Fence{Epoch: 1, Index: 300}, []string{"Invoice/" + fuzzing.Canary, "Invoice/2"}}.marshal()
+	}, func(b []byte) ([]byte, error) {
+		o, err := parseOverlay(b)
+		return o.marshal(), err
+	}},
+	{"certificate", func(testing.TB) []byte {
+		s := certificate.Statement{Place: lockquorum.Place{Epoch: 1, Index: 9}, Token: lockquorum.Token{Epoch: 1, Index: 5},
+			Heads: lockquorum.Heads{1}, Under: lockquorum.Token{Epoch: 1, Index: 5}, At: lockquorum.Place{Epoch: 1, Index: 7}}
+		c := certified{raw: s.Marshal(), voter: trust.DeviceID{6}, device: trust.DeviceID{7}}
+		c.place.Counter, c.Plain = 9, []certificate.Hash{{8}}
+		return c.marshal()
+	}, func(b []byte) ([]byte, error) {
+		c, err := parseCertified(b)
+		if err != nil {
+			return nil, err
+		}
+		return c.marshal(), nil
 	}},
 	{"counter", func(testing.TB) []byte { return marshalCounter(1 << 50) }, func(b []byte) ([]byte, error) {
 		r := open(b)

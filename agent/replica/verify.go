@@ -220,6 +220,12 @@ func (c *verification) documents(ctx context.Context) error {
 			c.findDerived("document", short(id[:]), "the record of a change does not fit those before")
 			return nil
 		}
+		if d.lock != "" {
+			_, err := c.v.Get(storage.Overlay.Key(id, a.Record.Hash))
+			if !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+		}
 		set := c.sets[d.scope]
 		set.Add(a.Record.Hash)
 		c.sets[d.scope] = set

@@ -82,7 +82,7 @@ func (d *device) open() {
 	d.t.Helper()
 	e := engine.NewLocal()
 	d.t.Cleanup(func() { _ = e.Close() })
-	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: e})
+	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: e, Quorum: votes{}})
 	must(d.t, err)
 	d.Replica = r
 }

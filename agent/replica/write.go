@@ -39,6 +39,7 @@ type job struct {
 	id     [16]byte // which conflict
 	choice crdt.Choice
 	again  bool // it did not read back equal once
+	over   bool // it makes anew in a protected document what an ordinary one holds
 	// restate holds the root keys of which everything is said again; see crdt.Restate.
 	restate map[string]bool
 	// replaces is the lost change that this one writes anew; zero: none.
@@ -68,6 +69,12 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	if err != nil {
 		return false, 0, err
 	}
+	var fence chunk.Fence
+	if d.lock != "" {
+		if fence, err = t.fence(ctx, d); err != nil {
+			return false, 0, err
+		}
+	}
 	instructions, err := t.plan(ctx, d, j)
 	if err != nil || len(instructions) == 0 {
 		return false, 0, err
@@ -75,7 +82,7 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	if !fitsChange(instructions) {
 		return false, 0, errTooLarge
 	}
-	actor, branch, err := r.actor(d, j.base)
+	actor, branch, err := t.actor(d, j.base)
 	if err != nil {
 		return false, 0, err
 	}
@@ -104,10 +111,10 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 		Replaces:   j.replaces,
 		Changes:    []chunk.Change{{Branch: branch, Raw: raw}},
 		Authorship: []chunk.Authorship{{Branch: branch, Seq: c.Seq, Newest: c.Hash}},
-	})
+	}, fence)
 	err = t.record(d, appliedChange{
 		Record: rec, Chunk: at, Device: r.keys.Device(), Schema: fhir.Schema, TimeMillis: by.timeMillis, Author: by.name,
-		Origin: origin, ArrivedMillis: t.now.UnixMilli(), Replaces: j.replaces,
+		Origin: origin, ArrivedMillis: t.now.UnixMilli(), Replaces: j.replaces, Fence: fence, overlay: d.lock != "",
 	}, raw)
 	if err == nil {
 		err = d.agrees(st)
@@ -240,11 +247,18 @@ func (t *transaction) verify(d *document, j job) error {
 }
 
 // actor chooses under which actor a change on top of base is made: the lowest branch whose last change is an ancestor of
-// base, so that no actor ever writes two changes that do not follow each other.
-func (r *Replica) actor(d *document, base []crdt.ChangeHash) (crdt.Actor, byte, error) {
-	log := r.logID(d.scope)
+// base, so that no actor ever writes two changes that do not follow each other. Of a protected document it is none that wrote something late.
+func (t *transaction) actor(d *document, base []crdt.ChangeHash) (crdt.Actor, byte, error) {
+	log := t.r.logID(d.scope)
+	late, err := t.lateActors(d)
+	if err != nil {
+		return crdt.Actor{}, 0, err
+	}
 	for branch := range 256 {
 		actor := crdt.Actor(chunk.ActorOf(log, d.id, byte(branch)))
+		if late[actor] {
+			continue
+		}
 		if base == nil {
 			return actor, byte(branch), nil
 		}
@@ -308,7 +322,14 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 	}
 	outcome := "created"
 	blind := v != nil && !v.Removed && fhir.Version(obj) == "" && !force // of somebody who does not say what they saw
-	if v != nil && !blind && (!v.Removed || fhir.Version(obj) != "") {
+	if j.over {
+		if obj, err = takeOver(v, obj, ref, force || v.Removed); err != nil {
+			return api.Written{}, err
+		}
+		if !v.Removed {
+			outcome = "changed"
+		}
+	} else if v != nil && !blind && (!v.Removed || fhir.Version(obj) != "") {
 		// A version of a removed resource too: the removal came after what the file says, unless it is the removal's own.
 		if j.base, obj, err = t.baseOf(ctx, j, v, obj, ref, force); err != nil {
 			return api.Written{}, err
@@ -324,7 +345,7 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 		return api.Written{}, err
 	}
 	switch {
-	case (blind || j.base != nil) && !v.Removed && bytes.Equal(v.JSON, j.json[ref.key()]):
+	case (blind || j.base != nil) && !v.Removed && !j.over && bytes.Equal(v.JSON, j.json[ref.key()]):
 		return t.written(j.doc, ref, "unchanged", 0)
 	case blind:
 		return api.Written{}, &api.Error{Code: api.CodeConflict, Message: ref.key() + " exists and the file names no version",
@@ -395,14 +416,39 @@ func (t *transaction) locate(obj fhir.Object, ref fhirRef) (job, *view, error) {
 			return job{}, nil, err
 		}
 		shown := views[shownOf(views)]
-		return job{scope: shown.Scope, doc: shown.doc}, shown.view, nil
+		j := job{scope: shown.Scope, doc: shown.doc}
+		if _, protected := LockOf(shown.Scope, shown.doc); !protected && t.r.guards(obj) != "" {
+			j, err = t.placeOf(obj, ref)
+			j.over = true
+		}
+		return j, shown.view, err
 	}
 	j, err := t.placeOf(obj, ref)
 	return j, nil, err
 }
 
+// takeOver returns what a resource is made anew as in a protected document, from one that an ordinary document holds.
+func takeOver(v *view, obj fhir.Object, ref fhirRef, force bool) (fhir.Object, error) {
+	if named := fhir.Version(obj); !force && named != "" && named != crdt.Version(v.Heads) {
+		return nil, &api.Error{Code: api.CodeConflict, Message: ref.key() + " was changed since the version that the file names",
+			Hint: "start from `chartmesh get " + ref.key() + "`, or use --force to set it against what is there now"}
+	}
+	if len(v.JSON) == 0 {
+		return obj, nil
+	}
+	was, err := fhir.Parse(v.JSON)
+	if err != nil {
+		return nil, fmt.Errorf("read stored resource: %w", err)
+	}
+	return fhir.RestoreMeta(obj, was), nil
+}
+
 // placeOf names the document where a resource belongs.
 func (t *transaction) placeOf(obj fhir.Object, ref fhirRef) (job, error) {
+	if lock := t.r.guards(obj); lock != "" {
+		scope, doc, err := t.r.ProtectedDocument(lock, ref.key())
+		return job{scope: scope, doc: doc}, err
+	}
 	p := fhir.Place(obj)
 	scope, err := t.r.scope(p.Scope)
 	if err != nil {

@@ -121,6 +121,16 @@ func (meshEngine) node(ctx context.Context, p plan, i int, ready func()) error {
 			q, err := a.Quorum(ctx)
 			return err == nil && q.State == api.QuorumOK, nil
 		})
+		if err == nil && p.Voters > 1 {
+			var change api.QuorumChange
+			for j := 1; j < p.Voters; j++ {
+				change.Add = append(change.Add, fmt.Sprintf("voter%d", j))
+			}
+			err = until(ctx, func() (bool, error) { // once they have joined, and all see each other
+				q, err := a.ChangeQuorum(ctx, change)
+				return err == nil && len(q.Voters) == p.Voters, nil
+			})
+		}
 		if err == nil {
 			_, err = a.OpenCircle(ctx, api.CircleRequest{Name: shared, First: 1, Last: 1<<53 - 1})
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 func (c *cli) quorumCommand() *cobra.Command {
-	return family("quorum", "who keeps leases and numbers", c.quorumStatusCommand())
+	return family("quorum", "who keeps leases and numbers", c.quorumStatusCommand(), c.quorumAddCommand(), c.quorumRemoveCommand())
 }
 
 func (c *cli) quorumStatusCommand() *cobra.Command {
@@ -28,39 +28,72 @@ majority of them; everything else goes on without.`,
 				if err != nil {
 					return err
 				}
-				p := c.printer()
-				if c.json {
-					p.json(s)
-					return p.failed
+				return c.quorumStatus(s)
+			})
+		}),
+	}
+}
+
+func (c *cli) quorumStatus(s api.QuorumStatus) error {
+	p := c.printer()
+	if c.json {
+		p.json(s)
+		return p.failed
+	}
+	p.line("%s", s.State)
+	if s.Reason != "" {
+		p.line("%s", visible(s.Reason))
+	}
+	var rows [][]string
+	for _, v := range s.Voters {
+		row := []string{party(v.Party), "not reachable", ""}
+		if v.Reachable {
+			row[1] = "reachable"
+		}
+		if v.Self {
+			row[1] = "this device"
+		}
+		if v.Leads {
+			row[2] = "leads"
+		}
+		rows = append(rows, row)
+	}
+	if len(rows) > 0 {
+		p.table([]string{"VOTER", "", ""}, rows)
+	}
+	if s.State != api.QuorumOK {
+		p.remark("leases and numbers wait; reading and writing records goes on")
+	}
+	if s.Risk != "" {
+		p.remark("%s", visible(s.Risk))
+	}
+	return p.failed
+}
+
+func (c *cli) quorumAddCommand() *cobra.Command {
+	return c.quorumChangeCommand("add NAME NAME", "have two more devices keep leases and numbers",
+		`Has two more devices vote: from then on leases and numbers go on when one of the three is gone. Take devices that always run, at several
+sites. All three must be running now. Where one is not ready the voters of before go on: give the command again. Only an
+administrator's device may.`,
+		`  chartmesh quorum add Server-Nord Server-Sued`, func(names []string) api.QuorumChange { return api.QuorumChange{Add: names} })
+}
+
+func (c *cli) quorumRemoveCommand() *cobra.Command {
+	return c.quorumChangeCommand("remove NAME NAME", "have two of three devices keep leases and numbers no more",
+		`Has two of three devices vote no more, so that one is left. Two of the three must be running now. Only an administrator's device may.`,
+		`  chartmesh quorum remove Server-Nord Server-Sued`, func(names []string) api.QuorumChange { return api.QuorumChange{Remove: names} })
+}
+
+func (c *cli) quorumChangeCommand(use, short, long, example string, change func([]string) api.QuorumChange) *cobra.Command {
+	return &cobra.Command{
+		Use: use, Short: short, Long: long, Example: example, Args: cobra.MinimumNArgs(1),
+		RunE: c.do(func(ctx context.Context, args []string) error {
+			return c.running(func(agent *client.Client) error {
+				s, err := agent.ChangeQuorum(ctx, change(args))
+				if err != nil {
+					return err
 				}
-				p.line("%s", s.State)
-				if s.Reason != "" {
-					p.line("%s", visible(s.Reason))
-				}
-				var rows [][]string
-				for _, v := range s.Voters {
-					row := []string{party(v.Party), "not reachable", ""}
-					if v.Reachable {
-						row[1] = "reachable"
-					}
-					if v.Self {
-						row[1] = "this device"
-					}
-					if v.Leads {
-						row[2] = "leads"
-					}
-					rows = append(rows, row)
-				}
-				if len(rows) > 0 {
-					p.table([]string{"VOTER", "", ""}, rows)
-				}
-				if s.State != api.QuorumOK {
-					p.remark("leases and numbers wait; reading and writing records goes on")
-				}
-				if s.Risk != "" {
-					p.remark("%s", visible(s.Risk))
-				}
-				return p.failed
+				return c.quorumStatus(s)
 			})
 		}),
 	}

@@ -53,7 +53,7 @@ var rules = map[string]rule{
 		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
 	},
 	"lockquorum/client":     {module: []string{"lockquorum"}},
-	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum"}, others: []string{"go.etcd.io/raft/v3/raftpb", "google.golang.org/protobuf/proto"}},
+	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum", "lockquorum/certificate"}, others: []string{"go.etcd.io/raft/v3/raftpb", "google.golang.org/protobuf/proto"}},
 	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
 
 	// The joins. The API's types stand alone, so that a client needs nothing else.
@@ -61,11 +61,12 @@ var rules = map[string]rule{
 	"agent/api/apitest": {module: []string{"agent/api"}},
 	"agent/client":      {module: []string{"agent/api"}},
 	"agent/replica": {module: []string{
-		"wire", "trust", "trust/keyring", "chunk", "chunk/logs", "crdt", "fhir", "storage", "p2p/session", "agent/api",
+		"wire", "trust", "trust/keyring", "chunk", "chunk/logs", "crdt", "fhir", "lockquorum", "lockquorum/certificate", "storage", "p2p/session",
+		"agent/api",
 	}},
 	"agent/quorum": {
-		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/client", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter", "agent/api"},
-		others: []string{"golang.org/x/text/unicode/norm"},
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/client", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter", "agent/api"},
+		others: []string{"go.etcd.io/raft/v3/raftpb", "golang.org/x/text/unicode/norm"},
 	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",

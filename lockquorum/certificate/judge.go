@@ -52,11 +52,12 @@ type Judgement struct {
 	Contradicted []bool
 
 	accepted map[Hash]bool
+	wanted   map[Hash]bool
 }
 
 // Judge judges the changes of a document by what is certified of it. dependencies returns what a change builds on, and false if it is not held.
 func Judge(dependencies func(Hash) ([]Hash, bool), list []Certified) *Judgement {
-	j := &Judgement{Contradicted: contradicted(list), accepted: map[Hash]bool{}}
+	j := &Judgement{Contradicted: contradicted(list), accepted: map[Hash]bool{}, wanted: map[Hash]bool{}}
 	var certify []*Certified
 	for i := range list {
 		c := &list[i]
@@ -83,6 +84,9 @@ func Judge(dependencies func(Hash) ([]Hash, bool), list []Certified) *Judgement 
 		}
 		if j.Lacks == nil {
 			j.Lacks = lacks
+		}
+		for _, h := range lacks {
+			j.wanted[h] = true
 		}
 	}
 	return j
@@ -112,15 +116,18 @@ func ancestors(dependencies func(Hash) ([]Hash, bool), heads []Hash) (set map[Ha
 // Accepted reports whether a change is an ancestor of the certified heads, or one of them.
 func (j *Judgement) Accepted(h Hash) bool { return j.accepted[h] }
 
+// Wants reports whether a change that is not held may change what is said of others, should it come.
+func (j *Judgement) Wants(h Hash) bool { return j.wanted[h] }
+
 // Len returns how many changes are accepted.
 func (j *Judgement) Len() int { return len(j.accepted) }
 
-// Of judges a change that was written under a token; packed: it came in a checkpoint alone, which does not tell it.
-func (j *Judgement) Of(h Hash, token lockquorum.Token, packed bool) Verdict {
+// Of judges a change that was written under a token; zeros: under none, or that is not known, since it came in a checkpoint alone.
+func (j *Judgement) Of(h Hash, token lockquorum.Token) Verdict {
 	switch {
 	case j.accepted[h]:
 		return Accepted
-	case j.Lacks != nil, packed, !token.IsZero() && !j.Ended(token):
+	case j.Lacks != nil, !token.IsZero() && !j.Ended(token):
 		return Pending
 	}
 	return Late

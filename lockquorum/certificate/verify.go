@@ -29,7 +29,7 @@ type Hasher interface {
 	Heads(document [32]byte, heads [][32]byte) lockquorum.Heads
 }
 
-// Keyed is the Hasher under a key, which all who may read the documents hold and no voter as such.
+// Keyed is a Hasher under a key, for test vectors and simulations. A device has its keyring's names (agent/quorum).
 type Keyed [32]byte
 
 func (k Keyed) hash(label string, parts ...[]byte) (out [32]byte) {

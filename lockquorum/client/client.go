@@ -60,8 +60,12 @@ const (
 
 	// Drift is by how much of its time a lease ends earlier for its holder: twice as far as clocks that never jump may run apart.
 	Drift = 0.03
-	// attempt is how long one voter is waited for.
-	attempt = 5 * time.Second
+	// attempt is how long one voter is waited for at first, and twice as long each time that all were asked: it may have gone, and its connection
+	// does not show it yet. Asking another one in the same place is safe.
+	attempt   = time.Second
+	maxDouble = 3
+	// waiting is how long one is waited for by who waits for its turn.
+	waiting = 5 * time.Second
 	// retry is after how long all are asked again.
 	retry = 60 * time.Millisecond
 	// maxIdle is how many sessions are kept for the next leases.
@@ -172,15 +176,18 @@ func (c *Client) spawn(fn func()) {
 	}
 }
 
-// voters returns who may be asked, who led last first.
+// voters returns who may be asked: first the one of this device, which knows who leads, then who led last.
 func (c *Client) voters() []Voter {
 	list := c.cfg.Voters()
 	c.mu.Lock()
 	leader := c.mu.leader
 	c.mu.Unlock()
-	for i, v := range list {
-		if v.Device == leader {
-			list[0], list[i] = list[i], list[0]
+	for _, first := range []lockquorum.DeviceID{leader, c.cfg.Self} {
+		for i, v := range list {
+			if v.Device == first {
+				copy(list[1:i+1], list[:i])
+				list[0] = v
+			}
 		}
 	}
 	return list
@@ -212,7 +219,7 @@ func (c *Client) do(ctx context.Context, r lockquorum.Request) (a lockquorum.Ans
 // *NoQuorumError.
 func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, lockquorum.Engine) error) error {
 	unknown, until := false, c.cfg.Now().Monotonic+c.cfg.Patience
-	for {
+	for round := 0; ; round++ {
 		list := c.voters()
 		reached := map[lockquorum.DeviceID]bool{}
 		var last error
@@ -225,7 +232,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 			asked[v.Device] = true
 			one, cancel := ctx, context.CancelFunc(func() {})
 			if !waits {
-				one, cancel = context.WithTimeout(ctx, attempt)
+				one, cancel = context.WithTimeout(ctx, attempt<<min(round, maxDouble))
 			}
 			err := ask(one, v.Engine)
 			cancel()

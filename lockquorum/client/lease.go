@@ -111,23 +111,25 @@ func (c *Client) ask(ctx context.Context, o *lockquorum.Acquire) (*Lease, error)
 // turn asks for a lease until there is an answer. Asked again in its place, it also keeps the session while it waits.
 func (c *Client) turn(ctx context.Context, s *session, o *lockquorum.Acquire) (a lockquorum.Answer, asked Moment, err error) {
 	r, asked := s.next(o), c.cfg.Now()
-	r.Wait = !o.Try
 	for {
 		part, cancel := ctx, context.CancelFunc(func() {})
 		if r.Wait {
-			part, cancel = context.WithTimeout(ctx, c.cfg.SessionTTL/4)
+			part, cancel = context.WithTimeout(ctx, min(waiting, c.cfg.SessionTTL/4))
 		}
 		sent := c.cfg.Now()
 		a, err = c.do(part, r)
 		again := err != nil && part.Err() != nil && ctx.Err() == nil
 		cancel()
-		if again {
-			continue
+		switch {
+		case again:
+		case err == nil && a.Code == lockquorum.CodeQueued: // from now on the answer comes with its turn
+			r.Wait = true
+		default:
+			if err == nil {
+				s.answered(r, sent)
+			}
+			return a, asked, err
 		}
-		if err == nil {
-			s.answered(r, sent)
-		}
-		return a, asked, err
 	}
 }
 
@@ -247,6 +249,16 @@ func (l *Lease) Certified(doc lockquorum.DocumentID) lockquorum.Heads {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.mu.certified[doc]
+}
+
+// Documents lists those of which heads are certified, as far as this holder knows.
+func (l *Lease) Documents() (list []lockquorum.DocumentID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for d := range l.mu.certified {
+		list = append(list, d)
+	}
+	return list
 }
 
 // Barrier waits until this device holds what is certified of a document, so that the first change under the lease is on top of it. It is

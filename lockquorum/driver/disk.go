@@ -99,6 +99,27 @@ func Found(ctx context.Context, store storage.Store, rec Record, from *voter.Sto
 	return nil
 }
 
+// Forget removes the voter of a store, so that another may begin in it. It must have no part in its quorum any more.
+func Forget(ctx context.Context, store storage.Store) error {
+	var b storage.Batch
+	err := store.View(func(r storage.Reader) error {
+		for _, item := range []byte{itemVoter, itemHard, itemSnapshot} {
+			b.Delete(storage.Quorum.Key(item))
+		}
+		return r.Keys(storage.QuorumEntry.All(), nil, func(key []byte) error {
+			b.Delete(append([]byte(nil), key...))
+			return nil
+		})
+	})
+	if err == nil {
+		err = store.Commit(ctx, &b)
+	}
+	if err != nil {
+		return fmt.Errorf("forget voter: %w", err)
+	}
+	return nil
+}
+
 // Rebind notes that the device goes on under another log, of which its folder is the one that it was.
 func (d *StoreDisk) Rebind(ctx context.Context, rec Record) error {
 	var b storage.Batch

@@ -102,6 +102,8 @@ type Driver struct {
 	calls chan *call
 	inbox chan *pb.Message
 	asks  chan func()
+	stop  chan struct{}
+	once  sync.Once
 	ended chan struct{}
 
 	// The goroutine of Run alone has these.
@@ -180,7 +182,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 		cfg.Boot = n.Uint64()
 	}
 	d := &Driver{
-		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan *pb.Message, maxInbox), asks: make(chan func()), ended: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan *pb.Message, maxInbox), asks: make(chan func()), stop: make(chan struct{}), ended: make(chan struct{}),
 		waiting: map[uint64]*call{}, queued: map[place][]*call{},
 	}
 	stored, err := cfg.Disk.Load(ctx)
@@ -228,10 +230,12 @@ func (d *Driver) Run(ctx context.Context) error {
 		return d.pump(ctx)
 	})
 	d.publish(err == nil, err)
-	for err == nil && ctx.Err() == nil {
+	for err == nil && ctx.Err() == nil && !d.stopping() {
 		var do func()
 		select {
 		case <-ctx.Done():
+			continue
+		case <-d.stop:
 			continue
 		case <-tick.C:
 			do = d.tick
@@ -253,6 +257,18 @@ func (d *Driver) Run(ctx context.Context) error {
 		d.log.Error("a voter has stopped", "error", err)
 	}
 	return err
+}
+
+// Stop ends Run, which says when by Ended. It may be called again.
+func (d *Driver) Stop() { d.once.Do(func() { close(d.stop) }) }
+
+func (d *Driver) stopping() bool {
+	select {
+	case <-d.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 // end answers everybody who waits.

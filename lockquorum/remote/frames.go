@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
 	"chartmesh/trust"
 	"chartmesh/wire"
 )
@@ -22,12 +23,14 @@ import (
 //	                                         3 | count | kind 1, ID 32 …                          the names behind keyed hashes
 //	                                         5 | epoch | number | count | number, device 32 …     begin to vote, at these voters' word
 //	                                         6 | count | device 32 …                              have these vote and nobody else
+//	                                         8 | lock 32 | document 32                            what is certified of a document
 //	answer    1 | code | token | end | series | number | heads 32 | place | count | document 32, heads 32, token, place …
 //	          2 | State, as a snapshot
 //	          3 | names …                       empty: not known
 //	          4 | why 1 | leader 32             zeros: nobody
 //	          5                                 it begins
 //	          6                                 they vote
+//	          8 | statement | voter 32 | signature 64
 //
 // Voters' messages follow one another on a stream that begins with the question 7; nothing is answered:
 //
@@ -44,6 +47,7 @@ const (
 	kindBegin    = 5
 	kindChange   = 6
 	kindMessages = 7 // of questions alone
+	kindCertify  = 8
 )
 
 // Caps of what comes from the other side.
@@ -71,6 +75,8 @@ type question struct {
 	names    []Name
 	begin    Begin
 	devices  []lockquorum.DeviceID
+	lock     lockquorum.LockID
+	document lockquorum.DocumentID
 }
 
 // Begin asks a device to begin to vote, under a number of its own, in the quorum of others.
@@ -107,6 +113,9 @@ func (q question) encode() ([]byte, error) {
 			w.Uvarint(v.ID)
 			w.Raw(v.Device[:])
 		}
+	case kindCertify:
+		w.Raw(q.lock[:])
+		w.Raw(q.document[:])
 	case kindChange:
 		w.Uvarint(uint64(len(q.devices)))
 		for _, d := range q.devices {
@@ -151,6 +160,9 @@ func parseQuestion(b []byte) (q question, err error) {
 			}
 			q.begin.Voters = append(q.begin.Voters, v)
 		}
+	case kindCertify:
+		r.Fixed(q.lock[:])
+		r.Fixed(q.document[:])
 	case kindChange:
 		for range r.Uvarint(lockquorum.MaxVoters) {
 			var d lockquorum.DeviceID
@@ -182,6 +194,7 @@ type answer struct {
 	names  []string
 	why    byte
 	leader lockquorum.DeviceID
+	signed certificate.Signed
 }
 
 // Why something was refused. The numbers are part of the protocol.
@@ -264,6 +277,10 @@ func (a answer) encode() []byte {
 		for _, n := range a.names {
 			w.String(n)
 		}
+	case kindCertify:
+		w.Blob(a.signed.Statement)
+		w.Raw(a.signed.Voter[:])
+		w.Raw(a.signed.Signature[:])
 	case kindRefused:
 		w.Byte(a.why)
 		w.Raw(a.leader[:])
@@ -315,6 +332,10 @@ func parseAnswer(b []byte) (a answer, err error) {
 				return a, r.Err()
 			}
 		}
+	case kindCertify:
+		a.signed.Statement = r.Blob(certificate.MaxStatement)
+		r.Fixed(a.signed.Voter[:])
+		r.Fixed(a.signed.Signature[:])
 	case kindRefused:
 		if a.why = r.Byte(); a.why == 0 || a.why > whyMissing {
 			r.Fail("why it was refused")

@@ -20,6 +20,7 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
 	"chartmesh/trust"
 )
 
@@ -52,6 +53,8 @@ type Server struct {
 	// Begin has this device begin to vote, and Change has others vote, at a device's word; nil: that is ErrForbidden.
 	Begin  func(ctx context.Context, from lockquorum.DeviceID, b Begin) error
 	Change func(ctx context.Context, from lockquorum.DeviceID, devices []lockquorum.DeviceID) error
+	// Certify signs what the voter says of a document; nil: that is ErrForbidden.
+	Certify func(ctx context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error)
 
 	mu    sync.Mutex
 	asked map[lockquorum.DeviceID]int
@@ -170,7 +173,13 @@ func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q questio
 		return done(q.kind, s.Begin(ctx, from, q.begin))
 	case q.kind == kindChange && s.Change != nil:
 		return done(q.kind, s.Change(ctx, from, q.devices))
-	case q.kind == kindBegin, q.kind == kindChange:
+	case q.kind == kindCertify && s.Certify != nil:
+		signed, err := s.Certify(ctx, from, q.lock, q.document)
+		if err != nil {
+			return refused(err)
+		}
+		return answer{kind: q.kind, signed: signed}
+	case q.kind == kindBegin, q.kind == kindChange, q.kind == kindCertify:
 		return refused(lockquorum.ErrForbidden)
 	}
 	e := s.Engine()
@@ -286,4 +295,10 @@ func (e *Engine) Begin(ctx context.Context, b Begin) error {
 func (e *Engine) Change(ctx context.Context, devices []lockquorum.DeviceID) error {
 	_, err := e.ask(ctx, question{kind: kindChange, devices: devices}, maxAnswer)
 	return err
+}
+
+// Certify asks for what the voter says of a document, signed. It is lockquorum.NotLeaderError where another has to be asked.
+func (e *Engine) Certify(ctx context.Context, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
+	a, err := e.ask(ctx, question{kind: kindCertify, lock: lock, document: document}, maxAnswer)
+	return a.signed, err
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -14,6 +16,7 @@ import (
 
 	"chartmesh/internal/fuzzing"
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/quorumtest"
 	"chartmesh/lockquorum/voter"
@@ -220,8 +223,9 @@ func TestMessages(t *testing.T) {
 			stop   func()
 		}
 		machines := map[lockquorum.DeviceID]*machine{}
-		gone := map[lockquorum.DeviceID]bool{}
-		reaches := func(d lockquorum.DeviceID) bool { return !gone[d] }
+		var gone atomic.Bool // the first
+		var mu sync.Mutex
+		reaches := func(d lockquorum.DeviceID) bool { return d != quorumtest.A || !gone.Load() }
 		begin := func(device lockquorum.DeviceID, rec driver.Record, from *voter.Stored, b driver.Begin) {
 			twin := storage.NewTwin()
 			must(t, driver.Found(t.Context(), twin, rec, from))
@@ -229,7 +233,10 @@ func TestMessages(t *testing.T) {
 			must(t, err)
 			m := NewMessenger(practice, func(_ context.Context, to lockquorum.DeviceID) (Stream, error) {
 				here, there := net.Pipe()
-				go func() { _ = machines[to].server.Serve(t.Context(), pipe{there}, device) }()
+				mu.Lock()
+				defer mu.Unlock()
+				server := machines[to].server
+				go func() { _ = server.Serve(t.Context(), pipe{there}, device) }()
 				return pipe{here}, nil
 			}, reaches)
 			d, err := driver.Open(t.Context(), driver.Config{ID: rec.ID, Device: device, Disk: disk, Allow: quorumtest.Allow, Transport: m, Begin: b})
@@ -238,6 +245,8 @@ func TestMessages(t *testing.T) {
 			over := make(chan struct{})
 			go func() { defer close(over); _ = d.Run(ctx) }()
 			stop := func() { cancel(); <-over; m.Close() }
+			mu.Lock()
+			defer mu.Unlock()
 			machines[device] = &machine{d, &Server{Practice: practice, Engine: func() lockquorum.Engine { return d }, Receive: d.Receive}, stop}
 		}
 		first := lockquorum.New(0)
@@ -249,7 +258,7 @@ func TestMessages(t *testing.T) {
 		begin(quorumtest.C, driver.Record{Epoch: 1, ID: 3}, nil, now)
 		must(t, machines[quorumtest.A].Change(t.Context(), []lockquorum.Voter{{ID: 1, Device: quorumtest.A}, {ID: 2, Device: quorumtest.B}, {ID: 3, Device: quorumtest.C}}))
 		machines[quorumtest.A].stop()
-		gone[quorumtest.A] = true
+		gone.Store(true)
 		time.Sleep(5 * time.Second)
 		leads := 0
 		for _, d := range []lockquorum.DeviceID{quorumtest.B, quorumtest.C} {
@@ -333,6 +342,8 @@ func FuzzFrames(f *testing.F) {
 		asks(question{kind: kindRead}), asks(question{kind: kindNames, names: []Name{{1, [32]byte{2}}, {3, [32]byte{4}}}}),
 		append([]byte{1}, answer{kind: kindDo, answer: lockquorum.Answer{Result: lockquorum.Result{Code: 1, Number: 7, Series: lockquorum.SeriesID{Epoch: 1, N: 2}},
 			Place: lockquorum.Place{Epoch: 1, Index: 300}, Documents: []lockquorum.Document{{Heads: lockquorum.Heads{1}}}}}.encode()...),
+		asks(question{kind: kindCertify, lock: lockquorum.LockID{5}, document: lockquorum.DocumentID{6}}),
+		append([]byte{1}, answer{kind: kindCertify, signed: certificate.Signed{Statement: []byte(fuzzing.Canary), Voter: quorumtest.A}}.encode()...),
 		append([]byte{1}, answer{kind: kindRead, state: lockquorum.New(1).Snapshot()}.encode()...),
 		append([]byte{1}, answer{kind: kindNames, names: []string{"", fuzzing.Canary}}.encode()...),
 		append([]byte{1}, refused(&lockquorum.NotLeaderError{Leader: quorumtest.A}).encode()...),
@@ -355,4 +366,28 @@ func FuzzFrames(f *testing.F) {
 			t.Errorf("a frame of %x is %x", b[1:], frame)
 		}
 	})
+}
+
+// TestCertify: a voter's word comes as it signed it; who has none to give says so.
+func TestCertify(t *testing.T) {
+	s := &Server{Practice: practice, Engine: func() lockquorum.Engine { return nil }}
+	e := reach(t, s, quorumtest.B, practice)
+	if _, err := e.Certify(t.Context(), lockquorum.LockID{1}, lockquorum.DocumentID{2}); !errors.Is(err, lockquorum.ErrForbidden) {
+		t.Errorf("who certifies nothing answers %v", err)
+	}
+	want := certificate.Signed{Statement: []byte("statement"), Voter: quorumtest.A, Signature: [64]byte{7}}
+	s.Certify = func(_ context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
+		if from != quorumtest.B || lock != (lockquorum.LockID{1}) || document != (lockquorum.DocumentID{2}) {
+			return certificate.Signed{}, &lockquorum.NotLeaderError{Leader: from}
+		}
+		return want, nil
+	}
+	got, err := e.Certify(t.Context(), lockquorum.LockID{1}, lockquorum.DocumentID{2})
+	must(t, err)
+	if !bytes.Equal(got.Statement, want.Statement) || got.Voter != want.Voter || got.Signature != want.Signature {
+		t.Errorf("came %v, want %v", got, want)
+	}
+	if _, err := e.Certify(t.Context(), lockquorum.LockID{9}, lockquorum.DocumentID{2}); !errors.Is(err, lockquorum.ErrNotLeader) {
+		t.Errorf("who does not lead answers %v", err)
+	}
 }

@@ -12,6 +12,14 @@ func (a *Agent) Quorum(context.Context) (api.QuorumStatus, error) {
 		a.failing("Quorum")
 }
 
+// ChangeQuorum implements api.Agent.
+func (a *Agent) ChangeQuorum(ctx context.Context, _ api.QuorumChange) (api.QuorumStatus, error) {
+	if err := a.failing("ChangeQuorum"); err != nil {
+		return api.QuorumStatus{}, err
+	}
+	return a.Quorum(ctx)
+}
+
 // Leases implements api.Agent.
 func (a *Agent) Leases(context.Context) ([]api.Lease, error) {
 	return []api.Lease{}, a.failing("Leases")

@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"chartmesh/agent/api"
+	"chartmesh/agent/quorum"
+	"chartmesh/agent/replica"
+	"chartmesh/trust"
+)
+
+// The trip of a protected operation: a lease is granted, what was committed last under its lock arrives, an edit is made under the lease, reaches an
+// anchor or a voter, is committed, and the voter's word on that goes into this device's log for the others.
+
+// Periods of protected operations.
+const (
+	barrierWait = 10 * time.Second // after a grant, for what was committed last
+	pushWait    = 5 * time.Second  // before a commit, for whoever is connected to confirm what is committed
+	pushLook    = 20 * time.Millisecond
+	settleEvery = 15 * time.Second // it is asked what became of what was left uncommitted
+)
+
+// members returns the membership log, once the records are open.
+func (a *Agent) members() *trust.State {
+	if a.records == nil {
+		return nil
+	}
+	return a.records.State()
+}
+
+// granted waits until this device holds what was committed last under a lease's lock. If that does not come, writes say so.
+func (a *Agent) granted(ctx context.Context, h quorum.Held) {
+	ctx, cancel := context.WithTimeout(ctx, barrierWait)
+	defer cancel()
+	for _, d := range h.Documents() {
+		if err := a.records.Await(ctx, h.Lock(), d, h.Certified(d)); err != nil {
+			a.log.Warn("a lease is held, and what was committed last under it has not arrived yet", "error", err)
+			return
+		}
+	}
+}
+
+// ending commits what is left before a lease is given back.
+func (a *Agent) ending(ctx context.Context, h quorum.Held) {
+	if err := a.commit(ctx, h); err != nil {
+		a.log.Warn("something that was written under a lease was not committed; it is kept aside", "error", err)
+	}
+}
+
+// underLeases writes under whatever leases this device holds, and commits what that came to.
+func underLeases[T any](ctx context.Context, a *Agent, write func(context.Context) (T, error)) (T, error) {
+	var held []quorum.Held
+	if s := a.quorum.Load(); s != nil {
+		held = s.Held()
+	}
+	under := ctx
+	for _, h := range held {
+		under = replica.Under(under, h)
+	}
+	v, err := write(under)
+	if err != nil {
+		return v, explain(err)
+	}
+	for _, h := range held {
+		if err := a.commit(ctx, h); err != nil {
+			return v, &api.Error{Code: api.CodeLease, Err: err, Message: "it is written on this device and not committed: " + err.Error(),
+				Hint: "as long as the lease lasts it is tried again when the lease is given back; else it is kept aside: see chartmesh quarantine list"}
+		}
+	}
+	return v, nil
+}
+
+// commit has what was written under a lease certified.
+func (a *Agent) commit(ctx context.Context, h quorum.Held) error {
+	s := a.quorum.Load()
+	list, err := a.records.Proposals(h.Lock(), h.Token())
+	if err != nil || len(list) == 0 {
+		return explain(err)
+	}
+	for _, p := range list {
+		a.push(ctx, s, p)
+		err := h.Commit(ctx, p.Name, p.Heads)
+		if err != nil && !quorum.Uncertain(err) {
+			return s.Explain(err)
+		}
+		if err := a.certify(ctx, s, p); err != nil {
+			return err
+		}
+	}
+	if list, err = a.records.Proposals(h.Lock(), h.Token()); err == nil && len(list) > 0 {
+		err = fmt.Errorf("%d documents have changes that no voter certifies", len(list))
+	}
+	return err
+}
+
+// push waits until an anchor or another voter has confirmed what is to be committed, of those that are connected: who gets the lease next is to find it
+// although this device may be gone by then.
+func (a *Agent) push(ctx context.Context, s *quorum.Service, p replica.Proposal) {
+	host := a.host.Load()
+	if host == nil {
+		return
+	}
+	devices := s.Voters()
+	for _, m := range a.records.State().Anchors() {
+		devices = append(devices, m.Device)
+	}
+	devices = slices.DeleteFunc(devices, func(d trust.DeviceID) bool { return d == a.keys.Device() || !host.Reaches(d) })
+	ctx, cancel := context.WithTimeout(ctx, pushWait)
+	defer cancel()
+	tick := time.NewTicker(pushLook)
+	defer tick.Stop()
+	for len(devices) > 0 && !a.records.HeldBy(devices, p.Scope, p.Log, p.Counter) {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// certify takes a voter's word on a document into this device's log.
+func (a *Agent) certify(ctx context.Context, s *quorum.Service, p replica.Proposal) error {
+	signed, err := s.Certify(ctx, p.Lock, p.Name)
+	if err != nil {
+		return err
+	}
+	return explain(a.records.Certify(ctx, p.Lock, p.Name, signed))
+}
+
+// settleLeases finds out what became of what was written here under leases that are over, until ctx ends: it may have been committed, or be late.
+func (a *Agent) settleLeases(ctx context.Context) {
+	tick := time.NewTicker(settleEvery)
+	defer tick.Stop()
+	for {
+		if err := a.settleOnce(ctx); err != nil && ctx.Err() == nil {
+			a.log.Debug("it is not known yet what became of what was written under a lease", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *Agent) settleOnce(ctx context.Context) error {
+	s := a.quorum.Load()
+	list, err := a.records.Uncommitted()
+	if s == nil || err != nil {
+		return err
+	}
+	held := s.Held()
+	var errs []error
+	for _, p := range list {
+		if !slices.ContainsFunc(held, func(h quorum.Held) bool { return h.Token() == p.Token && h.Lock() == p.Lock }) {
+			errs = append(errs, a.certify(ctx, s, p))
+		}
+	}
+	return errors.Join(errs...)
+}

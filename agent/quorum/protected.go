@@ -1,0 +1,157 @@
+package quorum
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
+	"chartmesh/lockquorum/client"
+	"chartmesh/lockquorum/remote"
+	"chartmesh/trust"
+)
+
+// Names are how voters know what protected documents are about, and who may vote: what a replica judges certificates by.
+type Names struct {
+	Keys interface {
+		QuorumName(scope trust.ScopeID, kind string, parts ...string) ([32]byte, error)
+	}
+	Members func() *trust.State
+}
+
+func (n Names) hash(kind string, parts ...string) [32]byte {
+	st := n.Members()
+	if st == nil {
+		return [32]byte{}
+	}
+	scope, ok := st.ScopeNamed(trust.ScopeClinical)
+	if !ok {
+		return [32]byte{}
+	}
+	h, _ := n.Keys.QuorumName(scope, kind, parts...) // zeros, which nothing has, of who reads nothing
+	return h
+}
+
+// Lock implements certificate.Hasher. Names of locks of protected documents are in ASCII.
+func (n Names) Lock(name string) lockquorum.LockID { return n.hash(kindLock.String(), name) }
+
+// Document implements certificate.Hasher.
+func (n Names) Document(id [32]byte) lockquorum.DocumentID { return n.hash("document", string(id[:])) }
+
+// Heads implements certificate.Hasher.
+func (n Names) Heads(document [32]byte, heads [][32]byte) lockquorum.Heads {
+	if len(heads) == 0 {
+		return lockquorum.Heads{}
+	}
+	parts := []string{string(document[:])}
+	for _, h := range heads {
+		parts = append(parts, string(h[:]))
+	}
+	return n.hash("heads", parts...)
+}
+
+// Voted implements certificate.Voters: whoever a quorum may have had vote (decision 0067).
+func (n Names) Voted(st *trust.State, _ uint64, device trust.DeviceID) certificate.Word {
+	m, ok := st.Member(device)
+	switch {
+	case device == st.Founding().Device.ID, st.IsAnchor(device), st.Former(device), ok && (m.Role == trust.RoleAdmin || m.Role == trust.RoleServer):
+		return certificate.Yes
+	}
+	return certificate.Unknown
+}
+
+// Held is a lease that this process holds.
+type Held struct {
+	name  string
+	lease *client.Lease
+}
+
+// Held lists the leases that this process holds.
+func (s *Service) Held() (list []Held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.mu.held {
+		list = append(list, Held{h.name, h.lease})
+	}
+	return list
+}
+
+// Lock is the name of the lock.
+func (h Held) Lock() string { return h.name }
+
+// Token names the lease.
+func (h Held) Token() lockquorum.Token { return h.lease.Token() }
+
+// Context ends with the lease.
+func (h Held) Context() context.Context { return h.lease.Context() }
+
+// Certified returns the heads of a document that are certified, as far as its holder knows; zeros: none.
+func (h Held) Certified(document lockquorum.DocumentID) lockquorum.Heads {
+	return h.lease.Certified(document)
+}
+
+// Documents lists those of which heads were certified when the lease was granted.
+func (h Held) Documents() []lockquorum.DocumentID { return h.lease.Documents() }
+
+// Commit certifies heads of a document.
+func (h Held) Commit(ctx context.Context, document lockquorum.DocumentID, heads lockquorum.Heads) error {
+	return h.lease.Commit(ctx, document, heads)
+}
+
+// Certify returns what a voter that leads says of a document, signed.
+func (s *Service) Certify(ctx context.Context, lock string, document lockquorum.DocumentID) (signed certificate.Signed, err error) {
+	id, err := s.id(kindLock, lock)
+	if err != nil {
+		return signed, s.explain(err)
+	}
+	if err := s.serves(); err != nil {
+		return signed, err
+	}
+	err = s.client.Ask(ctx, func(ctx context.Context, e lockquorum.Engine) (err error) {
+		if there, ok := e.(*remote.Engine); ok {
+			signed, err = there.Certify(ctx, id, document)
+		} else {
+			signed, err = s.sign(ctx, s.self, e, id, document)
+		}
+		return err
+	})
+	return signed, s.explain(err)
+}
+
+// certify signs what this device's voter says of a document, for another device.
+func (s *Service) certify(ctx context.Context, from trust.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
+	e := s.engine()
+	if e == nil {
+		return certificate.Signed{}, lockquorum.ErrStopped
+	}
+	return s.sign(ctx, from, e, lock, document)
+}
+
+func (s *Service) sign(ctx context.Context, from trust.DeviceID, e lockquorum.Engine, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
+	st, err := e.Read(ctx, from)
+	if err != nil {
+		return certificate.Signed{}, err
+	}
+	signed, err := certificate.Sign(s.cfg.Keys, certificate.Of(st, s.cfg.Members().Practice(), lock, document))
+	if err != nil {
+		return signed, fmt.Errorf("certify: %w", err)
+	}
+	return signed, nil
+}
+
+// Voters lists the devices that vote, as this one last heard.
+func (s *Service) Voters() (list []trust.DeviceID) {
+	for _, v := range s.voting() {
+		list = append(list, v.Device)
+	}
+	return list
+}
+
+// Uncertain reports whether an error of Held.Commit leaves open what is certified.
+func Uncertain(err error) bool {
+	return errors.Is(err, client.ErrOutcomeUnknown) || errors.Is(err, client.ErrOtherHeads)
+}
+
+// Explain says an error of a lease in words for people.
+func (s *Service) Explain(err error) error { return s.explain(err) }

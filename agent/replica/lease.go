@@ -1,0 +1,414 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"chartmesh/agent/api"
+	"chartmesh/chunk"
+	"chartmesh/crdt"
+	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
+	"chartmesh/storage"
+	"chartmesh/trust"
+)
+
+// Lease is the right to change what a lock guards, as the holder's client has it.
+type Lease interface {
+	// Lock is the name of the lock.
+	Lock() string
+	Token() lockquorum.Token
+	// Context ends with the lease.
+	Context() context.Context
+	// Certified returns the heads of a document that are certified, as far as the holder was told; zeros: none.
+	Certified(lockquorum.DocumentID) lockquorum.Heads
+}
+
+type leaseKey struct{ lock string }
+
+// Under returns a context under which the documents may be written that a lease's lock guards. A context may have several leases.
+func Under(ctx context.Context, l Lease) context.Context {
+	return context.WithValue(ctx, leaseKey{l.Lock()}, l)
+}
+
+// needsLease says that a document is written under a lease alone.
+func needsLease(lock string) error {
+	return &api.Error{Code: api.CodeLease, Message: "this is protected: one workstation at a time changes it, under a lease of the lock " + lock,
+		Hint: "`chartmesh lease run " + lock + " -- …` holds one while a command runs"}
+}
+
+// fence returns the token under which a document may be written now, and whether it may: there is a lease, what it was granted on is here, and
+// nothing of an earlier lease is pending here.
+func (t *transaction) fence(ctx context.Context, d *document) (chunk.Fence, error) {
+	l, ok := ctx.Value(leaseKey{d.lock}).(Lease)
+	if !ok {
+		return chunk.Fence{}, needsLease(d.lock)
+	}
+	if t.r.quorum == nil {
+		return chunk.Fence{}, &api.Error{Code: api.CodeUnavailable, Message: "this device knows of no quorum"}
+	}
+	lost := &api.Error{Code: api.CodeLease, Message: "the lease of the lock " + d.lock + " is lost", Hint: "take a new one; nothing was written"}
+	if l.Context().Err() != nil {
+		return chunk.Fence{}, lost
+	}
+	j := t.judgement(d)
+	if j == nil {
+		all, err := t.contenders(d)
+		if err != nil {
+			return chunk.Fence{}, err
+		}
+		j = t.judgeAll(d, all)
+	}
+	token := l.Token()
+	fence := chunk.Fence{Epoch: token.Epoch, Index: token.Index}
+	if j.Ended(token) {
+		return chunk.Fence{}, lost
+	}
+	barrier := &api.Error{Code: api.CodeUnavailable, Message: "what was committed last under the lock " + d.lock + " has not arrived here yet",
+		Hint: "it comes from another device; try again when that has been in contact"}
+	if want := l.Certified(t.r.quorum.Document(d.id)); j.Lacks != nil || want != (lockquorum.Heads{}) && t.r.resolve(d, want, false) == nil {
+		return chunk.Fence{}, barrier
+	}
+	for _, o := range d.overlay {
+		if o.fence != fence {
+			return chunk.Fence{}, &api.Error{Code: api.CodeUnavailable,
+				Message: "something that was written here under an earlier lease of the lock " + d.lock + " is not decided yet",
+				Hint:    "it is when the end of that lease is known here"}
+		}
+	}
+	return fence, nil
+}
+
+// resolve finds the heads that a hash stands for among the changes that are applied, or kept too; nil if they are not here. Voters know a
+// hash alone.
+func (r *Replica) resolve(d *document, want lockquorum.Heads, kept bool) []certificate.Hash {
+	fits := func(heads []crdt.ChangeHash) []certificate.Hash {
+		list := make([]certificate.Hash, len(heads))
+		for i, h := range heads {
+			list[i] = h
+		}
+		if len(list) > 0 && len(list) <= certificate.MaxHeads && r.quorum.Heads(d.id, list) == want {
+			return list
+		}
+		return nil
+	}
+	if heads := fits(d.index.Heads()); heads != nil {
+		return heads
+	}
+	for _, c := range d.certificates {
+		if c.Heads == want && (kept || d.hasAll(c.Plain)) {
+			return c.Plain
+		}
+	}
+	settled := d.settled()
+	if heads := fits(d.index.HeadsOf(settled)); heads != nil {
+		return heads
+	}
+	var one []crdt.ChangeHash
+	for _, rec := range d.index.Records() {
+		one = append(one, rec.Hash)
+	}
+	if kept {
+		for h := range d.lost {
+			one = append(one, h)
+		}
+	}
+	for _, h := range one {
+		if heads := fits([]crdt.ChangeHash{h}); heads != nil {
+			return heads
+		}
+		// Beside what is settled, for what was made on something earlier.
+		with := append(slices.Clone(d.index.HeadsOf(settled)), h)
+		slices.SortFunc(with, func(a, b crdt.ChangeHash) int { return bytes.Compare(a[:], b[:]) })
+		if heads := fits(slices.Compact(with)); heads != nil {
+			return heads
+		}
+	}
+	return nil
+}
+
+// settled returns the applied changes that are certified.
+func (d *document) settled() (list []crdt.ChangeHash) {
+	for _, rec := range d.index.Records() {
+		if _, overlaid := d.overlay[rec.Hash]; !overlaid {
+			list = append(list, rec.Hash)
+		}
+	}
+	return list
+}
+
+func (d *document) hasAll(heads []certificate.Hash) bool {
+	return !slices.ContainsFunc(heads, func(h certificate.Hash) bool { return !d.index.Has(h) })
+}
+
+// Holds reports whether this device has what is certified of a document of a lock, so that its holder may write on top of it.
+func (r *Replica) Holds(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error) {
+	if heads == (lockquorum.Heads{}) {
+		return true, nil
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	d, err := r.namedDocument(lock, document)
+	if err != nil || d == nil {
+		return false, err
+	}
+	return r.resolve(d, heads, false) != nil, nil
+}
+
+// Await returns when this device has what is certified of a document of a lock.
+func (r *Replica) Await(ctx context.Context, lock string, document lockquorum.DocumentID, heads lockquorum.Heads) error {
+	for {
+		changed := r.Changed()
+		if ok, err := r.Holds(lock, document, heads); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// namedDocument returns the document of a lock that voters know by a hash; nil: there is none. The caller holds Replica.write.
+func (r *Replica) namedDocument(lock string, name lockquorum.DocumentID) (*document, error) {
+	if r.quorum == nil {
+		return nil, nil
+	}
+	for n := range lockDocuments {
+		scope, id, err := r.lockDocument(lock, n)
+		if err != nil {
+			return nil, err
+		}
+		if r.quorum.Document(id) == name {
+			return r.document(scope, id)
+		}
+	}
+	return nil, nil
+}
+
+// Proposal is what a holder wrote of a document and has not committed.
+type Proposal struct {
+	Lock     string
+	Scope    trust.ScopeID
+	Document crdt.DocumentID
+	Token    lockquorum.Token
+	// Name and Heads are what the voters are asked to certify.
+	Name  lockquorum.DocumentID
+	Heads lockquorum.Heads
+	// Log and Counter are where the last of it stands: it has to be held elsewhere before it is committed, so that a holder that dies does not
+	// stop the next one.
+	Log     chunk.LogID
+	Counter uint64
+}
+
+// Proposals returns what was written here under a lease and is not certified, by document.
+func (r *Replica) Proposals(lock string, token lockquorum.Token) (list []Proposal, err error) {
+	all, err := r.Uncommitted()
+	for _, p := range all {
+		if p.Lock == lock && p.Token == token {
+			list = append(list, p)
+		}
+	}
+	return list, err
+}
+
+// Uncommitted returns what was written here under leases and is not certified, by document and lease.
+func (r *Replica) Uncommitted() (list []Proposal, err error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	if r.quorum == nil {
+		return nil, nil
+	}
+	var docs []crdt.DocumentID
+	if err := r.store.View(func(v storage.Reader) error {
+		return v.Keys(storage.Overlay.All(), nil, func(key []byte) error {
+			doc, _, err := storage.Overlay.Parse(key)
+			if len(docs) == 0 || docs[len(docs)-1] != doc {
+				docs = append(docs, doc)
+			}
+			return err
+		})
+	}); err != nil {
+		return nil, fmt.Errorf("read what is not committed: %w", err)
+	}
+	for _, id := range docs {
+		for _, sc := range r.State().Scopes() {
+			if _, ok := LockOf(sc.ID, id); !ok || !bytes.HasPrefix(id[:], sc.ID[:trust.DocumentPrefix]) {
+				continue
+			}
+			d, err := r.document(sc.ID, id)
+			if err != nil {
+				return nil, err
+			}
+			tokens := map[lockquorum.Token]bool{}
+			for _, o := range d.overlay {
+				tokens[tokenOf(o.fence)] = true
+			}
+			for token := range tokens {
+				if p, ok := r.propose(d, token); ok {
+					list = append(list, p)
+				}
+			}
+		}
+	}
+	return list, nil
+}
+
+func (r *Replica) propose(d *document, token lockquorum.Token) (p Proposal, ok bool) {
+	p = Proposal{Lock: d.lock, Scope: d.scope, Document: d.id, Token: token, Name: r.quorum.Document(d.id)}
+	set := d.settled()
+	for hash, o := range d.overlay {
+		if tokenOf(o.fence) != token {
+			continue
+		}
+		ok = true
+		set = append(set, hash)
+		if at := d.changes[d.byHash[hash]].chunk; at.Log == r.logID(d.scope) {
+			p.Log, p.Counter = at.Log, max(p.Counter, at.Counter)
+		}
+	}
+	var heads []certificate.Hash
+	for _, h := range d.index.HeadsOf(set) {
+		heads = append(heads, h)
+	}
+	p.Heads = r.quorum.Heads(d.id, heads)
+	return p, ok && len(heads) <= certificate.MaxHeads
+}
+
+// ErrNotHere says that a voter certifies heads that this device does not hold yet: it cannot say what they are.
+var ErrNotHere = errors.New("what is certified is not here yet")
+
+// Certify takes what a voter signed of a document of a lock, and puts it into this device's log for the others, if it tells something. What was written under the
+// lease is committed by that, or late. It is ErrNotHere if the heads are not here yet.
+func (r *Replica) Certify(ctx context.Context, lock string, document lockquorum.DocumentID, signed certificate.Signed) error {
+	return r.transact(ctx, func(t *transaction) error {
+		d, err := r.namedDocument(lock, document)
+		if err != nil {
+			return err
+		}
+		if d == nil {
+			return fmt.Errorf("take a certificate: %w: no document of the lock %s has this name", certificate.ErrOther, lock)
+		}
+		st, err := certificate.Parse(signed.Statement)
+		if err != nil {
+			return fmt.Errorf("take a certificate: %w", err)
+		}
+		var heads []certificate.Hash
+		if st.Heads != (lockquorum.Heads{}) {
+			if heads = r.resolve(d, st.Heads, true); heads == nil {
+				return fmt.Errorf("take a certificate: %w", ErrNotHere)
+			}
+		}
+		if st, err = signed.Verify(r.quorum, t.subject(d), heads); err != nil {
+			return fmt.Errorf("take a certificate: %w", err)
+		}
+		if r.quorum.Voted(r.State(), st.Place.Epoch, signed.Voter) != certificate.Yes {
+			return fmt.Errorf("take a certificate: %w: it is not known that who signed it votes", certificate.ErrOther)
+		}
+		all, err := t.contenders(d)
+		if err != nil || !t.tells(d, all, certificate.Certified{Statement: st, Plain: heads}) {
+			return err
+		}
+		body := &chunk.Certificate{Document: d.id, Statement: signed.Statement, Voter: signed.Voter, Signature: signed.Signature, Heads: heads}
+		at, sealed, err := t.seal(d.scope, body)
+		if err != nil {
+			return err
+		}
+		place := storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}
+		verdict, err := t.takeCertificate(ctx, place, r.Device(), body, d)
+		if err != nil {
+			return err
+		}
+		if verdict != nil {
+			t.hold(place, verdict)
+		}
+		return t.removeDrafts(ctx, d)
+	})
+}
+
+// tells reports whether a certificate says anything that is not known: it changes what is said of a change, or contradicts another.
+func (t *transaction) tells(d *document, all []*contender, c certificate.Certified) bool {
+	before := t.judgeAll(d, all)
+	_, list := t.r.counting(d)
+	after := judgeBy(all, append(list, c))
+	if !slices.Equal(before.Lacks, after.Lacks) || after.Contradicted[len(list)] {
+		return true
+	}
+	return slices.ContainsFunc(all, func(x *contender) bool {
+		token := tokenOf(x.applied.Fence)
+		return before.Of(x.Hash, token) != after.Of(x.Hash, token)
+	})
+}
+
+// committed is a resource of which a change of this device was certified.
+type committed struct {
+	doc crdt.DocumentID
+	key string
+	by  author
+}
+
+// removeDrafts removes what ordinary documents have of resources that were committed now: they are made anew in the protected document.
+func (t *transaction) removeDrafts(ctx context.Context, d *document) error {
+	for _, c := range t.committed {
+		ref, ok := parseRef(c.key)
+		if !ok {
+			continue
+		}
+		docs, err := t.documentsOf(ref)
+		if err != nil {
+			return err
+		}
+		for _, doc := range docs {
+			v, err := t.view(doc, c.key)
+			if err != nil {
+				return err
+			}
+			if v == nil || v.Removed || doc == c.doc {
+				continue
+			}
+			if _, protected := LockOf(v.Scope, doc); protected {
+				continue
+			}
+			if _, _, err := t.edit(ctx, job{scope: v.Scope, doc: doc, remove: c.key}, c.by, chunk.OriginDelete); err != nil {
+				return err
+			}
+		}
+	}
+	t.committed = nil
+	return nil
+}
+
+// uncommitted reports whether what a document shows of a resource has changes that are not certified.
+func uncommitted(v storage.Reader, scope trust.ScopeID, doc crdt.DocumentID, key string) (found bool, err error) {
+	if _, protected := LockOf(scope, doc); !protected {
+		return false, nil
+	}
+	err = v.Scan(storage.Overlay.With(doc), nil, func(_, value []byte) error {
+		o, err := parseOverlay(value)
+		if err == nil && slices.Contains(o.keys, key) {
+			found = true
+			return storage.ErrStop
+		}
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("read what is not committed: %w", err)
+	}
+	return found, nil
+}
+
+// mayWriteAt reports whether a job may write where it does: an ordinary document, or under a lease.
+func (t *transaction) mayWriteAt(ctx context.Context, j job) error {
+	if _, protected := LockOf(j.scope, j.doc); !protected {
+		return nil
+	}
+	d, err := t.r.document(j.scope, j.doc)
+	if err == nil {
+		_, err = t.fence(ctx, d)
+	}
+	return err
+}
