@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 
@@ -74,6 +75,18 @@ func (c *chains) add(s lockquorum.Seen) {
 // get returns that at a distance from the oldest.
 func (c *chains) get(i int) lockquorum.Seen { return c.list[(c.at+i)%len(c.list)] }
 
+// Since returns how far the State had come after each of the last commands behind an index.
+func (n *Node) Since(index uint64) (list []lockquorum.Seen) {
+	for i := len(n.chains.list) - 1; i >= 0 && n.chains.get(i).Index > index; i-- {
+		list = append(list, n.chains.get(i))
+	}
+	slices.Reverse(list)
+	return list
+}
+
+// Oldest returns the index that what was seen can be compared from.
+func (n *Node) Oldest() uint64 { return n.chains.get(0).Index }
+
 // Compared says how what somebody saw stands to what a voter has applied.
 type Compared int
 
@@ -96,7 +109,7 @@ func (n *Node) Compare(s lockquorum.Seen) Compared {
 		return Over
 	case s.Index > at.Index:
 		return Behind
-	case s.Index < n.chains.get(0).Index:
+	case s.Index < n.Oldest():
 		return Unknown
 	}
 	lo, hi := 0, len(n.chains.list)
