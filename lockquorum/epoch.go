@@ -13,8 +13,8 @@ const MaxEpoch = 1<<53 - 1
 // generationShift is where the count of an epoch begins, above the bits that tell apart those of one count.
 const generationShift = 32
 
-// EpochOf returns the epoch of the quorum that an entry of the membership log founds anew, after one of another epoch; false if that was the
-// last. It is greater than the one before, and of two reseeds made apart each has its own: a count, and the beginning of a hash of the entry.
+// EpochOf returns the epoch of the quorum that an entry of the membership log founds anew, after one of another epoch: the latest that is known, of the log and of
+// the State that it begins with. False: that was the last. It is greater than the one before, and of two reseeds made apart each has its own: a count, and the beginning of a hash of the entry.
 func EpochOf(entry trust.EntryID, after uint64) (uint64, bool) {
 	h := sha256.New()
 	h.Write([]byte("chartmesh quorum epoch 1"))

@@ -275,6 +275,7 @@ func (a *admin) found(from *lockquorum.State, after uint64, machines []*host) ui
 	for i := range entry {
 		entry[i] = byte(w.rng.Uint32())
 	}
+	after = max(after, from.Epoch())
 	epoch, _ := lockquorum.EpochOf(entry, after)
 	if w.cfg.Mutant == SameEpoch {
 		epoch = after + 1

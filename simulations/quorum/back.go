@@ -1,10 +1,6 @@
 package quorum
 
-import (
-	"time"
-
-	"chartmesh/lockquorum/voter"
-)
+import "time"
 
 // copies has somebody copy the machines' disks now and then.
 func (w *World) copies() {
@@ -12,28 +8,36 @@ func (w *World) copies() {
 		if w.calm {
 			return
 		}
-		h := w.hosts[w.rng.IntN(machines)]
-		if h.disk.durable.id != 0 {
+		if h := w.anyVoter(); h != nil {
 			h.copies = append(h.copies, cloneStored(h.disk.durable))
 		}
 		w.copies()
 	})
 }
 
+// anyVoter returns a machine that has a voter; nil: none has.
+func (w *World) anyVoter() *host {
+	for _, i := range w.rng.Perm(machines) {
+		if w.hosts[i].disk.durable.id != 0 {
+			return w.hosts[i]
+		}
+	}
+	return nil
+}
+
 // goBack puts a machine's disk back to a copy, or wipes it.
-func (h *host) goBack() {
-	w := h.w
-	if h.disk.durable.id == 0 && len(h.copies) == 0 {
+func (w *World) goBack() {
+	h := w.anyVoter()
+	if w.chance(20) {
+		h = w.hosts[w.rng.IntN(machines)]
+	}
+	if h == nil || h.disk.durable.id == 0 && len(h.copies) == 0 {
 		return
 	}
 	w.ledger.back[h.epoch()] = true
-	if len(h.copies) == 0 || w.chance(30) {
+	if len(h.copies) == 0 || w.chance(20) {
 		w.note("machine %d: its disk is wiped", h.index)
 		w.report.Wiped++
-		if w.cfg.Mutant == WipedVotes {
-			h.replace(stored{Stored: voter.Stored{}, id: h.disk.durable.id, begin: begin{h.epoch(), h.voters()}})
-			return
-		}
 		h.replace(stored{}) // it does not vote: who it was, it does not know
 		return
 	}

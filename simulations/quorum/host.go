@@ -28,7 +28,8 @@ type host struct {
 	disk   disk
 	copies []stored // of its disk, as it was
 	full   bool
-	fails  bool // its disk: the next write is lost, and it says so
+	fails  bool        // its disk: the next write is lost, and it says so
+	gone   []*pb.Entry // of a mutant: that were lost, though they were read afterwards
 
 	paused    time.Duration // until then
 	suspended time.Duration // how long its clock has stood still
@@ -112,6 +113,9 @@ func (h *host) save(b voter.Batch) error {
 		first := b.Entries[0].GetIndex()
 		d.Entries = append(slices.DeleteFunc(slices.Clone(d.Entries), func(e *pb.Entry) bool { return e.GetIndex() >= first }), b.Entries...)
 	}
+	if h.fails && b.Sync && h.w.cfg.Mutant == SyncIgnored {
+		h.gone = append(h.gone, b.Entries...)
+	}
 	return h.sync(b.Sync)
 }
 
@@ -120,13 +124,13 @@ func (h *host) sync(asked bool) error {
 	switch {
 	case !asked || h.w.cfg.Mutant == NoSync:
 		return nil
-	case h.fails && h.w.cfg.Mutant == SyncIgnored:
+	case h.w.cfg.Mutant == SyncIgnored:
 		h.fails = false
-		return nil
 	case h.fails:
 		return errSync
 	}
 	h.disk.durable = cloneStored(h.disk.now)
+	h.disk.durable.Entries = slices.DeleteFunc(h.disk.durable.Entries, func(e *pb.Entry) bool { return slices.Contains(h.gone, e) })
 	return nil
 }
 

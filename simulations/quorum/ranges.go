@@ -30,7 +30,7 @@ func (c *client) patient() {
 			return
 		}
 	}
-	min := int64(1 + 37*c.w.rng.IntN(80))
+	min := int64(1 + 37*c.w.rng.IntN(25))
 	o := &lockquorum.Grant{Range: patients, Owner: c.device, Log: c.log, Min: min, Max: min + int64(9+c.w.rng.IntN(50)), Increment: 1}
 	c.request(o, func(r reply, _ moment) {
 		switch r.Code {

@@ -37,7 +37,6 @@ const (
 	LogKept        Mutant = "log-kept"        // a device that was put back to an image goes on giving numbers from its parts
 	TokenOrder     Mutant = "token-order"     // replicas accept what has no smaller token than what they have
 	SyncIgnored    Mutant = "sync-ignored"    // voters go on when their disk says that something is not durable
-	WipedVotes     Mutant = "wiped-votes"     // a voter whose disk was wiped goes on as the voter that it was
 )
 
 // Config is a run.
@@ -163,7 +162,7 @@ func Run(cfg Config) (Report, *Failure) {
 // begin founds the quorum: with three voters, or with one that becomes more.
 func (w *World) begin() {
 	n := 3
-	if w.kind.changes && w.chance(60) {
+	if w.kind.changes && w.chance(60) || w.kind.back && w.chance(50) {
 		n = 1
 	}
 	st := lockquorum.New(firstEpoch)
@@ -283,7 +282,7 @@ func (w *World) trouble() {
 		}
 		h, c := w.hosts[w.rng.IntN(machines)], w.clients[w.rng.IntN(clients)]
 		if w.kind.back && w.chance(12) {
-			h.goBack()
+			w.goBack()
 		}
 		switch w.rng.IntN(14) {
 		case 0:
