@@ -104,6 +104,12 @@ func (n *Node) ProposeVoters(change *pb.ConfChangeV2) error {
 	return nil
 }
 
+// leaving reports whether this Node leads and is on the way to vote no more. What it stored after the entry by which it leaves would make its log longer than that
+// of those who stay: it would not vote for them, who may not know yet that they can do without, and nobody would lead again.
+func (n *Node) leaving() bool {
+	return len(n.conf.GetVotersOutgoing()) > 0 && !slices.Contains(n.conf.GetVoters(), n.cfg.ID)
+}
+
 // Transfer has another voter take the lead.
 func (n *Node) Transfer(to uint64) { n.raft.TransferLeader(to) }
 

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 
+	pb "go.etcd.io/raft/v3/raftpb"
+
 	"chartmesh/lockquorum"
 )
 
@@ -139,6 +141,58 @@ func TestChains(t *testing.T) {
 		}
 		if got := n.Compare(s); got != want {
 			t.Fatalf("at %d of %d to %d: %v, want %v", i, oldest, n.state.Index(), got, want)
+		}
+	}
+}
+
+// The one voter moves to another machine while there is much to do: at whatever moment something is asked for, and lost on the way, the new one leads in the end.
+func TestMovesUnderLoad(t *testing.T) {
+	for at := range 40 {
+		c := numbered(t, 1, 5)
+		c.stored[2] = &Stored{}
+		c.open(2)
+		want := []lockquorum.Voter{{ID: 2, Device: lockquorum.DeviceID{2}}}
+		steps := 0
+		for done := false; !done; {
+			n := c.leader()
+			step, err := n.Change(want)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if done = step.Done; step.Voters != nil {
+				if _, err := n.Propose(c.now, &lockquorum.Command{Operation: &lockquorum.Voters{List: step.Voters}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for busy := true; busy; { // as settle, and something is asked for after so many batches
+				busy = false
+				for id := uint64(1); id <= 2; id++ {
+					b, ok := c.nodes[id].Batch()
+					if !ok {
+						continue
+					}
+					busy = true
+					for _, m := range b.Messages {
+						if last := len(m.GetEntries()) - 1; id == 1 && steps >= at && steps < at+6 && last >= 0 && m.GetEntries()[last].GetType() == pb.EntryNormal {
+							continue // lost on the way
+						}
+						c.nodes[m.GetTo()].Step(m)
+						if m.GetType() == pb.MsgSnap {
+							c.nodes[id].Sent(m.GetTo(), true)
+						}
+					}
+					if _, err := c.nodes[id].Advance(c.now, b); err != nil {
+						t.Fatal(err)
+					}
+					if steps++; steps >= at && steps < at+3 {
+						_, _ = c.nodes[1].Propose(c.now, assign(byte(100+steps)))
+					}
+				}
+			}
+			c.run(1)
+		}
+		if id := c.leader().cfg.ID; id != 2 {
+			t.Errorf("asked after %d batches: %d leads", at, id)
 		}
 	}
 }

@@ -315,6 +315,9 @@ func (n *Node) Propose(now time.Duration, c *lockquorum.Command, seen ...lockquo
 	if !n.leads || !n.settled {
 		return 0, ErrNotLeader
 	}
+	if n.leaving() {
+		return 0, ErrBusy
+	}
 	c.Clock = max(0, min(n.Clock(now), lockquorum.MaxClock))
 	b, err := c.Marshal()
 	if err != nil {

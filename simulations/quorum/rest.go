@@ -48,6 +48,12 @@ func (w *World) checkRest() {
 	}
 	list, leader := w.voting()
 	if leader == nil {
+		for _, h := range w.hosts {
+			if h.node != nil {
+				id, settled := h.node.Leader()
+				w.note("machine %d: voter %d of epoch %d at %d, led by %d (%v), %v", h.index, h.disk.now.id, h.epoch(), h.node.State().Index(), id, settled, h.node.Conf())
+			}
+		}
 		w.fail("I8", "nobody leads, or a voter does not run")
 		return
 	}
