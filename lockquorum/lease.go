@@ -113,24 +113,6 @@ func (*End) apply(s *State, c *Command) Result {
 	return Result{Code: CodeDone}
 }
 
-func (s *State) sessionsOf(device DeviceID) (n int) {
-	for _, ses := range s.sessions {
-		if ses.device == device {
-			n++
-		}
-	}
-	return n
-}
-
-func (s *State) locksOf(device DeviceID) (n int) {
-	for _, l := range s.locks {
-		if l.by == device {
-			n++
-		}
-	}
-	return n
-}
-
 // keep has a session last until then, if it does not last longer already.
 func (s *State) keep(ses *session, until int64) {
 	ses.expiry = max(ses.expiry, until)
@@ -139,6 +121,7 @@ func (s *State) keep(ses *session, until int64) {
 
 // endSession ends a session and all that it holds and waits for.
 func (s *State) endSession(id SessionID, how How) {
+	count(s.sessionsOf, s.sessions[id].device, -1)
 	delete(s.sessions, id)
 	s.events = append(s.events, Event{Happening: Ended, Session: id})
 	for _, name := range sorted(s.locks) {
@@ -156,11 +139,12 @@ func (o *Acquire) apply(s *State, c *Command) Result {
 	}
 	l := s.locks[o.Lock]
 	if l == nil {
-		if len(s.locks) >= MaxLocks || s.locksOf(c.Device) >= MaxLocksOfOne {
+		if len(s.locks) >= MaxLocks || s.locksOf[c.Device] >= MaxLocksOfOne {
 			return Result{Code: CodeFull}
 		}
 		l = &lock{by: c.Device, documents: map[DocumentID]*document{}}
 		s.locks[o.Lock] = l
+		count(s.locksOf, l.by, 1)
 	}
 	w := waiter{c.Session, c.Seq, o.TTL}
 	at := slices.IndexFunc(l.queue, func(w waiter) bool { return w.session == c.Session })
@@ -171,8 +155,9 @@ func (o *Acquire) apply(s *State, c *Command) Result {
 		return s.grant(l, w)
 	case o.Try:
 		return Result{Code: CodeHeld, Token: l.last, Expiry: l.expiry}
-	case at >= 0:
-		l.queue[at] = w // it keeps its place
+	case at >= 0: // it keeps its place
+		s.left(o.Lock, l.queue[at])
+		l.queue[at] = w
 	case len(l.queue) >= MaxQueue:
 		return Result{Code: CodeFull}
 	default:
@@ -275,11 +260,30 @@ func (o *Cancel) apply(s *State, c *Command) Result {
 	if l.holder == c.Session { // it was granted meanwhile
 		return Result{Code: CodeHeld, Token: l.last, Expiry: l.expiry}
 	}
-	before := len(l.queue)
-	if l.queue = slices.DeleteFunc(l.queue, func(w waiter) bool { return w.session == c.Session }); len(l.queue) == before {
+	at := slices.IndexFunc(l.queue, func(w waiter) bool { return w.session == c.Session })
+	if at < 0 {
 		return Result{Code: CodeUnknown}
 	}
+	w := l.queue[at]
+	l.queue = slices.Delete(l.queue, at, at+1)
+	s.left(o.Lock, w)
 	return Result{Code: CodeDone}
+}
+
+// left answers an Acquire that waits no more, since its session gave up or asked anew, that it will not be granted.
+func (s *State) left(id LockID, w waiter) {
+	results := s.sessions[w.session].results
+	if had, ok := results[w.seq]; ok {
+		results[w.seq] = answered{had.to, Result{Code: CodeUnknown}}
+	}
+	s.events = append(s.events, Event{Happening: Left, Lock: id, Session: w.session, Seq: w.seq})
+}
+
+// count counts what a device has.
+func count(of map[DeviceID]int, device DeviceID, n int) {
+	if of[device] += n; of[device] == 0 {
+		delete(of, device)
+	}
 }
 
 // apply breaks the lease that is held under the token; or, where the lease of that token has ended and none was granted after it, takes

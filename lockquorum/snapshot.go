@@ -67,6 +67,12 @@ func Restore(b []byte) (*State, error) {
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("restore quorum: %w", err)
 	}
+	for _, ses := range s.sessions {
+		count(s.sessionsOf, ses.device, 1)
+	}
+	for _, l := range s.locks {
+		count(s.locksOf, l.by, 1)
+	}
 	s.findDue()
 	return s, nil
 }

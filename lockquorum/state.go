@@ -24,6 +24,8 @@ type State struct {
 	due     int64 // when the first lease or session may have ended, by the clock
 	waiting bool  // a lock is free and has somebody waiting
 	events  []Event
+	// How many there are of each device.
+	sessionsOf, locksOf map[DeviceID]int
 }
 
 // Code says what a command amounted to. The numbers are part of the format.
@@ -101,6 +103,7 @@ const (
 	Committed                      // heads are certified: Lock, Token, Document, Heads
 	Sealed                         // a lease has ended: Lock, Token, How
 	Ended                          // a session has ended: Session
+	Left                           // somebody does not wait any more: Lock, Session, Seq
 )
 
 // Event is something that others than the command's author may wait for.
@@ -118,7 +121,7 @@ type Event struct {
 // New returns the State of a quorum's first epoch, or of a later one that goes on from nothing.
 func New(epoch uint64) *State {
 	return &State{epoch: epoch, sessions: map[SessionID]*session{}, locks: map[LockID]*lock{}, circles: map[CircleID]*circle{},
-		ranges: map[RangeID]*division{}, due: MaxClock}
+		ranges: map[RangeID]*division{}, due: MaxClock, sessionsOf: map[DeviceID]int{}, locksOf: map[DeviceID]int{}}
 }
 
 // Epoch returns the epoch of the quorum, which all tokens begin with.
@@ -141,7 +144,7 @@ func (s *State) Voters() []Voter { return slices.Clone(s.voters) }
 // and every circle's series, since numbers may have been given that this State does not know. Documents keep their certified heads.
 func (s *State) Reseed(epoch uint64, voters []Voter) {
 	s.epoch, s.index, s.voters, s.events = epoch, 0, slices.Clone(voters), nil
-	s.sessions = map[SessionID]*session{}
+	s.sessions, s.sessionsOf = map[SessionID]*session{}, map[DeviceID]int{}
 	for _, l := range s.locks {
 		if l.queue = nil; l.held() {
 			l.holder, l.sealed, l.sealedAt = SessionID{}, SealReseeded, s.place()
@@ -179,11 +182,12 @@ func (s *State) answer(c *Command) Result {
 	}
 	ses := s.sessions[c.Session]
 	if open, ok := c.Operation.(*Open); ses == nil && ok && c.Seq == 1 {
-		if len(s.sessions) >= MaxSessions || s.sessionsOf(c.Device) >= MaxSessionsOfOne {
+		if len(s.sessions) >= MaxSessions || s.sessionsOf[c.Device] >= MaxSessionsOfOne {
 			return Result{Code: CodeFull}
 		}
 		ses = &session{device: c.Device, ttl: open.TTL, results: map[uint64]answered{}}
 		s.sessions[c.Session] = ses
+		count(s.sessionsOf, ses.device, 1)
 	}
 	if ses == nil || ses.device != c.Device {
 		return Result{Code: CodeNoSession}
@@ -202,7 +206,8 @@ func (s *State) answer(c *Command) Result {
 		return had.Result
 	case c.Seq <= ses.done:
 		return Result{Code: CodeOld}
-	case len(ses.results) >= MaxWindow:
+	case c.Seq-c.Done > MaxWindow, len(ses.results) >= MaxWindow:
+		// Of what comes twice both are answered so, although there is room by then: it goes by what the command itself says that its session has.
 		return Result{Code: CodeFull}
 	}
 	r := c.Operation.apply(s, c)

@@ -33,13 +33,16 @@ func (s *Service) beginVoting(ctx context.Context, from lockquorum.DeviceID, b r
 	s.joining.Lock()
 	defer s.joining.Unlock()
 	s.mu.Lock()
-	has, stopped, rec := s.mu.disk != nil, s.mu.stopped, s.voter
+	has, stopped, rec, running := s.mu.disk != nil, s.mu.stopped, s.voter, s.mu.driver
 	s.mu.Unlock()
 	switch {
 	case !s.mayVote():
 		return remote.ErrMissing
 	case has && stopped == nil && rec.Epoch == b.Epoch && rec.ID == b.Number:
-		return nil // again
+		if running != nil { // again; it may have been away while all the others changed
+			running.Meet(driver.Begin{Epoch: b.Epoch, Voters: b.Voters})
+		}
+		return nil
 	case has && rec.Epoch == b.Epoch && rec.ID >= b.Number:
 		return lockquorum.ErrForbidden // a number is never given again
 	case has:

@@ -117,7 +117,7 @@ var rules = map[string]rule{
 	"bench/practice":     {module: []string{"fhir", "fhir/synthetic"}},
 	"simulations/natbed": {others: []string{"github.com/google/nftables", "github.com/mdlayher/netlink", "golang.org/x/sys"}},
 	"simulations/quorum": {
-		module: []string{"lockquorum", "lockquorum/voter"},
+		module: []string{"trust", "lockquorum", "lockquorum/certificate", "lockquorum/voter"},
 		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
 	},
 	"simulations": {module: []string{

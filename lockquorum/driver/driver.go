@@ -18,6 +18,7 @@ import (
 	"log/slog"
 	"math"
 	"math/big"
+	"slices"
 	"sync"
 	"time"
 
@@ -32,7 +33,7 @@ type Config struct {
 	ID     uint64 // of the voter
 	Device lockquorum.DeviceID
 	Disk   Disk
-	// Begin says of a voter that has no State yet whose quorum it is to join.
+	// Begin says whose quorum this voter is to join, or who votes now as far as its device has heard, see Meet.
 	Begin Begin
 	// Transport carries messages to other voters; nil: there are none.
 	Transport Transport
@@ -53,7 +54,8 @@ type Config struct {
 	Logger        *slog.Logger // nil: none
 }
 
-// Begin is a quorum that a voter is to join: until it has a State, it takes messages of that epoch from these devices.
+// Begin is a quorum and who votes in it: a voter takes messages of that epoch from these devices too, besides those that its State names. One that is to
+// join has no State yet, and the State of one that was away may name only who votes no more.
 type Begin struct {
 	Epoch  uint64
 	Voters []lockquorum.Voter
@@ -117,6 +119,7 @@ type Driver struct {
 	mu struct {
 		sync.Mutex
 		status Status
+		met    Begin
 		ran    bool
 	}
 }
@@ -185,6 +188,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan *pb.Message, maxInbox), asks: make(chan func()), stop: make(chan struct{}), ended: make(chan struct{}),
 		waiting: map[uint64]*call{}, queued: map[place][]*call{},
 	}
+	d.mu.met = cfg.Begin
 	stored, err := cfg.Disk.Load(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("open voter: %w", err)
@@ -346,6 +350,9 @@ func (d *Driver) propose(c *call) {
 func (d *Driver) pump(ctx context.Context) error {
 	for {
 		b, ok := d.node.Batch()
+		if err := d.node.Err(); err != nil {
+			return fmt.Errorf("%w: %w", ErrBroken, err)
+		}
 		if !ok {
 			return nil
 		}
@@ -404,19 +411,36 @@ func (d *Driver) epoch() uint64 {
 	if st := d.node.State(); st.Epoch() > 0 {
 		return st.Epoch()
 	}
-	return d.cfg.Begin.Epoch
+	return d.met().Epoch
 }
 
 func (d *Driver) voters() []lockquorum.Voter {
 	if st := d.node.State(); st.Epoch() > 0 {
 		return st.Voters()
 	}
-	return d.cfg.Begin.Voters
+	return d.met().Voters
+}
+
+func (d *Driver) met() Begin {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mu.met
+}
+
+// Meet says who votes now, as the device has heard.
+func (d *Driver) Meet(b Begin) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.mu.met = b
 }
 
 // deviceOf returns the device of a voter; zeros if it is not known.
 func (d *Driver) deviceOf(id uint64) lockquorum.DeviceID {
-	for _, v := range d.voters() {
+	met := d.met()
+	if met.Epoch != d.epoch() {
+		met.Voters = nil
+	}
+	for _, v := range slices.Concat(d.voters(), met.Voters) {
 		if v.ID == id {
 			return v.Device
 		}
@@ -459,6 +483,11 @@ func (d *Driver) done(out voter.Outcome) {
 			l, _ := d.node.State().Lease(e.Lock)
 			for _, c := range d.queued[place{e.Session, e.Seq}] {
 				c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeDone, Token: e.Token, Expiry: l.Expiry}, e.Token.Index)}
+			}
+			delete(d.queued, place{e.Session, e.Seq})
+		case lockquorum.Left:
+			for _, c := range d.queued[place{e.Session, e.Seq}] {
+				c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeUnknown}, d.node.State().Index())}
 			}
 			delete(d.queued, place{e.Session, e.Seq})
 		case lockquorum.Ended:

@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -521,6 +522,42 @@ func TestChangeGivesUpTheLead(t *testing.T) {
 		must(t, n.stop[lockquorum.DeviceID{1}]())
 		if got := assign(t, e, 1); got.Number != 1 {
 			t.Errorf("it gives %d", got.Number)
+		}
+	})
+}
+
+// TestAwayWhileAllChanged: a voter that was away while all the others changed knows none of them by its State. It gets what it lacks once its device has heard who they are.
+func TestAwayWhileAllChanged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n, first := alone(t)
+		e := leader{n}
+		openCircle(t, e)
+		want := added(t, n, Begin{1, first.Status().Voters})
+		must(t, first.Change(t.Context(), want))
+		away := n.voters[lockquorum.DeviceID{8}]
+		n.set(func() { n.cut[lockquorum.DeviceID{8}] = true })
+		for i, goes := range want[:2] {
+			v := lockquorum.Voter{ID: uint64(20 + i), Device: lockquorum.DeviceID{byte(20 + i)}}
+			twin := storage.NewTwin()
+			must(t, Found(t.Context(), twin, Record{Epoch: 1, ID: v.ID}, nil))
+			d := open(t, twin, Config{Transport: end{n, v.Device}, SnapshotEvery: 10, Begin: Begin{1, e.find().Status().Voters}})
+			n.set(func() { n.voters[v.Device] = d })
+			n.stop[v.Device] = start(t, d)
+			want = append(slices.DeleteFunc(slices.Clone(want), func(o lockquorum.Voter) bool { return o == goes }), v)
+			for len(e.find().Status().Voters) != 3 || !slices.Equal(e.find().Status().Voters, want) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				_ = e.find().Change(ctx, slices.Clone(want)) // one of them is away
+				cancel()
+			}
+			must(t, n.stop[goes.Device]())
+			n.set(func() { delete(n.voters, goes.Device) })
+		}
+		n.set(func() { n.cut[lockquorum.DeviceID{8}] = false })
+		time.Sleep(5 * time.Second)
+		away.Meet(Begin{1, want})
+		time.Sleep(5 * time.Second)
+		if has, is := away.Status(), e.find().Status(); has.Index != is.Index || !slices.Equal(has.Voters, want) {
+			t.Errorf("it is at %d of %d, and %v vote", has.Index, is.Index, has.Voters)
 		}
 	})
 }

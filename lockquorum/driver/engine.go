@@ -3,6 +3,7 @@ package driver
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 
@@ -78,14 +79,13 @@ func (d *Driver) Receive(from lockquorum.DeviceID, epoch uint64, m *pb.Message) 
 	if !st.Running || epoch != st.Epoch || m.GetTo() != d.cfg.ID {
 		return
 	}
-	for _, v := range st.Voters {
-		if v.ID == m.GetFrom() && v.Device == from {
-			select {
-			case d.inbox <- m:
-			default:
-			}
-			return
-		}
+	v, met := lockquorum.Voter{ID: m.GetFrom(), Device: from}, d.met()
+	if !slices.Contains(st.Voters, v) && (met.Epoch != epoch || !slices.Contains(met.Voters, v)) {
+		return
+	}
+	select {
+	case d.inbox <- m:
+	default:
 	}
 }
 

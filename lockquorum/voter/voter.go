@@ -110,13 +110,15 @@ type Node struct {
 
 	leader  uint64
 	leads   bool
-	settled bool          // it leads and has applied a command of its own term
-	base    int64         // replicated clock when it had
-	baseAt  time.Duration // by its own
-	well    int           // for how many ticks the preferred voter has been well
-	quiet   int           // for how many it has not been heard
-	last    uint64        // number of the last proposal
-	waiting map[uint64]bool
+	settled bool                         // it leads and has applied a command of its own term
+	base    int64                        // replicated clock when it had
+	baseAt  time.Duration                // by its own
+	well    int                          // for how many ticks the preferred voter has been well
+	quiet   int                          // for how many it has not been heard
+	last    uint64                       // number of the last proposal
+	waiting map[uint64][]lockquorum.Seen // what was shown with it
+	chains  chains
+	err     error // why it does not go on
 }
 
 // Found returns what the founding voters of a quorum begin with: all with the same State.
@@ -157,8 +159,15 @@ func (s *Stored) whole() error {
 
 // Open returns a Node that goes on from what is stored; nil: from nothing, as one that waits to be made a voter. It is ErrLost if that
 // is not whole.
-func Open(cfg Config, from *Stored) (*Node, error) {
-	n := &Node{cfg: cfg, log: raft.NewMemoryStorage(), state: lockquorum.New(0), conf: &pb.ConfState{}, waiting: map[uint64]bool{}}
+func Open(cfg Config, from *Stored) (_ *Node, err error) {
+	n := &Node{cfg: cfg, log: raft.NewMemoryStorage(), state: lockquorum.New(0), conf: &pb.ConfState{}, waiting: map[uint64][]lockquorum.Seen{}}
+	defer func() {
+		if err == nil && n.err != nil {
+			err = fmt.Errorf("open voter: %w", n.err)
+		}
+	}()
+	defer n.contain()
+	n.chains.add(n.state.Seen())
 	if from != nil {
 		if err := from.whole(); err != nil {
 			return nil, fmt.Errorf("open voter: %w", err)
@@ -190,7 +199,7 @@ func Open(cfg Config, from *Stored) (*Node, error) {
 		ID: cfg.ID, ElectionTick: cfg.Election, HeartbeatTick: 1, Storage: n.log, Applied: n.applied,
 		MaxSizePerMsg: maxMessage, MaxInflightMsgs: maxInflight, MaxUncommittedEntriesSize: maxUncommitted,
 		// A leader that a majority does not hear steps down; who was away does not push it out; and nobody but the leader stamps commands.
-		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: cfg.Logger,
+		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: refusing{cfg.Logger},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open voter: %w", err)
@@ -209,6 +218,8 @@ func (n *Node) restored(st *lockquorum.State, snapshot *pb.Snapshot) {
 	n.state, n.conf = st, snapshot.GetMetadata().GetConfState()
 	n.applied = snapshot.GetMetadata().GetIndex()
 	n.snapshot, n.changed = n.applied, false
+	n.chains = chains{}
+	n.chains.add(st.Seen())
 }
 
 // State returns what is applied. Nobody may change it.
@@ -221,37 +232,19 @@ func (n *Node) Leader() (id uint64, settled bool) { return n.leader, n.leads && 
 func (n *Node) Clock(now time.Duration) int64 { return n.base + (now - n.baseAt).Milliseconds() }
 
 // Campaign has this voter ask for the lead at once, for who is alone and has nobody to wait for.
-func (n *Node) Campaign() { _ = n.raft.Campaign() }
-
-// Transfer has another voter take the lead.
-func (n *Node) Transfer(to uint64) { n.raft.TransferLeader(to) }
-
-// Conf returns who votes and who learns, as Raft has it.
-func (n *Node) Conf() *pb.ConfState { return proto.Clone(n.conf).(*pb.ConfState) }
-
-// CaughtUp reports whether a voter or learner is heard and has about all that this leader has.
-func (n *Node) CaughtUp(id uint64) bool {
-	last, _ := n.log.LastIndex()
-	p, ok := n.raft.Status().Progress[id]
-	return ok && p.RecentActive && p.Match+caughtUp >= last
-}
-
-// Has reports whether a voter has stored what there is up to an index.
-func (n *Node) Has(id, index uint64) bool {
-	p, ok := n.raft.Status().Progress[id]
-	return ok && p.Match >= index
-}
-
-// caughtUp is how far behind one may be that is to vote.
-const caughtUp = 64
-
-// Alone reports whether this voter is the only one.
-func (n *Node) Alone() bool {
-	return len(n.conf.GetVoters()) == 1 && n.conf.GetVoters()[0] == n.cfg.ID && len(n.conf.GetVotersOutgoing()) == 0
+func (n *Node) Campaign() {
+	defer n.contain()
+	if n.err == nil {
+		_ = n.raft.Campaign()
+	}
 }
 
 // Tick says that the time of one has gone by.
 func (n *Node) Tick() {
+	defer n.contain()
+	if n.err != nil {
+		return
+	}
 	n.raft.Tick()
 	n.prefer()
 }
@@ -281,6 +274,10 @@ func (n *Node) prefer() {
 // Step takes a message of another voter. What does not fit is dropped, as a network would; so is what voters do not send each other: Raft
 // would propose what one hands on, and the leader would not have stamped it.
 func (n *Node) Step(m *pb.Message) {
+	defer n.contain()
+	if n.err != nil {
+		return
+	}
 	switch m.GetType() {
 	case pb.MsgApp, pb.MsgAppResp, pb.MsgSnap, pb.MsgHeartbeat, pb.MsgHeartbeatResp, pb.MsgTimeoutNow,
 		pb.MsgVote, pb.MsgVoteResp, pb.MsgPreVote, pb.MsgPreVoteResp:
@@ -300,11 +297,26 @@ func (n *Node) Sent(id uint64, ok bool) {
 	n.raft.ReportSnapshot(id, status)
 }
 
-// Propose has the quorum carry a command out, and returns the number by which its Answer comes; the leader sets its Clock. Errors are
-// ErrNotLeader, ErrBusy and those of Marshal.
-func (n *Node) Propose(now time.Duration, c *lockquorum.Command) (uint64, error) {
+// Propose has the quorum carry a command out, and returns the number by which its Answer comes; the leader sets its Clock. With it comes how far
+// whoever asks has seen the quorum come: if that is not part of what the quorum has when the command is agreed on, something was
+// lost, and the Node ends without an answer. Errors are ErrNotLeader, ErrBusy, ErrOver, ErrLost and those of Marshal.
+func (n *Node) Propose(now time.Duration, c *lockquorum.Command, seen ...lockquorum.Seen) (uint64, error) {
+	if n.err != nil {
+		return 0, n.err
+	}
+	for _, s := range seen {
+		if n.state.Epoch() > 0 {
+			n.over(s)
+		}
+	}
+	if n.err != nil {
+		return 0, n.err
+	}
 	if !n.leads || !n.settled {
 		return 0, ErrNotLeader
+	}
+	if n.leaving() {
+		return 0, ErrBusy
 	}
 	c.Clock = max(0, min(n.Clock(now), lockquorum.MaxClock))
 	b, err := c.Marshal()
@@ -315,23 +327,8 @@ func (n *Node) Propose(now time.Duration, c *lockquorum.Command) (uint64, error)
 	if err := n.raft.Propose(envelope(n.cfg.ID, n.cfg.Boot, n.last, b)); err != nil {
 		return 0, ErrBusy
 	}
-	n.waiting[n.last] = true
+	n.waiting[n.last] = seen
 	return n.last, nil
-}
-
-// ProposeVoters changes who votes and who learns, by joint consensus where it takes that. One change at a time: else it is ErrBusy.
-func (n *Node) ProposeVoters(change *pb.ConfChangeV2) error {
-	if !n.leads || !n.settled {
-		return ErrNotLeader
-	}
-	if n.changing || len(n.conf.GetVotersOutgoing()) > 0 {
-		return ErrBusy
-	}
-	if err := n.raft.ProposeConfChange(change); err != nil {
-		return ErrBusy
-	}
-	n.changing = true
-	return nil
 }
 
 // envelopeVersion begins every entry of the log: who proposed it, in which run, and under which number.
@@ -360,7 +357,8 @@ func parseEnvelope(b []byte) (id, boot, number uint64, command []byte, err error
 
 // Batch returns what is to be done next; false: nothing.
 func (n *Node) Batch() (Batch, bool) {
-	if !n.raft.HasReady() {
+	defer n.contain()
+	if n.err != nil || !n.raft.HasReady() {
 		return Batch{}, false
 	}
 	rd := n.raft.Ready()
@@ -372,9 +370,17 @@ func (n *Node) Batch() (Batch, bool) {
 }
 
 // Advance says that a Batch was carried out, at a time of this Node's own clock. An error says that what the quorum agreed on does not read
-// here: this voter must not go on.
-func (n *Node) Advance(now time.Duration, b Batch) (Outcome, error) {
-	var out Outcome
+// here, or is not what it was seen to be: this voter must not go on, see Err.
+func (n *Node) Advance(now time.Duration, b Batch) (out Outcome, err error) {
+	defer func() {
+		if n.err != nil {
+			out.Answers, err = nil, n.err
+		}
+	}()
+	defer n.contain()
+	if n.err != nil {
+		return out, n.err
+	}
 	if s := b.ready.SoftState; s != nil {
 		n.lead(s, &out)
 	}
@@ -448,9 +454,17 @@ func (n *Node) apply(now time.Duration, e *pb.Entry, out *Outcome) error {
 		if err != nil {
 			return err
 		}
+		seen, asked := n.waiting[number]
+		if asked = asked && id == n.cfg.ID && boot == n.cfg.Boot; asked {
+			if err := n.against(seen, e.GetIndex()); err != nil {
+				n.stop(err)
+				return err
+			}
+		}
 		r, events := n.state.Apply(e.GetIndex(), c, raw)
+		n.chains.add(n.state.Seen())
 		out.Events = append(out.Events, events...)
-		if id == n.cfg.ID && boot == n.cfg.Boot && n.waiting[number] {
+		if asked {
 			delete(n.waiting, number)
 			out.Answers = append(out.Answers, Answer{Proposal: number, Result: r, Index: e.GetIndex()})
 		}

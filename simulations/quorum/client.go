@@ -2,11 +2,10 @@ package quorum
 
 import (
 	"encoding/binary"
-	"maps"
-	"slices"
 	"time"
 
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
 )
 
 // client is a workstation: it takes leases, writes under them, and takes numbers. What it wrote survives its crashes; what it holds does not.
@@ -32,8 +31,20 @@ type client struct {
 	granted  map[uint64]func() // by seq of who waits: ask again now
 	holds    map[lockquorum.LockID]*hold
 
-	store map[lockquorum.Heads]*change
-	items int
+	own, heard lockquorum.Seen // how far it was told, and has heard from others, that the quorum came
+	epoch      uint64          // of its session
+
+	store   map[lockquorum.Heads]*change
+	items   int
+	knows   map[certificate.Statement]bool
+	says    []certificate.Statement // in the order in which they came
+	top     map[lockquorum.LockID]lockquorum.Token
+	inOrder map[lockquorum.LockID]map[lockquorum.Heads]bool // of a mutant
+
+	parts, copied []part // of a range, and as an image has them
+	log           [32]byte
+	logs          int
+	mark          int64
 }
 
 // moment is a machine's clocks at one time: that which stands still while it sleeps, and its time of day.
@@ -48,6 +59,7 @@ type hold struct {
 	deadline moment
 	over     bool
 	heads    lockquorum.Heads // that are certified
+	at       past             // when it was granted
 }
 
 // change is what somebody wrote, on top of another change.
@@ -66,10 +78,12 @@ func documentOf(l lockquorum.LockID) lockquorum.DocumentID { return lockquorum.D
 var circle = lockquorum.CircleID{1}
 
 func newClient(w *World, i int) *client {
-	c := &client{w: w, index: 10 + i, device: lockquorum.DeviceID{byte(10 + i)}, rate: 1 + drift*(2*w.rng.Float64()-1), sleeps: i%2 == 0,
-		store: map[lockquorum.Heads]*change{}}
+	c := &client{w: w, index: 10 + i, device: lockquorum.DeviceID{byte(10 + i)}, rate: 1 + w.drift*(2*w.rng.Float64()-1), sleeps: i%2 == 0,
+		store: map[lockquorum.Heads]*change{}, knows: map[certificate.Statement]bool{}, epoch: firstEpoch,
+		top: map[lockquorum.LockID]lockquorum.Token{}, inOrder: map[lockquorum.LockID]map[lockquorum.Heads]bool{}}
+	c.log = [32]byte{byte(c.index)}
 	if w.chance(50) {
-		c.rate = 1 - drift
+		c.rate = 1 - w.drift
 	}
 	if c.ttl = 20 * time.Second; i%2 == 1 {
 		c.ttl = ttl / 2 // less than its leases last
@@ -89,7 +103,7 @@ func (c *client) start() {
 	binary.BigEndian.PutUint64(c.session[:], c.w.rng.Uint64())
 	c.open, c.seq, c.done, c.answered = false, 0, 0, map[uint64]bool{}
 	c.granted, c.holds = map[uint64]func(){}, map[lockquorum.LockID]*hold{}
-	c.request(&lockquorum.Open{TTL: c.ttl.Milliseconds()}, func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
+	c.request(&lockquorum.Open{TTL: c.ttl.Milliseconds()}, func(r reply, _ moment) {
 		if r.Code != lockquorum.CodeDone {
 			c.restart()
 			return
@@ -150,9 +164,23 @@ func (c *client) awake(do func()) {
 	do()
 }
 
-// request asks the quorum for something until there is an answer, which comes once. With it come the moment at which it was asked for first
-// and the heads that were certified under its lock when it was answered.
-func (c *client) request(o lockquorum.Operation, then func(lockquorum.Result, moment, lockquorum.Heads)) {
+// hear learns from somebody how far the quorum came. Of a later epoch it begins anew: what it holds is over.
+func (c *client) hear(s lockquorum.Seen) {
+	if s.Compare(c.heard.Place) > 0 {
+		c.heard = s
+	}
+	if s.Epoch > c.epoch {
+		c.w.note("client %d hears of epoch %d", c.index, s.Epoch)
+		c.epoch = s.Epoch
+		c.restart()
+	}
+}
+
+// shows returns what it shows to whom it asks.
+func (c *client) shows() []lockquorum.Seen { return []lockquorum.Seen{c.own, c.heard} }
+
+// request asks the quorum for something until there is an answer, which comes once. With it comes the moment at which it was asked for first.
+func (c *client) request(o lockquorum.Operation, then func(reply, moment)) {
 	c.seq++
 	seq, first := c.seq, c.now()
 	command := func() lockquorum.Command {
@@ -160,16 +188,28 @@ func (c *client) request(o lockquorum.Operation, then func(lockquorum.Result, mo
 	}
 	answered, queued := false, false
 	var ask func()
-	answer := func(r lockquorum.Result, err error, heads lockquorum.Heads) {
+	answer := func(r reply, shown []lockquorum.Seen) {
 		switch {
 		case answered:
 			return
-		case err != nil:
-			c.target = c.w.rng.IntN(voters)
+		case r.err != nil:
+			if c.target = c.w.rng.IntN(machines); r.leader >= 0 && c.w.chance(80) {
+				c.target = r.leader
+			}
 			return
-		case r.Code == lockquorum.CodeQueued:
+		case !c.w.ledger.told(c.w, c, shown, r):
+			return
+		}
+		if r.seen.Compare(c.own.Place) > 0 {
+			c.own = r.seen
+		}
+		c.learn(r.says)
+		if r.Code == lockquorum.CodeQueued {
 			queued = true
 			c.granted[seq] = ask
+			return
+		}
+		if c.hear(r.seen); answered {
 			return
 		}
 		answered = true
@@ -182,19 +222,22 @@ func (c *client) request(o lockquorum.Operation, then func(lockquorum.Result, mo
 		if queued {
 			first = moment{} // it was granted long after it was asked for
 		}
-		then(r, first, heads)
+		then(r, first)
 	}
 	ask = func() {
 		if answered {
 			return
 		}
-		h, run, cmd := c.w.hosts[c.target], c.run, command()
+		h, run, cmd, shown := c.w.hosts[c.target], c.run, command(), c.shows()
 		c.w.send(c.index, h.index, func() {
-			h.ask(cmd, func(r lockquorum.Result, err error) {
-				heads := headsOf(h, o)
+			h.ask(cmd, shown, func(r reply) {
 				c.w.send(h.index, c.index, func() {
 					if c.run == run {
-						c.awake(func() { answer(r, err, heads) })
+						c.awake(func() {
+							if c.run == run {
+								answer(r, shown)
+							}
+						})
 					}
 				})
 			})
@@ -208,7 +251,7 @@ func (c *client) request(o lockquorum.Operation, then func(lockquorum.Result, mo
 		ask()
 		c.later(c.w.between(150*time.Millisecond, 600*time.Millisecond), func() {
 			if !answered && !queued {
-				c.target = c.w.rng.IntN(voters)
+				c.target = c.w.rng.IntN(machines)
 			}
 			again()
 		})
@@ -216,31 +259,10 @@ func (c *client) request(o lockquorum.Operation, then func(lockquorum.Result, mo
 	again()
 }
 
-// headsOf returns what is certified under the lock of an operation.
-func headsOf(h *host, o lockquorum.Operation) lockquorum.Heads {
-	if h.node == nil {
-		return lockquorum.Heads{}
-	}
-	var lock lockquorum.LockID
-	switch o := o.(type) {
-	case *lockquorum.Acquire:
-		lock = o.Lock
-	case *lockquorum.Renew:
-		lock = o.Lock
-	default:
-		return lockquorum.Heads{}
-	}
-	l, _ := h.node.State().Lease(lock)
-	for _, d := range l.Documents {
-		return d.Heads
-	}
-	return lockquorum.Heads{}
-}
-
 // keep keeps the session.
 func (c *client) keep() {
 	c.later(c.ttl/4, func() {
-		c.request(&lockquorum.Keep{}, func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
+		c.request(&lockquorum.Keep{}, func(r reply, _ moment) {
 			if r.Code == lockquorum.CodeNoSession {
 				c.restart()
 			}
@@ -255,11 +277,18 @@ func (c *client) work() {
 		if c.w.calm && c.w.now > c.w.cfg.Duration+20*time.Second {
 			return // the practice closes
 		}
-		if c.w.chance(35) {
+		switch n := c.w.rng.IntN(100); {
+		case n < 32:
 			c.number()
-			return
+		case n < 40:
+			c.patient()
+		case n < 43:
+			c.end()
+		case n < 46:
+			c.break1(locks[c.w.rng.IntN(len(locks))])
+		default:
+			c.acquire(locks[c.w.rng.IntN(len(locks))])
 		}
-		c.acquire(locks[c.w.rng.IntN(len(locks))])
 	})
 }
 
@@ -269,12 +298,12 @@ func (c *client) number() {
 	if c.items++; c.w.chance(30) {
 		item = lockquorum.ItemID{200, byte(c.w.rng.IntN(256))}
 	}
-	c.request(&lockquorum.Assign{Circle: circle, Item: item}, func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
+	c.request(&lockquorum.Assign{Circle: circle, Item: item}, func(r reply, _ moment) {
 		switch r.Code {
 		case lockquorum.CodeDone:
-			c.w.ledger.numbered(c.w, item, number{r.Series, r.Number})
-		case lockquorum.CodeUnknown:
-			c.request(&lockquorum.OpenCircle{Circle: circle, First: 1, Last: 1 << 30}, func(lockquorum.Result, moment, lockquorum.Heads) {})
+			c.w.ledger.numbered(c.w, item, number{r.Series, r.Number}, pastOf(r.seen))
+		case lockquorum.CodeUnknown, lockquorum.CodeClosed:
+			c.request(&lockquorum.OpenCircle{Circle: circle, First: 1, Last: 1 << 30}, func(reply, moment) {})
 		case lockquorum.CodeNoSession:
 			c.restart()
 			return
@@ -288,12 +317,64 @@ func (c *client) within() time.Duration {
 	if c.w.cfg.Mutant == NoDrift {
 		return ttl
 	}
-	return time.Duration(float64(ttl) * (1 - epsilon))
+	return time.Duration(float64(ttl) * (1 - c.w.epsilon))
+}
+
+// end ends the session, and begins another one.
+func (c *client) end() {
+	c.request(&lockquorum.End{}, func(reply, moment) {
+		c.w.report.Ends++
+		c.restart()
+	})
+}
+
+// break1 breaks a lease that it sees, as an administrator does who wants to go on; now and then with the document taken back.
+func (c *client) break1(lock lockquorum.LockID) {
+	h, run := c.w.hosts[c.target], c.run
+	c.w.send(c.index, h.index, func() {
+		if !h.runs() {
+			return
+		}
+		l, _ := h.node.State().Lease(lock)
+		c.w.send(h.index, c.index, func() {
+			if c.run != run || l.Token.IsZero() {
+				return
+			}
+			o := &lockquorum.Break{Lock: lock, Token: l.Token}
+			for _, d := range l.Documents {
+				if c.w.chance(30) && d.Previous != (lockquorum.Heads{}) {
+					o.Back = append(o.Back, lockquorum.Certified{Document: d.ID, Heads: d.Previous})
+					c.w.broke[d.Previous] = true
+				}
+			}
+			c.request(o, func(r reply, _ moment) {
+				if r.Code == lockquorum.CodeDone {
+					c.w.report.Breaks++
+					c.w.report.Backs += len(o.Back)
+				}
+			})
+		})
+	})
+	c.work()
 }
 
 func (c *client) acquire(lock lockquorum.LockID) {
 	o := &lockquorum.Acquire{Lock: lock, TTL: ttl.Milliseconds(), Try: c.w.chance(30)}
-	c.request(o, func(r lockquorum.Result, asked moment, heads lockquorum.Heads) {
+	answered := false
+	if c.w.chance(20) { // it does not wait for long
+		c.later(c.w.between(200*time.Millisecond, 3*time.Second), func() {
+			if answered {
+				return
+			}
+			c.request(&lockquorum.Cancel{Lock: lock}, func(r reply, _ moment) {
+				if r.Code == lockquorum.CodeDone {
+					c.w.report.Cancels++
+				}
+			})
+		})
+	}
+	c.request(o, func(r reply, asked moment) {
+		answered = true
 		switch r.Code {
 		case lockquorum.CodeDone:
 		case lockquorum.CodeNoSession:
@@ -303,7 +384,7 @@ func (c *client) acquire(lock lockquorum.LockID) {
 			c.work()
 			return
 		}
-		h := &hold{lock: lock, token: r.Token, heads: heads}
+		h := &hold{lock: lock, token: r.Token, heads: r.heads, at: pastOf(r.seen)}
 		if c.w.cfg.Mutant == TTLFromReply {
 			asked = c.now()
 		}
@@ -312,12 +393,12 @@ func (c *client) acquire(lock lockquorum.LockID) {
 			return
 		}
 		// It waited: how long ago the lease was granted it does not know, so it asks anew.
-		c.request(&lockquorum.Renew{Lock: lock, Token: h.token}, func(r lockquorum.Result, asked moment, heads lockquorum.Heads) {
+		c.request(&lockquorum.Renew{Lock: lock, Token: h.token}, func(r reply, asked moment) {
 			if r.Code != lockquorum.CodeDone {
 				c.work()
 				return
 			}
-			h.heads = heads
+			h.heads, h.at = r.heads, pastOf(r.seen)
 			c.begin(h, asked)
 		})
 	})
@@ -328,7 +409,7 @@ func (c *client) begin(h *hold, asked moment) {
 	h.deadline = asked.add(c.within())
 	c.holds[h.lock] = h
 	c.w.report.Grants++
-	c.w.ledger.leased(c.w, h.lock, h.token, c.session)
+	c.w.ledger.leased(c.w, h.lock, h.token, c.session, h.at)
 	if c.valid(h) {
 		c.w.ledger.held(c.w, c, h)
 	}
@@ -347,7 +428,7 @@ func (c *client) renew(h *hold) {
 		if !c.valid(h) {
 			return
 		}
-		c.request(&lockquorum.Renew{Lock: h.lock, Token: h.token}, func(r lockquorum.Result, asked moment, _ lockquorum.Heads) {
+		c.request(&lockquorum.Renew{Lock: h.lock, Token: h.token}, func(r reply, asked moment) {
 			if r.Code != lockquorum.CodeDone {
 				h.over = true
 			} else if next := asked.add(c.within()); next.monotonic > h.deadline.monotonic {
@@ -372,7 +453,7 @@ func (c *client) write(h *hold, times int) {
 	case times == 0:
 		h.over = true
 		delete(c.holds, h.lock)
-		c.request(&lockquorum.Release{Lock: h.lock, Token: h.token}, func(lockquorum.Result, moment, lockquorum.Heads) { c.work() })
+		c.request(&lockquorum.Release{Lock: h.lock, Token: h.token}, func(reply, moment) { c.work() })
 		return
 	}
 	parent := h.heads
@@ -387,9 +468,9 @@ func (c *client) write(h *hold, times int) {
 	if c.w.chance(5) { // a copy of this process writes too; of the two one goes on
 		other := c.change(h, parent)
 		c.request(&lockquorum.Commit{Lock: h.lock, Token: h.token, Document: documentOf(h.lock), Expected: h.heads, New: other.id},
-			func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
+			func(r reply, _ moment) {
 				if r.Code == lockquorum.CodeDone {
-					c.w.ledger.committed = append(c.w.ledger.committed, other)
+					c.w.ledger.committed = append(c.w.ledger.committed, commit{other, pastOf(r.seen)})
 				}
 			})
 	}
@@ -399,14 +480,15 @@ func (c *client) write(h *hold, times int) {
 			return
 		}
 		c.request(&lockquorum.Commit{Lock: h.lock, Token: h.token, Document: documentOf(h.lock), Expected: h.heads, New: ch.id},
-			func(r lockquorum.Result, _ moment, _ lockquorum.Heads) {
+			func(r reply, _ moment) {
 				if r.Code != lockquorum.CodeDone {
 					c.w.report.Late++
 					stop()
 					return
 				}
 				c.w.report.Commits++
-				c.w.ledger.committed = append(c.w.ledger.committed, ch)
+				c.w.ledger.committed = append(c.w.ledger.committed, commit{ch, pastOf(r.seen)})
+				c.w.ledger.lastTold = c.w.now
 				h.heads = ch.id
 				c.later(c.w.between(time.Millisecond, 1500*time.Millisecond), func() { c.write(h, times-1) })
 			})
@@ -415,16 +497,16 @@ func (c *client) write(h *hold, times int) {
 
 // change writes a change under a lease.
 func (c *client) change(h *hold, parent lockquorum.Heads) *change {
-	ch := &change{id: c.w.ledger.fresh(c.w), parent: parent, lock: h.lock, token: h.token, by: c.index}
+	ch := &change{id: c.w.ledger.fresh(), parent: parent, lock: h.lock, token: h.token, by: c.index}
 	c.w.ledger.changes[ch.id] = ch
-	c.store[ch.id] = ch
+	c.take(ch)
 	return ch
 }
 
 // newest returns the change of the greatest token that it has.
 func (c *client) newest(lock lockquorum.LockID) (id lockquorum.Heads) {
 	var token lockquorum.Token
-	for _, key := range c.sorted() {
+	for _, key := range sortedChanges(c.store) {
 		if ch := c.store[key]; ch.lock == lock && ch.token.Compare(token) > 0 {
 			id, token = key, ch.token
 		}
@@ -466,6 +548,12 @@ func (c *client) push(h *hold, ch *change, then func()) {
 func (c *client) take(ch *change) {
 	for ch != nil && c.store[ch.id] == nil {
 		c.store[ch.id] = ch
+		if c.inOrder[ch.lock] == nil {
+			c.inOrder[ch.lock] = map[lockquorum.Heads]bool{}
+		}
+		if ch.token.Compare(c.top[ch.lock]) >= 0 {
+			c.top[ch.lock], c.inOrder[ch.lock][ch.id] = ch.token, true
+		}
 		ch = c.w.ledger.changes[ch.parent]
 	}
 }
@@ -473,16 +561,20 @@ func (c *client) take(ch *change) {
 // gossip gives all that it has to another now and then.
 func (c *client) gossip() {
 	c.later(c.w.between(100*time.Millisecond, 400*time.Millisecond), func() {
-		to, all := c.w.clients[c.w.rng.IntN(clients)], c.sorted()
+		to, all, says, seen := c.w.clients[c.w.rng.IntN(clients)], sortedChanges(c.store), c.says, c.own
+		if !c.w.calm || c.w.chance(90) {
+			says = says[max(0, len(says)-20):]
+		}
+		if c.heard.Compare(seen.Place) > 0 {
+			seen = c.heard
+		}
 		c.w.send(c.index, to.index, func() {
 			for _, id := range all {
 				to.take(c.w.ledger.changes[id])
 			}
+			to.learn(says)
+			to.awake(func() { to.hear(seen) })
 		})
 		c.gossip()
 	})
-}
-
-func (c *client) sorted() []lockquorum.Heads {
-	return slices.SortedFunc(maps.Keys(c.store), func(a, b lockquorum.Heads) int { return slices.Compare(a[:], b[:]) })
 }

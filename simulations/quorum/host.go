@@ -12,47 +12,90 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/certificate"
 	"chartmesh/lockquorum/voter"
+	"chartmesh/trust"
 )
 
-// host is a machine with a voter.
+// host is a machine that votes, or may come to.
 type host struct {
-	w     *World
-	index int
-	id    uint64
-	rate  float64 // of its clock
-	node  *voter.Node
-	boot  uint64
-	disk  disk
-	full  bool
+	w      *World
+	index  int
+	device lockquorum.DeviceID
+	rate   float64 // of its clock
+	node   *voter.Node
+	boot   uint64
+	disk   disk
+	copies []stored // of its disk, as it was
+	full   bool
+	fails  bool        // its disk: the next write is lost, and it says so
+	gone   []*pb.Entry // of a mutant: that were lost, though they were read afterwards
 
 	paused    time.Duration // until then
 	suspended time.Duration // how long its clock has stood still
 	wall      time.Duration // how far its time of day is off
 	leads     bool
-	answers   map[uint64]func(lockquorum.Result, error)
+	answers   map[uint64]func(reply)
 	early     *lockquorum.State // of a mutant
+	final     *lockquorum.State // of a voter that does not go on
+	met       begin             // who votes, as the machine has heard
+
+	past      past // how far the ledger knows that it came
+	noted     uint64
+	certified map[lockquorum.DocumentID]lockquorum.Heads
+	tokens    map[lockquorum.LockID]lockquorum.Token
 }
 
-// disk is what a voter wrote, and what of it is durable.
-type disk struct{ now, durable voter.Stored }
+// disk is what a machine wrote, and what of it is durable.
+type disk struct{ now, durable stored }
 
-func newHost(w *World, i int, founding *lockquorum.State) *host {
-	h := &host{w: w, index: i, id: uint64(i + 1), rate: 1 + drift*(2*w.rng.Float64()-1)}
-	h.disk.now = *voter.Found(founding)
-	h.disk.sync()
-	h.start()
-	return h
+// stored is what a machine keeps.
+type stored struct {
+	voter.Stored
+	id    uint64 // of its voter; zero: it has none
+	begin begin  // what that joined
+	lost  bool   // it does not go on
 }
 
-func (d *disk) sync() { d.durable = cloneStored(d.now) }
+// begin is a quorum that a voter joins: it hears these until it has a State.
+type begin struct {
+	epoch  uint64
+	voters []lockquorum.Voter
+}
 
-func cloneStored(s voter.Stored) voter.Stored {
+func newHost(w *World, i int) *host {
+	return &host{w: w, index: i, device: lockquorum.DeviceID{byte(i + 1)}, rate: 1 + w.drift*(2*w.rng.Float64()-1)}
+}
+
+func cloneStored(s stored) stored {
 	s.Entries = slices.Clone(s.Entries)
 	return s
 }
 
-var errDiskFull = errors.New("disk full")
+// found puts a voter on the disk that a quorum begins with, in the place of whatever was there.
+func (h *host) found(id uint64, st *lockquorum.State) {
+	h.replace(stored{Stored: *voter.Found(st), id: id, begin: begin{epoch: st.Epoch()}})
+}
+
+// join puts a voter on the disk that waits to be made one.
+func (h *host) join(id uint64, of begin) {
+	h.w.note("machine %d is to join epoch %d as voter %d", h.index, of.epoch, id)
+	h.replace(stored{id: id, begin: of})
+}
+
+// replace puts something on the disk in the place of whatever was there, and starts.
+func (h *host) replace(s stored) {
+	h.node, h.final, h.full, h.fails = nil, nil, false, false
+	h.disk = disk{s, cloneStored(s)}
+	if s.id != 0 {
+		h.start()
+	}
+}
+
+var (
+	errDiskFull = errors.New("disk full")
+	errSync     = errors.New("what was written is not durable")
+)
 
 // save stores a Batch as the driver does.
 func (h *host) save(b voter.Batch) error {
@@ -70,9 +113,24 @@ func (h *host) save(b voter.Batch) error {
 		first := b.Entries[0].GetIndex()
 		d.Entries = append(slices.DeleteFunc(slices.Clone(d.Entries), func(e *pb.Entry) bool { return e.GetIndex() >= first }), b.Entries...)
 	}
-	if b.Sync && h.w.cfg.Mutant != NoSync {
-		h.disk.sync()
+	if h.fails && b.Sync && h.w.cfg.Mutant == SyncIgnored {
+		h.gone = append(h.gone, b.Entries...)
 	}
+	return h.sync(b.Sync)
+}
+
+// sync makes durable what was written. Where that fails, the system has let go of it, and would say of the next one that all is well.
+func (h *host) sync(asked bool) error {
+	switch {
+	case !asked || h.w.cfg.Mutant == NoSync:
+		return nil
+	case h.w.cfg.Mutant == SyncIgnored:
+		h.fails = false
+	case h.fails:
+		return errSync
+	}
+	h.disk.durable = cloneStored(h.disk.now)
+	h.disk.durable.Entries = slices.DeleteFunc(h.disk.durable.Entries, func(e *pb.Entry) bool { return slices.Contains(h.gone, e) })
 	return nil
 }
 
@@ -91,22 +149,84 @@ func (h *host) stamp() time.Duration {
 
 func (h *host) start() {
 	w := h.w
+	if h.node != nil || h.disk.durable.id == 0 || h.disk.durable.lost {
+		return
+	}
 	h.boot = w.rng.Uint64()
-	h.answers, h.leads, h.early = map[uint64]func(lockquorum.Result, error){}, false, nil
+	h.answers, h.leads, h.early = map[uint64]func(reply){}, false, nil
 	from := cloneStored(h.disk.durable)
 	h.disk.now = cloneStored(from)
 	node, err := voter.Open(voter.Config{
-		ID: h.id, Boot: h.boot, Election: 10, Prefer: 1, PreferAfter: 200, SnapshotEvery: 40,
+		ID: from.id, Boot: h.boot, Election: 10, Prefer: w.prefer(), PreferAfter: 200, SnapshotEvery: w.snapshotEvery,
 		Logger: &raft.DefaultLogger{Logger: log.New(io.Discard, "", 0)},
-	}, &from)
+	}, &from.Stored)
 	if err != nil {
-		w.fail("I-opens", "voter %d does not start: %v", h.index, err)
+		h.ends(err, from.begin.epoch)
 		return
 	}
 	h.node = node
+	h.restored(node.State())
 	h.ticking()
 	h.pump()
 }
+
+// restored notes what a State says that did not come command by command.
+func (h *host) restored(st *lockquorum.State) {
+	h.past, h.noted = pastOf(st.Seen()), st.Index()
+	h.certified, h.tokens = map[lockquorum.DocumentID]lockquorum.Heads{}, map[lockquorum.LockID]lockquorum.Token{}
+	for _, l := range st.Leases() {
+		h.tokens[l.Lock] = l.Token
+		for _, d := range l.Documents {
+			h.certified[d.ID] = d.Heads
+		}
+	}
+}
+
+// ends has a voter not go on, for good.
+func (h *host) ends(err error, epoch uint64) {
+	w := h.w
+	w.note("voter of machine %d ends: %v", h.index, err)
+	switch over := errors.Is(err, voter.ErrOver); {
+	case over && len(w.ledger.epochs) < 2:
+		w.fail("I-sound", "voter of machine %d ends: %v", h.index, err)
+	case over:
+		w.report.Over++
+	case !w.ledger.back[epoch]:
+		w.fail("I-sound", "voter of machine %d ends, and no disk went back: %v", h.index, err)
+	default:
+		w.report.Lost++
+	}
+	if h.node != nil {
+		h.final = h.node.State()
+	}
+	h.node = nil
+	h.disk.now.lost, h.disk.durable.lost = true, true
+}
+
+// epoch and voters are the State's, or those that this voter begins with.
+func (h *host) epoch() uint64 {
+	if h.node != nil && h.node.State().Epoch() > 0 {
+		return h.node.State().Epoch()
+	}
+	return h.disk.now.begin.epoch
+}
+
+func (h *host) voters() []lockquorum.Voter {
+	if h.node != nil && h.node.State().Epoch() > 0 {
+		return h.node.State().Voters()
+	}
+	return h.disk.now.begin.voters
+}
+
+// known are those that messages are taken from.
+func (h *host) known() []lockquorum.Voter {
+	if h.met.epoch != h.epoch() {
+		return h.voters()
+	}
+	return slices.Concat(h.voters(), h.met.voters)
+}
+
+func (h *host) runs() bool { return h.node != nil && h.w.now >= h.paused }
 
 // ticking ticks until the process ends.
 func (h *host) ticking() {
@@ -132,7 +252,7 @@ func (h *host) expire() {
 }
 
 func (h *host) pause(d time.Duration) {
-	h.w.note("voter %d pauses for %v", h.index, d)
+	h.w.note("machine %d pauses for %v", h.index, d)
 	h.paused = max(h.paused, h.w.now+d)
 }
 
@@ -142,29 +262,29 @@ func (h *host) suspend(d time.Duration) {
 		return
 	}
 	h.w.report.Suspensions++
-	h.w.note("voter %d sleeps for %v", h.index, d)
+	h.w.note("machine %d sleeps for %v", h.index, d)
 	h.paused = h.w.now + d
 	h.suspended += d
 }
 
-func (h *host) crash(why string) {
+// crash ends the voter's process; power: the machine's, with what was not durable.
+func (h *host) crash(why string, power bool) {
 	if h.node == nil {
 		return
 	}
 	w := h.w
-	w.note("voter %d: %s", h.index, why)
+	w.note("machine %d: %s", h.index, why)
 	w.report.Crashes++
+	if !power && w.cfg.Mutant != NoSync && w.cfg.Mutant != SyncIgnored {
+		h.disk.durable = cloneStored(h.disk.now)
+	}
 	h.node = nil
-	h.full = false
-	w.after(w.between(100*time.Millisecond, 4*time.Second), func() {
-		if h.node == nil {
-			h.start()
-		}
-	})
+	h.full, h.fails = false, false
+	w.after(w.between(100*time.Millisecond, 4*time.Second), h.start)
 }
 
 // deliver takes a message when the machine runs.
-func (h *host) deliver(b []byte) {
+func (h *host) deliver(from lockquorum.DeviceID, epoch uint64, seen lockquorum.Seen, b []byte) {
 	if h.node == nil {
 		return
 	}
@@ -172,7 +292,7 @@ func (h *host) deliver(b []byte) {
 		node := h.node
 		h.w.after(h.paused-h.w.now, func() {
 			if h.node == node {
-				h.deliver(b)
+				h.deliver(from, epoch, seen, b)
 			}
 		})
 		return
@@ -182,7 +302,12 @@ func (h *host) deliver(b []byte) {
 		h.w.fail("I-sound", "a message does not read: %v", err)
 		return
 	}
-	h.node.Step(m)
+	if h.w.cfg.Mutant != NoWitness {
+		h.node.Shown(seen)
+	}
+	if epoch == h.epoch() && m.GetTo() == h.disk.now.id && slices.Contains(h.known(), lockquorum.Voter{ID: m.GetFrom(), Device: from}) {
+		h.node.Step(m)
+	}
 	h.pump()
 }
 
@@ -190,24 +315,35 @@ func (h *host) deliver(b []byte) {
 func (h *host) pump() {
 	for h.node != nil && h.w.failure == nil {
 		b, ok := h.node.Batch()
+		if err := h.node.Err(); err != nil {
+			h.ends(err, h.epoch())
+			return
+		}
 		if !ok {
 			return
 		}
 		if err := h.save(b); err != nil {
-			h.crash("it cannot store, and ends")
+			h.crash(err.Error(), true)
 			return
 		}
 		for _, m := range b.Messages {
 			h.send(m)
 		}
+		if b.Snapshot != nil {
+			st, err := lockquorum.Restore(b.Snapshot.GetData())
+			if err != nil {
+				h.w.fail("I-sound", "a snapshot does not read: %v", err)
+				return
+			}
+			h.restored(st)
+		}
 		out, err := h.node.Advance(h.stamp(), b)
 		if err != nil {
-			h.w.fail("I-sound", "voter %d cannot go on: %v", h.index, err)
+			h.ends(err, h.epoch())
 			return
 		}
-		h.done(out)
-		if st := h.node.State(); st.Index() > 0 {
-			h.w.ledger.applied(h.w, h, st)
+		if !h.done(out) {
+			return
 		}
 	}
 }
@@ -218,48 +354,99 @@ func (h *host) send(m *pb.Message) {
 		h.w.fail("I-sound", "a message does not marshal: %v", err)
 		return
 	}
-	to := int(m.GetTo()) - 1
-	h.w.send(h.index, to, func() { h.w.hosts[to].deliver(b) })
+	list := h.known()
+	at := slices.IndexFunc(list, func(v lockquorum.Voter) bool { return v.ID == m.GetTo() })
+	if at >= 0 {
+		to, epoch, seen := h.w.hostOf(list[at].Device), h.epoch(), h.node.State().Seen()
+		h.w.send(h.index, to.index, func() { to.deliver(h.device, epoch, seen, b) })
+	}
 	if m.GetType() == pb.MsgSnap {
-		h.node.Sent(m.GetTo(), true)
+		h.node.Sent(m.GetTo(), at >= 0)
+	} else if at < 0 {
+		h.node.Unreachable(m.GetTo())
 	}
 }
 
-func (h *host) done(out voter.Outcome) {
-	if out.Snapshot != nil {
-		h.w.report.Snapshots++
+func (h *host) done(out voter.Outcome) bool {
+	w := h.w
+	if out.Snapshot != nil && !(w.cfg.Mutant == NoSnapshot && !proto.Equal(out.Snapshot.GetMetadata().GetConfState(), h.disk.now.Snapshot.GetMetadata().GetConfState())) {
+		w.report.Snapshots++
 		d := &h.disk.now
 		d.Snapshot = out.Snapshot
 		d.Entries = slices.DeleteFunc(slices.Clone(d.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= out.Forget })
-		if h.w.cfg.Mutant != NoSync {
-			h.disk.sync()
+		if err := h.sync(true); err != nil {
+			h.crash(err.Error(), true)
+			return false
 		}
 	}
 	if out.Led {
 		if _, settled := h.node.Leader(); settled && !h.leads {
-			h.w.report.Elections++
-			h.w.note("voter %d leads", h.index)
+			w.report.Elections++
+			w.note("machine %d leads epoch %d at %d", h.index, h.epoch(), h.node.State().Index())
 		}
 		_, h.leads = h.node.Leader()
 	}
-	h.w.ledger.happened(h.w, h.node.State(), out.Events)
+	w.ledger.applied(w, h)
+	w.ledger.happened(w, h, out.Events)
+	w.checkVoters(h)
 	for _, a := range out.Answers {
 		if answer := h.answers[a.Proposal]; answer != nil {
 			delete(h.answers, a.Proposal)
-			answer(a.Result, a.Err)
+			answer(h.reply(a.Result, a.Err))
 		}
 	}
+	return true
 }
 
-// ask has the voter carry a command out, if it leads.
-func (h *host) ask(c lockquorum.Command, answer func(lockquorum.Result, error)) {
-	if h.node == nil || h.w.now < h.paused {
+// reply is an answer, with how far the voter has come.
+type reply struct {
+	lockquorum.Result
+	err    error
+	seen   lockquorum.Seen
+	oldest uint64 // what its voter can compare begins there
+	leader int    // another machine that may lead; below zero: none is known
+	heads  lockquorum.Heads
+	says   []certificate.Statement // of the lock that was asked about
+}
+
+func (h *host) reply(r lockquorum.Result, err error) reply {
+	out := reply{Result: r, err: err, leader: -1}
+	if h.node == nil {
+		return out
+	}
+	out.seen = h.node.State().Seen()
+	out.oldest = h.node.Oldest()
+	if id, _ := h.node.Leader(); id != 0 {
+		for _, v := range h.voters() {
+			if v.ID == id {
+				out.leader = int(v.Device[0]) - 1
+			}
+		}
+	}
+	return out
+}
+
+// ask has the voter carry a command out, if it leads. With it comes how far whoever asks has seen the quorum come.
+func (h *host) ask(c lockquorum.Command, seen []lockquorum.Seen, answer func(reply)) {
+	if !h.runs() {
 		return
 	}
-	number, err := h.node.Propose(h.stamp(), &c)
+	if h.w.cfg.Mutant == NoWitness {
+		seen = nil
+	}
+	number, err := h.node.Propose(h.stamp(), &c, seen...)
 	if err != nil {
-		answer(lockquorum.Result{}, err)
+		answer(h.reply(lockquorum.Result{}, err))
+		h.pump()
 		return
+	}
+	then := func(r reply) {
+		if lock, ok := lockquorum.LockOf(c.Operation); ok && r.err == nil && h.node != nil {
+			st := h.node.State()
+			says := certificate.Of(st, trust.EntryID{}, lock, documentOf(lock))
+			r.heads, r.says = says.Heads, []certificate.Statement{says}
+		}
+		answer(r)
 	}
 	if h.w.cfg.Mutant == LeaderMemory {
 		if h.early == nil || h.early.Index() < h.node.State().Index() {
@@ -267,9 +454,9 @@ func (h *host) ask(c lockquorum.Command, answer func(lockquorum.Result, error)) 
 		}
 		raw, _ := c.Marshal()
 		r, _ := h.early.Apply(h.early.Index()+1, &c, raw)
-		answer(r, nil)
+		then(h.reply(r, nil))
 	} else {
-		h.answers[number] = answer
+		h.answers[number] = then
 	}
 	h.pump()
 }

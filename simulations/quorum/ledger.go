@@ -1,7 +1,6 @@
 package quorum
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
 	"slices"
@@ -12,42 +11,102 @@ import (
 
 // ledger is what an outsider knows of all machines.
 type ledger struct {
+	pasts  map[past]passage
+	next   map[past]past     // of a history, the one that was first applied after it
+	states map[past][32]byte // what some of them amount to
+	epochs []uint64          // as they were founded
+	back   map[uint64]bool   // epochs in which a voter's disk went back
+
 	changes   map[lockquorum.Heads]*change
-	committed []*change                                    // whose commit somebody was told
-	certified map[lockquorum.DocumentID][]lockquorum.Heads // as it came about
-	chains    map[uint64][32]byte                          // of all commands, by index
-	states    map[uint64][32]byte                          // what some of them amount to, by index
-	tokens    map[lockquorum.LockID]lockquorum.Token       // the newest
-	leases    map[lease]lockquorum.SessionID               // whose they are
-	numbers   map[lockquorum.ItemID]number                 // that somebody was told
-	items     map[number]lockquorum.ItemID
+	committed []commit                  // which somebody was told
+	undone    map[lockquorum.Heads]bool // what breaks took back
+	leases    map[lease]leaseOf         // whose they are
+	broken    map[lease]bool
+	numbers   map[lockquorum.ItemID][]fact          // that somebody was told
+	items     map[number]map[lockquorum.ItemID]past // to what they were given
+	patients  map[int64]given
 	last      uint64
-	newest    uint64 // index that any voter applied
+	lastTold  time.Duration // when somebody was told a number or a commit
 }
 
-// lease is named by its lock and token, and a number by its series and itself.
+// past names a history: all commands of an epoch up to some place, and what the epoch began with.
+type past struct {
+	epoch uint64
+	chain [32]byte
+}
+
+func pastOf(s lockquorum.Seen) past { return past{s.Epoch, s.Chain} }
+
+// passage is how a history came about.
+type passage struct {
+	before past
+	depth  int
+}
+
 type (
 	lease struct {
 		lock  lockquorum.LockID
 		token lockquorum.Token
 	}
+	leaseOf struct {
+		session lockquorum.SessionID
+		at      past
+	}
+	// number is named by its series and itself.
 	number struct {
 		series lockquorum.SeriesID
 		n      int64
 	}
+	// fact is what somebody was told, and at which history.
+	fact struct {
+		number
+		at past
+	}
+	commit struct {
+		*change
+		at past
+	}
 )
 
 func (l *ledger) init() {
-	l.changes = map[lockquorum.Heads]*change{}
-	l.certified = map[lockquorum.DocumentID][]lockquorum.Heads{}
-	l.chains = map[uint64][32]byte{}
-	l.states = map[uint64][32]byte{}
-	l.tokens, l.leases = map[lockquorum.LockID]lockquorum.Token{}, map[lease]lockquorum.SessionID{}
-	l.numbers, l.items = map[lockquorum.ItemID]number{}, map[number]lockquorum.ItemID{}
+	l.pasts, l.next, l.states, l.back = map[past]passage{}, map[past]past{}, map[past][32]byte{}, map[uint64]bool{}
+	l.changes, l.undone = map[lockquorum.Heads]*change{}, map[lockquorum.Heads]bool{}
+	l.leases, l.broken = map[lease]leaseOf{}, map[lease]bool{}
+	l.numbers, l.items = map[lockquorum.ItemID][]fact{}, map[number]map[lockquorum.ItemID]past{}
+	l.patients = map[int64]given{}
+}
+
+// founded notes what a quorum begins with.
+func (l *ledger) founded(st *lockquorum.State, before past) {
+	at := pastOf(st.Seen())
+	if _, known := l.pasts[at]; !known {
+		l.pasts[at] = passage{before, l.pasts[before].depth + 1}
+	}
+	if !slices.Contains(l.epochs, at.epoch) {
+		l.epochs = append(l.epochs, at.epoch)
+	}
+}
+
+// goesOn reports whether a history goes on from another one, or is it.
+func (l *ledger) goesOn(p, from past) bool {
+	depth := l.pasts[from].depth
+	for l.pasts[p].depth > depth {
+		p = l.pasts[p].before
+	}
+	return p == from
+}
+
+// lost reports whether of two histories one was lost: by a disk that went back, or by founding the quorum anew without it. Else both are in one.
+func (w *World) lost(a, b past) bool {
+	l := &w.ledger
+	if l.goesOn(a, b) || l.goesOn(b, a) {
+		return false
+	}
+	return a.epoch != b.epoch && len(l.epochs) > 1 || l.back[a.epoch] && a.epoch == b.epoch
 }
 
 // fresh returns the name of a change that is to be written.
-func (l *ledger) fresh(*World) (id lockquorum.Heads) {
+func (l *ledger) fresh() (id lockquorum.Heads) {
 	l.last++
 	binary.BigEndian.PutUint64(id[:], l.last)
 	return id
@@ -68,53 +127,74 @@ func (l *ledger) descends(id, of lockquorum.Heads) bool {
 // statesEvery is at which indexes all that a voter holds is compared, and not the commands alone that led there.
 const statesEvery = 8
 
-// applied checks I6 and I1: the voters that applied the same index hold the same, and tokens grow.
-func (l *ledger) applied(w *World, h *host, st *lockquorum.State) {
-	chain, known := l.chains[st.Index()]
-	if known && chain != st.Chain() {
-		w.fail("I6", "voter %d has another history at %d", h.index, st.Index())
+// applied checks I6 and I1: voters that applied the same hold the same, there is one history, and tokens grow.
+func (l *ledger) applied(w *World, h *host) {
+	st := h.node.State()
+	if st.Epoch() == 0 {
+		return
 	}
-	l.chains[st.Index()] = st.Chain()
+	if _, known := l.pasts[h.past]; !known {
+		w.fail("I6", "machine %d was given what no voter has applied, before %v", h.index, st.Seen().Place)
+		return
+	}
+	for _, s := range h.node.Since(h.noted) {
+		at := pastOf(s)
+		if _, known := l.pasts[at]; !known {
+			if other, ok := l.next[h.past]; ok && other != at {
+				if !l.back[s.Epoch] {
+					w.fail("I6", "machine %d has another history at %v", h.index, s.Place)
+				}
+				w.report.Forks++
+			}
+			l.pasts[at], l.next[h.past] = passage{h.past, l.pasts[h.past].depth + 1}, at
+		}
+		h.past, h.noted = at, s.Index
+	}
+	if at := pastOf(st.Seen()); h.past != at {
+		w.fail("I6", "machine %d has another history at %v than what it applied last", h.index, st.Seen().Place)
+	}
 	if st.Index()%statesEvery == 0 {
 		hash := sha256.Sum256(st.Snapshot())
-		if other, known := l.states[st.Index()]; known && other != hash {
-			w.fail("I6", "voter %d applied the same up to %d, and holds something else", h.index, st.Index())
+		if other, known := l.states[h.past]; known && other != hash {
+			w.fail("I6", "machine %d applied the same up to %v, and holds something else", h.index, st.Seen().Place)
 		}
-		l.states[st.Index()] = hash
+		l.states[h.past] = hash
 	}
-	if st.Index() <= l.newest {
-		return // it is behind others
-	}
-	l.newest = st.Index()
 	for _, lease := range st.Leases() {
-		if lease.Token.Compare(l.tokens[lease.Lock]) < 0 {
-			w.fail("I1", "token %v of %v after %v", lease.Token, lease.Lock, l.tokens[lease.Lock])
+		if lease.Token.Compare(h.tokens[lease.Lock]) < 0 {
+			w.fail("I1", "token %v of %v after %v", lease.Token, lease.Lock, h.tokens[lease.Lock])
 		}
-		if lease.Token.Compare(l.tokens[lease.Lock]) > 0 {
-			l.tokens[lease.Lock] = lease.Token
-		}
+		h.tokens[lease.Lock] = lease.Token
 	}
+	l.parts(w, h, st)
 }
 
-// happened checks I4: what is certified has among its ancestors what was.
-func (l *ledger) happened(w *World, st *lockquorum.State, events []lockquorum.Event) {
+// happened checks I4: what is certified has among its ancestors what was, unless a break went back to what was certified before that.
+func (l *ledger) happened(w *World, h *host, events []lockquorum.Event) {
 	for _, e := range events {
 		switch e.Happening {
 		case lockquorum.Committed:
-			list := l.certified[e.Document]
-			if slices.Contains(list, e.Heads) {
-				continue // another voter has applied it before
+			was := h.certified[e.Document]
+			h.certified[e.Document] = e.Heads
+			switch {
+			case was == (lockquorum.Heads{}) || l.descends(e.Heads, was):
+			case l.descends(was, e.Heads) && w.broke[e.Heads]:
+				for id := was; id != e.Heads; id = l.changes[id].parent {
+					l.undone[id] = true
+				}
+			default:
+				w.fail("I4", "%v is certified after %v, and was written without it", e.Heads, was)
 			}
-			if n := len(list); n > 0 && !l.descends(e.Heads, list[n-1]) {
-				w.fail("I4", "%v is certified after %v, and was written without it", e.Heads, list[n-1])
+		case lockquorum.Sealed:
+			if e.How == lockquorum.SealBroken {
+				l.broken[lease{e.Lock, e.Token}] = true
 			}
-			l.certified[e.Document] = append(list, e.Heads)
 		case lockquorum.Granted:
-			l.leased(w, e.Lock, e.Token, e.Session)
+			l.leased(w, e.Lock, e.Token, e.Session, h.past)
 			for _, c := range w.clients {
 				if c.session == e.Session {
 					if again := c.granted[e.Seq]; again != nil { // somebody tells it, or it asks again
-						w.send(0, c.index, func() { c.awake(again) })
+						w.send(h.index, c.index, func() { c.awake(again) })
 					}
 				}
 			}
@@ -123,100 +203,74 @@ func (l *ledger) happened(w *World, st *lockquorum.State, events []lockquorum.Ev
 }
 
 // leased checks I1: a token is of one lease.
-func (l *ledger) leased(w *World, lock lockquorum.LockID, token lockquorum.Token, to lockquorum.SessionID) {
+func (l *ledger) leased(w *World, lock lockquorum.LockID, token lockquorum.Token, to lockquorum.SessionID, at past) {
 	key := lease{lock, token}
-	if other, ok := l.leases[key]; ok && other != to {
-		w.fail("I1", "token %v of %v is of the leases of two sessions, %v and %v", token, lock, other, to)
+	if other, ok := l.leases[key]; ok && other.session != to {
+		if !w.lost(other.at, at) {
+			w.fail("I1", "token %v of %v is of the leases of two sessions, %v and %v", token, lock, other.session, to)
+		}
+		w.report.Doubled++
 	}
-	l.leases[key] = to
+	l.leases[key] = leaseOf{to, at}
 }
 
-// held checks I2: nobody else takes himself for the holder.
+// held checks I2: nobody else takes himself for the holder, in one epoch; but for who has not heard that his lease was broken.
 func (l *ledger) held(w *World, c *client, h *hold) {
 	for _, o := range w.clients {
-		if other := o.holds[h.lock]; o != c && other != nil && o.valid(other) {
-			w.fail("I2", "client %d holds %v under %v while client %d does under %v", c.index, h.lock, h.token, o.index, other.token)
+		other := o.holds[h.lock]
+		if o == c || other == nil || !o.valid(other) || w.lost(h.at, other.at) || l.broken[lease{h.lock, other.token}] || l.broken[lease{h.lock, h.token}] {
+			continue
 		}
+		if h.token.Epoch != other.token.Epoch {
+			w.report.TwoEpochs++ // what the earlier one's holder writes will not count
+			continue
+		}
+		w.fail("I2", "client %d holds %v under %v while client %d does under %v", c.index, h.lock, h.token, o.index, other.token)
 	}
 }
 
 // numbered checks I5: an item has one number, and a number one item.
-func (l *ledger) numbered(w *World, item lockquorum.ItemID, n number) {
-	if had, ok := l.numbers[item]; ok && had != n {
-		w.fail("I5", "item %v was given %v, and %v", item, had, n)
-	}
-	if of, ok := l.items[n]; ok && of != item {
-		w.fail("I5", "number %v was given to %v and to %v", n, of, item)
-	}
-	l.numbers[item], l.items[n] = n, item
-	w.report.Numbers = len(l.numbers)
-}
-
-// even reports whether all voters have applied the same.
-func (w *World) even() bool {
-	index := w.hosts[0].node.State().Index()
-	return !slices.ContainsFunc(w.hosts, func(h *host) bool { return h.node.State().Index() != index })
-}
-
-// checkRest checks what must hold when everything has arrived everywhere.
-func (w *World) checkRest() {
-	l := &w.ledger
-	for end := w.now + 10*time.Second; w.now < end && !w.even(); { // sessions go on being kept
-		w.until(w.now + tick)
-	}
-	st := w.hosts[0].node.State()
-	for _, h := range w.hosts[1:] {
-		if h.node.State().Index() != st.Index() || h.node.State().Chain() != st.Chain() {
-			w.fail("I8", "voter %d is at %d, and voter 0 at %d", h.index, h.node.State().Index(), st.Index())
-			return
-		}
-		if !bytes.Equal(h.node.State().Snapshot(), st.Snapshot()) {
-			w.fail("I6", "voter %d applied the same as voter 0, and holds something else", h.index)
-		}
-	}
-	if len(l.committed) == 0 || len(l.numbers) == 0 {
-		w.fail("I8", "%d changes were committed and %d numbers given in all that time", len(l.committed), len(l.numbers))
-		return
-	}
-	heads := map[lockquorum.LockID]lockquorum.Heads{}
-	for _, lease := range st.Leases() {
-		for _, d := range lease.Documents {
-			heads[lease.Lock] = d.Heads
-		}
-	}
-	for _, ch := range l.committed {
-		if !l.descends(heads[ch.lock], ch.id) {
-			w.fail("I7", "change %v was committed under %v, and %v is certified without it", ch.id, ch.token, heads[ch.lock])
-		}
-	}
-	for _, c := range w.clients {
-		if len(c.store) != len(l.changes) {
-			w.fail("I8", "client %d has %d of %d changes", c.index, len(c.store), len(l.changes))
-		}
-	}
-	w.checkNumbers(st)
-}
-
-// checkNumbers checks I5 at the end: an item has one number, which is that which everybody was told; and of what was told nothing is missing.
-func (w *World) checkNumbers(st *lockquorum.State) {
-	given := map[lockquorum.ItemID]number{}
-	list, _ := st.Circle(circle)
-	for _, in := range list {
-		for _, n := range in.Numbers {
-			if had, twice := given[n.Item]; twice {
-				w.fail("I5", "item %v has %v and %d of %v", n.Item, had, n.Number, in.ID)
+func (l *ledger) numbered(w *World, item lockquorum.ItemID, n number, at past) {
+	l.lastTold = w.now
+	for _, had := range l.numbers[item] {
+		if had.number != n {
+			if !w.lost(had.at, at) {
+				w.fail("I5", "item %v was given %v, and %v", item, had.number, n)
 			}
-			given[n.Item] = number{in.ID, n.Number}
+			w.report.Doubled++
 		}
 	}
-	for item, told := range w.ledger.numbers {
-		if given[item] != told {
-			w.fail("I5", "item %v has %v, and somebody was told %v", item, given[item], told)
+	for other, was := range l.items[n] {
+		if other != item {
+			if !w.lost(was, at) || n.series.Epoch != at.epoch && !l.back[n.series.Epoch] {
+				w.fail("I5", "number %v was given to %v and to %v", n, other, item)
+			}
+			w.report.Doubled++
 		}
 	}
-	for n := range w.ledger.items { // without a gap: as many were given as the highest says
-		if n.n < 1 || n.n > int64(len(given)) {
-			w.fail("I5", "somebody was told %v, of %d that were given from 1 on", n, len(given))
+	if l.items[n] == nil {
+		l.items[n] = map[lockquorum.ItemID]past{}
+	}
+	l.items[n][item] = at
+	l.numbers[item] = append(l.numbers[item], fact{n, at})
+	w.report.Numbers++
+}
+
+// told checks I9: what somebody is answered goes on from all that he showed that he had seen.
+func (l *ledger) told(w *World, c *client, shown []lockquorum.Seen, r reply) bool {
+	for _, s := range shown {
+		switch {
+		case s.Epoch == 0 || s.Epoch < r.seen.Epoch && l.goesOn(pastOf(r.seen), pastOf(s)):
+		case s.Epoch < r.seen.Epoch:
+			w.report.LostAtReseed++
+		case s.Epoch > r.seen.Epoch:
+			return false // it does not listen to who is in an earlier epoch
+		case l.goesOn(pastOf(r.seen), pastOf(s)) && r.seen.Index > s.Index:
+		case s.Index < r.oldest && l.back[s.Epoch]:
+			w.report.Unseen++ // so far back nobody can compare
+		default:
+			w.fail("I9", "client %d has seen %v, and is answered from %v, which does not go on from it", c.index, s.Place, r.seen.Place)
 		}
 	}
+	return true
 }

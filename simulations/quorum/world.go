@@ -28,6 +28,15 @@ const (
 	NoSync       Mutant = "no-sync"        // voters send before what they wrote is durable
 	LeaderMemory Mutant = "leader-memory"  // leaders answer before a majority has the command
 	TTLFromReply Mutant = "ttl-from-reply" // holders count their time from the answer, and not from when they asked
+
+	NoSnapshot     Mutant = "no-snapshot"     // voters make no snapshot after a change of voters
+	RestAtTwo      Mutant = "rest-at-two"     // voters are added one at a time
+	NoWitness      Mutant = "no-witness"      // voters do not look at what they are shown
+	SameEpoch      Mutant = "same-epoch"      // the next epoch is the one after the last
+	PartsForgotten Mutant = "parts-forgotten" // a quorum is founded anew without the parts of ranges that devices have
+	LogKept        Mutant = "log-kept"        // a device that was put back to an image goes on giving numbers from its parts
+	TokenOrder     Mutant = "token-order"     // replicas accept what has no smaller token than what they have
+	SyncIgnored    Mutant = "sync-ignored"    // voters go on when their disk says that something is not durable
 )
 
 // Config is a run.
@@ -40,6 +49,17 @@ type Config struct {
 // Report says what a run went through.
 type Report struct {
 	Elections, Crashes, Grants, Commits, Late, Numbers, Snapshots, Suspensions int
+	// Changes of voters that somebody wanted, and that came about; voters that were replaced.
+	Changes, Changed, Replaced int
+	// Machines put back to a copy or wiped, and what came of it: voters that ended since they had lost something, or their epoch was over.
+	Backs1, Wiped, Lost, Over int
+	Reseeds, Twins            int // twins: two made apart
+	Breaks, Backs, Cancels    int
+	Ends, Images              int
+	Parts, Patients, Voids    int
+	Accepted                  int
+	// What nobody could know of whom it was asked for: histories that parted, and what was given or lost in one of them.
+	Forks, Doubled, LostCommits, LostAtReseed, Unseen, TwoEpochs int
 
 	Trace uint64 // a hash of all steps, which one seed gives again
 }
@@ -73,17 +93,38 @@ type World struct {
 	report  Report
 	failure *Failure
 	trace   []string
+	admins  []*admin
+	numbers uint64                    // of voters, the last one
+	broke   map[lockquorum.Heads]bool // to which a break takes a document back
+
+	kind           kind
+	drift, epsilon float64
+	snapshotEvery  uint64
+}
+
+// kind says what a world is about, besides what is in all of them.
+type kind struct {
+	changes bool // who votes changes
+	back    bool // disks go back
+}
+
+// kindOf returns a seed's. Half of the worlds have clocks that run apart as far as it is assumed; half so much that a holder who allows nothing for it is found out.
+func kindOf(seed uint64) (k kind, drift, epsilon float64) {
+	k = kind{changes: seed%4 == 1 || seed%4 == 3, back: seed%4 >= 2}
+	if seed%8 < 4 {
+		return k, 0.015, 0.03
+	}
+	return k, 0.05, 0.11
 }
 
 // Timings of a quorum on a LAN.
 const (
 	tick        = 20 * time.Millisecond
 	ttl         = 3 * time.Second
-	drift       = 0.05 // so much that a holder who allows nothing for it is found out
-	epsilon     = 0.11 // at least twice the largest drift
 	traceLength = 60
-	voters      = 3
+	machines    = 5
 	clients     = 5
+	firstEpoch  = 1
 )
 
 // Run runs a world, and returns the first invariant that does not hold.
@@ -91,14 +132,22 @@ func Run(cfg Config) (Report, *Failure) {
 	if cfg.Duration == 0 {
 		cfg.Duration = 80 * time.Second
 	}
-	w := &World{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x71756f72756d)), cut: map[[2]int]bool{}}
+	w := &World{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x71756f72756d)), cut: map[[2]int]bool{}, broke: map[lockquorum.Heads]bool{}, numbers: 10}
+	w.kind, w.drift, w.epsilon = kindOf(cfg.Seed)
+	w.snapshotEvery = 10 + w.rng.Uint64N(50)
 	w.ledger.init()
-	founding := foundingState()
-	for i := range voters {
-		w.hosts = append(w.hosts, newHost(w, i, founding))
+	for i := range machines {
+		w.hosts = append(w.hosts, newHost(w, i))
 	}
+	w.begin()
 	for i := range clients {
 		w.clients = append(w.clients, newClient(w, i))
+	}
+	for i := range 2 {
+		w.admins = append(w.admins, newAdmin(w, 20+i))
+	}
+	if w.kind.back {
+		w.copies()
 	}
 	w.trouble()
 	w.until(cfg.Duration)
@@ -110,15 +159,28 @@ func Run(cfg Config) (Report, *Failure) {
 	return w.report, w.failure
 }
 
-func foundingState() *lockquorum.State {
-	st := lockquorum.New(1)
-	var list []lockquorum.Voter
-	for i := range voters {
-		list = append(list, lockquorum.Voter{ID: uint64(i + 1), Device: lockquorum.DeviceID{byte(i + 1)}})
+// begin founds the quorum: with three voters, or with one that becomes more.
+func (w *World) begin() {
+	n := 3
+	if w.kind.changes && w.chance(60) || w.kind.back && w.chance(50) {
+		n = 1
 	}
-	st.Reseed(1, list)
-	return st
+	st := lockquorum.New(firstEpoch)
+	var list []lockquorum.Voter
+	for _, h := range w.hosts[:n] {
+		list = append(list, lockquorum.Voter{ID: uint64(h.index + 1), Device: h.device})
+	}
+	st.Reseed(firstEpoch, list)
+	w.ledger.founded(st, past{})
+	for i, v := range list {
+		w.hosts[i].found(v.ID, st)
+	}
 }
+
+// prefer returns the voter that is to lead when it is well: the first machine's.
+func (w *World) prefer() uint64 { return w.hosts[0].disk.durable.id }
+
+func (w *World) hostOf(device lockquorum.DeviceID) *host { return w.hosts[device[0]-1] }
 
 // event is something that happens at a moment.
 type event struct {
@@ -206,6 +268,9 @@ func (w *World) machines() (list []int) {
 	for _, c := range w.clients {
 		list = append(list, c.index)
 	}
+	for _, a := range w.admins {
+		list = append(list, a.index)
+	}
 	return list
 }
 
@@ -215,13 +280,25 @@ func (w *World) trouble() {
 		if w.calm {
 			return
 		}
-		h, c := w.hosts[w.rng.IntN(voters)], w.clients[w.rng.IntN(clients)]
-		switch w.rng.IntN(12) {
-		case 0, 1:
-			h.crash("crash")
+		h, c := w.hosts[w.rng.IntN(machines)], w.clients[w.rng.IntN(clients)]
+		if w.kind.back && w.chance(12) {
+			w.goBack()
+		}
+		switch w.rng.IntN(14) {
+		case 0:
+			h.crash("its voter crashes", false)
+		case 1:
+			h.crash("no power", true)
 		case 2:
 			h.full = true
-			w.note("voter %d: disk full", h.index)
+			w.note("machine %d: disk full", h.index)
+		case 12:
+			h.fails = true
+			w.note("machine %d: its disk is failing", h.index)
+		case 13:
+			if w.kind.back || w.kind.changes {
+				c.image()
+			}
 		case 3:
 			h.pause(w.between(100*time.Millisecond, 4*time.Second))
 		case 4: // one way
@@ -244,7 +321,7 @@ func (w *World) trouble() {
 			w.after(w.between(time.Second, 8*time.Second), func() { w.part(one, other, false) })
 		case 7:
 			h.wall += w.between(-24*time.Hour, 24*time.Hour)
-			w.note("voter %d: its time of day is set", h.index)
+			w.note("machine %d: its time of day is set", h.index)
 		case 8:
 			c.suspend(w.between(500*time.Millisecond, 8*time.Second))
 		case 9:
@@ -280,9 +357,7 @@ func (w *World) heal() {
 	w.calm = true
 	clear(w.cut)
 	for _, h := range w.hosts {
-		h.full, h.paused = false, 0
-		if h.node == nil {
-			h.start()
-		}
+		h.full, h.fails, h.paused = false, false, 0
+		h.start()
 	}
 }
