@@ -40,6 +40,8 @@ func (s *Service) beginVoting(ctx context.Context, from lockquorum.DeviceID, b r
 		return remote.ErrMissing
 	case has && stopped == nil && rec.Epoch == b.Epoch && rec.ID == b.Number:
 		return nil // again
+	case slices.Contains(b.Voters, lockquorum.Voter{ID: b.Number, Device: s.self}):
+		return lockquorum.ErrForbidden // it voted under this number, and does not remember what
 	case has && rec.Epoch == b.Epoch && rec.ID >= b.Number:
 		return lockquorum.ErrForbidden // a number is never given again
 	case has:
