@@ -103,8 +103,8 @@ func (r *Replica) resolve(d *document, want lockquorum.Heads, kept bool) []certi
 			return c.Plain
 		}
 	}
-	settled := d.settled()
-	if heads := fits(d.index.HeadsOf(settled)); heads != nil {
+	settled := d.index.HeadsOf(d.settled())
+	if heads := fits(settled); heads != nil {
 		return heads
 	}
 	var one []crdt.ChangeHash
@@ -121,7 +121,7 @@ func (r *Replica) resolve(d *document, want lockquorum.Heads, kept bool) []certi
 			return heads
 		}
 		// Beside what is settled, for what was made on something earlier.
-		with := append(slices.Clone(d.index.HeadsOf(settled)), h)
+		with := append(slices.Clone(settled), h)
 		slices.SortFunc(with, func(a, b crdt.ChangeHash) int { return bytes.Compare(a[:], b[:]) })
 		if heads := fits(slices.Compact(with)); heads != nil {
 			return heads
