@@ -11,6 +11,7 @@ import (
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/crdt"
+	"chartmesh/lockquorum"
 	"chartmesh/trust"
 )
 
@@ -20,7 +21,8 @@ import (
 // Periods of protected operations.
 const (
 	barrierWait = 10 * time.Second // after a grant, for what was committed last
-	pushWait    = 5 * time.Second  // before a commit, for whoever is connected to confirm what is committed
+	barrierLook = 200 * time.Millisecond
+	pushWait    = 5 * time.Second // before a commit, for whoever is connected to confirm what is committed
 	pushLook    = 20 * time.Millisecond
 	settleEvery = 15 * time.Second // it is asked what became of what was left uncommitted
 )
@@ -37,10 +39,52 @@ func (a *Agent) members() *trust.State {
 func (a *Agent) granted(ctx context.Context, h quorum.Held) {
 	ctx, cancel := context.WithTimeout(ctx, barrierWait)
 	defer cancel()
+	if err := a.barrier(ctx, h); err != nil {
+		a.log.Warn("a lease is held, and what was committed last under it has not arrived yet", "error", err)
+	}
+}
+
+// barrier waits until this device holds what was committed last under a lease's lock.
+func (a *Agent) barrier(ctx context.Context, h quorum.Held) error {
+	certify := func(ctx context.Context, d lockquorum.DocumentID) error {
+		return a.certify(ctx, a.quorum.Load(), replica.Proposal{Lock: h.Lock(), Name: d})
+	}
 	for _, d := range h.Documents() {
-		if err := a.records.Await(ctx, h.Lock(), d, h.Certified(d)); err != nil {
-			a.log.Warn("a lease is held, and what was committed last under it has not arrived yet", "error", err)
-			return
+		if err := awaitCommitted(ctx, a.records, h.Lock(), d, h.Certified(d), certify); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// holder is a replica, as far as awaitCommitted needs one.
+type holder interface {
+	Holds(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error)
+	Changed() <-chan struct{}
+}
+
+// awaitCommitted waits until what is certified of a document is here and counts. Who committed it may be gone before its certificate was anywhere,
+// so that a voter is asked for that here.
+func awaitCommitted(
+	ctx context.Context, records holder, lock string, d lockquorum.DocumentID, heads lockquorum.Heads, certify func(context.Context, lockquorum.DocumentID) error,
+) error {
+	for {
+		changed := records.Changed()
+		if ok, err := records.Holds(lock, d, heads); ok || err != nil {
+			return err
+		}
+		why := certify(ctx, d)
+		if ok, err := records.Holds(lock, d, heads); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), why)
+		case <-changed:
+		}
+		select { // much may come at a time
+		case <-ctx.Done():
+		case <-time.After(barrierLook):
 		}
 	}
 }
@@ -168,6 +212,11 @@ func (a *Agent) settleOnce(ctx context.Context) error {
 	}
 	held := s.Held()
 	var errs []error
+	for _, h := range held { // what was committed before may have come since
+		asking, cancel := context.WithTimeout(ctx, barrierWait/5)
+		errs = append(errs, a.barrier(asking, h))
+		cancel()
+	}
 	for _, p := range list {
 		if !slices.ContainsFunc(held, func(h quorum.Held) bool { return h.Token() == p.Token && h.Lock() == p.Lock }) {
 			errs = append(errs, a.certify(ctx, s, p))

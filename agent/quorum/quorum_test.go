@@ -356,6 +356,9 @@ func TestBeginVoting(t *testing.T) {
 			t.Errorf("in a folder that is a copy: %v", err)
 		}
 		d.apart.Store(false)
+		if err := begin(s, leader, 2, leader, d.keys.Device()); !errors.Is(err, lockquorum.ErrForbidden) || s.mu.disk != nil {
+			t.Errorf("as a voter that it was and does not remember: %v", err)
+		}
 		must(t, begin(s, leader, 9, leader))
 		must(t, begin(s, leader, 9, leader)) // again
 		if err := begin(s, leader, 8, leader); !errors.Is(err, lockquorum.ErrForbidden) {
