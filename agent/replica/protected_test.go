@@ -384,3 +384,37 @@ func TestDraftEditedMeanwhile(t *testing.T) {
 		}
 	}
 }
+
+// TestHolderDies: what was committed by who is gone since counts for the next holder once a voter says so, and can be built on.
+func TestHolderDies(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	q := newQuorum(t, a)
+	l := q.acquire(lists)
+	a.under(l, list("A"), false)
+	l.commit(a)
+	rest(t, a, b)
+	l.over() // without a certificate
+	next := q.acquire(lists)
+	_, id, err := b.ProtectedDocument(lists, "CodeSystem/c1")
+	must(t, err)
+	name := votes{}.Document(id)
+	holds := func() bool {
+		ok, err := b.Holds(lists, name, next.Certified(name))
+		must(t, err)
+		return ok
+	}
+	if holds() {
+		t.Fatal("nothing says yet that it counts")
+	}
+	q.certify(b, lists, "CodeSystem/c1")
+	if !holds() || b.shows() != "A" {
+		t.Errorf("held: %v; it shows %q", holds(), b.shows())
+	}
+	b.under(next, list("B"), true)
+	next.commit(b)
+	q.certify(b, lists, "CodeSystem/c1")
+	if rest(t, a, b); a.shows() != "B" {
+		t.Errorf("the first shows %q", a.shows())
+	}
+}
