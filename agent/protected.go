@@ -11,7 +11,6 @@ import (
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/crdt"
-	"chartmesh/lockquorum"
 	"chartmesh/trust"
 )
 
@@ -46,35 +45,26 @@ func (a *Agent) granted(ctx context.Context, h quorum.Held) {
 
 // barrier waits until this device holds what was committed last under a lease's lock.
 func (a *Agent) barrier(ctx context.Context, h quorum.Held) error {
-	certify := func(ctx context.Context, d lockquorum.DocumentID) error {
-		return a.certify(ctx, a.quorum.Load(), replica.Proposal{Lock: h.Lock(), Name: d})
-	}
 	for _, d := range h.Documents() {
-		if err := awaitCommitted(ctx, a.records, h.Lock(), d, h.Certified(d), certify); err != nil {
+		holds := func() (bool, error) { return a.records.Holds(h.Lock(), d, h.Certified(d)) }
+		certify := func() error { return a.certify(ctx, a.quorum.Load(), replica.Proposal{Lock: h.Lock(), Name: d}) }
+		if err := awaitCommitted(ctx, a.records.Changed, holds, certify); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// holder is a replica, as far as awaitCommitted needs one.
-type holder interface {
-	Holds(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error)
-	Changed() <-chan struct{}
-}
-
 // awaitCommitted waits until what is certified of a document is here and counts. Who committed it may be gone before its certificate was anywhere,
 // so that a voter is asked for that here.
-func awaitCommitted(
-	ctx context.Context, records holder, lock string, d lockquorum.DocumentID, heads lockquorum.Heads, certify func(context.Context, lockquorum.DocumentID) error,
-) error {
+func awaitCommitted(ctx context.Context, changes func() <-chan struct{}, holds func() (bool, error), certify func() error) error {
 	for {
-		changed := records.Changed()
-		if ok, err := records.Holds(lock, d, heads); ok || err != nil {
+		changed := changes()
+		if ok, err := holds(); ok || err != nil {
 			return err
 		}
-		why := certify(ctx, d)
-		if ok, err := records.Holds(lock, d, heads); ok || err != nil {
+		why := certify()
+		if ok, err := holds(); ok || err != nil {
 			return err
 		}
 		select {
@@ -128,7 +118,10 @@ func (a *Agent) commit(ctx context.Context, h quorum.Held) error {
 }
 
 func (a *Agent) commitNow(ctx context.Context, h quorum.Held) error {
-	s := a.quorum.Load()
+	s, err := a.exclusive()
+	if err != nil {
+		return err // the agent ends
+	}
 	list, err := a.records.Proposals(h)
 	if err != nil {
 		return err
