@@ -196,3 +196,39 @@ func TestMovesUnderLoad(t *testing.T) {
 		}
 	}
 }
+
+// Who is left of three has stored what was answered, and was not told yet that it was agreed on: a quorum that is founded anew with what it has, has that.
+func TestLatest(t *testing.T) {
+	c := numbered(t, 3, 3)
+	leader := c.leader()
+	_, before, err := Latest(c.stored[leader.cfg.ID])
+	if err != nil {
+		t.Fatal(err)
+	}
+	number, err := leader.Propose(c.now, assign(77))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.settle()
+	if a := c.answers[leader.cfg.ID]; len(a) == 0 || a[len(a)-1].Proposal != number || a[len(a)-1].Result.Number != 4 {
+		t.Fatalf("it answers %+v", a)
+	}
+	for id, s := range c.stored {
+		st, reach, err := Latest(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in, _ := st.Circle(lockquorum.CircleID{1})
+		if n := len(in[0].Numbers); n != 4 || reach.Compare(before) <= 0 {
+			t.Errorf("voter %d has %d numbers, and reaches %v after %v", id, n, reach, before)
+		}
+	}
+	if st, reach, err := Latest(&Stored{}); err != nil || reach != (Reach{}) || st.Epoch() != 0 {
+		t.Errorf("of nothing: %v, %v", reach, err)
+	}
+	bent := c.stored[1].copied()
+	bent.Entries = bent.Entries[:len(bent.Entries)-2]
+	if _, _, err := Latest(bent); !errors.Is(err, ErrLost) {
+		t.Errorf("of a log that lacks something: %v", err)
+	}
+}

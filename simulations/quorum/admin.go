@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/voter"
 	"chartmesh/trust"
 )
 
@@ -232,22 +233,24 @@ func (a *admin) mayReseed() bool {
 	return d > 15*time.Second && (w.calm || w.chance(1)) || d > 6*time.Second && lost
 }
 
-// reseed founds the quorum anew with the latest State that there is.
+// reseed founds the quorum anew with the latest State that there is: of all machines that are reached, whether their voters run or not.
 func (a *admin) reseed() {
 	w := a.w
 	var best *lockquorum.State
+	var far voter.Reach
 	var machines []*host
+	var states []*lockquorum.State
 	for _, h := range w.hosts {
 		if !a.reaches(h.index) || w.now < h.paused {
 			continue
 		}
 		machines = append(machines, h)
-		st := h.final
-		if h.node != nil {
-			st = h.node.State()
+		st, reach := h.latest()
+		if reach == (voter.Reach{}) {
+			continue
 		}
-		if st != nil && st.Epoch() > 0 && (best == nil || st.Seen().Compare(best.Seen().Place) > 0) {
-			best = st
+		if states = append(states, st); best == nil || reach.Compare(far) > 0 {
+			best, far = st, reach
 		}
 	}
 	switch {
@@ -256,6 +259,7 @@ func (a *admin) reseed() {
 	case best == nil: // from nothing
 		best = lockquorum.New(a.epoch)
 	}
+	w.ledger.nothingForgotten(w, best, states)
 	w.rng.Shuffle(len(machines), func(i, j int) { machines[i], machines[j] = machines[j], machines[i] })
 	n := 3
 	if len(machines) == 5 && w.chance(40) {

@@ -37,7 +37,6 @@ type host struct {
 	leads     bool
 	answers   map[uint64]func(reply)
 	early     *lockquorum.State // of a mutant
-	final     *lockquorum.State // of a voter that does not go on
 	met       begin             // who votes, as the machine has heard
 
 	past      past // how far the ledger knows that it came
@@ -85,7 +84,7 @@ func (h *host) join(id uint64, of begin) {
 
 // replace puts something on the disk in the place of whatever was there, and starts.
 func (h *host) replace(s stored) {
-	h.node, h.final, h.full, h.fails = nil, nil, false, false
+	h.node, h.full, h.fails = nil, false, false
 	h.disk = disk{s, cloneStored(s)}
 	if s.id != 0 {
 		h.start()
@@ -100,6 +99,9 @@ var (
 // save stores a Batch as the driver does.
 func (h *host) save(b voter.Batch) error {
 	if h.full && (len(b.Entries) > 0 || b.Sync) {
+		if h.w.cfg.Mutant == FullIgnored {
+			return nil
+		}
 		return errDiskFull
 	}
 	d := &h.disk.now
@@ -149,7 +151,7 @@ func (h *host) stamp() time.Duration {
 
 func (h *host) start() {
 	w := h.w
-	if h.node != nil || h.disk.durable.id == 0 || h.disk.durable.lost {
+	if h.node != nil || h.disk.durable.id == 0 || h.disk.durable.lost && w.cfg.Mutant != EndedGoesOn {
 		return
 	}
 	h.boot = w.rng.Uint64()
@@ -196,11 +198,11 @@ func (h *host) ends(err error, epoch uint64) {
 	default:
 		w.report.Lost++
 	}
-	if h.node != nil {
-		h.final = h.node.State()
-	}
 	h.node = nil
 	h.disk.now.lost, h.disk.durable.lost = true, true
+	if w.cfg.Mutant == EndedGoesOn {
+		w.after(time.Second, h.start)
+	}
 }
 
 // epoch and voters are the State's, or those that this voter begins with.
@@ -224,6 +226,38 @@ func (h *host) known() []lockquorum.Voter {
 		return h.voters()
 	}
 	return slices.Concat(h.voters(), h.met.voters)
+}
+
+// latest returns the State that all amounts to that a machine has stored, and how far that is; zero: it has none, or cannot say.
+func (h *host) latest() (*lockquorum.State, voter.Reach) {
+	on := &h.disk.durable
+	if on.id == 0 || on.Snapshot == nil {
+		return nil, voter.Reach{}
+	}
+	st, far, err := voter.Latest(&on.Stored)
+	if err != nil {
+		return nil, voter.Reach{}
+	}
+	l := &h.w.ledger
+	var before past
+	for n := 0; l.pasts[pastOf(st.Seen())].depth == 0 && n <= len(on.Entries); n++ { // the ledger comes to know all on the way there
+		s := on.Stored
+		s.Entries, s.HardState = on.Entries[:n], &pb.HardState{Term: on.HardState.Term}
+		some, _, err := voter.Latest(&s)
+		if err != nil {
+			h.w.fail("I-sound", "a part of a log does not read: %v", err)
+			return nil, voter.Reach{}
+		}
+		at := pastOf(some.Seen())
+		if _, known := l.pasts[at]; !known {
+			l.pasts[at] = passage{before, l.pasts[before].depth + 1}
+		}
+		before = at
+	}
+	if h.w.cfg.Mutant == AppliedOnly && h.node != nil && h.node.State().Epoch() == far.Epoch {
+		st = h.node.State()
+	}
+	return st, far
 }
 
 func (h *host) runs() bool { return h.node != nil && h.w.now >= h.paused }
@@ -354,6 +388,9 @@ func (h *host) send(m *pb.Message) {
 		h.w.fail("I-sound", "a message does not marshal: %v", err)
 		return
 	}
+	if h.disk.durable.lost {
+		h.w.fail("I9", "machine %d sends messages, and had lost something that it had stored", h.index)
+	}
 	list := h.known()
 	at := slices.IndexFunc(list, func(v lockquorum.Voter) bool { return v.ID == m.GetTo() })
 	if at >= 0 {
@@ -413,6 +450,9 @@ func (h *host) reply(r lockquorum.Result, err error) reply {
 	out := reply{Result: r, err: err, leader: -1}
 	if h.node == nil {
 		return out
+	}
+	if err == nil && h.disk.durable.lost {
+		h.w.fail("I9", "machine %d answers, and had lost something that it had stored", h.index)
 	}
 	out.seen = h.node.State().Seen()
 	out.oldest = h.node.Oldest()

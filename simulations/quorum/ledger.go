@@ -87,6 +87,30 @@ func (l *ledger) founded(st *lockquorum.State, before past) {
 	}
 }
 
+// nothingForgotten checks I7 of a State that a quorum is founded anew with: it has all that somebody was told and that some machine had stored that was asked.
+// Where a disk went back, what is stored may be of two histories.
+func (l *ledger) nothingForgotten(w *World, st *lockquorum.State, all []*lockquorum.State) {
+	from := pastOf(st.Seen())
+	if l.back[from.epoch] {
+		return
+	}
+	check := func(what any, at past) {
+		for _, o := range all {
+			if other := pastOf(o.Seen()); at.epoch == from.epoch && other.epoch == from.epoch && l.goesOn(other, at) && !l.goesOn(from, at) {
+				w.fail("I7", "%v was told, is stored, and a quorum is founded anew without it", what)
+			}
+		}
+	}
+	for _, told := range l.numbers {
+		for _, f := range told {
+			check(f.number, f.at)
+		}
+	}
+	for _, ch := range l.committed {
+		check(ch.id, ch.at)
+	}
+}
+
 // goesOn reports whether a history goes on from another one, or is it.
 func (l *ledger) goesOn(p, from past) bool {
 	depth := l.pasts[from].depth
@@ -260,6 +284,7 @@ func (l *ledger) numbered(w *World, item lockquorum.ItemID, n number, at past) {
 func (l *ledger) told(w *World, c *client, shown []lockquorum.Seen, r reply) bool {
 	for _, s := range shown {
 		switch {
+		case w.cfg.Mutant == LeaderMemory: // it answers before there is a place
 		case s.Epoch == 0 || s.Epoch < r.seen.Epoch && l.goesOn(pastOf(r.seen), pastOf(s)):
 		case s.Epoch < r.seen.Epoch:
 			w.report.LostAtReseed++

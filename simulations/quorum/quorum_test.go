@@ -106,7 +106,7 @@ func TestSameSeed(t *testing.T) {
 func TestMutants(t *testing.T) {
 	_, n := seeds(40)
 	for _, m := range []Mutant{WallClock, NoDrift, NoBarrier, NoSync, LeaderMemory, TTLFromReply, NoSnapshot, RestAtTwo, NoWitness, SameEpoch,
-		PartsForgotten, LogKept, TokenOrder, SyncIgnored} {
+		PartsForgotten, LogKept, TokenOrder, SyncIgnored, FullIgnored, EndedGoesOn, AppliedOnly} {
 		t.Run(string(m), func(t *testing.T) {
 			for seed := uint64(1); seed <= n; seed++ {
 				if _, failure := run(t, Config{Seed: seed, Mutant: m}); failure != nil {

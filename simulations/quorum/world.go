@@ -36,6 +36,9 @@ const (
 	PartsForgotten Mutant = "parts-forgotten" // a quorum is founded anew without the parts of ranges that devices have
 	LogKept        Mutant = "log-kept"        // a device that was put back to an image goes on giving numbers from its parts
 	TokenOrder     Mutant = "token-order"     // replicas accept what has no smaller token than what they have
+	AppliedOnly    Mutant = "applied-only"    // a quorum is founded anew with what a voter has applied, and not with all that it has stored
+	FullIgnored    Mutant = "full-ignored"    // voters go on when their disk is full
+	EndedGoesOn    Mutant = "ended-goes-on"   // voters that ended since they had lost something are started again
 	SyncIgnored    Mutant = "sync-ignored"    // voters go on when their disk says that something is not durable
 )
 
