@@ -25,7 +25,11 @@ func TestCommitTogether(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	over := make(chan error, 1)
 	go func() { over <- a.Run(ctx) }()
-	defer func() { cancel(); <-over; must(t, a.Close()) }()
+	defer func() {
+		cancel()
+		must(t, <-over)
+		must(t, a.Close())
+	}()
 	for api.CodeOf(err) == api.CodeUnavailable || err == nil { // until its voter leads
 		if _, err = a.AcquireLease(ctx, "", api.LeaseRequest{Name: fhir.LockCodeLists, For: time.Hour.Milliseconds()}); err == nil {
 			break

@@ -182,7 +182,7 @@ func TestWentBack(t *testing.T) {
 					d.witness.at.Term++
 				}
 				s = d.open(t)
-				stop = run(t, s)
+				run(t, s)
 				if how == "found out later" {
 					_, err := assign(t, s, "Invoice/2")
 					must(t, err)

@@ -192,7 +192,7 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 	case err != nil:
 		return api.QuorumStatus{}, s.explain(err)
 	}
-	if st, err = s.read(ctx); err != nil {
+	if _, err = s.read(ctx); err != nil { // hears who votes now
 		return api.QuorumStatus{}, err
 	}
 	return s.Quorum(ctx)

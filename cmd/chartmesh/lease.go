@@ -311,7 +311,7 @@ func (c *cli) runHolding(ctx context.Context, agent *client.Client, author strin
 	select {
 	case err := <-over: // it is lost, or was given back by somebody on this machine
 		end()
-		<-ran
+		_ = <-ran // that it was ended
 		if err == nil {
 			err = &api.Error{Code: api.CodeHeld, Message: "the lease was given back while the command ran"}
 		}

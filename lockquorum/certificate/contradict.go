@@ -43,10 +43,12 @@ func contradicted(list []Certified) []bool {
 	}
 	st := func(i int) *Statement { return &list[order[i]].Statement }
 	slices.SortStableFunc(order, func(i, j int) int { return list[i].Place.Compare(list[j].Place) })
-	for from, to := 0, 0; from < len(order); from = to {
-		for to = from; to < len(order) && st(to).Place.Epoch == st(from).Place.Epoch; to++ {
+	for from := 0; from < len(order); {
+		to := from
+		for ; to < len(order) && st(to).Place.Epoch == st(from).Place.Epoch; to++ {
 		}
 		inEpoch(list, order[from:to], bad)
+		from = to
 	}
 	// Whatever epoch it is told in, a command certified one thing.
 	byAt := map[lockquorum.Place][]int{}
@@ -67,8 +69,9 @@ func contradicted(list []Certified) []bool {
 // inEpoch finds the contradictions within one epoch. order names its statements by place.
 func inEpoch(list []Certified, order []int, bad []bool) {
 	var at, token lockquorum.Place // the greatest so far, of smaller places
-	for from, to := 0, 0; from < len(order); from = to {
-		for to = from; to < len(order) && list[order[to]].Place == list[order[from]].Place; to++ {
+	for from := 0; from < len(order); {
+		to := from
+		for ; to < len(order) && list[order[to]].Place == list[order[from]].Place; to++ {
 		}
 		same := order[from:to]
 		if slices.ContainsFunc(same, func(i int) bool { return list[i].Statement != list[same[0]].Statement }) {
@@ -80,11 +83,13 @@ func inEpoch(list []Certified, order []int, bad []bool) {
 		for _, i := range same {
 			token, at = later(token, list[i].Token), later(at, list[i].At)
 		}
+		from = to
 	}
 	// And backwards, for the other one of each pair.
 	none := true
-	for from, to := len(order), len(order); to > 0; to = from {
-		for from = to; from > 0 && list[order[from-1]].Place == list[order[to-1]].Place; from-- {
+	for to := len(order); to > 0; {
+		from := to
+		for ; from > 0 && list[order[from-1]].Place == list[order[to-1]].Place; from-- {
 		}
 		for _, i := range order[from:to] {
 			bad[i] = bad[i] || !none && (list[i].Token.Compare(token) > 0 || list[i].At.Compare(at) > 0)
@@ -95,6 +100,7 @@ func inEpoch(list []Certified, order []int, bad []bool) {
 			}
 			token, at = earlier(token, list[i].Token), earlier(at, list[i].At)
 		}
+		to = from
 	}
 	// Of one certified heads, and of one lease.
 	byAt, byToken := map[lockquorum.Place][]int{}, map[lockquorum.Token][]int{}
