@@ -10,6 +10,7 @@ import (
 	"chartmesh/agent/api"
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
+	"chartmesh/crdt"
 	"chartmesh/trust"
 )
 
@@ -19,7 +20,8 @@ import (
 // Periods of protected operations.
 const (
 	barrierWait = 10 * time.Second // after a grant, for what was committed last
-	pushWait    = 5 * time.Second  // before a commit, for whoever is connected to confirm what is committed
+	barrierLook = 200 * time.Millisecond
+	pushWait    = 5 * time.Second // before a commit, for whoever is connected to confirm what is committed
 	pushLook    = 20 * time.Millisecond
 	settleEvery = 15 * time.Second // it is asked what became of what was left uncommitted
 )
@@ -36,10 +38,43 @@ func (a *Agent) members() *trust.State {
 func (a *Agent) granted(ctx context.Context, h quorum.Held) {
 	ctx, cancel := context.WithTimeout(ctx, barrierWait)
 	defer cancel()
+	if err := a.barrier(ctx, h); err != nil {
+		a.log.Warn("a lease is held, and what was committed last under it has not arrived yet", "error", err)
+	}
+}
+
+// barrier waits until this device holds what was committed last under a lease's lock.
+func (a *Agent) barrier(ctx context.Context, h quorum.Held) error {
 	for _, d := range h.Documents() {
-		if err := a.records.Await(ctx, h.Lock(), d, h.Certified(d)); err != nil {
-			a.log.Warn("a lease is held, and what was committed last under it has not arrived yet", "error", err)
-			return
+		holds := func() (bool, error) { return a.records.Holds(h.Lock(), d, h.Certified(d)) }
+		certify := func() error { return a.certify(ctx, a.quorum.Load(), replica.Proposal{Lock: h.Lock(), Name: d}) }
+		if err := awaitCommitted(ctx, a.records.Changed, holds, certify); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// awaitCommitted waits until what is certified of a document is here and counts. Who committed it may be gone before its certificate was anywhere,
+// so that a voter is asked for that here.
+func awaitCommitted(ctx context.Context, changes func() <-chan struct{}, holds func() (bool, error), certify func() error) error {
+	for {
+		changed := changes()
+		if ok, err := holds(); ok || err != nil {
+			return err
+		}
+		why := certify()
+		if ok, err := holds(); ok || err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), why)
+		case <-changed:
+		}
+		select { // much may come at a time
+		case <-ctx.Done():
+		case <-time.After(barrierLook):
 		}
 	}
 }
@@ -76,23 +111,38 @@ func underLeases[T any](ctx context.Context, a *Agent, write func(context.Contex
 
 // commit has what was written under a lease certified.
 func (a *Agent) commit(ctx context.Context, h quorum.Held) error {
-	s := a.quorum.Load()
-	list, err := a.records.Proposals(h.Lock(), h.Token())
-	if err != nil || len(list) == 0 {
+	if list, err := a.records.Proposals(h); err != nil || len(list) == 0 {
 		return explain(err)
 	}
+	return explain(h.Commits(ctx, func() error { return a.commitNow(ctx, h) }))
+}
+
+func (a *Agent) commitNow(ctx context.Context, h quorum.Held) error {
+	s, err := a.exclusive()
+	if err != nil {
+		return err // the agent ends
+	}
+	list, err := a.records.Proposals(h)
+	if err != nil {
+		return err
+	}
+	open := map[crdt.DocumentID]bool{}
 	for _, p := range list {
 		a.push(ctx, s, p)
 		err := h.Commit(ctx, p.Name, p.Heads)
 		if err != nil && !quorum.Uncertain(err) {
 			return s.Explain(err)
 		}
+		open[p.Document] = err != nil
 		if err := a.certify(ctx, s, p); err != nil {
 			return err
 		}
 	}
-	if list, err = a.records.Proposals(h.Lock(), h.Token()); err == nil && len(list) > 0 {
-		err = fmt.Errorf("%d documents have changes that no voter certifies", len(list))
+	left, err := a.records.Proposals(h)
+	// On top of what was committed others may have written meanwhile, and commit it.
+	left = slices.DeleteFunc(left, func(p replica.Proposal) bool { return !open[p.Document] && !slices.Contains(list, p) })
+	if err == nil && len(left) > 0 {
+		err = fmt.Errorf("%d documents have changes that no voter certifies", len(left))
 	}
 	return err
 }
@@ -155,6 +205,11 @@ func (a *Agent) settleOnce(ctx context.Context) error {
 	}
 	held := s.Held()
 	var errs []error
+	for _, h := range held { // what was committed before may have come since
+		asking, cancel := context.WithTimeout(ctx, barrierWait/5)
+		errs = append(errs, a.barrier(asking, h))
+		cancel()
+	}
 	for _, p := range list {
 		if !slices.ContainsFunc(held, func(h quorum.Held) bool { return h.Token() == p.Token && h.Lock() == p.Lock }) {
 			errs = append(errs, a.certify(ctx, s, p))

@@ -144,6 +144,8 @@ func (m mutant) run(t *testing.T, overlay string) (found, output string) {
 		worlds = "^TestRemovals$"
 	} else if strings.HasPrefix(m.name, "anchor-") {
 		worlds = "^TestAnchors$"
+	} else if strings.HasPrefix(m.name, "protected-") {
+		worlds = "^TestProtected$"
 	}
 	cmd := exec.CommandContext(ctx, program, "-test.run", worlds, "-test.timeout", "10m")
 	cmd.Env = append(os.Environ(), fmt.Sprintf("SIM_SEEDS=%d", mutantSeeds), "SIM_SEED=", "SIM_FIRST=1")

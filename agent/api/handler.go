@@ -31,7 +31,9 @@ const (
 	HeaderConflicts = "Chartmesh-Conflicts" // open conflicts of the resource
 	HeaderDeleted   = "Chartmesh-Deleted"   // "true" if that version is a deletion
 	HeaderNewer     = "Chartmesh-Newer"     // the device, percent-encoded, that changed it with a newer version: it is read-only here
-	TrailerResult   = "Chartmesh-Result"    // of an export: "ok", or the error that cut it short, as JSON
+	// HeaderUncommitted is "true" if something in it was written here under a lease and is not committed yet.
+	HeaderUncommitted = "Chartmesh-Uncommitted"
+	TrailerResult     = "Chartmesh-Result" // of an export: "ok", or the error that cut it short, as JSON
 )
 
 type handler struct {

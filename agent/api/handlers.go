@@ -149,6 +149,9 @@ func (h *handler) get(w http.ResponseWriter, r *http.Request) error {
 	if res.Newer != "" {
 		head.Set(HeaderNewer, url.PathEscape(res.Newer))
 	}
+	if res.Uncommitted {
+		head.Set(HeaderUncommitted, "true")
+	}
 	if _, err := w.Write(res.JSON); err != nil {
 		return fmt.Errorf("write the resource: %w", err)
 	}

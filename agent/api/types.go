@@ -353,7 +353,7 @@ type Decision struct {
 type Event struct {
 	Cursor   uint64    `json:"cursor"`
 	Time     time.Time `json:"time"`
-	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, chunk-discarded, chunk-decided, chunk-settled, log-begun, log-branched, change-written-anew, records-damaged, records-repaired
+	Kind     string    `json:"kind"` // resource-changed, resource-deleted, conflict-opened, conflict-closed, peer-online, peer-offline, member-added, chunk-parked, chunk-quarantined, chunk-unapplied, chunk-discarded, chunk-decided, chunk-settled, resource-committed, log-begun, log-branched, change-written-anew, records-damaged, records-repaired
 	Resource string    `json:"resource,omitempty"`
 	Version  string    `json:"version,omitempty"`
 	Conflict string    `json:"conflict,omitempty"`

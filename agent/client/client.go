@@ -302,7 +302,7 @@ func (c *Client) Get(ctx context.Context, ref api.Ref, version string) (api.Reso
 		res.JSON = data
 	}
 	newer, newerErr := url.PathUnescape(head.Get(api.HeaderNewer))
-	res.Newer = newer
+	res.Newer, res.Uncommitted = newer, head.Get(api.HeaderUncommitted) == "true"
 	updated, timeErr := time.Parse(time.RFC3339Nano, head.Get(api.HeaderUpdated))
 	conflicts, countErr := strconv.Atoi(head.Get(api.HeaderConflicts))
 	if err := errors.Join(timeErr, countErr, newerErr); err != nil {

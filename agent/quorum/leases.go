@@ -19,10 +19,13 @@ const leaseTTL = 20 * time.Second
 
 // holding is a lease that this process holds.
 type holding struct {
-	name  string
-	lease *client.Lease
-	end   *time.Timer // gives it back; nil: its holder does
+	name    string
+	lease   *client.Lease
+	commits chan struct{}
+	end     *time.Timer // gives it back; nil: its holder does
 }
+
+func (h *holding) held() Held { return Held{h.name, h.lease, h.commits} }
 
 // hold takes a lease, and notes it.
 func (s *Service) hold(ctx context.Context, req api.LeaseRequest) (*holding, lockquorum.LockID, error) {
@@ -41,12 +44,12 @@ func (s *Service) hold(ctx context.Context, req api.LeaseRequest) (*holding, loc
 	if err != nil {
 		return nil, id, s.explain(err)
 	}
-	h := &holding{name: req.Name, lease: l}
+	h := &holding{name: req.Name, lease: l, commits: make(chan struct{}, 1)}
 	s.mu.Lock()
 	s.mu.held[id] = h
 	s.mu.Unlock()
 	if s.cfg.Granted != nil {
-		s.cfg.Granted(ctx, Held{h.name, h.lease})
+		s.cfg.Granted(ctx, h.held())
 	}
 	if ctx.Err() != nil { // who asked is gone
 		return nil, id, errors.Join(context.Cause(ctx), s.giveBack(id, h))
@@ -56,7 +59,7 @@ func (s *Service) hold(ctx context.Context, req api.LeaseRequest) (*holding, loc
 
 // giveBack releases a lease whose holder has ended. If that fails, the lease ends by itself.
 func (s *Service) giveBack(id lockquorum.LockID, h *holding) error {
-	ctx, cancel := context.WithTimeout(context.Background(), releasing)
+	ctx, cancel := context.WithTimeout(context.Background(), ending+releasing)
 	defer cancel()
 	return s.release(ctx, id, h)
 }
@@ -64,7 +67,9 @@ func (s *Service) giveBack(id lockquorum.LockID, h *holding) error {
 // release gives a lease back.
 func (s *Service) release(ctx context.Context, id lockquorum.LockID, h *holding) error {
 	if s.cfg.Ending != nil && h.lease.Err() == nil {
-		s.cfg.Ending(ctx, Held{h.name, h.lease})
+		before, cancel := context.WithTimeout(ctx, ending)
+		s.cfg.Ending(before, h.held())
+		cancel()
 	}
 	s.mu.Lock()
 	if s.mu.held[id] == h {
@@ -77,8 +82,11 @@ func (s *Service) release(ctx context.Context, id lockquorum.LockID, h *holding)
 	return h.lease.Release(ctx)
 }
 
-// releasing bounds how long giving a lease back may take. If it fails, the lease ends by itself.
-const releasing = 5 * time.Second
+// ending bounds how long what comes before giving a lease back may take, releasing how long that itself. If it fails, the lease ends by itself.
+const (
+	ending    = 10 * time.Second
+	releasing = 5 * time.Second
+)
 
 // AcquireLease implements api.Exclusive.
 func (s *Service) AcquireLease(ctx context.Context, _ string, req api.LeaseRequest) (api.Lease, error) {

@@ -63,16 +63,19 @@ func (n Names) Voted(st *trust.State, _ uint64, device trust.DeviceID) certifica
 
 // Held is a lease that this process holds.
 type Held struct {
-	name  string
-	lease *client.Lease
+	name    string
+	lease   *client.Lease
+	commits chan struct{} // room for who commits
 }
 
-// Held lists the leases that this process holds.
+// Held lists the leases that this process holds. Those that were lost are not among them, however long they were to be kept.
 func (s *Service) Held() (list []Held) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, h := range s.mu.held {
-		list = append(list, Held{h.name, h.lease})
+		if h.lease.Err() == nil {
+			list = append(list, h.held())
+		}
 	}
 	return list
 }
@@ -94,7 +97,18 @@ func (h Held) Certified(document lockquorum.DocumentID) lockquorum.Heads {
 // Documents lists those of which heads were certified when the lease was granted.
 func (h Held) Documents() []lockquorum.DocumentID { return h.lease.Documents() }
 
-// Commit certifies heads of a document.
+// Commits runs what finds out heads and commits them, one at a time: heads of an earlier moment, committed on top of later ones, would take those back.
+func (h Held) Commits(ctx context.Context, commit func() error) error {
+	select {
+	case h.commits <- struct{}{}:
+		defer func() { <-h.commits }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return commit()
+}
+
+// Commit certifies heads of a document, within Commits.
 func (h Held) Commit(ctx context.Context, document lockquorum.DocumentID, heads lockquorum.Heads) error {
 	return h.lease.Commit(ctx, document, heads)
 }

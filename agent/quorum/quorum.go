@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -131,7 +132,7 @@ func Open(ctx context.Context, cfg Config) (*Service, error) {
 	}
 	s.server.Practice, s.server.Engine, s.server.Names = cfg.Members().Practice(), s.engine, s.tell
 	s.server.Certify = s.certify
-	s.server.Begin, s.server.Change, s.server.Receive = s.beginVoting, s.changeVoters, s.receive
+	s.server.Begin, s.server.Change, s.server.Votes, s.server.Receive = s.beginVoting, s.changeVoters, s.votes, s.receive
 	s.client = client.New(client.Config{Self: s.self, Voters: s.voters})
 	return s, nil
 }
@@ -273,6 +274,14 @@ func (s *Service) awaitBegin(ctx context.Context) {
 	case <-ctx.Done():
 	case <-s.begun:
 	}
+}
+
+// votes reports whether a device has another voter of the quorum that this device's voter is in.
+func (s *Service) votes(from lockquorum.DeviceID) bool {
+	s.mu.Lock()
+	d := s.mu.driver
+	s.mu.Unlock()
+	return d != nil && slices.ContainsFunc(d.Status().Voters, func(v lockquorum.Voter) bool { return v.Device == from })
 }
 
 // receive takes a message of another voter.

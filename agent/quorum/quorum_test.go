@@ -356,6 +356,9 @@ func TestBeginVoting(t *testing.T) {
 			t.Errorf("in a folder that is a copy: %v", err)
 		}
 		d.apart.Store(false)
+		if err := begin(s, leader, 2, leader, d.keys.Device()); !errors.Is(err, lockquorum.ErrForbidden) || s.mu.disk != nil {
+			t.Errorf("as a voter that it was and does not remember: %v", err)
+		}
 		must(t, begin(s, leader, 9, leader))
 		must(t, begin(s, leader, 9, leader)) // again
 		if err := begin(s, leader, 8, leader); !errors.Is(err, lockquorum.ErrForbidden) {
@@ -397,5 +400,82 @@ func TestChangeVoters(t *testing.T) {
 				t.Errorf("%v at the word of %v: %v", c.list, c.from, err)
 			}
 		}
+	})
+}
+
+// TestLostIsNotHeld: a lease that was lost is nobody's to write under, although it was kept for longer.
+func TestLostIsNotHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := founding(t, trust.RoleAdmin)
+		s := d.open(t)
+		run(t, s)
+		_, err := s.AcquireLease(t.Context(), "", api.LeaseRequest{Name: "billing", For: time.Hour.Milliseconds()})
+		must(t, err)
+		if got := s.Held(); len(got) != 1 {
+			t.Fatalf("%d leases are held", len(got))
+		}
+		_, err = s.BreakLease(t.Context(), "", api.BreakRequest{Name: "billing", Reason: "x"})
+		must(t, err)
+		time.Sleep(leaseTTL)
+		if got := s.Held(); len(got) != 0 {
+			t.Errorf("%d leases are held that were lost", len(got))
+		}
+	})
+}
+
+// TestEndingTakesLong: what is to be done before a lease is given back has the time that waiting for others and a commit take.
+func TestEndingTakesLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := founding(t, trust.RoleAdmin)
+		s := d.open(t)
+		ended := make(chan error, 1)
+		s.cfg.Ending = func(ctx context.Context, _ Held) {
+			select {
+			case <-ctx.Done():
+			case <-time.After(9 * time.Second):
+			}
+			ended <- ctx.Err()
+		}
+		run(t, s)
+		_, err := s.AcquireLease(t.Context(), "", api.LeaseRequest{Name: "billing", For: time.Second.Milliseconds()})
+		must(t, err)
+		must(t, <-ended)
+		time.Sleep(time.Second)
+		if l, err := s.Leases(t.Context()); err != nil || l[0].Held {
+			t.Errorf("it is held still: %+v (%v)", l, err)
+		}
+	})
+}
+
+// TestOneCommits: what is committed under a lease is found out and committed by one at a time.
+func TestOneCommits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := founding(t, trust.RoleAdmin)
+		s := d.open(t)
+		run(t, s)
+		_, err := s.AcquireLease(t.Context(), "", api.LeaseRequest{Name: "billing"})
+		must(t, err)
+		inside, free := false, make(chan struct{})
+		for range 2 {
+			go func() {
+				must(t, s.Held()[0].Commits(t.Context(), func() error {
+					if inside {
+						t.Error("two commit at a time")
+					}
+					inside = true
+					<-free
+					inside = false
+					return nil
+				}))
+			}()
+		}
+		synctest.Wait()
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.Held()[0].Commits(ctx, func() error { return nil }); !errors.Is(err, context.Canceled) {
+			t.Errorf("who waits no longer: %v", err)
+		}
+		close(free)
+		synctest.Wait()
 	})
 }

@@ -43,6 +43,8 @@ func (s *Service) beginVoting(ctx context.Context, from lockquorum.DeviceID, b r
 			running.Meet(driver.Begin{Epoch: b.Epoch, Voters: b.Voters})
 		}
 		return nil
+	case slices.Contains(b.Voters, lockquorum.Voter{ID: b.Number, Device: s.self}):
+		return lockquorum.ErrForbidden // it voted under this number, and does not remember what
 	case has && rec.Epoch == b.Epoch && rec.ID >= b.Number:
 		return lockquorum.ErrForbidden // a number is never given again
 	case has:

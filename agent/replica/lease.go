@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -67,9 +68,13 @@ func (t *transaction) fence(ctx context.Context, d *document) (chunk.Fence, erro
 	if j.Ended(token) {
 		return chunk.Fence{}, lost
 	}
-	barrier := &api.Error{Code: api.CodeUnavailable, Message: "what was committed last under the lock " + d.lock + " has not arrived here yet",
-		Hint: "it comes from another device; try again when that has been in contact"}
-	if want := l.Certified(t.r.quorum.Document(d.id)); j.Lacks != nil || want != (lockquorum.Heads{}) && t.r.resolve(d, want, false) == nil {
+	barrier := barrierPending(d.lock)
+	if j.Lacks != nil {
+		return chunk.Fence{}, barrier
+	}
+	if there, err := t.passes(d, l); err != nil {
+		return chunk.Fence{}, err
+	} else if !there {
 		return chunk.Fence{}, barrier
 	}
 	for _, o := range d.overlay {
@@ -82,52 +87,114 @@ func (t *transaction) fence(ctx context.Context, d *document) (chunk.Fence, erro
 	return fence, nil
 }
 
-// resolve finds the heads that a hash stands for among the changes that are applied, or kept too; nil if they are not here. Voters know a
-// hash alone.
-func (r *Replica) resolve(d *document, want lockquorum.Heads, kept bool) []certificate.Hash {
+func barrierPending(lock string) error {
+	return &api.Error{Code: api.CodeUnavailable, Message: "what was committed last under the lock " + lock + " has not arrived here yet",
+		Hint: "it comes from another device; try again when that has been in contact"}
+}
+
+// passes reports whether what a lease knows to be certified of a document is applied here, by a certificate or as written under it.
+func (t *transaction) passes(d *document, l Lease) (bool, error) {
+	want := l.Certified(t.r.quorum.Document(d.id))
+	if want == (lockquorum.Heads{}) {
+		return true, nil
+	}
+	heads, err := t.resolve(d, want, false)
+	if heads == nil || err != nil {
+		return false, err
+	}
+	return !slices.ContainsFunc(heads, func(h certificate.Hash) bool {
+		o, overlaid := d.overlay[h]
+		return overlaid && tokenOf(o.fence) != l.Token()
+	}), nil
+}
+
+// resolve finds the heads that a hash stands for: voters know nothing else. Nil: they are not here, or not applied unless kept ones are asked for.
+// What a holder commits is what was certified before and the first so many changes of its log under its token.
+func (t *transaction) resolve(d *document, want lockquorum.Heads, kept bool) ([]certificate.Hash, error) {
 	fits := func(heads []crdt.ChangeHash) []certificate.Hash {
 		list := make([]certificate.Hash, len(heads))
 		for i, h := range heads {
 			list[i] = h
 		}
-		if len(list) > 0 && len(list) <= certificate.MaxHeads && r.quorum.Heads(d.id, list) == want {
+		if len(list) > 0 && len(list) <= certificate.MaxHeads && t.r.quorum.Heads(d.id, list) == want && (kept || d.hasAll(list)) {
 			return list
 		}
 		return nil
 	}
 	if heads := fits(d.index.Heads()); heads != nil {
-		return heads
+		return heads, nil
 	}
 	for _, c := range d.certificates {
 		if c.Heads == want && (kept || d.hasAll(c.Plain)) {
-			return c.Plain
+			return c.Plain, nil
 		}
 	}
-	settled := d.settled()
-	if heads := fits(d.index.HeadsOf(settled)); heads != nil {
-		return heads
+	all, err := t.contenders(d)
+	if err != nil {
+		return nil, err
 	}
-	var one []crdt.ChangeHash
-	for _, rec := range d.index.Records() {
-		one = append(one, rec.Hash)
-	}
-	if kept {
-		for h := range d.lost {
-			one = append(one, h)
+	byHash, byHolder := map[crdt.ChangeHash]*contender{}, map[holding][]*contender{}
+	for _, c := range all {
+		byHash[c.Hash] = c
+		if c.applied.Fence != (chunk.Fence{}) {
+			at := holding{c.applied.Fence, c.applied.Chunk.Log}
+			byHolder[at] = append(byHolder[at], c)
 		}
 	}
-	for _, h := range one {
-		if heads := fits([]crdt.ChangeHash{h}); heads != nil {
-			return heads
+	grounds := [][]crdt.ChangeHash{nil, d.index.HeadsOf(d.settled())}
+	for _, c := range d.certificates {
+		var plain []crdt.ChangeHash
+		for _, h := range c.Plain {
+			plain = append(plain, h)
 		}
-		// Beside what is settled, for what was made on something earlier.
-		with := append(slices.Clone(d.index.HeadsOf(settled)), h)
-		slices.SortFunc(with, func(a, b crdt.ChangeHash) int { return bytes.Compare(a[:], b[:]) })
-		if heads := fits(slices.Compact(with)); heads != nil {
-			return heads
+		if !slices.ContainsFunc(grounds, func(g []crdt.ChangeHash) bool { return slices.Equal(g, plain) }) {
+			grounds = append(grounds, plain)
 		}
 	}
-	return nil
+	slices.Reverse(grounds) // the last ones are the likeliest
+	for _, list := range byHolder {
+		slices.SortStableFunc(list, func(a, b *contender) int { return cmp.Compare(a.applied.Chunk.Counter, b.applied.Chunk.Counter) })
+		for _, ground := range grounds[:min(len(grounds), maxGrounds)] {
+			heads := ground
+			for _, c := range list[:min(len(list), maxGrounds)] {
+				heads = join(byHash, heads, c)
+				if found := fits(heads); found != nil {
+					return found, nil
+				}
+			}
+		}
+	}
+	return nil, nil
+}
+
+// maxGrounds bounds what is tried to tell what a hash stands for.
+const maxGrounds = 256
+
+// holding is what one log wrote under one token.
+type holding struct {
+	fence chunk.Fence
+	log   chunk.LogID
+}
+
+// join returns heads with a change that came after them, ascending.
+func join(all map[crdt.ChangeHash]*contender, heads []crdt.ChangeHash, c *contender) []crdt.ChangeHash {
+	past, queue := map[crdt.ChangeHash]bool{}, slices.Clone(c.Deps)
+	for len(queue) > 0 {
+		h := queue[len(queue)-1]
+		queue = queue[:len(queue)-1]
+		if o := all[h]; !past[h] && o != nil {
+			queue = append(queue, o.Deps...)
+		}
+		past[h] = true
+	}
+	out := []crdt.ChangeHash{c.Hash}
+	for _, h := range heads {
+		if !past[h] && h != c.Hash {
+			out = append(out, h)
+		}
+	}
+	slices.SortFunc(out, func(a, b crdt.ChangeHash) int { return bytes.Compare(a[:], b[:]) })
+	return out
 }
 
 // settled returns the applied changes that are certified.
@@ -155,7 +222,8 @@ func (r *Replica) Holds(lock string, document lockquorum.DocumentID, heads lockq
 	if err != nil || d == nil {
 		return false, err
 	}
-	return r.resolve(d, heads, false) != nil, nil
+	found, err := r.beginPlain().resolve(d, heads, false)
+	return found != nil, err
 }
 
 // Await returns when this device has what is certified of a document of a lock.
@@ -205,15 +273,31 @@ type Proposal struct {
 	Counter uint64
 }
 
-// Proposals returns what was written here under a lease and is not certified, by document.
-func (r *Replica) Proposals(lock string, token lockquorum.Token) (list []Proposal, err error) {
+// Proposals returns what was written here under a lease and is not certified, by document. It is an api.CodeUnavailable where what the lease
+// knows to be certified is not applied here any more: what is proposed would not be on top of it.
+func (r *Replica) Proposals(l Lease) (list []Proposal, err error) {
 	all, err := r.Uncommitted()
-	for _, p := range all {
-		if p.Lock == lock && p.Token == token {
-			list = append(list, p)
-		}
+	if err != nil {
+		return nil, err
 	}
-	return list, err
+	r.write.Lock()
+	defer r.write.Unlock()
+	for _, p := range all {
+		if p.Lock != l.Lock() || p.Token != l.Token() {
+			continue
+		}
+		d, err := r.document(p.Scope, p.Document)
+		if err != nil {
+			return nil, err
+		}
+		if there, err := r.beginPlain().passes(d, l); err != nil {
+			return nil, err
+		} else if !there {
+			return nil, barrierPending(p.Lock)
+		}
+		list = append(list, p)
+	}
+	return list, nil
 }
 
 // Uncommitted returns what was written here under leases and is not certified, by document and lease.
@@ -299,7 +383,10 @@ func (r *Replica) Certify(ctx context.Context, lock string, document lockquorum.
 		}
 		var heads []certificate.Hash
 		if st.Heads != (lockquorum.Heads{}) {
-			if heads = r.resolve(d, st.Heads, true); heads == nil {
+			if heads, err = t.resolve(d, st.Heads, true); err != nil {
+				return err
+			}
+			if heads == nil {
 				return fmt.Errorf("take a certificate: %w", ErrNotHere)
 			}
 		}
@@ -362,6 +449,7 @@ func (t *transaction) removeDrafts(ctx context.Context, d *document) error {
 		if err != nil {
 			return err
 		}
+		made, _ := d.arrivals(c.key)
 		for _, doc := range docs {
 			v, err := t.view(doc, c.key)
 			if err != nil {
@@ -373,6 +461,13 @@ func (t *transaction) removeDrafts(ctx context.Context, d *document) error {
 			if _, protected := LockOf(v.Scope, doc); protected {
 				continue
 			}
+			draft, err := t.r.document(v.Scope, doc)
+			if err != nil {
+				return err
+			}
+			if _, last := draft.arrivals(c.key); last > made {
+				continue // it has more than was made anew: a person sees both
+			}
 			if _, _, err := t.edit(ctx, job{scope: v.Scope, doc: doc, remove: c.key}, c.by, chunk.OriginDelete); err != nil {
 				return err
 			}
@@ -380,6 +475,19 @@ func (t *transaction) removeDrafts(ctx context.Context, d *document) error {
 	}
 	t.committed = nil
 	return nil
+}
+
+// arrivals returns when the first and the last change of a resource came into a document, in milliseconds.
+func (d *document) arrivals(key string) (first, last int64) {
+	for _, rec := range d.index.Records() {
+		if slices.Contains(rec.Keys, key) {
+			at := d.changes[d.byHash[rec.Hash]].arrived
+			if last = max(last, at); first == 0 || at < first {
+				first = at
+			}
+		}
+	}
+	return first, last
 }
 
 // uncommitted reports whether what a document shows of a resource has changes that are not certified.

@@ -113,7 +113,7 @@ func TestLateWork(t *testing.T) {
 		l.over()
 		a.under(l, list("L"), true) // it has not heard of it
 		a.under(l, list("M"), true)
-		if list, err := a.Proposals(lists, l.token); err != nil || len(list) != 1 || l.propose(list[0]) {
+		if list, err := a.Proposals(l); err != nil || len(list) != 1 || l.propose(list[0]) {
 			t.Fatalf("committed after the lease was broken: %v, %v", list, err)
 		}
 		rest(t, a, b)
@@ -357,5 +357,100 @@ func TestCertificatesThatDoNotCount(t *testing.T) {
 	q.certify(a, lists, "CodeSystem/c1")
 	if settleAll(t, a, b); a.shows() != "A" {
 		t.Errorf("settled: %q", a.shows())
+	}
+}
+
+// A holder who committed and died left heads that nobody named: who holds its changes can tell what the voters' hash stands for, also where they
+// are several, since a form was read before the last write.
+func TestHeadsOfADeadHolder(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	q := newQuorum(t, a)
+	l := q.acquire(lists)
+	a.under(l, list("A"), false)
+	l.commit(a)
+	q.certify(a, lists, "CodeSystem/c1")
+	for _, field := range []string{"publisher", "copyright", "version", "purpose"} {
+		old := a.get("CodeSystem/c1")
+		a.under(l, strings.Replace(old, `"title"`, `"description":"`+field+`","title"`, 1), true)
+		a.under(l, strings.Replace(old, `"title"`, `"`+field+`":"P","title"`, 1), false)
+		if field != "purpose" {
+			a.under(l, list(field), true) // what one head was, for the next round
+		}
+	}
+	if !l.commit(a) {
+		t.Fatal("the commit is refused")
+	}
+	rest(t, a, b)
+	if b.shows() != "A" || b.states()["parked"] != 11 {
+		t.Fatalf("before anybody says what is certified: %q, %v", b.shows(), b.states())
+	}
+	q.certify(b, lists, "CodeSystem/c1")
+	if n := len(certifiedHeads(t, b)); n < 2 {
+		t.Errorf("%d heads: nothing was found out", n)
+	}
+	rest(t, a, b)
+	sameEverywhere(t, a, b)
+	if got := b.get("CodeSystem/c1"); !strings.Contains(got, `"purpose":"P"`) || len(b.heldList(true)) != 0 {
+		t.Errorf("after: %s, %v", got, b.states())
+	}
+}
+
+// TestDraftEditedMeanwhile: what arrives of a draft after it was made final, and before that is certified, is not removed with it.
+func TestDraftEditedMeanwhile(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	a.put(`{"resourceType":"Patient","id":"p1"}`, false)
+	draft := a.put(`{"resourceType":"Invoice","id":"i1","status":"draft","date":"2026-01-01","subject":{"reference":"Patient/p1"}}`, false)
+	rest(t, a, b)
+	const lock = "invoices/2026"
+	q := newQuorum(t, a)
+	l := q.acquire(lock)
+	final := `{"resourceType":"Invoice","id":"i1","status":"issued","date":"2026-01-01","subject":{"reference":"Patient/p1"},"meta":{"versionId":%q}}`
+	a.under(l, fmt.Sprintf(final, draft.Version), false)
+	b.edit("Invoice/i1", func(obj map[string]any) { obj["paymentTerms"] = "of the branch" })
+	rest(t, a, b)
+	l.commit(a)
+	q.certify(a, lock, "Invoice/i1")
+	rest(t, a, b)
+	for _, d := range []*device{a, b} {
+		list := d.conflicts()
+		if len(list) != 1 || !slices.ContainsFunc(list[0].Values, func(v api.ConflictValue) bool { return strings.Contains(string(v.Value), "of the branch") }) {
+			t.Errorf("%s shows of the branch's edit: %+v", d.name, list)
+		}
+	}
+}
+
+// TestHolderDies: what was committed by who is gone since counts for the next holder once a voter says so, and can be built on.
+func TestHolderDies(t *testing.T) {
+	p := practice(t, "surgery", "branch")
+	a, b := p[0], p[1]
+	q := newQuorum(t, a)
+	l := q.acquire(lists)
+	a.under(l, list("A"), false)
+	l.commit(a)
+	rest(t, a, b)
+	l.over() // without a certificate
+	next := q.acquire(lists)
+	_, id, err := b.ProtectedDocument(lists, "CodeSystem/c1")
+	must(t, err)
+	name := votes{}.Document(id)
+	holds := func() bool {
+		ok, err := b.Holds(lists, name, next.Certified(name))
+		must(t, err)
+		return ok
+	}
+	if holds() {
+		t.Fatal("nothing says yet that it counts")
+	}
+	q.certify(b, lists, "CodeSystem/c1")
+	if !holds() || b.shows() != "A" {
+		t.Errorf("held: %v; it shows %q", holds(), b.shows())
+	}
+	b.under(next, list("B"), true)
+	next.commit(b)
+	q.certify(b, lists, "CodeSystem/c1")
+	if rest(t, a, b); a.shows() != "B" {
+		t.Errorf("the first shows %q", a.shows())
 	}
 }

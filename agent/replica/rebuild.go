@@ -121,10 +121,12 @@ func (t *transaction) reconsider(ctx context.Context, d *document, all []*conten
 			}
 			continue
 		}
-		if was, err := t.heldAt(c.place); err != nil || was != nil && was.State == h.State && was.Reason == h.Reason && was.Missing == h.Missing {
-			if err != nil {
-				return nil, err
-			}
+		was, err := t.heldAt(c.place)
+		if err != nil {
+			return nil, err
+		}
+		// What somebody else wrote instead may have come to stand with this: whether that settles it is told by what was decided.
+		if was != nil && was.State == h.State && was.Reason == h.Reason && was.Missing == h.Missing && h.onRelease == (crdt.ChangeHash{}) {
 			continue
 		}
 		if err := t.release(c.place); err != nil {

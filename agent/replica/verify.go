@@ -238,9 +238,30 @@ func (c *verification) documents(ctx context.Context) error {
 		err = nil
 	}
 	for id := range c.carried { // what is left belongs to documents without a record
-		c.findDerived("document", short(id[:]), "it is missing, and chunks of it are applied")
+		lacks, unread := c.lacksCarried(id, nil)
+		if err = errors.Join(err, unread); lacks {
+			c.findDerived("document", short(id[:]), "it is missing, and chunks of it are applied")
+		}
 	}
 	return err
+}
+
+// lacksCarried reports whether a chunk that counts as applied carries a change that a document neither has nor keeps aside for another chunk
+// that carries it too.
+func (c *verification) lacksCarried(id crdt.DocumentID, have map[changeMark]bool) (bool, error) {
+	lacks := func(mark changeMark) bool { return !have[mark] }
+	if !slices.ContainsFunc(c.carried[id], lacks) {
+		return false, nil
+	}
+	kept := map[changeMark]bool{}
+	if err := c.v.Keys(storage.Lost.With(id), nil, func(key []byte) error {
+		_, hash, err := storage.Lost.Parse(key)
+		kept[changeMark(hash[:8])] = true
+		return err
+	}); err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(c.carried[id], func(mark changeMark) bool { return lacks(mark) && !kept[mark] }), nil
 }
 
 // document checks one document.
@@ -250,11 +271,12 @@ func (c *verification) document(ctx context.Context, d *document) error {
 	for _, rec := range d.index.Records() {
 		have[changeMark(rec.Hash[:8])] = true
 	}
-	for _, mark := range c.carried[d.id] {
-		if !have[mark] {
-			c.findDerived("document", id, "it lacks a change of a chunk that counts as applied")
-			break
-		}
+	lacks, err := c.lacksCarried(d.id, have)
+	if err != nil {
+		return err
+	}
+	if lacks {
+		c.findDerived("document", id, "it lacks a change of a chunk that counts as applied")
 	}
 	delete(c.carried, d.id)
 	raws, ok, err := c.rawChanges(d)

@@ -122,7 +122,7 @@ var rules = map[string]rule{
 	},
 	"simulations": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "fhir/synthetic", "storage",
-		"p2p/session", "agent/api", "agent/replica", "anchor/kept",
+		"p2p/session", "agent/api", "agent/replica", "anchor/kept", "lockquorum", "lockquorum/certificate",
 	}},
 	"internal/architecture": {},
 	"internal/compat":       {},

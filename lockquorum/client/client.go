@@ -235,6 +235,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 				one, cancel = context.WithTimeout(ctx, attempt<<min(round, maxDouble))
 			}
 			err := ask(one, v.Engine)
+			late := one.Err() != nil && errors.Is(err, context.DeadlineExceeded) // it was not even asked in time: the next one is
 			cancel()
 			switch not := (*lockquorum.NotLeaderError)(nil); {
 			case err == nil:
@@ -253,7 +254,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 				reached[v.Device] = true
 			case errors.Is(err, lockquorum.ErrStopped), errors.Is(err, lockquorum.ErrUnreachable):
 			default:
-				if ctx.Err() == nil {
+				if ctx.Err() == nil && !late {
 					return err
 				}
 			}
@@ -369,8 +370,15 @@ func (c *Client) session(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// put gives a session back that holds nothing and waits for nothing.
+// put gives a session back that holds nothing and waits for nothing. One that lacks an answer ends: it could not have many more.
 func (c *Client) put(s *session) {
+	s.mu.Lock()
+	lacks := s.mu.done != s.mu.seq
+	s.mu.Unlock()
+	if lacks {
+		c.end(s)
+		return
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !c.mu.closed && len(c.mu.idle) < maxIdle {

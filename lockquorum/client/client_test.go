@@ -356,6 +356,87 @@ func TestLostAnswers(t *testing.T) {
 	})
 }
 
+// TestCommitUnknown: after a commit whose answer was lost the holder goes on.
+func TestCommitUnknown(t *testing.T) {
+	world(t, func(t *testing.T, a, b *client.Client, m *machine) {
+		l, err := a.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		m.set(func() { m.lose = func() int { return 2 } })
+		if err := l.Commit(t.Context(), doc, lockquorum.Heads{1}); !errors.Is(err, client.ErrOutcomeUnknown) {
+			t.Fatalf("a commit without an answer: %v", err)
+		}
+		m.set(func() { m.lose = nil })
+		must(t, l.Commit(t.Context(), doc, lockquorum.Heads{2}))
+		must(t, l.Commit(t.Context(), doc, lockquorum.Heads{2}))
+		if got := l.Certified(doc); got != (lockquorum.Heads{2}) {
+			t.Errorf("%x is certified", got)
+		}
+		st, err := b.Read(t.Context())
+		must(t, err)
+		if at, _ := st.Lease(lock); at.Documents[0].Heads != (lockquorum.Heads{2}) {
+			t.Errorf("the quorum certifies %x", at.Documents[0].Heads)
+		}
+	})
+}
+
+// TestHeldOn: an answer that was lost does not end a lease, however long it is renewed.
+func TestHeldOn(t *testing.T) {
+	world(t, func(t *testing.T, a, _ *client.Client, m *machine) {
+		l, err := a.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		m.set(func() { m.lose = func() int { return 2 } })
+		if err := l.Commit(t.Context(), doc, lockquorum.Heads{1}); !errors.Is(err, client.ErrOutcomeUnknown) {
+			t.Fatalf("a commit without an answer: %v", err)
+		}
+		m.set(func() { m.lose = nil })
+		time.Sleep(100 * ttl / 3)
+		if err := l.Err(); err != nil {
+			t.Errorf("a lease that was renewed: %v", err)
+		}
+	})
+}
+
+// TestReleasedInTheMidst: a session whose renewal was cut short by a release does not serve the next lease.
+func TestReleasedInTheMidst(t *testing.T) {
+	world(t, func(t *testing.T, a, _ *client.Client, m *machine) {
+		l, err := a.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		m.set(func() { m.lose = func() int { return 2 } })
+		time.Sleep(ttl/3 + 50*time.Millisecond) // a renewal has no answer
+		m.set(func() { m.lose = nil })
+		must(t, l.Release(t.Context()))
+		l, err = a.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		time.Sleep(100 * ttl / 3)
+		if err := l.Err(); err != nil {
+			t.Errorf("the next lease: %v", err)
+		}
+	})
+}
+
+// hangs is a voter whose device seems connected, and is not.
+type hangs struct{ lockquorum.Engine }
+
+func (hangs) Do(ctx context.Context, _ lockquorum.DeviceID, _ lockquorum.Request) (lockquorum.Answer, error) {
+	<-ctx.Done()
+	return lockquorum.Answer{}, context.Cause(ctx)
+}
+
+// TestHangs: who cannot even be asked in time does not keep the next one from being asked.
+func TestHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := start(t)
+		c, _ := join(t, d, quorumtest.A, func(cfg *client.Config) {
+			cfg.Voters = func() []client.Voter {
+				return []client.Voter{{Device: lockquorum.DeviceID{2}, Engine: hangs{}}, {Device: lockquorum.DeviceID{1}, Engine: d}}
+			}
+		})
+		l, err := c.Acquire(t.Context(), lock, ttl)
+		must(t, err)
+		must(t, l.Release(t.Context()))
+	})
+}
+
 // TestTwoHolders: two never take themselves for the holder at one time, whatever is lost and however their clocks run apart within the bound.
 func TestTwoHolders(t *testing.T) {
 	seeds := 20

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -28,7 +30,15 @@ type Lease struct {
 		sync.Mutex
 		deadline  Moment
 		certified map[lockquorum.DocumentID]lockquorum.Heads
+		open      map[lockquorum.DocumentID]unanswered
 	}
+	committing chan struct{} // one at a time
+}
+
+// unanswered is a commit of which it is not known whether it was carried out.
+type unanswered struct {
+	request lockquorum.Request
+	asked   Moment
 }
 
 // Acquire waits until it is this process's turn, and returns the lease; ctx bounds the waiting alone. Errors are ErrNoQuorum, ErrFull,
@@ -73,7 +83,8 @@ func (c *Client) ask(ctx context.Context, o *lockquorum.Acquire) (*Lease, error)
 		c.put(s)
 		return nil, codeError(a.Code)
 	}
-	l := &Lease{c: c, s: s, lock: o.Lock, token: a.Token, ttl: time.Duration(o.TTL) * time.Millisecond}
+	l := &Lease{c: c, s: s, lock: o.Lock, token: a.Token, ttl: time.Duration(o.TTL) * time.Millisecond, committing: make(chan struct{}, 1)}
+	l.mu.open = map[lockquorum.DocumentID]unanswered{}
 	l.begin(a, asked)
 	if left := l.deadline().Monotonic - c.cfg.Now().Monotonic; left < l.lasts()*2/3 {
 		// It waited: how long ago it was granted the lease it does not know.
@@ -207,6 +218,7 @@ func (l *Lease) renew() {
 		l.s.answered(*asks, asked)
 		l.begin(a, asked)
 		asks = nil
+		l.settleAll()
 		timer.Reset(max(0, l.ttl/3-(l.c.cfg.Now().Monotonic-asked.Monotonic)))
 	}
 }
@@ -281,27 +293,77 @@ func (l *Lease) Barrier(ctx context.Context, doc lockquorum.DocumentID) error {
 }
 
 // Commit certifies the heads of a document, on top of those that this holder knows to be certified. Errors are ErrLeaseLost, ErrStaleToken,
-// ErrOtherHeads (a copy of this holder committed), ErrNoQuorum and ErrOutcomeUnknown: then nothing more may be committed under this lease, since
-// what is certified is not known.
+// ErrOtherHeads (a copy of this holder committed), ErrNoQuorum and ErrOutcomeUnknown: then what is certified is found out before anything else of the
+// document is committed.
 func (l *Lease) Commit(ctx context.Context, doc lockquorum.DocumentID, heads lockquorum.Heads) error {
+	select {
+	case l.committing <- struct{}{}:
+		defer func() { <-l.committing }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := l.settle(ctx, doc); err != nil {
+		return err
+	}
+	if heads == l.Certified(doc) {
+		return l.Err()
+	}
+	l.mu.Lock()
+	l.mu.open[doc] = unanswered{l.s.next(&lockquorum.Commit{Lock: l.lock, Token: l.token, Document: doc, Expected: l.mu.certified[doc], New: heads}), l.c.cfg.Now()}
+	l.mu.Unlock()
+	return l.settle(ctx, doc)
+}
+
+// settle asks for a commit that has no answer yet, again in its place: it is carried out once.
+func (l *Lease) settle(ctx context.Context, doc lockquorum.DocumentID) error {
 	if err := l.Err(); err != nil {
 		return err
 	}
-	a, _, err := l.s.do(ctx, &lockquorum.Commit{Lock: l.lock, Token: l.token, Document: doc, Expected: l.Certified(doc), New: heads})
+	l.mu.Lock()
+	at, ok := l.mu.open[doc]
+	l.mu.Unlock()
+	if !ok {
+		return nil
+	}
+	a, err := l.c.do(ctx, at.request)
 	if err != nil {
 		return err
 	}
+	l.s.answered(at.request, at.asked)
+	l.mu.Lock()
+	delete(l.mu.open, doc)
+	if o := at.request.Operation.(*lockquorum.Commit); a.Code == lockquorum.CodeDone {
+		l.mu.certified[doc] = o.New
+	}
+	l.mu.Unlock()
 	switch a.Code {
 	case lockquorum.CodeDone:
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.mu.certified[doc] = heads
 		return nil
 	case lockquorum.CodeStale, lockquorum.CodeNoSession, lockquorum.CodeReused:
 		l.lose(ErrStaleToken)
 		return fmt.Errorf("%w: %w", ErrLeaseLost, ErrStaleToken)
 	}
 	return codeError(a.Code)
+}
+
+// settleAll asks for all commits that have no answer, unless one is under way: a session takes few commands beyond the first that lacks one.
+func (l *Lease) settleAll() {
+	select {
+	case l.committing <- struct{}{}:
+		defer func() { <-l.committing }()
+	default:
+		return
+	}
+	l.mu.Lock()
+	docs := slices.Collect(maps.Keys(l.mu.open))
+	l.mu.Unlock()
+	ctx, cancel := context.WithTimeout(l.ctx, l.ttl/6) // the next renewal is to be in time
+	defer cancel()
+	for _, doc := range docs {
+		if l.settle(ctx, doc) != nil {
+			return
+		}
+	}
 }
 
 // Release gives the lease back. It may be called again. It is ErrLeaseLost if it was over; where no quorum hears of it the lease ends by itself, and the

@@ -48,6 +48,8 @@ type Server struct {
 	// Names returns the names behind keyed hashes, for a device that may know them; empty: not known. nil: none is told.
 	Names func(from lockquorum.DeviceID, list []Name) []string
 
+	// Votes reports whether a device is one whose voter's messages are taken, each of which may be large; nil: none is.
+	Votes func(from lockquorum.DeviceID) bool
 	// Receive takes a voter's message; nil: none is taken.
 	Receive func(from lockquorum.DeviceID, epoch uint64, m *pb.Message)
 	// Begin has this device begin to vote, and Change has others vote, at a device's word; nil: that is ErrForbidden.
@@ -135,14 +137,20 @@ func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID)
 
 // messages takes a voter's messages until the stream ends.
 func (s *Server) messages(st Stream, from lockquorum.DeviceID) error {
-	if s.Receive == nil {
+	if s.Receive == nil || s.Votes == nil {
 		return lockquorum.ErrStopped
 	}
 	for {
+		if !s.Votes(from) {
+			return lockquorum.ErrForbidden
+		}
 		_ = st.SetDeadline(time.Now().Add(silence))
 		b, err := readFrame(st, maxMessage)
 		if err != nil {
 			return err
+		}
+		if !s.Votes(from) { // it may be long ago that it did
+			return lockquorum.ErrForbidden
 		}
 		epoch, m, err := parseMessage(b)
 		if err != nil {

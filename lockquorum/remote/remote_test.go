@@ -214,6 +214,40 @@ func TestNames(t *testing.T) {
 	})
 }
 
+// TestNoVoter: who does not vote sends no messages of a voter, however large; nor does who votes no more.
+func TestNoVoter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var votes atomic.Bool
+		took := 0
+		s := &Server{Practice: practice, Votes: func(lockquorum.DeviceID) bool { return votes.Load() }, Receive: func(lockquorum.DeviceID, uint64, *pb.Message) { took++ }}
+		b, err := question{practice: practice, kind: kindMessages}.encode()
+		must(t, err)
+		m, err := marshalMessage(1, &pb.Message{})
+		must(t, err)
+		for _, first := range []bool{false, true} {
+			votes.Store(first)
+			here, there := net.Pipe()
+			over := make(chan error, 1)
+			go func() { over <- s.Serve(t.Context(), pipe{there}, quorumtest.A) }()
+			must(t, writeFrame(here, b))
+			if first {
+				must(t, writeFrame(here, m))
+				synctest.Wait()
+				votes.Store(false)
+				must(t, writeFrame(here, m))
+			}
+			begun := time.Now()
+			if err := <-over; !errors.Is(err, lockquorum.ErrForbidden) || time.Since(begun) > 0 {
+				t.Errorf("voted before: %v: %v after %v", first, err, time.Since(begun))
+			}
+			must(t, here.Close())
+		}
+		if took != 1 {
+			t.Errorf("%d messages were taken", took)
+		}
+	})
+}
+
 // TestMessages: voters on the network become three, and go on when the first is gone.
 func TestMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -247,7 +281,7 @@ func TestMessages(t *testing.T) {
 			stop := func() { cancel(); <-over; m.Close() }
 			mu.Lock()
 			defer mu.Unlock()
-			machines[device] = &machine{d, &Server{Practice: practice, Engine: func() lockquorum.Engine { return d }, Receive: d.Receive}, stop}
+			machines[device] = &machine{d, &Server{Practice: practice, Engine: func() lockquorum.Engine { return d }, Receive: d.Receive, Votes: func(lockquorum.DeviceID) bool { return true }}, stop}
 		}
 		first := lockquorum.New(0)
 		first.Reseed(1, []lockquorum.Voter{{ID: 1, Device: quorumtest.A}})
