@@ -70,6 +70,6 @@ func (w *World) goBack() {
 	old := h.copies[w.rng.IntN(len(h.copies))]
 	w.ledger.back[h.epoch()], w.ledger.back[old.begin.epoch] = true, true
 	w.note("machine %d: its disk goes back to voter %d of epoch %d, at %d", h.index, old.id, old.begin.epoch, old.HardState.GetCommit())
-	w.report.Backs1++
+	w.report.PutBack++
 	h.replace(cloneStored(old))
 }

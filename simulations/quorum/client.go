@@ -285,7 +285,7 @@ func (c *client) work() {
 		case n < 43:
 			c.end()
 		case n < 46:
-			c.break1(locks[c.w.rng.IntN(len(locks))])
+			c.breakLease(locks[c.w.rng.IntN(len(locks))])
 		default:
 			c.acquire(locks[c.w.rng.IntN(len(locks))])
 		}
@@ -328,8 +328,8 @@ func (c *client) end() {
 	})
 }
 
-// break1 breaks a lease that it sees, as an administrator does who wants to go on; now and then with the document taken back.
-func (c *client) break1(lock lockquorum.LockID) {
+// breakLease breaks a lease that it sees, as an administrator does who wants to go on; now and then with the document taken back.
+func (c *client) breakLease(lock lockquorum.LockID) {
 	h, run := c.w.hosts[c.target], c.run
 	c.w.send(c.index, h.index, func() {
 		if !h.runs() {

@@ -240,6 +240,7 @@ func (h *host) latest() (*lockquorum.State, voter.Reach) {
 	}
 	l := &h.w.ledger
 	var before past
+	certified := map[lockquorum.LockID]lockquorum.Heads{}
 	for n := 0; l.pasts[pastOf(st.Seen())].depth == 0 && n <= len(on.Entries); n++ { // the ledger comes to know all on the way there
 		s := on.Stored
 		s.Entries, s.HardState = on.Entries[:n], &pb.HardState{Term: on.HardState.Term}
@@ -253,6 +254,12 @@ func (h *host) latest() (*lockquorum.State, voter.Reach) {
 			l.pasts[at] = passage{before, l.pasts[before].depth + 1}
 		}
 		before = at
+		for _, lock := range some.Leases() {
+			for _, d := range lock.Documents {
+				l.certifies(h.w, certified[lock.Lock], d.Heads)
+				certified[lock.Lock] = d.Heads
+			}
+		}
 	}
 	if h.w.cfg.Mutant == AppliedOnly && h.node != nil && h.node.State().Epoch() == far.Epoch {
 		st = h.node.State()

@@ -193,22 +193,13 @@ func (l *ledger) applied(w *World, h *host) {
 	l.parts(w, h, st)
 }
 
-// happened checks I4: what is certified has among its ancestors what was, unless a break went back to what was certified before that.
+// happened takes what came of commands, and checks I4: what is certified has among its ancestors what was, unless a break went back to what was certified before that.
 func (l *ledger) happened(w *World, h *host, events []lockquorum.Event) {
 	for _, e := range events {
 		switch e.Happening {
 		case lockquorum.Committed:
-			was := h.certified[e.Document]
+			l.certifies(w, h.certified[e.Document], e.Heads)
 			h.certified[e.Document] = e.Heads
-			switch {
-			case was == (lockquorum.Heads{}) || l.descends(e.Heads, was):
-			case l.descends(was, e.Heads) && w.broke[e.Heads]:
-				for id := was; id != e.Heads; id = l.changes[id].parent {
-					l.undone[id] = true
-				}
-			default:
-				w.fail("I4", "%v is certified after %v, and was written without it", e.Heads, was)
-			}
 		case lockquorum.Sealed:
 			if e.How == lockquorum.SealBroken {
 				l.broken[lease{e.Lock, e.Token}] = true
@@ -223,6 +214,19 @@ func (l *ledger) happened(w *World, h *host, events []lockquorum.Event) {
 				}
 			}
 		}
+	}
+}
+
+// certifies checks I4 of heads that are certified after others.
+func (l *ledger) certifies(w *World, was, now lockquorum.Heads) {
+	switch {
+	case was == (lockquorum.Heads{}) || l.descends(now, was):
+	case l.descends(was, now) && w.broke[now]:
+		for id := was; id != now; id = l.changes[id].parent {
+			l.undone[id] = true
+		}
+	default:
+		w.fail("I4", "%v is certified after %v, and was written without it", now, was)
 	}
 }
 

@@ -35,7 +35,7 @@ func (c *client) patient() {
 	c.request(o, func(r reply, _ moment) {
 		switch r.Code {
 		case lockquorum.CodeDone:
-			c.granted1(o, r)
+			c.takePart(o, r)
 		case lockquorum.CodeNoSession:
 			c.restart()
 			return
@@ -44,8 +44,8 @@ func (c *client) patient() {
 	})
 }
 
-// granted1 takes a part that was granted. Checked is I10: nobody has another one with the same numbers.
-func (c *client) granted1(o *lockquorum.Grant, r reply) {
+// takePart takes a part that was granted. Checked is I10: nobody has another one with the same numbers.
+func (c *client) takePart(o *lockquorum.Grant, r reply) {
 	at := pastOf(r.seen)
 	for _, other := range c.w.clients {
 		for _, p := range other.parts {

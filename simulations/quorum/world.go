@@ -1,8 +1,9 @@
 // Package quorum runs voters and clients of package lockquorum in virtual time: the real state machine and voter code, on clocks that run
-// apart, machines that crash, pause and sleep, disks that fill, and a network that loses, repeats, reorders and parts.
+// apart, machines that crash, pause and sleep, disks that fill, fail and go back, administrators who change who votes and found the quorum anew, and a network that
+// loses, repeats, reorders and parts.
 //
-// Nouns: a World is one seed's run; a host is a voter with its disk; a client holds leases, writes and takes numbers; the ledger is what an
-// outsider knows of all of it, against which the invariants are checked.
+// Nouns: a World is one seed's run; a host is a machine that may vote, with its disk; a client holds leases, writes and takes numbers; the ledger is what an
+// outsider knows of all of it, against which the invariants are checked; a past names a history.
 //
 // Guarantees: a seed gives the same run every time. Invariants have the names of docs/spec/lockquorum.md.
 package quorum
@@ -42,6 +43,20 @@ const (
 	SyncIgnored    Mutant = "sync-ignored"    // voters go on when their disk says that something is not durable
 )
 
+// meant reports whether a seed's world has what a mutant needs to do harm.
+func (m Mutant) meant(seed uint64) bool {
+	k, drift, _ := kindOf(seed)
+	switch m {
+	case NoDrift:
+		return drift > 0.02
+	case NoSnapshot, RestAtTwo:
+		return k.changes
+	case NoWitness, SameEpoch, PartsForgotten, AppliedOnly, EndedGoesOn:
+		return k.back
+	}
+	return true
+}
+
 // Config is a run.
 type Config struct {
 	Seed     uint64
@@ -55,12 +70,12 @@ type Report struct {
 	// Changes of voters that somebody wanted, and that came about; voters that were replaced.
 	Changes, Changed, Replaced int
 	// Machines put back to a copy or wiped, and what came of it: voters that ended since they had lost something, or their epoch was over.
-	Backs1, Wiped, Lost, Over int
-	Reseeds, Twins            int // twins: two made apart
-	Breaks, Backs, Cancels    int
-	Ends, Images              int
-	Parts, Patients, Voids    int
-	Accepted                  int
+	PutBack, Wiped, Lost, Over int
+	Reseeds, Twins             int // twins: two made apart
+	Breaks, Backs, Cancels     int
+	Ends, Images               int
+	Parts, Patients, Voids     int
+	Accepted                   int
 	// What nobody could know of whom it was asked for: histories that parted, and what was given or lost in one of them.
 	Forks, Doubled, LostCommits, LostAtReseed, Unseen, TwoEpochs int
 
