@@ -311,9 +311,9 @@ func (c *cli) runHolding(ctx context.Context, agent *client.Client, author strin
 	select {
 	case err := <-over: // it is lost, or was given back by somebody on this machine
 		end()
-		_ = <-ran // that it was ended
+		ended := <-ran
 		if err == nil {
-			err = &api.Error{Code: api.CodeHeld, Message: "the lease was given back while the command ran"}
+			err = &api.Error{Code: api.CodeHeld, Message: "the lease was given back while the command ran", Err: ended}
 		}
 		return err
 	case err := <-ran:
