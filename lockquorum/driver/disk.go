@@ -31,6 +31,7 @@ type Write struct {
 	Entries   []*pb.Entry // take the place of those from the first one's index on
 	Forget    uint64      // entries up to there are not needed any more; 0: all are
 	Sync      bool
+	Lost      bool // it has turned out that something is not there any more: Load is voter.ErrLost from now on
 }
 
 // What there is one of for a voter, under storage.Quorum.
@@ -38,6 +39,7 @@ const (
 	itemVoter    = 1
 	itemHard     = 2
 	itemSnapshot = 3
+	itemLost     = 5 // 4 is agent/quorum's
 )
 
 // Record says which voter a store is of.
@@ -103,7 +105,7 @@ func Found(ctx context.Context, store storage.Store, rec Record, from *voter.Sto
 func Forget(ctx context.Context, store storage.Store) error {
 	var b storage.Batch
 	err := store.View(func(r storage.Reader) error {
-		for _, item := range []byte{itemVoter, itemHard, itemSnapshot} {
+		for _, item := range []byte{itemVoter, itemHard, itemSnapshot, itemLost} {
 			b.Delete(storage.Quorum.Key(item))
 		}
 		return r.Keys(storage.QuorumEntry.All(), nil, func(key []byte) error {
@@ -131,6 +133,9 @@ func (d *StoreDisk) Rebind(ctx context.Context, rec Record) error {
 func (d *StoreDisk) Load(context.Context) (*voter.Stored, error) {
 	out := &voter.Stored{}
 	err := d.store.View(func(r storage.Reader) error {
+		if _, err := r.Get(storage.Quorum.Key(itemLost)); !errors.Is(err, storage.ErrNotFound) {
+			return errors.Join(voter.ErrLost, err)
+		}
 		b, err := r.Get(storage.Quorum.Key(itemHard))
 		if err != nil {
 			return lost(err)
@@ -194,6 +199,9 @@ func (d *StoreDisk) Save(ctx context.Context, w Write) error {
 func (d *StoreDisk) put(b *storage.Batch, w Write) error {
 	if hs := w.HardState; hs != nil {
 		d.hard.term, d.hard.vote, d.hard.commit = hs.GetTerm(), hs.GetVote(), hs.GetCommit()
+	}
+	if w.Lost {
+		b.Put(storage.Quorum.Key(itemLost), []byte{recordVersion})
 	}
 	if w.Snapshot != nil {
 		value, err := marshalSnapshot(w.Snapshot)

@@ -140,7 +140,7 @@ type call struct {
 
 type reply struct {
 	answer lockquorum.Answer
-	state  *lockquorum.State
+	state  []byte // a snapshot
 	err    error
 }
 
@@ -190,6 +190,9 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	d.mu.met = cfg.Begin
 	stored, err := cfg.Disk.Load(ctx)
+	if errors.Is(err, voter.ErrLost) {
+		return nil, fmt.Errorf("open voter: %w: %w", ErrBroken, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open voter: %w", err)
 	}
@@ -255,6 +258,11 @@ func (d *Driver) Run(ctx context.Context) error {
 			return d.pump(ctx)
 		})
 		d.publish(err == nil, err)
+	}
+	if errors.Is(err, voter.ErrLost) { // started again it would not know until somebody showed it once more
+		if save := d.cfg.Disk.Save(context.WithoutCancel(ctx), Write{Lost: true, Sync: true}); save != nil {
+			err = errors.Join(err, fmt.Errorf("that is not noted: %w", save))
+		}
 	}
 	d.end(err)
 	if err != nil {
@@ -455,6 +463,7 @@ func (d *Driver) leader() lockquorum.DeviceID {
 
 // done answers what came of a Batch.
 func (d *Driver) done(out voter.Outcome) {
+	var snapshot []byte
 	for _, a := range out.Answers {
 		if a.Proposal == d.ticking {
 			d.ticking = 0
@@ -468,8 +477,10 @@ func (d *Driver) done(out voter.Outcome) {
 		case a.Err != nil:
 			c.answer <- reply{err: a.Err}
 		case c.read:
-			st, err := lockquorum.Restore(d.node.State().Snapshot())
-			c.answer <- reply{state: st, err: err}
+			if snapshot == nil { // one for all who read at this place
+				snapshot = d.node.State().Snapshot()
+			}
+			c.answer <- reply{state: snapshot}
 		case c.wait && a.Result.Code == lockquorum.CodeQueued:
 			at := place{c.command.Session, c.command.Seq}
 			d.queued[at] = append(d.queued[at], c)

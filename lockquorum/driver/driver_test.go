@@ -293,6 +293,11 @@ func TestWentBack(t *testing.T) {
 		if st := d.Status(); st.Running || !errors.Is(st.Err, ErrBroken) {
 			t.Errorf("it says %+v", st)
 		}
+		disk, _, err := OpenDisk(old)
+		must(t, err)
+		if _, err := Open(t.Context(), Config{ID: d.cfg.ID, Device: back, Disk: disk, Allow: quorumtest.Allow}); !errors.Is(err, voter.ErrLost) || !errors.Is(err, ErrBroken) {
+			t.Errorf("started again it votes: %v", err)
+		}
 		if got := assign(t, e, 99); got.Number != 36 {
 			t.Errorf("the others give %d", got.Number)
 		}

@@ -27,7 +27,10 @@ func (d *Driver) Read(ctx context.Context, from lockquorum.DeviceID) (*lockquoru
 		return nil, lockquorum.ErrForbidden
 	}
 	got, err := d.ask(ctx, &call{command: lockquorum.Command{Operation: &lockquorum.Tick{}}, read: true})
-	return got.state, err
+	if err != nil {
+		return nil, err
+	}
+	return lockquorum.Restore(got.state)
 }
 
 func (d *Driver) ask(ctx context.Context, c *call) (reply, error) {

@@ -5,14 +5,11 @@ import (
 	"log/slog"
 )
 
-// guarded makes an error of a panic. Raft panics where what it is told does not fit what it has: for a voter that went back it is the only thing
-// to do, and no reason to end the process.
+// guarded makes an error of a panic, which is no reason to end the process. What Raft refuses to go on with is an error of the voter's already.
 func guarded(fn func() error) (err error) {
 	defer func() {
 		switch p := recover().(type) {
 		case nil:
-		case refusal:
-			err = fmt.Errorf("%w: %s", ErrBroken, string(p))
 		default: // its value may hold anything
 			err = fmt.Errorf("%w: it panicked (%T)", ErrBroken, p)
 		}
@@ -20,10 +17,7 @@ func guarded(fn func() error) (err error) {
 	return fn()
 }
 
-// refusal is what Raft panics with: numbers of voters, terms and entries.
-type refusal string
-
-// raftLog passes on what Raft logs.
+// raftLog passes on what Raft logs. What it panics with the voter takes.
 type raftLog struct{ log *slog.Logger }
 
 func (l raftLog) Debug(...any)          {}
@@ -40,7 +34,7 @@ func (l raftLog) Error(v ...any) { l.log.Warn("raft", "error", fmt.Sprint(v...))
 func (l raftLog) Errorf(format string, v ...any) {
 	l.log.Warn("raft", "error", fmt.Sprintf(format, v...))
 }
-func (l raftLog) Fatal(v ...any)                 { panic(refusal(fmt.Sprint(v...))) }
-func (l raftLog) Fatalf(format string, v ...any) { panic(refusal(fmt.Sprintf(format, v...))) }
-func (l raftLog) Panic(v ...any)                 { panic(refusal(fmt.Sprint(v...))) }
-func (l raftLog) Panicf(format string, v ...any) { panic(refusal(fmt.Sprintf(format, v...))) }
+func (l raftLog) Fatal(v ...any)                 { panic(fmt.Sprint(v...)) }
+func (l raftLog) Fatalf(format string, v ...any) { panic(fmt.Sprintf(format, v...)) }
+func (l raftLog) Panic(v ...any)                 { panic(fmt.Sprint(v...)) }
+func (l raftLog) Panicf(format string, v ...any) { panic(fmt.Sprintf(format, v...)) }
