@@ -11,6 +11,7 @@ import (
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/crdt"
+	"chartmesh/lockquorum"
 	"chartmesh/trust"
 )
 
@@ -36,18 +37,22 @@ func (a *Agent) members() *trust.State {
 
 // granted waits until this device holds what was committed last under a lease's lock. If that does not come, writes say so.
 func (a *Agent) granted(ctx context.Context, h quorum.Held) {
+	s, err := a.exclusive()
+	if err != nil {
+		return // the agent ends
+	}
 	ctx, cancel := context.WithTimeout(ctx, barrierWait)
 	defer cancel()
-	if err := a.barrier(ctx, h); err != nil {
+	if err := a.barrier(ctx, s, h); err != nil {
 		a.log.Warn("a lease is held, and what was committed last under it has not arrived yet", "error", err)
 	}
 }
 
 // barrier waits until this device holds what was committed last under a lease's lock.
-func (a *Agent) barrier(ctx context.Context, h quorum.Held) error {
+func (a *Agent) barrier(ctx context.Context, s *quorum.Service, h quorum.Held) error {
 	for _, d := range h.Documents() {
 		holds := func() (bool, error) { return a.records.Holds(h.Lock(), d, h.Certified(d)) }
-		certify := func() error { return a.certify(ctx, a.quorum.Load(), replica.Proposal{Lock: h.Lock(), Name: d}) }
+		certify := func() error { return a.certify(ctx, s, replica.Proposal{Lock: h.Lock(), Name: d}) }
 		if err := awaitCommitted(ctx, a.records.Changed, holds, certify); err != nil {
 			return err
 		}
@@ -86,22 +91,38 @@ func (a *Agent) ending(ctx context.Context, h quorum.Held) {
 	}
 }
 
-// underLeases writes under whatever leases this device holds, and commits what that came to.
+// use is a lease that a write may be made under. Whoever asks for its token makes it.
+type use struct {
+	quorum.Held
+	made bool
+}
+
+// Token implements replica.Lease.
+func (u *use) Token() lockquorum.Token {
+	u.made = true
+	return u.Held.Token()
+}
+
+// underLeases writes under whatever leases this device holds, and commits what that came to: only under the leases that it needed, so that a chart
+// is written whatever becomes of what another lock guards.
 func underLeases[T any](ctx context.Context, a *Agent, write func(context.Context) (T, error)) (T, error) {
-	var held []quorum.Held
-	if s := a.quorum.Load(); s != nil {
-		held = s.Held()
-	}
+	var held []*use
 	under := ctx
-	for _, h := range held {
-		under = replica.Under(under, h)
+	if s := a.quorum.Load(); s != nil {
+		for _, h := range s.Held() {
+			u := &use{Held: h}
+			held, under = append(held, u), replica.Under(under, u)
+		}
 	}
 	v, err := write(under)
 	if err != nil {
 		return v, explain(err)
 	}
-	for _, h := range held {
-		if err := a.commit(ctx, h); err != nil {
+	for _, u := range held {
+		if !u.made {
+			continue
+		}
+		if err := a.commit(ctx, u.Held); err != nil {
 			return v, &api.Error{Code: api.CodeLease, Err: err, Message: "it is written on this device and not committed: " + err.Error(),
 				Hint: "as long as the lease lasts it is tried again when the lease is given back; else it is kept aside: see chartmesh quarantine list"}
 		}
@@ -207,7 +228,7 @@ func (a *Agent) settleOnce(ctx context.Context) error {
 	var errs []error
 	for _, h := range held { // what was committed before may have come since
 		asking, cancel := context.WithTimeout(ctx, barrierWait/5)
-		errs = append(errs, a.barrier(asking, h))
+		errs = append(errs, a.barrier(asking, s, h))
 		cancel()
 	}
 	for _, p := range list {

@@ -1,9 +1,11 @@
 // Package quorum joins a device to its practice's quorum: it founds the quorum, runs this device's voter, and takes leases and numbers.
 //
-// Nouns: a Service is one device's part. A name is what people call a lock, a circle or an item; the quorum knows keyed hashes.
+// Nouns: a Service is one device's part. A name is what people call a lock, a circle or an item; the quorum knows keyed hashes. Held is a lease of this
+// process, under which documents are written.
 //
 // Guarantees: a quorum is founded once, by the device that founded the practice, and not by a folder that may be a copy of it. A voter in a folder
-// that was copied, moved or put back does not start. What is asked of a quorum that cannot be reached fails soon and says so.
+// that was copied, moved or put back does not start. What is asked of a quorum that cannot be reached fails soon and says so. What a voter signs is
+// what the quorum agrees on at that moment.
 //
 // Left to others: what is written under a lease.
 package quorum

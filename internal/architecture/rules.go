@@ -70,7 +70,7 @@ var rules = map[string]rule{
 	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",
-		"lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
+		"lockquorum", "lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
 	}, others: []string{"github.com/prometheus/client_golang", "golang.org/x/sys"}},
 
 	// What agent and anchor tell of themselves in the same way.
