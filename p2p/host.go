@@ -225,15 +225,17 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.cfg.Quorum != nil {
 		h.host.SetStreamHandler(QuorumProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveQuorum) })
 	}
-	h.work.Go(func() { h.listenEvents(ctx, events) })
-	h.work.Go(func() { h.news.run(ctx) })
-	h.work.Go(func() { h.keepReservations(ctx) })
-	h.work.Go(func() { watchWakes(ctx, clocks(time.Now()), h.woke) })
-	if h.cfg.LAN != nil {
-		h.work.Go(func() { h.discover(ctx) })
-	}
 	h.mu.Lock()
-	h.gate.open.Store(h.mu.online)
+	if !h.mu.ended { // else Close waits already, or has waited, for all that runs
+		h.work.Go(func() { h.listenEvents(ctx, events) })
+		h.work.Go(func() { h.news.run(ctx) })
+		h.work.Go(func() { h.keepReservations(ctx) })
+		h.work.Go(func() { watchWakes(ctx, clocks(time.Now()), h.woke) })
+		if h.cfg.LAN != nil {
+			h.work.Go(func() { h.discover(ctx) })
+		}
+		h.gate.open.Store(h.mu.online)
+	}
 	h.mu.Unlock()
 	h.dialler(ctx)
 

@@ -349,6 +349,14 @@ func TestIncompatible(t *testing.T) {
 	}
 }
 
+// TestCloseAtOnce: a host may be closed while it begins to run (asks the race detector).
+func TestCloseAtOnce(t *testing.T) {
+	m := &members{}
+	for range 20 {
+		newSite(t, 1, m, func(c *p2p.Config) { c.Listen = tcpOnly }).stop()
+	}
+}
+
 func TestNothingIsLeft(t *testing.T) {
 	before := runtime.NumGoroutine()
 	a, b, _ := pair(t, []string{"/ip4/127.0.0.1/udp/0/quic-v1", "/ip4/127.0.0.1/tcp/0"})
