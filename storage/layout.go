@@ -84,6 +84,8 @@ var (
 	Overlay = define2[digest, digest](0x3b, "overlay", "document ID", "change hash")
 	// Certificate holds what a voter certifies of a protected document, by the chunk that carries it.
 	Certificate = define2[digest, digest](0x3c, "certificate", "document ID", "chunk ID")
+	// Draft holds which drafts a change of this device made final, until they are removed.
+	Draft = define2[digest, digest](0x3d, "draft", "document ID", "change hash")
 
 	// Resource caches what is shown of a resource.
 	Resource = define2[string, string](0x40, "resource", "type", "id")
