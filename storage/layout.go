@@ -74,7 +74,7 @@ var (
 	// Tail holds how many changes a document has that no checkpoint packs, once they are many.
 	Tail = define1[digest](0x36, "tail", "document ID")
 
-	// Quorum holds what there is one of for a voter (package lockquorum/driver), and who the voters are (agent/quorum).
+	// Quorum holds what there is one of for a voter (package lockquorum/driver), and who the voters are (lockquorum/local).
 	Quorum = define1[byte](0x38, "quorum", "number")
 	// QuorumEntry holds an entry of the quorum's log.
 	QuorumEntry = define1[uint64](0x39, "quorum entry", "index")
