@@ -40,7 +40,7 @@ const (
 	itemVoter    = 1
 	itemHard     = 2
 	itemSnapshot = 3
-	itemLost     = 5 // 4 is agent/quorum's
+	itemLost     = 5 // 4 is lockquorum/local's
 	itemPrepared = 8
 	itemBegins   = 9
 )
