@@ -39,7 +39,7 @@ const (
 	itemVoter    = 1
 	itemHard     = 2
 	itemSnapshot = 3
-	itemLost     = 5 // 4 is agent/quorum's
+	itemLost     = 5 // 4 is lockquorum/local's
 )
 
 // Record says which voter a store is of.
