@@ -82,11 +82,6 @@ type RootWord struct {
 	Signature [64]byte
 }
 
-// SignErasure has a root key agree to an order.
-func SignErasure(root trust.Signer, order ID) RootWord {
-	return RootWord{root.Device(), [64]byte(root.Sign(trust.ContextErasure, order[:]))}
-}
-
 // Verify reports whether the root key that is named agreed to an order.
 func (w RootWord) Verify(order ID) bool {
 	return w != (RootWord{}) && trust.VerifySignature(w.Root, trust.ContextErasure, order[:], w.Signature[:])

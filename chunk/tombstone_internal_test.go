@@ -92,19 +92,11 @@ func TestTombstone(t *testing.T) {
 	}
 }
 
-// keySigner signs with a bare key.
-type keySigner struct{ ed25519.PrivateKey }
-
-func (k keySigner) Device() trust.DeviceID { return trust.DeviceID(k.Public().(ed25519.PublicKey)) }
-
-func (k keySigner) Sign(context string, msg []byte) []byte {
-	return ed25519.Sign(k.PrivateKey, trust.SigningInput(context, msg))
-}
-
 // TestRootWord: a root key's signature is of one order.
 func TestRootWord(t *testing.T) {
-	key := keySigner{ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32))}
-	w := SignErasure(key, ID{1})
+	key := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32))
+	order := ID{1}
+	w := RootWord{trust.DeviceID(key.Public().(ed25519.PublicKey)), [64]byte(ed25519.Sign(key, trust.SigningInput(trust.ContextErasure, order[:])))}
 	if !w.Verify(ID{1}) || w.Verify(ID{2}) || (RootWord{}).Verify(ID{1}) {
 		t.Error("a root key's word is not of its order alone")
 	}
