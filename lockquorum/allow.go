@@ -10,9 +10,9 @@ func Allows(st *trust.State, from DeviceID, o Operation) bool {
 		return false
 	}
 	switch o.Op() {
-	case OpOpen, OpKeep, OpEnd, OpAcquire, OpRenew, OpCommit, OpRelease, OpCancel, OpAssign, OpResolve:
+	case OpOpen, OpKeep, OpEnd, OpAcquire, OpRenew, OpCommit, OpRelease, OpCancel, OpAssign, OpResolve, OpTake, OpGiveBack:
 		return m.Role.MayWrite()
-	case OpBreak, OpOpenCircle, OpCloseCircle, OpGrant, OpVoid:
+	case OpBreak, OpOpenCircle, OpCloseCircle, OpGrant, OpVoid, OpDefine:
 		return m.Role == trust.RoleAdmin
 	}
 	return false

@@ -153,7 +153,7 @@ const (
 
 var _ lockquorum.Engine = (*Driver)(nil)
 
-// Open reads what the voter stored. Nothing runs before Run. It is voter.ErrLost, as ErrBroken too, if that is not whole.
+// Open reads what the voter stored. Nothing runs before Run. It is voter.ErrLost, as ErrBroken too, if that is not whole, and voter.ErrOver if its quorum was over.
 func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	if cfg.ID == 0 || cfg.Disk == nil || cfg.Allow == nil {
 		return nil, errors.New("open voter: number, disk and who may ask are needed")
@@ -190,7 +190,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	d.mu.met = cfg.Begin
 	stored, err := cfg.Disk.Load(ctx)
-	if errors.Is(err, voter.ErrLost) {
+	if errors.Is(err, voter.ErrLost) || errors.Is(err, voter.ErrOver) {
 		return nil, fmt.Errorf("open voter: %w: %w", ErrBroken, err)
 	}
 	if err != nil {
@@ -259,8 +259,8 @@ func (d *Driver) Run(ctx context.Context) error {
 		})
 		d.publish(err == nil, err)
 	}
-	if errors.Is(err, voter.ErrLost) { // started again it would not know until somebody showed it once more
-		if save := d.cfg.Disk.Save(context.WithoutCancel(ctx), Write{Lost: true, Sync: true}); save != nil {
+	if errors.Is(err, voter.ErrLost) || errors.Is(err, voter.ErrOver) { // started again it would not know until somebody showed it once more
+		if save := d.cfg.Disk.Save(context.WithoutCancel(ctx), Write{Ended: err, Sync: true}); save != nil {
 			err = errors.Join(err, fmt.Errorf("that is not noted: %w", save))
 		}
 	}
