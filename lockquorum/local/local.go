@@ -264,7 +264,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Lock()
 	rec, begin := v.mu.record, driver.Begin{Epoch: v.mu.record.Epoch, Voters: v.mu.known.voters}
 	v.mu.Unlock()
-	cfg := driver.Config{ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Sign: v.signs, Trusts: v.seen.Trusts, Logger: v.log}
+	cfg := driver.Config{ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts, Logger: v.log}
 	if v.cfg.Network != nil {
 		messenger := remote.NewMessenger(v.server.Practice, v.cfg.Network.Open, v.cfg.Network.Reaches)
 		defer messenger.Close()
@@ -307,6 +307,9 @@ func (v *Voter) allows(from lockquorum.DeviceID, o lockquorum.Operation) bool {
 		return lockquorum.Reads(st, from)
 	}
 }
+
+// prefers reports whether a device is to lead when it is well: an anchor, which is always on.
+func (v *Voter) prefers(d lockquorum.DeviceID) bool { return v.cfg.Members().IsAnchor(d) }
 
 // running returns the voter; nil: it does not run.
 func (v *Voter) running() *driver.Driver {
