@@ -59,6 +59,8 @@ var rules = map[string]rule{
 		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/driver", "lockquorum/remote", "lockquorum/seen", "lockquorum/voter"},
 		others: []string{"go.etcd.io/raft/v3/raftpb"},
 	},
+	// Numbers that this device gives without asking.
+	"lockquorum/ranges":     {module: []string{"wire", "storage", "lockquorum"}},
 	"lockquorum/client":     {module: []string{"lockquorum"}},
 	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum", "lockquorum/certificate"}, others: []string{"go.etcd.io/raft/v3/raftpb", "google.golang.org/protobuf/proto"}},
 	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
