@@ -124,10 +124,9 @@ func TestOwnVoter(t *testing.T) {
 	keys, st := founded(t)
 	twin := storage.NewTwin()
 	other := stranger{ed25519.NewKeyFromSeed(make([]byte, 32))}
-	k, err := Open(Config{Store: twin, Members: func() *trust.State { return st }, Self: keys.Device(), Voters: func() []lockquorum.Voter {
-		return []lockquorum.Voter{{ID: 1, Device: other.Device()}}
-	}})
+	k, err := Open(Config{Store: twin, Members: func() *trust.State { return st }, Self: keys.Device()})
 	must(t, err)
+	k.Know(func() []lockquorum.Voter { return []lockquorum.Voter{{ID: 1, Device: other.Device()}} })
 	_, err = k.Engine(keys.Device(), &answering{next: lockquorum.SignPosition(keys, st.Practice(), at(1, 5))}).Do(t.Context(), lockquorum.DeviceID{}, lockquorum.Request{})
 	must(t, err)
 	if len(k.Shows()) != 1 || len(open(t, twin, st).Shows()) != 0 {
