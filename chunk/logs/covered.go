@@ -210,14 +210,14 @@ func (x *deletion) skip(scope trust.ScopeID, run chunk.Covered, from uint64) (sk
 	return skip, err
 }
 
-// fits reports whether a covered chunk is one that a checkpoint can stand for: of its document, with changes, or an earlier checkpoint of which it
+// fits reports whether a covered chunk is one that a checkpoint can stand for: of its document, with changes or a certificate, or an earlier checkpoint of which it
 // covers all that this covers, or a word on such a one. What rests on those two rests on the checkpoint from then on.
 func (x *deletion) fits(sealed chunk.Sealed) error {
 	if sealed.Header().Tag != x.checkpoint.Header().Tag {
 		return ErrCoversWrongly
 	}
 	switch sealed.Header().Kind {
-	case chunk.KindChanges:
+	case chunk.KindChanges, chunk.KindCertificate:
 		return nil
 	case chunk.KindCheckpoint:
 		earlier, err := sealed.Covers()
