@@ -9,8 +9,8 @@ import (
 	"chartmesh/wire"
 )
 
-// snapshotMagic begins a State's snapshot: what it is and its version.
-var snapshotMagic = []byte{'c', 'm', 'l', 'q', 1}
+// snapshotMagic begins a State's snapshot, before its version: 2 where a range is defined, else 1, which older voters read too.
+var snapshotMagic = []byte{'c', 'm', 'l', 'q'}
 
 // Snapshot writes a State: equal States give equal bytes.
 //
@@ -18,6 +18,8 @@ var snapshotMagic = []byte{'c', 'm', 'l', 'q', 1}
 func (s *State) Snapshot() []byte {
 	var w wire.Writer
 	w.Raw(snapshotMagic)
+	version := s.version()
+	w.Byte(version)
 	w.Uvarint(s.epoch)
 	w.Uvarint(s.index)
 	w.Uvarint(uint64(s.clock))
@@ -41,7 +43,7 @@ func (s *State) Snapshot() []byte {
 	w.Uvarint(uint64(len(s.ranges)))
 	for _, id := range sorted(s.ranges) {
 		w.Raw(id[:])
-		s.ranges[id].append(&w)
+		s.ranges[id].append(&w, version)
 	}
 	return w.Bytes()
 }
@@ -50,7 +52,9 @@ func (s *State) Snapshot() []byte {
 func Restore(b []byte) (*State, error) {
 	s := New(0)
 	r := wire.NewReader(b)
-	if !bytes.Equal(r.Raw(len(snapshotMagic)), snapshotMagic) {
+	magic := bytes.Equal(r.Raw(len(snapshotMagic)), snapshotMagic)
+	version := r.Byte()
+	if !magic || version != 1 && version != 2 {
 		r.Fail("magic or version")
 	}
 	s.epoch = r.Uvarint(1<<63 - 1)
@@ -63,7 +67,10 @@ func Restore(b []byte) (*State, error) {
 	}
 	readMap(r, MaxLocks, s.locks, s.readLock)
 	readMap(r, MaxCircles, s.circles, s.readCircle)
-	readMap(r, MaxRanges, s.ranges, readDivision)
+	readMap(r, MaxRanges, s.ranges, func(r *wire.Reader) *division { return readDivision(r, version) })
+	if r.Err() == nil && s.version() != version {
+		r.Fail("a version that is not needed")
+	}
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("restore quorum: %w", err)
 	}
@@ -320,44 +327,4 @@ func (s *State) readCircle(r *wire.Reader) *circle {
 		r.Fail("a circle without a series")
 	}
 	return c
-}
-
-func (d *division) append(w *wire.Writer) {
-	w.Uvarint(uint64(len(d.parts)))
-	for _, p := range d.parts {
-		w.Uvarint(uint64(p.min))
-		w.Uvarint(uint64(p.max))
-		w.Uvarint(uint64(p.increment))
-		w.Raw(p.owner[:])
-		w.Raw(p.log[:])
-		if w.Bool(p.void); p.void {
-			w.Uvarint(uint64(p.from))
-			w.Blob(p.note)
-		}
-	}
-}
-
-func readDivision(r *wire.Reader) *division {
-	d := &division{}
-	for range r.Uvarint(MaxGrants) {
-		p := part{min: readNumber(r), max: readNumber(r), increment: readNumber(r)}
-		r.Fixed(p.owner[:])
-		r.Fixed(p.log[:])
-		if p.void = r.Bool(); p.void {
-			p.from = int64(r.Uvarint(MaxNumber + 1))
-			p.note = bytes.Clone(r.Blob(MaxNote))
-		}
-		n := len(d.parts)
-		if p.min > p.max || p.increment == 0 || n > 0 && d.parts[n-1].max >= p.min || p.void && (p.from < p.min || p.from > p.max+1) {
-			r.Fail("a part of a range")
-		}
-		if r.Err() != nil {
-			return nil
-		}
-		d.parts = append(d.parts, p)
-	}
-	if r.Err() == nil && len(d.parts) == 0 {
-		r.Fail("a range without parts")
-	}
-	return d
 }

@@ -71,6 +71,10 @@ var (
 	Word = define2[digest, digest](0x35, "word", "chunk ID", "device")
 	// Unsettled holds a checkpoint for which nothing was deleted yet, by who holds no key to its document.
 	Unsettled = define1[digest](0x37, "unsettled", "chunk ID")
+	// Erasure holds what has become of an order to erase a document.
+	Erasure = define2[digest, digest](0x3e, "erasure", "document ID", "chunk ID")
+	// Assent holds where an assent to an order to erase stands, by the order and itself.
+	Assent = define2[digest, digest](0x3f, "assent", "chunk ID", "chunk ID")
 	// Tail holds how many changes a document has that no checkpoint packs, once they are many.
 	Tail = define1[digest](0x36, "tail", "document ID")
 
@@ -111,6 +115,12 @@ var (
 	Peer = define1[digest](0x60, "peer", "device")
 	// Event holds what happened, in the order of this device.
 	Event = define1[uint64](0x61, "event", "cursor")
+
+	// Range holds the parts of a range that a log of this device gives numbers from, and how far each came (package lockquorum/ranges).
+	Range = define2[digest, digest](0x64, "range", "range", "log ID")
+	// RangeNumber holds a number that this device gave, and RangeItem finds it by what it was given to.
+	RangeNumber = define2[digest, uint64](0x65, "range number", "range", "n")
+	RangeItem   = define2[digest, digest](0x66, "range item", "range", "name")
 
 	// Within holds the store of one of many practices, at a number that the anchor gives it; see Part.
 	Within = define1[uint64](0x70, "within", "practice number")
