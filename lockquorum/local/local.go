@@ -24,6 +24,7 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/remote"
+	"chartmesh/lockquorum/seen"
 	"chartmesh/lockquorum/voter"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -55,8 +56,12 @@ type Config struct {
 	// Witness keeps outside of the folder how far the voter came; nil: nothing does.
 	Witness Witness
 	// Names returns the names behind keyed hashes, for a device that may know them; nil: none is told.
-	Names  func(from lockquorum.DeviceID, list []remote.Name) []string
-	Logger *slog.Logger // nil: none
+	Names func(from lockquorum.DeviceID, list []remote.Name) []string
+	// Seen keeps how far this device saw the quorum come; nil: it is opened in Store.
+	Seen *seen.Keeper
+	// SnapshotEvery is after how many commands a snapshot is made; 0: the driver's default.
+	SnapshotEvery uint64
+	Logger        *slog.Logger // nil: none
 }
 
 // Network reaches other devices of the practice.
@@ -76,9 +81,12 @@ type Voter struct {
 	log    *slog.Logger
 	self   trust.DeviceID
 	server remote.Server
+	seen   *seen.Keeper
 
 	joining sync.Mutex    // one change of what this device votes in at a time
 	begun   chan struct{} // this device is to vote
+	ready   chan struct{} // closed when Run has found out whether there is a voter, and started it
+	isReady sync.Once
 
 	mu struct {
 		sync.Mutex
@@ -109,7 +117,13 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
 	}
-	v.begun = make(chan struct{}, 1)
+	v.begun, v.ready = make(chan struct{}, 1), make(chan struct{})
+	if v.seen = cfg.Seen; v.seen == nil {
+		var err error
+		if v.seen, err = seen.Open(seen.Config{Store: cfg.Store, Members: cfg.Members, Self: v.self, Voters: v.Voting, Logger: v.log}); err != nil {
+			return nil, err
+		}
+	}
 	if err := v.open(ctx); errors.Is(err, storage.ErrNoRoom) {
 		v.log.Warn("this device's voter does not begin before there is room on the disk", "error", err)
 	} else if err != nil {
@@ -118,7 +132,7 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 	if err := v.loadKnown(); err != nil {
 		return nil, err
 	}
-	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.Engine, cfg.Names, v.certify
+	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.answers, cfg.Names, v.certify
 	v.server.Begin, v.server.Change, v.server.Votes, v.server.Receive = v.Begin, v.Change, v.votes, v.receive
 	return v, nil
 }
@@ -221,6 +235,7 @@ func (v *Voter) Run(ctx context.Context) {
 			v.awaitBegin(ctx)
 			continue
 		}
+		v.isReady.Do(func() { close(v.ready) })
 		v.log.Warn("this device's voter is started again", "error", err, "in", Retry)
 		select {
 		case <-ctx.Done():
@@ -231,6 +246,7 @@ func (v *Voter) Run(ctx context.Context) {
 
 // awaitBegin waits until this device is told to vote.
 func (v *Voter) awaitBegin(ctx context.Context) {
+	v.isReady.Do(func() { close(v.ready) })
 	select {
 	case <-ctx.Done():
 	case <-v.begun:
@@ -244,9 +260,9 @@ func (v *Voter) votes(from lockquorum.DeviceID) bool {
 }
 
 // receive takes a message of another voter.
-func (v *Voter) receive(from lockquorum.DeviceID, epoch uint64, m *pb.Message) {
+func (v *Voter) receive(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) {
 	if d := v.running(); d != nil {
-		d.Receive(from, epoch, m)
+		d.Receive(from, at, m)
 	}
 }
 
@@ -254,7 +270,10 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Lock()
 	rec, begin := v.mu.record, driver.Begin{Epoch: v.mu.record.Epoch, Voters: v.mu.known.voters}
 	v.mu.Unlock()
-	cfg := driver.Config{ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Logger: v.log}
+	cfg := driver.Config{
+		ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts,
+		SnapshotEvery: v.cfg.SnapshotEvery, Logger: v.log,
+	}
 	if v.cfg.Network != nil {
 		messenger := remote.NewMessenger(v.server.Practice, v.cfg.Network.Open, v.cfg.Network.Reaches)
 		defer messenger.Close()
@@ -273,9 +292,11 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Lock()
 	v.mu.driver = d
 	v.mu.Unlock()
+	v.isReady.Do(func() { close(v.ready) })
 	running, stop := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { stop(v.watch(running, d, rec)) })
+	watch.Go(func() { v.prove(running, d) })
 	err = d.Run(running)
 	stop(nil)
 	watch.Wait()
@@ -296,6 +317,9 @@ func (v *Voter) allows(from lockquorum.DeviceID, o lockquorum.Operation) bool {
 		return lockquorum.Reads(st, from)
 	}
 }
+
+// prefers reports whether a device is to lead when it is well: an anchor, which is always on.
+func (v *Voter) prefers(d lockquorum.DeviceID) bool { return v.cfg.Members().IsAnchor(d) }
 
 // running returns the voter; nil: it does not run.
 func (v *Voter) running() *driver.Driver {
@@ -323,6 +347,12 @@ func (v *Voter) Status() Status {
 	}
 	return s
 }
+
+// Ready is closed when Run has found out whether there is a voter, and has started it.
+func (v *Voter) Ready() <-chan struct{} { return v.ready }
+
+// Server answers for this device's voter.
+func (v *Voter) Server() *remote.Server { return &v.server }
 
 // Serve answers a question of another device, which the connection has proven. It returns when the stream is not used any more.
 func (v *Voter) Serve(ctx context.Context, st remote.Stream, from trust.DeviceID) {
