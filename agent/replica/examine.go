@@ -213,6 +213,9 @@ func (e *examination) hasCertificate(at spot, c *chunk.Certificate) bool {
 // skipped compares what stands for chunks that were deleted here: an earlier checkpoint, one made at the same time, which
 // may hold more than this one, or this one itself.
 func (e *examination) skipped(run chunk.Covered, from uint64, found logs.Stored) (finding, error) {
+	if found.Chunk.IsErasure() {
+		return verdictWait, nil // who made the checkpoint had not heard of it
+	}
 	pack, ok := e.packs[found.Chunk.ID()]
 	if !ok {
 		body, err := e.r.openPack(found.Chunk)

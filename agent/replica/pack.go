@@ -98,7 +98,7 @@ type packing struct {
 	keys  map[chunk.LogID]chunk.LogKey
 	parts []placedPart
 	has   map[spot]bool // parts that are in
-	runs  map[spot]link // covered chunks
+	runs  links         // covered chunks
 	other map[spot]bool // covered chunks without changes
 	words map[actorAt]chunk.Authorship
 	certs map[spot]*chunk.Certificate
@@ -135,7 +135,7 @@ type placedPart struct {
 // packed gathers the changes of a document, as its chunks or an earlier checkpoint have them, and what becomes superfluous.
 func (r *Replica) packed(v storage.Reader, d *document) (*chunk.Checkpoint, error) {
 	p := &packing{
-		r: r, d: d, v: v, scope: d.scope, keys: map[chunk.LogID]chunk.LogKey{}, has: map[spot]bool{}, runs: map[spot]link{},
+		r: r, d: d, v: v, scope: d.scope, keys: map[chunk.LogID]chunk.LogKey{}, has: map[spot]bool{}, runs: links{},
 		other: map[spot]bool{}, words: map[actorAt]chunk.Authorship{}, certs: map[spot]*chunk.Certificate{}, done: map[chunk.ID]bool{},
 	}
 	seen, records := map[logs.Ref]bool{}, d.index.Records()
@@ -221,17 +221,7 @@ func (p *packing) take(sealed chunk.Sealed) error {
 			p.keys[key.ID()] = key
 			p.certs[spot{key.ID(), c.Counter}] = c.Certificate
 		}
-		for _, run := range body.Covers {
-			for n := run.From; n <= run.To; n++ {
-				before, _ := run.TipAt(n - 1)
-				tip, _ := run.TipAt(n)
-				l := link{before: before, tip: tip, id: p.runs[spot{run.Log, n}].id}
-				if n == run.To {
-					l.id = run.Last
-				}
-				p.runs[spot{run.Log, n}] = l
-			}
-		}
+		p.runs.cover(body.Covers)
 		for _, a := range body.Authorship {
 			p.say(body.Logs[a.Log].ID(), a.Authorship)
 		}
@@ -318,7 +308,7 @@ func (p *packing) cover(sealed chunk.Sealed) bool {
 
 // checkpoint puts together what was gathered.
 func (p *packing) checkpoint(id crdt.DocumentID) *chunk.Checkpoint {
-	c := &chunk.Checkpoint{Document: id, Covers: p.covers()}
+	c := &chunk.Checkpoint{Document: id, Covers: p.runs.covers()}
 	keys := slices.SortedFunc(maps.Values(p.keys), func(a, b chunk.LogKey) int {
 		return cmp.Or(bytes.Compare(a.Device[:], b.Device[:]), bytes.Compare(a.Nonce[:], b.Nonce[:]))
 	})
@@ -348,13 +338,31 @@ func (p *packing) checkpoint(id crdt.DocumentID) *chunk.Checkpoint {
 	return c
 }
 
-// covers makes runs of what is covered, as long as they get.
-func (p *packing) covers() (runs chunk.Covers) {
-	spots := slices.SortedFunc(maps.Keys(p.runs), func(a, b spot) int {
+// links are chunks by their places.
+type links map[spot]link
+
+// cover adds what a checkpoint covers.
+func (s links) cover(covers chunk.Covers) {
+	for _, run := range covers {
+		for n := run.From; n <= run.To; n++ {
+			before, _ := run.TipAt(n - 1)
+			tip, _ := run.TipAt(n)
+			l := link{before: before, tip: tip, id: s[spot{run.Log, n}].id}
+			if n == run.To {
+				l.id = run.Last
+			}
+			s[spot{run.Log, n}] = l
+		}
+	}
+}
+
+// covers makes runs of the chunks, as long as they get.
+func (s links) covers() (runs chunk.Covers) {
+	spots := slices.SortedFunc(maps.Keys(s), func(a, b spot) int {
 		return cmp.Or(a.log.Compare(b.log), cmp.Compare(a.counter, b.counter))
 	})
 	for _, at := range spots {
-		l := p.runs[at]
+		l := s[at]
 		if n := len(runs); n > 0 && runs[n-1].Log == at.log && runs[n-1].To+1 == at.counter {
 			last := &runs[n-1]
 			last.To, last.Last, last.Tips = at.counter, l.id, append(last.Tips, l.before)
