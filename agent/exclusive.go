@@ -9,6 +9,7 @@ import (
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
 	"chartmesh/lockquorum/local"
+	"chartmesh/lockquorum/ranges"
 	"chartmesh/lockquorum/remote"
 	"chartmesh/p2p"
 	"chartmesh/trust"
@@ -19,10 +20,11 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	cfg := quorum.Config{
 		Network: network{a},
 		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log, Granted: a.granted, Ending: a.ending,
-		Log: local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
+		Log:   local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
+		Wrote: a.wrote, Replaced: a.replaced,
 	}
 	if dir, err := stateFolder(); err == nil {
-		cfg.Witness = local.FileOf(dir, a.keys.Device())
+		cfg.Witness, cfg.Marks = local.FileOf(dir, a.keys.Device()), ranges.Files{Dir: dir, Device: a.keys.Device()}
 	} else {
 		a.log.Warn("there is no place outside of the folder to keep how far this device's voter came", "error", err)
 	}

@@ -100,6 +100,12 @@ var routes = []route{
 	{"POST", "/v1/numbers", (*handler).assignNumber},
 	{"POST", "/v1/numbers/resolve", (*handler).resolveNumber},
 	{"POST", "/v1/numbers/list", (*handler).numbers},
+	{"GET", "/v1/ranges", (*handler).ranges},
+	{"POST", "/v1/ranges", (*handler).setRange},
+	{"POST", "/v1/ranges/grant", (*handler).grantRange},
+	{"POST", "/v1/ranges/void", (*handler).voidRange},
+	{"POST", "/v1/ranges/next", (*handler).nextInRange},
+	{"POST", "/v1/ranges/report", (*handler).rangeReport},
 	{"GET", "/v1/events", (*handler).events},
 }
 
