@@ -71,6 +71,10 @@ var (
 	Word = define2[digest, digest](0x35, "word", "chunk ID", "device")
 	// Unsettled holds a checkpoint for which nothing was deleted yet, by who holds no key to its document.
 	Unsettled = define1[digest](0x37, "unsettled", "chunk ID")
+	// Erasure holds what has become of an order to erase a document.
+	Erasure = define2[digest, digest](0x3e, "erasure", "document ID", "chunk ID")
+	// Assent holds where an assent to an order to erase stands, by the order and itself.
+	Assent = define2[digest, digest](0x3f, "assent", "chunk ID", "chunk ID")
 	// Tail holds how many changes a document has that no checkpoint packs, once they are many.
 	Tail = define1[digest](0x36, "tail", "document ID")
 

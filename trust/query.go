@@ -473,3 +473,11 @@ func (sc *Scope) commitment(epoch EpochID) [32]byte {
 	}
 	return [32]byte{}
 }
+
+// WasAdministrator reports whether a device is an administrator's, or was: some entry that stands made it one.
+func (s *State) WasAdministrator(id DeviceID) bool {
+	v := s.all()
+	return slices.ContainsFunc(s.about[id], func(n *node) bool {
+		return (n.adds() != nil || n.p.kind == KindRole) && n.role() == RoleAdmin && v.sees(n)
+	})
+}
