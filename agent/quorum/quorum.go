@@ -31,6 +31,7 @@ type Keys interface {
 	SealNote(scope trust.ScopeID, context, plain []byte) ([]byte, error)
 	OpenNote(scope trust.ScopeID, context, sealed []byte) ([]byte, error)
 	Sign(context string, msg []byte) []byte
+	Reseed(st *trust.State, voters []trust.DeviceID, now time.Time) (trust.Entry, error)
 }
 
 // Config says what a Service is. Store, Keys, Members and Log are needed.
@@ -45,6 +46,10 @@ type Config struct {
 	Network local.Network
 	// Witness keeps outside of the folder how far its voter came; nil: nothing does.
 	Witness local.Witness
+	// Enter puts an entry into the membership log and tells the other devices; nil: this device founds no quorum anew.
+	Enter func(context.Context, trust.Entry) error
+	// Parts returns the parts of ranges that this device has; nil: it has none.
+	Parts func() ([]lockquorum.Owned, error)
 	// Granted is called when a lease was granted, before it is used, and Ending before one is given back; nil: nothing is to be done.
 	Granted, Ending func(context.Context, Held)
 	Logger          *slog.Logger // nil: none
@@ -57,6 +62,8 @@ type Service struct {
 	self   trust.DeviceID
 	voter  *local.Voter
 	client *client.Client
+
+	founding sync.Mutex // one founding at a time
 
 	mu struct {
 		sync.Mutex
@@ -73,7 +80,7 @@ func Open(ctx context.Context, cfg Config) (_ *Service, err error) {
 	}
 	s.mu.held = map[lockquorum.LockID]*holding{}
 	s.voter, err = local.Open(ctx, local.Config{
-		Store: cfg.Store, Keys: cfg.Keys, Members: cfg.Members, Log: cfg.Log, Network: cfg.Network, Witness: cfg.Witness, Names: s.tell, Logger: s.log,
+		Store: cfg.Store, Keys: cfg.Keys, Members: cfg.Members, Log: cfg.Log, Network: cfg.Network, Witness: cfg.Witness, Names: s.tell, Parts: cfg.Parts, Logger: s.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open quorum: %w", err)
