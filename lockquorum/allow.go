@@ -23,3 +23,9 @@ func Reads(st *trust.State, from DeviceID) bool {
 	_, ok := st.Member(from)
 	return ok
 }
+
+// MayVote reports whether a device may be a voter: who writes, and an anchor, which decides nothing that members did not ask for.
+func MayVote(st *trust.State, d DeviceID) bool {
+	m, ok := st.Member(d)
+	return ok && m.Role.MayWrite() || st.IsAnchor(d)
+}

@@ -12,7 +12,6 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/remote"
-	"chartmesh/lockquorum/voter"
 	"chartmesh/trust"
 )
 
@@ -22,7 +21,7 @@ type heard struct {
 	err     error              // why nothing is known of it
 	whole   bool               // its voter's log
 	state   *lockquorum.State  // that its voter's log amounts to; nil: it has none
-	reach   voter.Reach        // of that log
+	reach   driver.Reach        // of that log
 	unfit   error              // why the log amounts to nothing
 	parts   []lockquorum.Owned // of ranges, that it says it has
 	removed bool               // it voted, and does not belong any more: nobody can reach it
@@ -150,7 +149,7 @@ func (s *Service) hear(ctx context.Context, d trust.DeviceID, gone, hold bool) h
 		h.whole = kept.Whole
 		h.state, h.reach, err = kept.Latest()
 	}
-	if h.unfit = err; err != nil || h.reach == (voter.Reach{}) {
+	if h.unfit = err; err != nil || h.reach == (driver.Reach{}) {
 		h.state = nil
 	}
 	return h

@@ -91,8 +91,8 @@ func (s *Service) mayFound(voters, gone []trust.DeviceID) error {
 			return &api.Error{Code: api.CodeInvalid, Message: "a device is named twice"}
 		case slices.Contains(gone, d):
 			return &api.Error{Code: api.CodeInvalid, Message: "a device is to vote, and is said to be gone for good"}
-		case !s.voter.MayBeVoter(d):
-			return &api.Error{Code: api.CodeForbidden, Message: "a voter is a device that writes", Hint: "see chartmesh peer list"}
+		case !lockquorum.MayVote(st, d):
+			return &api.Error{Code: api.CodeForbidden, Message: "a voter is a device that writes, or an anchor", Hint: "see chartmesh peer list"}
 		}
 	}
 	if slices.Contains(gone, s.self) {

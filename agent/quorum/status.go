@@ -14,7 +14,6 @@ import (
 	"chartmesh/lockquorum/client"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/local"
-	"chartmesh/lockquorum/voter"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
@@ -144,7 +143,7 @@ func reason(err error) string {
 	switch {
 	case errors.Is(err, local.ErrWentBack):
 		return "this device's folder was copied, moved or put back: its voter does not know what it has said since, and stays out"
-	case errors.Is(err, voter.ErrOver):
+	case errors.Is(err, lockquorum.ErrOver):
 		return "the quorum was founded anew, of which this device has not heard yet by whom"
 	case errors.Is(err, local.ErrNotFounded):
 		return "this device's folder was once copied, moved, put back or filled anew, so that it may have founded the quorum elsewhere, and does not do it again"

@@ -25,7 +25,7 @@ func (v *Voter) admin(d trust.DeviceID) bool {
 func (v *Voter) Begin(ctx context.Context, from lockquorum.DeviceID, b remote.Begin) error {
 	votes := slices.ContainsFunc(b.Voters, func(o lockquorum.Voter) bool { return o.Device == from })
 	heardOf := slices.ContainsFunc(v.Voting(), func(o lockquorum.Voter) bool { return o.Device == from })
-	if !votes || !heardOf && !v.admin(from) || !lockquorum.Reads(v.cfg.Members(), from) {
+	if !votes || !heardOf && !v.admin(from) || !lockquorum.Reads(v.cfg.Members(), from) && !v.cfg.Members().IsAnchor(from) || !lockquorum.MayVote(v.cfg.Members(), v.self) {
 		return lockquorum.ErrForbidden
 	}
 	v.joining.Lock()
@@ -116,7 +116,7 @@ func (v *Voter) Change(ctx context.Context, from lockquorum.DeviceID, devices []
 	}
 	var want, fresh []lockquorum.Voter
 	for i, device := range devices {
-		if slices.Contains(devices[:i], device) || !v.MayBeVoter(device) {
+		if slices.Contains(devices[:i], device) || !lockquorum.MayVote(v.cfg.Members(), device) {
 			return lockquorum.ErrForbidden
 		}
 		at := slices.IndexFunc(st.Voters, func(o lockquorum.Voter) bool { return o.Device == device })
@@ -143,10 +143,4 @@ func (v *Voter) Change(ctx context.Context, from lockquorum.DeviceID, devices []
 		err = fmt.Errorf("%w: %w", remote.ErrMissing, err)
 	}
 	return err
-}
-
-// MayBeVoter reports whether a device may be made a voter: one that writes.
-func (v *Voter) MayBeVoter(d trust.DeviceID) bool {
-	m, ok := v.cfg.Members().Member(d)
-	return ok && m.Role.MayWrite()
 }

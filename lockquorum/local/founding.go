@@ -200,7 +200,7 @@ func (v *Voter) isHeldLocked() bool { return time.Now().Before(v.mu.held) }
 
 // Prepare stores a voter of a quorum that is to be founded anew, at an administrator's word. It is durable when Prepare returns, and does nothing before the entry that founds the quorum is known here.
 func (v *Voter) Prepare(ctx context.Context, from lockquorum.DeviceID, p remote.Prepare) error {
-	if !v.admin(from) || !v.MayBeVoter(v.self) {
+	if !v.admin(from) || !lockquorum.MayVote(v.cfg.Members(), v.self) {
 		return lockquorum.ErrForbidden
 	}
 	st, err := lockquorum.Restore(p.State)

@@ -24,6 +24,7 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/remote"
+	"chartmesh/lockquorum/seen"
 	"chartmesh/lockquorum/voter"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -57,7 +58,9 @@ type Config struct {
 	// Parts returns the parts of ranges that this device has, for a quorum that is founded anew; nil: it has none.
 	Parts func() ([]lockquorum.Owned, error)
 	// Names returns the names behind keyed hashes, for a device that may know them; nil: none is told.
-	Names  func(from lockquorum.DeviceID, list []remote.Name) []string
+	Names func(from lockquorum.DeviceID, list []remote.Name) []string
+	// Seen keeps how far this device saw the quorum come; nil: it is opened in Store.
+	Seen   *seen.Keeper
 	Logger *slog.Logger // nil: none
 }
 
@@ -75,6 +78,7 @@ type Voter struct {
 	log    *slog.Logger
 	self   trust.DeviceID
 	server remote.Server
+	seen   *seen.Keeper
 
 	joining sync.Mutex    // one change of what this device votes in at a time
 	begun   chan struct{} // this device is to vote
@@ -115,6 +119,12 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 		v.log = slog.New(slog.DiscardHandler)
 	}
 	v.begun = make(chan struct{}, 1)
+	if v.seen = cfg.Seen; v.seen == nil {
+		var err error
+		if v.seen, err = seen.Open(seen.Config{Store: cfg.Store, Members: cfg.Members, Self: v.self, Voters: v.Voting, Logger: v.log}); err != nil {
+			return nil, err
+		}
+	}
 	if err := v.open(ctx); errors.Is(err, storage.ErrNoRoom) {
 		v.log.Warn("this device's voter does not begin before there is room on the disk", "error", err)
 	} else if err != nil {
@@ -126,7 +136,7 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 	if err := v.loadPrepared(); err != nil {
 		return nil, err
 	}
-	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.Engine, cfg.Names, v.certify
+	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.answers, cfg.Names, v.certify
 	v.server.Begin, v.server.Change, v.server.Votes, v.server.Receive = v.Begin, v.Change, v.votes, v.receive
 	v.server.Testify, v.server.Founds, v.server.Prepare = v.Testify, v.founder, v.Prepare
 	return v, nil
@@ -265,9 +275,9 @@ func (v *Voter) votes(from lockquorum.DeviceID) bool {
 }
 
 // receive takes a message of another voter.
-func (v *Voter) receive(from lockquorum.DeviceID, epoch uint64, m *pb.Message) {
+func (v *Voter) receive(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) {
 	if d := v.running(); d != nil {
-		d.Receive(from, epoch, m)
+		d.Receive(from, at, m)
 	}
 }
 
@@ -275,7 +285,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Lock()
 	rec, begin := v.mu.record, driver.Begin{Epoch: v.mu.record.Epoch, Voters: v.mu.known.voters}
 	v.mu.Unlock()
-	cfg := driver.Config{ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Logger: v.log}
+	cfg := driver.Config{ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts, Logger: v.log}
 	if v.cfg.Network != nil {
 		messenger := remote.NewMessenger(v.server.Practice, v.cfg.Network.Open, v.cfg.Network.Reaches)
 		defer messenger.Close()
@@ -301,6 +311,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	running, stop := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { stop(v.watch(running, d, rec)) })
+	watch.Go(func() { v.prove(running, d) })
 	err = d.Run(running)
 	stop(nil)
 	watch.Wait()
@@ -321,6 +332,9 @@ func (v *Voter) allows(from lockquorum.DeviceID, o lockquorum.Operation) bool {
 		return lockquorum.Reads(st, from)
 	}
 }
+
+// prefers reports whether a device is to lead when it is well: an anchor, which is always on.
+func (v *Voter) prefers(d lockquorum.DeviceID) bool { return v.cfg.Members().IsAnchor(d) }
 
 // running returns the voter; nil: it does not run.
 func (v *Voter) running() *driver.Driver {

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -51,68 +50,47 @@ type Server struct {
 	// Votes reports whether a device is one whose voter's messages are taken, each of which may be large; nil: none is.
 	Votes func(from lockquorum.DeviceID) bool
 	// Receive takes a voter's message; nil: none is taken.
-	Receive func(from lockquorum.DeviceID, epoch uint64, m *pb.Message)
+	Receive func(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message)
 	// Begin has this device begin to vote, and Change has others vote, at a device's word; nil: that is ErrForbidden.
 	Begin  func(ctx context.Context, from lockquorum.DeviceID, b Begin) error
 	Change func(ctx context.Context, from lockquorum.DeviceID, devices []lockquorum.DeviceID) error
 	// Certify signs what the voter says of a document; nil: that is ErrForbidden.
-	Certify func(ctx context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error)
+	Certify func(ctx context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID, shown ...lockquorum.Position) (certificate.Signed, error)
 	// Testify returns what this device has of the quorum; with hold, its voter gives nothing from then on, for Hold. nil: that is ErrForbidden.
 	Testify func(ctx context.Context, from lockquorum.DeviceID, hold bool) (Testimony, error)
 	// Founds reports whether a device may have voters stored, and Prepare stores one; nil: that is ErrForbidden.
 	Founds  func(from lockquorum.DeviceID) bool
 	Prepare func(ctx context.Context, from lockquorum.DeviceID, p Prepare) error
 
-	mu    sync.Mutex
-	asked map[lockquorum.DeviceID]int
-}
-
-// enter reports whether a device may ask one thing more.
-func (s *Server) enter(from lockquorum.DeviceID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.asked == nil {
-		s.asked = map[lockquorum.DeviceID]int{}
-	}
-	if s.asked[from] >= maxAtOnce {
-		return false
-	}
-	s.asked[from]++
-	return true
-}
-
-func (s *Server) leave(from lockquorum.DeviceID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.asked[from]--; s.asked[from] == 0 {
-		delete(s.asked, from)
-	}
+	turns    turns
+	speaking speaking
 }
 
 // Serve answers one question of a device, which the connection has proven.
 func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID) error {
-	if !s.enter(from) {
-		_ = st.Reset()
-		return lockquorum.ErrBusy
-	}
-	defer s.leave(from)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
-	_ = st.SetDeadline(time.Now().Add(patience))
-	b, err := readFrame(st, maxQuestion)
-	if err != nil {
-		_ = st.Reset()
-		return fmt.Errorf("read question: %w", err)
-	}
-	q, err := parseQuestion(b)
-	if err == nil && q.practice != s.Practice {
-		err = errors.New("it is of another practice")
-	}
-	if err != nil {
-		_ = st.Reset()
-		return fmt.Errorf("read question: %w", err)
-	}
+	return s.turns.serve(ctx, st, from, func(practice trust.EntryID) (*Server, func()) {
+		if practice != s.Practice {
+			return nil, nil
+		}
+		return s, func() {}
+	})
+}
+
+// Servers answer for the voters of several practices.
+type Servers struct {
+	// Of returns the Server of a practice for a device that may speak to it, and what is called when it is not used any more; nil: there is none.
+	Of func(ctx context.Context, practice trust.EntryID, from lockquorum.DeviceID) (*Server, func())
+
+	turns turns
+}
+
+// Serve answers one question of a device, which the connection has proven.
+func (s *Servers) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID) error {
+	return s.turns.serve(ctx, st, from, func(practice trust.EntryID) (*Server, func()) { return s.Of(ctx, practice, from) })
+}
+
+// answering answers a question that was read.
+func (s *Server) answering(ctx context.Context, cancel func(), st Stream, from lockquorum.DeviceID, q question) error {
 	if q.kind == kindMessages {
 		err := s.messages(st, from)
 		_ = st.Reset()
@@ -139,6 +117,7 @@ func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID)
 	} else {
 		a = s.answer(ctx, from, q)
 	}
+	var err error
 	if ctx.Err() == nil {
 		_ = st.SetDeadline(time.Now().Add(patience))
 		if err = writeFrame(st, a.encode()); err == nil {
@@ -161,6 +140,7 @@ func (s *Server) messages(st Stream, from lockquorum.DeviceID) error {
 	if s.Receive == nil || s.Votes == nil {
 		return lockquorum.ErrStopped
 	}
+	defer s.speaking.begin(from, st)()
 	for {
 		if !s.Votes(from) {
 			return lockquorum.ErrForbidden
@@ -173,11 +153,11 @@ func (s *Server) messages(st Stream, from lockquorum.DeviceID) error {
 		if !s.Votes(from) { // it may be long ago that it did
 			return lockquorum.ErrForbidden
 		}
-		epoch, m, err := parseMessage(b)
+		at, m, err := parseMessage(b)
 		if err != nil {
 			return err
 		}
-		s.Receive(from, epoch, m)
+		s.Receive(from, at, m)
 	}
 }
 
@@ -203,7 +183,7 @@ func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q questio
 	case q.kind == kindChange && s.Change != nil:
 		return done(q.kind, s.Change(ctx, from, q.devices))
 	case q.kind == kindCertify && s.Certify != nil:
-		signed, err := s.Certify(ctx, from, q.lock, q.document)
+		signed, err := s.Certify(ctx, from, q.lock, q.document, q.shown...)
 		if err != nil {
 			return refused(err)
 		}
@@ -220,21 +200,22 @@ func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q questio
 		return refused(lockquorum.ErrStopped)
 	}
 	if q.kind == kindRead {
-		state, err := e.Read(ctx, from)
+		state, at, err := e.Read(ctx, from, q.shown...)
 		if err != nil {
 			return refused(err)
 		}
-		a := answer{kind: kindRead, state: state.Snapshot()}
+		a := answer{kind: kindRead, at: at, state: state.Snapshot()}
 		if len(a.state) >= maxState {
 			return refused(lockquorum.ErrBusy)
 		}
 		return a
 	}
+	q.request.Shown = q.shown
 	got, err := e.Do(ctx, from, q.request)
 	if err != nil {
 		return refused(err)
 	}
-	return answer{kind: kindDo, answer: got}
+	return answer{kind: kindDo, at: got.Position, answer: got}
 }
 
 // Engine asks the voter of another device.
@@ -309,17 +290,19 @@ func readAnswer(st Stream, limit int) (answer, error) {
 
 // Do implements lockquorum.Engine. The other device takes for who asks whom the connection proves, so that from is this one.
 func (e *Engine) Do(ctx context.Context, _ lockquorum.DeviceID, r lockquorum.Request) (lockquorum.Answer, error) {
-	a, err := e.ask(ctx, question{kind: kindDo, request: r}, maxAnswer)
+	a, err := e.ask(ctx, question{kind: kindDo, shown: r.Shown, request: r}, maxAnswer)
+	a.answer.Position = a.at
 	return a.answer, err
 }
 
 // Read implements lockquorum.Engine.
-func (e *Engine) Read(ctx context.Context, _ lockquorum.DeviceID) (*lockquorum.State, error) {
-	a, err := e.ask(ctx, question{kind: kindRead}, maxState)
+func (e *Engine) Read(ctx context.Context, _ lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+	a, err := e.ask(ctx, question{kind: kindRead, shown: shown}, maxState)
 	if err != nil {
-		return nil, err
+		return nil, lockquorum.Position{}, err
 	}
-	return lockquorum.Restore(a.state)
+	st, err := lockquorum.Restore(a.state)
+	return st, a.at, err
 }
 
 // Names asks for the names behind keyed hashes; empty: the other device does not know it.
@@ -347,7 +330,7 @@ func (e *Engine) Change(ctx context.Context, devices []lockquorum.DeviceID) erro
 }
 
 // Certify asks for what the voter says of a document, signed. It is lockquorum.NotLeaderError where another has to be asked.
-func (e *Engine) Certify(ctx context.Context, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
-	a, err := e.ask(ctx, question{kind: kindCertify, lock: lock, document: document}, maxAnswer)
+func (e *Engine) Certify(ctx context.Context, lock lockquorum.LockID, document lockquorum.DocumentID, shown ...lockquorum.Position) (certificate.Signed, error) {
+	a, err := e.ask(ctx, question{kind: kindCertify, shown: shown, lock: lock, document: document}, maxAnswer)
 	return a.signed, err
 }
