@@ -21,7 +21,7 @@ type heard struct {
 	err     error              // why nothing is known of it
 	whole   bool               // its voter's log
 	state   *lockquorum.State  // that its voter's log amounts to; nil: it has none
-	reach   driver.Reach        // of that log
+	reach   driver.Reach       // of that log
 	unfit   error              // why the log amounts to nothing
 	parts   []lockquorum.Owned // of ranges, that it says it has
 	removed bool               // it voted, and does not belong any more: nobody can reach it

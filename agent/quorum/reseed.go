@@ -230,7 +230,7 @@ func (s *Service) ready(has gathered, out api.Reseed, voters []trust.DeviceID) e
 
 // foundAnew founds the quorum with what was gathered. inTime reports whether the voters of before still give nothing.
 func (s *Service) foundAnew(ctx context.Context, has gathered, voters []trust.DeviceID, inTime func() bool) (uint64, error) {
-	members := s.cfg.Members()
+	members, before := s.cfg.Members(), s.voter.InForce().Entry
 	entry, err := s.cfg.Keys.Reseed(members, voters, time.Now())
 	if err != nil {
 		return 0, err
@@ -262,6 +262,9 @@ func (s *Service) foundAnew(ctx context.Context, has gathered, voters []trust.De
 				Hint: "nothing was founded; give the command again"}
 		}
 	}
+	if s.voter.InForce().Entry != before {
+		return 0, &api.Error{Code: api.CodeConflict, Message: "another administrator has founded the quorum anew meanwhile; nothing more was founded", Hint: "see chartmesh quorum status"}
+	}
 	if !inTime() {
 		return 0, &api.Error{Code: api.CodeUnavailable, Message: "it took too long, and nothing was founded", Hint: "give the command again"}
 	}
@@ -281,7 +284,9 @@ func (s *Service) begun(ctx context.Context) (api.QuorumStatus, error) {
 		st, err := s.client.Read(ctx)
 		if err == nil {
 			s.voter.Heard(ctx, st)
-			return s.Quorum(ctx)
+			if status, err := s.Quorum(ctx); err == nil && status.State == api.QuorumOK {
+				return status, nil
+			}
 		}
 		select {
 		case <-ctx.Done(): // it is founded, and begins when its voters have heard of it

@@ -120,7 +120,7 @@ func (v *Voter) takeUp(ctx context.Context, p driver.Prepared, force lockquorum.
 		return err
 	}
 	v.mu.Lock()
-	v.mu.prepared, v.mu.disk, v.mu.stopped = nil, nil, nil
+	v.mu.prepared, v.mu.disk, v.mu.stopped, v.mu.held = nil, nil, nil, time.Time{} // what was held is over
 	v.mu.Unlock()
 	if err := v.learnVoters(ctx, known{lockquorum.Place{Epoch: force.Epoch}, force.Voters}); err != nil {
 		return err
