@@ -24,7 +24,7 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 		},
 		Log: local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
 	}
-	if dir, err := stateFolder(); err == nil {
+	if dir, err := local.StateFolder(); err == nil {
 		cfg.Witness = local.FileOf(dir, a.keys.Device())
 	} else {
 		a.log.Warn("there is no place outside of the folder to keep how far this device's voter came", "error", err)
