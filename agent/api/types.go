@@ -41,6 +41,7 @@ type Agent interface {
 	Resolve(ctx context.Context, user, id string, decision Decision) (Written, error)
 
 	Quarantine
+	Erasing
 
 	Invitations
 	Membership

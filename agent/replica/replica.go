@@ -68,7 +68,11 @@ type Replica struct {
 	docs  openDocuments // guarded by write
 	// checkpoints holds, guarded by write, those that are not settled; tails the documents that a checkpoint would help.
 	checkpoints map[chunk.Place]checkpoint
-	tails       map[crdt.DocumentID]tail
+	// erasures holds, guarded by write, the orders to erase that wait for an assent, or for chunks that they name; erasuresAt is the membership
+	// by which the former were judged last.
+	erasures   map[chunk.ID]*erasure
+	erasuresAt [32]byte
+	tails      map[crdt.DocumentID]tail
 	// packs names, guarded by write, the checkpoints that this run of the program has applied, so that of the many skips that
 	// name one only the first has it opened.
 	packs map[chunk.ID]bool
@@ -290,6 +294,9 @@ func (r *Replica) loadRest(v storage.Reader) error {
 	}
 	if err := r.loadCheckpoints(v); err != nil {
 		return fmt.Errorf("read checkpoints: %w", err)
+	}
+	if err := r.loadErasures(v); err != nil {
+		return fmt.Errorf("read erasures: %w", err)
 	}
 	return r.loadAcks(v)
 }

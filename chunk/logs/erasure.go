@@ -68,7 +68,7 @@ func assentsTo(v storage.Reader, order chunk.Sealed, do func(chunk.Sealed) error
 		if err != nil {
 			return fmt.Errorf("%w: %w", storage.ErrDamaged, err)
 		}
-		assent, err := readAt(v, order.Header().Scope, at)
+		assent, err := ReadAt(v, order.Header().Scope, at)
 		if err != nil {
 			return storage.IgnoreNotFound(err)
 		}
@@ -87,4 +87,11 @@ func assentsTo(v storage.Reader, order chunk.Sealed, do func(chunk.Sealed) error
 // as DeleteCovered does. An order names nothing but what has its document's tag: changes, and checkpoints with all that they stand for, and the words on these.
 func DeleteErased(v storage.Reader, b *storage.Batch, order, assent chunk.Sealed) (d Deletion, err error) {
 	return deleteCovered(v, b, order, func(trust.DeviceID) chunk.Place { return assent.Place() })
+}
+
+// FitsErasure reports whether what is held is what an order names, and what an order can name: it fails as DeleteErased would. All that it names is held.
+func FitsErasure(v storage.Reader, order chunk.Sealed) error {
+	var b storage.Batch
+	_, err := deleteCovered(v, &b, order, nil)
+	return err
 }

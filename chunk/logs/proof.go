@@ -52,7 +52,7 @@ func ReadProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed
 		return p, ErrNoWord
 	}
 	if p.Word, ok = came[at.ID]; !ok || p.Word.Place() != at {
-		if p.Word, err = readAt(v, skip.Scope, at); err != nil {
+		if p.Word, err = ReadAt(v, skip.Scope, at); err != nil {
 			return p, err
 		}
 	}
