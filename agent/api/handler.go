@@ -92,6 +92,7 @@ var routes = []route{
 	{"POST", "/v1/erasures/{id}/agreement", (*handler).agreeErasure},
 	{"GET", "/v1/quorum", (*handler).quorum},
 	{"POST", "/v1/quorum", (*handler).changeQuorum},
+	{"POST", "/v1/quorum/reseed", (*handler).reseedQuorum},
 	{"GET", "/v1/leases", (*handler).leases},
 	{"POST", "/v1/leases", (*handler).acquireLease},
 	{"POST", "/v1/leases/hold", (*handler).holdLease},

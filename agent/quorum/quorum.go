@@ -32,6 +32,7 @@ type Keys interface {
 	SealNote(scope trust.ScopeID, context, plain []byte) ([]byte, error)
 	OpenNote(scope trust.ScopeID, context, sealed []byte) ([]byte, error)
 	Sign(context string, msg []byte) []byte
+	Reseed(st *trust.State, voters []trust.DeviceID, now time.Time) (trust.Entry, error)
 }
 
 // Config says what a Service is. Store, Keys, Members, Log, Wrote and Replaced are needed.
@@ -50,6 +51,8 @@ type Config struct {
 	Wrote, Replaced func(log [32]byte) bool
 	// Marks keep outside of the folder how far numbers were given from parts of ranges; nil: nothing does.
 	Marks ranges.Marks
+	// Enter puts an entry into the membership log and tells the other devices; nil: this device founds no quorum anew.
+	Enter func(context.Context, trust.Entry) error
 	// Granted is called when a lease was granted, before it is used, and Ending before one is given back; nil: nothing is to be done.
 	Granted, Ending func(context.Context, Held)
 	Logger          *slog.Logger // nil: none
@@ -64,6 +67,8 @@ type Service struct {
 	client *client.Client
 	ranges *ranges.Allocator
 	low    chan struct{} // this device has few numbers of a range left
+
+	founding sync.Mutex // one founding at a time
 
 	mu struct {
 		sync.Mutex
@@ -80,7 +85,7 @@ func Open(ctx context.Context, cfg Config) (_ *Service, err error) {
 	}
 	s.mu.held = map[lockquorum.LockID]*holding{}
 	s.voter, err = local.Open(ctx, local.Config{
-		Store: cfg.Store, Keys: cfg.Keys, Members: cfg.Members, Log: cfg.Log, Network: cfg.Network, Witness: cfg.Witness, Names: s.tell, Logger: s.log,
+		Store: cfg.Store, Keys: cfg.Keys, Members: cfg.Members, Log: cfg.Log, Network: cfg.Network, Witness: cfg.Witness, Names: s.tell, Parts: s.owned, Logger: s.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open quorum: %w", err)

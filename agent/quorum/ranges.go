@@ -71,8 +71,19 @@ func aboutPart(id lockquorum.RangeID, lo int64) []byte {
 	return about(kindRange, id, first)
 }
 
-// Parts lists this device's parts of ranges, as a quorum that is founded anew has to know them.
-func (s *Service) Parts() ([]ranges.Held, error) { return s.ranges.Parts() }
+// owned lists this device's parts of ranges, as a quorum that is founded anew has to know them.
+func (s *Service) owned() ([]lockquorum.Owned, error) {
+	held, err := s.ranges.Parts()
+	if err != nil {
+		return nil, err
+	}
+	list := make([]lockquorum.Owned, len(held))
+	for i, h := range held {
+		list[i] = lockquorum.Owned{Range: h.Range, Part: h.Part}
+		list[i].Note = nil
+	}
+	return list, nil
+}
 
 // Periods of looking after parts of ranges.
 const (
