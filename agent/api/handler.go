@@ -92,6 +92,7 @@ var routes = []route{
 	{"POST", "/v1/erasures/{id}/agreement", (*handler).agreeErasure},
 	{"GET", "/v1/quorum", (*handler).quorum},
 	{"POST", "/v1/quorum", (*handler).changeQuorum},
+	{"POST", "/v1/quorum/reseed", (*handler).reseedQuorum},
 	{"GET", "/v1/leases", (*handler).leases},
 	{"POST", "/v1/leases", (*handler).acquireLease},
 	{"POST", "/v1/leases/hold", (*handler).holdLease},
@@ -104,6 +105,12 @@ var routes = []route{
 	{"POST", "/v1/numbers", (*handler).assignNumber},
 	{"POST", "/v1/numbers/resolve", (*handler).resolveNumber},
 	{"POST", "/v1/numbers/list", (*handler).numbers},
+	{"GET", "/v1/ranges", (*handler).ranges},
+	{"POST", "/v1/ranges", (*handler).setRange},
+	{"POST", "/v1/ranges/grant", (*handler).grantRange},
+	{"POST", "/v1/ranges/void", (*handler).voidRange},
+	{"POST", "/v1/ranges/next", (*handler).nextInRange},
+	{"POST", "/v1/ranges/report", (*handler).rangeReport},
 	{"GET", "/v1/events", (*handler).events},
 }
 

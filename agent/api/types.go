@@ -47,6 +47,7 @@ type Agent interface {
 	Membership
 	Keyring
 	Exclusive
+	Ranges
 
 	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
 	// ctx ends. A cursor that is no longer held is CodeGone.

@@ -15,6 +15,7 @@ import (
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/local"
 	"chartmesh/storage"
+	"chartmesh/trust"
 )
 
 // goesOn says what works without a quorum.
@@ -97,7 +98,40 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	if len(voters) == 1 {
 		out.Risk = oneVoter
 	}
+	if out.State != api.QuorumOK && running {
+		out.Next = s.next(at.Stopped)
+	}
+	out.Founded, out.Notice = s.founded()
 	return out, nil
+}
+
+// next says what to do where the quorum does not go on.
+func (s *Service) next(stopped error) string {
+	what := "start the agents of the voters that are missing; where they do not come back, "
+	if stopped != nil {
+		what = "where no other voters go on, "
+	}
+	if m, _ := s.cfg.Members().Member(s.self); m.Role == trust.RoleAdmin {
+		return what + "found the quorum anew: `chartmesh quorum reseed`"
+	}
+	return what + "an administrator's device founds the quorum anew: `chartmesh quorum reseed`"
+}
+
+// founded says who founded the quorum anew, and who did so apart from that.
+func (s *Service) founded() (*api.QuorumFounding, string) {
+	list := lockquorum.Foundings(s.cfg.Members())
+	in := list[len(list)-1]
+	if in.Epoch == lockquorum.FirstEpoch {
+		return nil, ""
+	}
+	out := &api.QuorumFounding{By: s.cfg.Name(in.Author), Time: time.UnixMilli(in.TimeMillis).UTC(), Epoch: in.Epoch}
+	for _, f := range slices.Backward(list[1 : len(list)-1]) {
+		if !slices.Contains(in.After, f.Entry) {
+			return out, fmt.Sprintf("%s founded the quorum anew too, apart from that: what counts is what %s founded. What the other gave keeps its name, and is not known here; "+
+				"where it gave parts of ranges, found the quorum anew once more", named(s.cfg.Name(f.Author)), named(out.By))
+		}
+	}
+	return out, ""
 }
 
 func (s *Service) reaches(d lockquorum.DeviceID) bool {
@@ -109,6 +143,8 @@ func reason(err error) string {
 	switch {
 	case errors.Is(err, local.ErrWentBack):
 		return "this device's folder was copied, moved or put back: its voter does not know what it has said since, and stays out"
+	case errors.Is(err, lockquorum.ErrOver):
+		return "the quorum was founded anew, of which this device has not heard yet by whom"
 	case errors.Is(err, local.ErrNotFounded):
 		return "this device's folder was once copied, moved, put back or filled anew, so that it may have founded the quorum elsewhere, and does not do it again"
 	case errors.Is(err, driver.ErrBroken):

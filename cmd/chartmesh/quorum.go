@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -10,7 +11,7 @@ import (
 )
 
 func (c *cli) quorumCommand() *cobra.Command {
-	return family("quorum", "who keeps leases and numbers", c.quorumStatusCommand(), c.quorumAddCommand(), c.quorumRemoveCommand())
+	return family("quorum", "who keeps leases and numbers", c.quorumStatusCommand(), c.quorumAddCommand(), c.quorumRemoveCommand(), c.quorumReseedCommand())
 }
 
 func (c *cli) quorumStatusCommand() *cobra.Command {
@@ -61,8 +62,17 @@ func (c *cli) quorumStatus(s api.QuorumStatus) error {
 	if len(rows) > 0 {
 		p.table([]string{"VOTER", "", ""}, rows)
 	}
+	if s.Founded != nil {
+		p.remark("founded anew by %s on %s, as epoch %d", visible(party(s.Founded.By)), s.Founded.Time.Local().Format(time.DateTime), s.Founded.Epoch)
+	}
+	if s.Notice != "" {
+		p.remark("%s", visible(s.Notice))
+	}
 	if s.State != api.QuorumOK {
 		p.remark("leases and numbers wait; reading and writing records goes on")
+	}
+	if s.Next != "" {
+		p.remark("%s", visible(s.Next))
 	}
 	if s.Risk != "" {
 		p.remark("%s", visible(s.Risk))

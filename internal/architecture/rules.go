@@ -74,12 +74,12 @@ var rules = map[string]rule{
 		"agent/api",
 	}},
 	"agent/quorum": {
-		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/client", "lockquorum/driver", "lockquorum/local", "lockquorum/remote", "agent/api"},
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/client", "lockquorum/driver", "lockquorum/local", "lockquorum/ranges", "lockquorum/remote", "agent/api"},
 		others: []string{"golang.org/x/text/unicode/norm"},
 	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",
-		"lockquorum", "lockquorum/local", "lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
+		"lockquorum", "lockquorum/local", "lockquorum/ranges", "lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
 	}, others: []string{"github.com/prometheus/client_golang", "golang.org/x/sys"}},
 
 	// What agent and anchor tell of themselves in the same way.

@@ -86,6 +86,7 @@ var (
 	ErrUnknown        = errors.New("the quorum does not know it")
 	ErrResolved       = errors.New("something else has become of the number")
 	ErrExists         = errors.New("it is there already, and is another")
+	ErrOverlap        = errors.New("another part has some of these numbers")
 	ErrFull           = errors.New("the quorum keeps no more of these")
 )
 
@@ -420,6 +421,8 @@ func codeError(code lockquorum.Code) error {
 		return ErrExists
 	case lockquorum.CodeResolved:
 		return ErrResolved
+	case lockquorum.CodeOverlap:
+		return ErrOverlap
 	case lockquorum.CodeFull:
 		return ErrFull
 	}

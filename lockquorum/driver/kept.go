@@ -23,6 +23,9 @@ type Kept struct {
 	Stored voter.Stored
 }
 
+// Reach is how far it reaches.
+type Reach = voter.Reach
+
 // keptMagic begins what Marshal writes.
 var keptMagic = []byte{'c', 'm', 'q', 'l', 1}
 
@@ -62,7 +65,7 @@ func ReadKept(store storage.Store) (k Kept, err error) {
 }
 
 // Latest returns the State that the whole of it amounts to, and how far it reaches: voter.Latest, also of what is not whole any more.
-func (k Kept) Latest() (*lockquorum.State, voter.Reach, error) {
+func (k Kept) Latest() (*lockquorum.State, Reach, error) {
 	from := k.Stored
 	if !k.Whole {
 		from = joined(from)

@@ -39,14 +39,18 @@ func (v *Voter) loadKnown() error {
 	return nil
 }
 
-// Voting returns who votes: by this device's own voter, or as it was last heard of.
+// Voting returns who votes: by this device's own voter, or as it was last heard of, or as the membership log founds it.
 func (v *Voter) Voting() []lockquorum.Voter {
+	force := v.InForce()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.mu.driver != nil {
+	if v.mu.driver != nil && v.mu.record.Epoch == force.Epoch {
 		if list := v.mu.driver.Status().Voters; len(list) > 0 {
 			return list
 		}
+	}
+	if v.mu.known.at.Epoch < force.Epoch {
+		return slices.Clone(force.Voters)
 	}
 	return slices.Clone(v.mu.known.voters)
 }
