@@ -160,7 +160,7 @@ var testImports = map[string][]string{
 	"chunk":             {"trust/keyring"}, // seals with real keys
 	"crdt":              {"crdt/engine"},   // the validator against the real library
 	"agent":             {"fhir/synthetic"},
-	"anchor":            {"trust/keyring", "chunk", "chunk/logs"}, // real customers
+	"anchor":            {"trust/keyring", "chunk", "chunk/logs", "lockquorum"}, // real customers
 	"anchor/kept":       {"trust/keyring", "lockquorum"},
 	"lockquorum/driver": {"lockquorum/quorumtest"},
 	"lockquorum/remote": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter

@@ -160,6 +160,7 @@ func (d *Driver) publish(running bool, err error) {
 	s := Status{
 		Running: running, Err: err, Epoch: d.epoch(), Index: st.Index(), Last: d.last, Term: d.term, Chain: st.Chain(), Leader: d.leader(),
 		Leads: leads && running, Voters: d.voters(),
+		Resting: d.node.Resting() && len(d.waiting) == 0 && len(d.queued) == 0 && st.NextExpiry() == lockquorum.MaxClock,
 	}
 	if !running {
 		s.Leader = lockquorum.DeviceID{}
