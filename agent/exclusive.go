@@ -12,6 +12,7 @@ import (
 	"chartmesh/lockquorum/ranges"
 	"chartmesh/lockquorum/remote"
 	"chartmesh/p2p"
+	"chartmesh/p2p/session"
 	"chartmesh/trust"
 )
 
@@ -37,6 +38,32 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	}
 	a.quorum.Store(s)
 	return s, nil
+}
+
+// syncing is what a session reads and writes: the records, and how far the practice's quorum was seen to be.
+type syncing struct {
+	*replica.Replica
+	a *Agent
+}
+
+var (
+	_ session.Bookkeeper = syncing{}
+	_ session.Carrier    = syncing{}
+)
+
+// Carries implements session.Carrier.
+func (s syncing) Carries() []byte {
+	if service := s.a.quorum.Load(); service != nil {
+		return service.Carries()
+	}
+	return nil
+}
+
+// Carried implements session.Carrier.
+func (s syncing) Carried(ctx context.Context, from trust.DeviceID, carried []byte) {
+	if service := s.a.quorum.Load(); service != nil {
+		service.Carried(ctx, from, carried)
+	}
 }
 
 // network reaches the voters of other devices.

@@ -164,7 +164,7 @@ func (q *quorums) sit(ctx context.Context, p *practice, s *seat) {
 
 func (q *quorums) config(p *practice) local.Config {
 	cfg := local.Config{
-		Store: p.share, Keys: q.a.self, Members: p.State, Network: voters{q.a, p}, SnapshotEvery: snapshotEvery, Logger: q.a.log.With("practice", p.id.String()),
+		Store: p.share, Keys: q.a.self, Members: p.State, Seen: p.Seen(), Network: voters{q.a, p}, SnapshotEvery: snapshotEvery, Logger: q.a.log.With("practice", p.id.String()),
 		// No log of chunks tells a folder that was put back here: the witness does, and what devices have seen.
 		Log: local.Log{Current: func() [32]byte { return [32]byte{} }, Continues: func([32]byte) bool { return true }, Original: func() bool { return false }},
 	}

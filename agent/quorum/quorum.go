@@ -123,6 +123,16 @@ func (s *Service) Serve(ctx context.Context, st remote.Stream, from trust.Device
 	s.voter.Serve(ctx, st, from)
 }
 
+// Carries returns how far this device saw the quorum come, for other devices.
+func (s *Service) Carries() []byte { return s.voter.Seen().Carries() }
+
+// Carried takes what another device carries of that.
+func (s *Service) Carried(ctx context.Context, from trust.DeviceID, carried []byte) {
+	if err := s.voter.Seen().Carried(ctx, carried); err != nil {
+		s.log.Warn("how far a device says that the quorum came is not kept", "device", from, "error", err)
+	}
+}
+
 // voters returns who may be asked.
 func (s *Service) voters() (list []client.Voter) {
 	for _, v := range s.voter.Voting() {

@@ -87,7 +87,7 @@ var rules = map[string]rule{
 
 	// The blind peer.
 	"anchor/command": {module: []string{"anchor", "lockquorum/local", "p2p"}, others: []string{"github.com/multiformats/go-multiaddr", "github.com/spf13/cobra", "golang.org/x/term"}},
-	"anchor/kept":    {module: []string{"trust", "chunk", "chunk/logs", "storage", "p2p/session"}},
+	"anchor/kept":    {module: []string{"trust", "chunk", "chunk/logs", "lockquorum/seen", "storage", "p2p/session"}},
 	"anchor": {
 		module: []string{
 			"wire", "trust", "anchor/kept", "internal/figures", "storage", "p2p", "p2p/session", "lockquorum/driver", "lockquorum/local", "lockquorum/remote",
@@ -161,7 +161,7 @@ var testImports = map[string][]string{
 	"crdt":              {"crdt/engine"},   // the validator against the real library
 	"agent":             {"fhir/synthetic"},
 	"anchor":            {"trust/keyring", "chunk", "chunk/logs"}, // real customers
-	"anchor/kept":       {"trust/keyring"},
+	"anchor/kept":       {"trust/keyring", "lockquorum"},
 	"lockquorum/driver": {"lockquorum/quorumtest"},
 	"lockquorum/remote": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
 	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter

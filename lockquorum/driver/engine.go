@@ -17,7 +17,7 @@ func (d *Driver) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.
 		return lockquorum.Answer{}, lockquorum.ErrForbidden
 	}
 	got, err := d.ask(ctx, &call{
-		command: lockquorum.Command{Device: from, Session: r.Session, Seq: r.Seq, Done: r.Done, Operation: r.Operation}, wait: r.Wait, seen: d.trusted(r.Shown),
+		command: lockquorum.Command{Device: from, Session: r.Session, Seq: r.Seq, Done: r.Done, Operation: r.Operation}, wait: r.Wait, seen: append(d.trusted(r.Shown), d.heard()...),
 	})
 	got.answer.Position = d.position(got.seen)
 	return got.answer, err
@@ -28,7 +28,7 @@ func (d *Driver) Read(ctx context.Context, from lockquorum.DeviceID, shown ...lo
 	if !d.cfg.Allow(from, nil) {
 		return nil, lockquorum.Position{}, lockquorum.ErrForbidden
 	}
-	got, err := d.ask(ctx, &call{command: lockquorum.Command{Operation: &lockquorum.Tick{}}, read: true, seen: d.trusted(shown)})
+	got, err := d.ask(ctx, &call{command: lockquorum.Command{Operation: &lockquorum.Tick{}}, read: true, seen: append(d.trusted(shown), d.heard()...)})
 	if err != nil {
 		return nil, lockquorum.Position{}, err
 	}
@@ -62,6 +62,14 @@ func (d *Driver) trusted(shown []lockquorum.Position) (seen []lockquorum.Seen) {
 		}
 	}
 	return seen
+}
+
+// heard returns what the device has heard.
+func (d *Driver) heard() []lockquorum.Seen {
+	if d.cfg.Heard == nil {
+		return nil
+	}
+	return lockquorum.SeenOf(d.cfg.Heard())
 }
 
 // position signs how far the quorum has come. Many answers come with one.

@@ -125,10 +125,11 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 	v.begun, v.ready = make(chan struct{}, 1), make(chan struct{})
 	if v.seen = cfg.Seen; v.seen == nil {
 		var err error
-		if v.seen, err = seen.Open(seen.Config{Store: cfg.Store, Members: cfg.Members, Self: v.self, Voters: v.Voting, Logger: v.log}); err != nil {
+		if v.seen, err = seen.Open(seen.Config{Store: cfg.Store, Members: cfg.Members, Self: v.self, Logger: v.log}); err != nil {
 			return nil, err
 		}
 	}
+	v.seen.Know(v.Voting)
 	if err := v.open(ctx); errors.Is(err, storage.ErrNoRoom) {
 		v.log.Warn("this device's voter does not begin before there is room on the disk", "error", err)
 	} else if err != nil {
@@ -292,7 +293,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	rec, begin := v.mu.record, driver.Begin{Epoch: v.mu.record.Epoch, Voters: v.mu.known.voters}
 	v.mu.Unlock()
 	cfg := driver.Config{
-		ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts,
+		ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts, Heard: v.seen.Shows,
 		SnapshotEvery: v.cfg.SnapshotEvery, Logger: v.log,
 	}
 	if v.cfg.Network != nil {
