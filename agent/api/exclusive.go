@@ -125,6 +125,7 @@ type ReseedDevice struct {
 type QuorumVoter struct {
 	Party
 	Self      bool `json:"self,omitempty"`
+	Anchor    bool `json:"anchor,omitempty"`
 	Leads     bool `json:"leads,omitempty"`
 	Reachable bool `json:"reachable"`
 }

@@ -90,7 +90,7 @@ func Open(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open quorum: %w", err)
 	}
-	s.client = client.New(client.Config{Self: s.self, Voters: s.voters})
+	s.client = client.New(client.Config{Self: s.self, Voters: s.voters, Voter: s.voterOf})
 	s.openRanges()
 	return s, nil
 }
@@ -136,13 +136,20 @@ func (s *Service) Carried(ctx context.Context, from trust.DeviceID, carried []by
 // voters returns who may be asked.
 func (s *Service) voters() (list []client.Voter) {
 	for _, v := range s.voter.Voting() {
-		if v.Device == s.self {
-			if e := s.voter.Engine(); e != nil {
-				list = append(list, client.Voter{Device: v.Device, Engine: s.voter.Seen().Engine(v.Device, e)})
-			}
-			continue
+		if one, ok := s.voterOf(v.Device); ok {
+			list = append(list, one)
 		}
-		list = append(list, client.Voter{Device: v.Device, Engine: s.voter.Seen().Engine(v.Device, s.voter.Remote(v.Device))})
 	}
 	return list
+}
+
+// voterOf returns how a device's voter is asked; false: it is this device's, and does not run.
+func (s *Service) voterOf(d trust.DeviceID) (client.Voter, bool) {
+	var e lockquorum.Engine = s.voter.Remote(d)
+	if d == s.self {
+		if e = s.voter.Engine(); e == nil {
+			return client.Voter{}, false
+		}
+	}
+	return client.Voter{Device: d, Engine: s.voter.Seen().Engine(d, e)}, true
 }

@@ -92,7 +92,7 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	for _, v := range voters {
 		self := v.Device == s.self
 		out.Voters = append(out.Voters, api.QuorumVoter{
-			Party: s.cfg.Name(v.Device), Self: self, Leads: v.Device == leader, Reachable: self && at.Runs || s.reaches(v.Device),
+			Party: s.cfg.Name(v.Device), Self: self, Anchor: s.cfg.Members().IsAnchor(v.Device), Leads: v.Device == leader, Reachable: self && at.Runs || s.reaches(v.Device),
 		})
 	}
 	if len(voters) == 1 {
@@ -217,7 +217,11 @@ func (s *Service) noQuorum(e *client.NoQuorumError) string {
 	for _, v := range voters {
 		if !slices.Contains(e.Reached, v.Device) {
 			who := s.cfg.Name(v.Device)
-			missing = append(missing, cmp.Or(who.Name, who.PeerID))
+			name := cmp.Or(who.Name, who.PeerID)
+			if slices.Contains(e.Ended, v.Device) && len(voters) > 1 {
+				name += " (its voter does not have all that it said, and stays out)"
+			}
+			missing = append(missing, name)
 		}
 	}
 	switch {
@@ -225,6 +229,8 @@ func (s *Service) noQuorum(e *client.NoQuorumError) string {
 		return thereIsNone + "none of the voters leads"
 	case len(voters) == 1 && voters[0].Device == s.self:
 		return thereIsNone + "this device's voter does not run"
+	case len(voters) == 1 && slices.Contains(e.Ended, voters[0].Device):
+		return thereIsNone + missing[0] + " keeps leases and numbers, and its voter does not have all that it said, and stays out"
 	case len(voters) == 1:
 		return thereIsNone + missing[0] + " keeps leases and numbers, and cannot be reached"
 	}

@@ -312,7 +312,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 		return err
 	}
 	v.mu.Lock()
-	if v.isHeldLocked() {
+	if v.isHeldLocked() || v.leftLocked(d.Status()) {
 		v.mu.Unlock()
 		return nil
 	}
