@@ -464,9 +464,9 @@ func (r *Replica) deleteErased(ctx context.Context) (n int, err error) {
 		}
 		deleted, err := r.deleteOrdered(ctx, e)
 		n += deleted
-		if errors.Is(err, storage.ErrDamaged) {
-			// It waits until what it lacks is here again; the others do not wait with it.
-			r.log.Warn("what was erased is not deleted yet, since a chunk of it does not read", "document", e.document, "error", err)
+		if errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrTooLarge) || errors.Is(err, storage.ErrNoRoom) {
+			// It waits until what it lacks is here again; the others do not wait with it, and nothing else does.
+			r.log.Warn("what was erased is not deleted yet", "document", e.document, "error", err)
 			continue
 		}
 		if err != nil {
@@ -543,7 +543,7 @@ func (t *transaction) releaseErased(v storage.Reader, scope trust.ScopeID, cover
 	})
 }
 
-// forgetEvents takes the names of resources out of the events up to a cursor. The events stay, so that no cursor means another one.
+// forgetEvents takes the names of resources out of the events up to a cursor, as far as these read. The events stay, so that no cursor means another one.
 func forgetEvents(v storage.Reader, b *storage.Batch, keys []string, before uint64) error {
 	if len(keys) == 0 {
 		return nil
@@ -569,7 +569,7 @@ func forgetEvents(v storage.Reader, b *storage.Batch, keys []string, before uint
 		}
 		return nil
 	})
-	if err != nil {
+	if err := storage.IgnoreDamaged(err); err != nil { // the chunks do not wait for what a repair drops
 		return fmt.Errorf("forget the events of an erased document: %w", err)
 	}
 	return nil

@@ -305,6 +305,69 @@ func TestEraseRefuses(t *testing.T) {
 	}
 }
 
+// TestMembersOrder: what a member's bent program orders is refused by who would agree, and erases nothing if they do.
+func TestMembersOrder(t *testing.T) {
+	d := practice(t, "A", "B")
+	a, b := d[0], d[1]
+	a.promote(b)
+	a.eraseChart()
+	sync(t, a, b)
+	e := b.order(orderOf("Patient/p1"))
+	c := admit(t, a, "C")
+	sync(t, a, c)
+	forged := practiceOrder(t, c, a)
+	sync(t, a, c)
+	sync(t, a, b)
+	if _, err := a.AgreeErasure(t.Context(), "a", forged, nil); api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("agreed to what a member ordered: %v", err)
+	}
+	if !strings.Contains(a.export(), "Zwiebelfisch") {
+		t.Error("a member's order erased")
+	}
+	a.agree(e.ID)
+	if strings.Contains(a.export(), "Zwiebelfisch") {
+		t.Error("an administrator's order did not")
+	}
+}
+
+// practiceOrder has a member's bent program order what only an administrator may, and brings it to another device.
+func practiceOrder(t *testing.T, c, a *device) string {
+	t.Helper()
+	st := c.State()
+	doc, err := c.keys.DocumentID(clinicalOf(t, st), "section", "p1", "core")
+	must(t, err)
+	body := &chunk.Erasure{Document: doc, Reason: "forged"}
+	must(t, c.twin.View(func(v storage.Reader) error {
+		return v.Scan(storage.Chunk.All(), nil, func(_, value []byte) error {
+			s, err := chunk.Parse(bytes.Clone(value))
+			if err != nil || len(body.Covers) > 0 {
+				return err
+			}
+			h := s.Header()
+			body.Covers = chunk.Covers{{Run: chunk.Run{Log: s.Log(), From: h.Counter, To: h.Counter, Last: s.ID()}, Tips: []chunk.Tip{chunk.At(h.Counter-1, h.Previous).Tip}}}
+			return nil
+		})
+	}))
+	sealed, err := chunk.Seal(c.keys, chunk.Params{Membership: c.State(), Scope: clinicalOf(t, st), Log: chunk.CurrentLog(c.keys), Counter: 1}, body)
+	must(t, err)
+	must(t, a.Arrive(t.Context(), c.Device(), [][]byte{sealed.Bytes()}))
+	for more := true; more; {
+		more, err = a.Apply(t.Context())
+		must(t, err)
+	}
+	id := sealed.ID()
+	return hex.EncodeToString(id[:])
+}
+
+func clinicalOf(t *testing.T, st *trust.State) trust.ScopeID {
+	t.Helper()
+	id, ok := st.ScopeNamed(trust.ScopeClinical)
+	if !ok {
+		t.Fatal("no scope")
+	}
+	return id
+}
+
 // TestErasePacked: what was packed is erased with its checkpoint, and a checkpoint that somebody makes who has not heard of it brings nothing back.
 func TestErasePacked(t *testing.T) {
 	d := practice(t, "A", "B", "C")

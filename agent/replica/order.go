@@ -120,6 +120,9 @@ func (r *Replica) mayAgree(v storage.Reader, group []*erasure, rooted bool) erro
 		return refuse("somebody has agreed to it already", "see chartmesh erase list")
 	}
 	for _, e := range open {
+		if !r.State().WasAdministrator(e.by.device) {
+			return refuse("who ordered it is no administrator, so that it never counts", "somebody who is has to order it: chartmesh erase order")
+		}
 		if e.by.device == r.Device() && !rooted {
 			return refuse("who ordered an erasure cannot agree to it", "another administrator agrees on their device, or you with the recovery code: --recovery")
 		}
