@@ -114,14 +114,21 @@ func parseErasure(document crdt.DocumentID, b []byte) (*erasure, error) {
 // loadErasures reads the orders that wait for something. One that does not read is passed over: nothing is deleted for it.
 func (r *Replica) loadErasures(v storage.Reader) error {
 	r.erasures = map[chunk.ID]*erasure{}
-	return v.Scan(storage.Erasure.All(), nil, func(key, value []byte) error {
+	return v.Keys(storage.Erasure.All(), nil, func(key []byte) error {
 		document, id, err := storage.Erasure.Parse(key)
 		if err != nil {
 			return err
 		}
-		e, err := parseErasure(document, value)
+		value, err := v.Get(key)
+		if storage.IgnoreDamaged(err) != nil {
+			return err
+		}
+		var e *erasure
+		if err == nil {
+			e, err = parseErasure(document, value)
+		}
 		if err != nil {
-			r.log.Warn("what is noted of an erasure does not read, and is passed over", "error", err)
+			r.log.Warn("what is noted of an erasure does not read, and is passed over; `chartmesh verify --repair` makes it anew", "error", err)
 		} else if e.waits() {
 			r.erasures[id] = e
 		}
@@ -137,6 +144,10 @@ func (d *document) loadErased(v storage.Reader) error {
 		e, err := parseErasure(d.id, value)
 		if err != nil || e.state == erasureOrdered {
 			return err
+		}
+		if e.state == erasureRefused {
+			d.erased = append(d.erased, nil) // it is erased, and nothing of it is named
+			return nil
 		}
 		order, err := logs.ReadAt(v, e.scope, e.place)
 		if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDamaged) {
@@ -205,8 +216,13 @@ func (t *transaction) takeErasure(ctx context.Context, sealed chunk.Sealed, body
 		return quarantine("a protected document is not erased"), nil
 	}
 	e, err := t.erasure(d.id, sealed.ID())
-	if err != nil || e != nil {
+	switch {
+	case err != nil:
 		return nil, err
+	case e != nil && e.state == erasureOrdered: // it came again, and what makes it count may have come meanwhile
+		return nil, t.judgeErasure(ctx, e, sealed)
+	case e != nil:
+		return nil, nil
 	}
 	e = &erasure{place: sealed.Place(), scope: h.Scope, document: d.id, state: erasureOrdered, chunks: body.Covers.Len(),
 		by: agreement{h.Device, body.User, body.TimeMillis}, reason: body.Reason}
@@ -225,13 +241,23 @@ func (t *transaction) takeAssent(ctx context.Context, sealed chunk.Sealed, body 
 		return nil, err
 	}
 	var given chunk.Sealed
-	if err := t.r.store.View(func(v storage.Reader) (err error) {
-		given, err = logs.ReadAt(v, e.scope, e.place)
+	agreed := false
+	err = t.r.store.View(func(v storage.Reader) (err error) {
+		if given, err = logs.ReadAt(v, e.scope, e.place); err == nil {
+			agreed, err = t.r.logs.MayErase(v, given, sealed)
+		}
 		return err
-	}); err != nil {
+	})
+	switch {
+	case errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDamaged):
+		t.r.erasuresAt = [32]byte{} // the order is judged when it reads again
+		return nil, nil
+	case err != nil:
 		return nil, fmt.Errorf("read order to erase: %w", err)
+	case !agreed:
+		return nil, nil
 	}
-	return nil, t.judgeErasure(ctx, e, given)
+	return nil, t.agreeErasure(ctx, e, given, sealed)
 }
 
 // judgeErasure erases the order's document if there is an assent that makes it count.
@@ -250,6 +276,11 @@ func (t *transaction) judgeErasure(ctx context.Context, e *erasure, order chunk.
 	if err != nil || !agreed {
 		return err
 	}
+	return t.agreeErasure(ctx, e, order, assent)
+}
+
+// agreeErasure erases the document of an order that an assent makes count.
+func (t *transaction) agreeErasure(ctx context.Context, e *erasure, order, assent chunk.Sealed) error {
 	covers, err := order.Covers()
 	if err != nil {
 		return err
@@ -352,11 +383,8 @@ func (r *Replica) placesOf(d *document, places map[storage.Ref]bool) error {
 				found.Skip = nil
 				_, found.Chunk, err = r.rawAt(v, m.chunk, d.index.Records()[i].Hash)
 			}
-			if errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrNotFound) {
-				continue // it is judged when it comes again
-			}
-			if err != nil {
-				return err
+			if err != nil { // whoever asked waits until it has come again, since it may be late
+				return logs.UnreadableAs(m.chunk.Main(), err)
 			}
 			if found.Skip == nil {
 				places[refOf(found.Chunk)] = true
@@ -422,6 +450,7 @@ func (r *Replica) reviewErasures(ctx context.Context) error {
 	if heads == r.erasuresAt {
 		return nil
 	}
+	all := true
 	for _, id := range sortedErasures(r.erasures) {
 		e := r.erasures[id]
 		if e.state != erasureOrdered {
@@ -434,10 +463,18 @@ func (r *Replica) reviewErasures(ctx context.Context) error {
 			return err
 		})
 		if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDamaged) {
-			continue // it is asked for, and has its turn again
+			all = false // it is asked for
+			continue
 		}
 		if err == nil {
 			err = t.judgeErasure(ctx, e, order)
+		}
+		if bad, ok := errors.AsType[*logs.Unreadable](err); ok {
+			t.abort(ctx)
+			if all = false; r.takeBack(ctx, bad.At, bad.Err) != nil {
+				return err
+			}
+			continue
 		}
 		if err != nil {
 			t.abort(ctx)
@@ -447,132 +484,14 @@ func (r *Replica) reviewErasures(ctx context.Context) error {
 			return err
 		}
 	}
-	r.erasuresAt = heads
+	if all {
+		r.erasuresAt = heads
+	}
 	return nil
 }
 
 func sortedErasures(m map[chunk.ID]*erasure) []chunk.ID {
 	return slices.SortedFunc(maps.Keys(m), func(a, b chunk.ID) int { return bytes.Compare(a[:], b[:]) })
-}
-
-// deleteErased deletes what agreed orders name, of those of which all is here, a commit each. It returns how many chunks that were.
-func (r *Replica) deleteErased(ctx context.Context) (n int, err error) {
-	for _, id := range sortedErasures(r.erasures) {
-		e := r.erasures[id]
-		if e.state != erasureAgreed {
-			continue
-		}
-		deleted, err := r.deleteOrdered(ctx, e)
-		n += deleted
-		if errors.Is(err, storage.ErrDamaged) || errors.Is(err, storage.ErrTooLarge) || errors.Is(err, storage.ErrNoRoom) {
-			// It waits until what it lacks is here again; the others do not wait with it, and nothing else does.
-			r.log.Warn("what was erased is not deleted yet", "document", e.document, "error", err)
-			continue
-		}
-		if err != nil {
-			return n, fmt.Errorf("delete what was erased: %w", err)
-		}
-	}
-	return n, nil
-}
-
-func (r *Replica) deleteOrdered(ctx context.Context, e *erasure) (n int, err error) {
-	t := r.begin(ctx)
-	next := *e
-	next.state, next.keys = erasureDone, nil
-	wait := false
-	err = r.store.View(func(v storage.Reader) error {
-		order, err := logs.ReadAt(v, e.scope, e.place)
-		if err != nil {
-			return err
-		}
-		covers, err := order.Covers()
-		if err != nil {
-			return err
-		}
-		if wait = !r.reached(e.scope, e.place.Log, e.place.Counter) ||
-			slices.ContainsFunc(covers, func(run chunk.Covered) bool { return !r.reached(e.scope, run.Log, run.To) }); wait {
-			return nil
-		}
-		assent, agreed, err := r.logs.AssentTo(v, order)
-		if wait = !agreed; wait || err != nil {
-			return err
-		}
-		deleted, err := logs.DeleteErased(v, &t.batch, order, assent)
-		if err == nil {
-			err = t.releaseErased(v, e.scope, covers)
-		}
-		n = deleted.Chunks
-		switch {
-		case errors.Is(err, logs.ErrCoversWrongly):
-			*t = *r.begin(ctx)
-			n, next.state = 0, erasureRefused
-			r.log.Error("an order to erase names what is of no such document; nothing is deleted for it", "order", e.place.ID, "by", e.by.device)
-			t.events = append(t.events, Event{Kind: "erasure-refused"})
-			return nil
-		case errors.Is(err, logs.ErrNoWord), errors.Is(err, storage.ErrNotFound), errors.Is(err, logs.ErrOtherHistory), errors.Is(err, logs.ErrNotHeld),
-			errors.Is(err, chunk.ErrNewer):
-			wait = true
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-		return forgetEvents(v, &t.batch, e.keys, e.before)
-	})
-	if err != nil || wait {
-		return 0, err
-	}
-	t.batch.Frees = true
-	t.putErasure(&next)
-	if err := t.commit(ctx); err != nil {
-		return 0, err
-	}
-	return n, nil
-}
-
-// releaseErased takes the chunks off the held ones that are deleted: what waited for a key, of which nobody knew the document.
-func (t *transaction) releaseErased(v storage.Reader, scope trust.ScopeID, covers chunk.Covers) error {
-	d := document{erased: []chunk.Covers{covers}}
-	return v.Keys(storage.Held.All(), nil, func(key []byte) error {
-		at, err := storage.Held.Parse(key)
-		if err != nil || at.Scope != scope || !d.erases(at) {
-			return err
-		}
-		return t.release(at)
-	})
-}
-
-// forgetEvents takes the names of resources out of the events up to a cursor, as far as these read. The events stay, so that no cursor means another one.
-func forgetEvents(v storage.Reader, b *storage.Batch, keys []string, before uint64) error {
-	if len(keys) == 0 {
-		return nil
-	}
-	err := v.Scan(storage.Event.All(), nil, func(key, value []byte) error {
-		last, err := storage.Event.Parse(key)
-		if err != nil || last > before {
-			return err
-		}
-		list, err := parseEvents(last, value)
-		if err != nil {
-			return fmt.Errorf("%w: %w", storage.ErrDamaged, err)
-		}
-		bent := false
-		for i, e := range list {
-			if _, ok := slices.BinarySearch(keys, e.Resource); ok {
-				list[i] = Event{Kind: "erased", Cursor: e.Cursor, Time: e.Time}
-				bent = true
-			}
-		}
-		if bent {
-			b.Put(bytes.Clone(key), marshalEvents(list))
-		}
-		return nil
-	})
-	if err := storage.IgnoreDamaged(err); err != nil { // the chunks do not wait for what a repair drops
-		return fmt.Errorf("forget the events of an erased document: %w", err)
-	}
-	return nil
 }
 
 // errErased refuses what would be written to an erased document.

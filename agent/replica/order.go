@@ -26,18 +26,19 @@ func (r *Replica) OrderErasure(ctx context.Context, user string, req api.Erasure
 	if err := r.mayErase(); err != nil {
 		return api.Erasure{}, err
 	}
+	// All chunks are looked through, which no edit waits for: what is written meanwhile is not named, and late.
+	var x *erasable
+	if err := r.store.View(func(v storage.Reader) (err error) {
+		x, err = r.erasable(v, req)
+		return err
+	}); err != nil {
+		return api.Erasure{}, err
+	}
+	if len(x.Against) > 0 {
+		return api.Erasure{}, &api.Error{Code: api.CodeInvalid, Message: "it cannot be erased: " + x.Against[0].Note, Hint: "`chartmesh erase plan` lists all that stands against it"}
+	}
 	first := ""
 	err := r.transact(ctx, func(t *transaction) error {
-		var x *erasable
-		if err := r.store.View(func(v storage.Reader) (err error) {
-			x, err = r.erasable(v, req)
-			return err
-		}); err != nil {
-			return err
-		}
-		if len(x.Against) > 0 {
-			return &api.Error{Code: api.CodeInvalid, Message: "it cannot be erased: " + x.Against[0].Note, Hint: "`chartmesh erase plan` lists all that stands against it"}
-		}
 		by := r.by(user)
 		for _, doc := range sortedKeys(x.docs) {
 			body := &chunk.Erasure{Document: doc, Covers: x.docs[doc].links.covers(), TimeMillis: by.timeMillis, User: by.name, Reason: req.Reason}

@@ -8,7 +8,7 @@
 //
 // Guarantees: what a method reports as written is durable. A version vector names only what is durable. What is shown of
 // a document follows from the chunks, the membership log and nothing else; what cannot be applied is held, with a
-// reason, never dropped. The package leaves no goroutine behind and opens no socket, so a simulation can run it step by step.
+// reason, never dropped; deleted is what checkpoints stand for, and what two administrators erase (erase.go). The package leaves no goroutine behind and opens no socket, so a simulation can run it step by step.
 //
 // The network is left to package p2p, which knows a Replica as a session.Replica; scheduling is left to package agent.
 package replica

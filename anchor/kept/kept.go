@@ -3,7 +3,7 @@
 // Nouns: a [Practice] is what is held of one. It is the replica that the sessions of its devices read and write.
 //
 // Guarantees: only what is signed by members and stands in its log is taken, and deleted of it only what every device that writes has found
-// packed. The founding entry by which the practice was admitted is what all else is held against.
+// packed, or two administrators erase. The founding entry by which the practice was admitted is what all else is held against.
 //
 // Which practices are admitted, who may connect, and what each may take is the anchor's.
 package kept

@@ -211,7 +211,7 @@ func (x *deletion) skip(scope trust.ScopeID, run chunk.Covered, from uint64) (sk
 		return skip, nil
 	}
 	skip.Word = x.word(skip.Key.Device)
-	p, err := ReadProof(x.v, skip, x.proofs)
+	p, err := ReadProof(x.v, skip, x.proofs, nil)
 	if err == nil && p.Word.ID() != (chunk.ID{}) {
 		x.proofs[p.Word.ID()] = p.Word
 	}

@@ -16,8 +16,9 @@ import (
 // root key has signed the assent.
 func (s *Set) MayErase(v storage.Reader, order, assent chunk.Sealed) (bool, error) {
 	said, err := assent.Assent()
-	if err != nil || !order.IsErasure() || said.Erasure != order.Place() || assent.Header().Scope != order.Header().Scope {
-		return false, nil //nolint:nilerr // it is none that this version knows
+	h, of := assent.Header(), order.Header()
+	if err != nil || !order.IsErasure() || said.Erasure != order.Place() || h.Scope != of.Scope || h.Tag != of.Tag {
+		return false, nil //nolint:nilerr // it is none that this version knows, or of another document
 	}
 	st := s.state()
 	rooted := slices.Contains(st.Roots(), said.Root.Root) && said.Root.Verify(order.ID())
@@ -59,6 +60,11 @@ func (s *Set) AssentTo(v storage.Reader, order chunk.Sealed) (found chunk.Sealed
 		return storage.ErrStop
 	})
 	return found, ok, err
+}
+
+// assents returns AssentTo for ReadProof.
+func (s *Set) assents(v storage.Reader) Assents {
+	return func(order chunk.Sealed) (chunk.Sealed, bool, error) { return s.AssentTo(v, order) }
 }
 
 // assentsTo calls do for each assent to an order that was noted and is here.

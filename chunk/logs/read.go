@@ -192,7 +192,7 @@ func keptUnder(v storage.Reader, scope trust.ScopeID, run chunk.Covered, head En
 }
 
 // items reads what a log holds from after+1 on up to end, a skip behind its checkpoint and word, within maxBytes.
-func items(v storage.Reader, scope trust.ScopeID, log chunk.LogID, after, end uint64, maxBytes int) ([]session.Item, error) {
+func (s *Set) items(v storage.Reader, scope trust.ScopeID, log chunk.LogID, after, end uint64, maxBytes int) ([]session.Item, error) {
 	var out []session.Item
 	size := 0
 	add := func(it session.Item) error {
@@ -232,7 +232,7 @@ func items(v storage.Reader, scope trust.ScopeID, log chunk.LogID, after, end ui
 			}
 			return out, nil
 		}
-		p, err := ReadProof(v, skip, nil)
+		p, err := ReadProof(v, skip, nil, s.assents(v))
 		if errors.Is(err, storage.ErrNotFound) || errors.Is(err, ErrNoWord) {
 			return nil, ErrNotHeld
 		}
