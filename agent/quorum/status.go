@@ -148,7 +148,7 @@ func reason(err error) string {
 	case errors.Is(err, local.ErrNotFounded):
 		return "this device's folder was once copied, moved, put back or filled anew, so that it may have founded the quorum elsewhere, and does not do it again"
 	case errors.Is(err, driver.ErrBroken):
-		return "this device's voter has lost something that it stored, and stays out"
+		return "this device's voter has lost something that it stored, and stays out: " + putRight
 	case errors.Is(err, storage.ErrDamaged):
 		return "what this device's voter stored is damaged"
 	}
@@ -168,11 +168,19 @@ func (s *Service) explain(err error) error {
 	switch {
 	case none:
 		e.Code, e.Message, e.Hint = api.CodeUnavailable, s.noQuorum(no), goesOn
+		if len(no.Ended) > 0 {
+			e.Hint = putRight + "; " + goesOn
+		}
 		if no.Unknown {
 			e.Hint = "whether it was carried out is not known: ask again, which is safe; " + goesOn
 		}
 	case errors.Is(err, lockquorum.ErrOutcomeUnknown):
 		e.Code, e.Message, e.Hint = api.CodeUnavailable, "whether it was carried out is not known", "ask again, which is safe"
+	case errors.Is(err, lockquorum.ErrForked), errors.Is(err, lockquorum.ErrUnsigned):
+		e.Code, e.Message = api.CodeUnavailable, "the voter that answered does not have all that was said before, and is not believed"
+		e.Hint = putRight + "; " + goesOn
+	case errors.Is(err, lockquorum.ErrOver):
+		e.Code, e.Message, e.Hint = api.CodeUnavailable, "the quorum was founded anew, of which the voter that answered has not heard", "ask again; see chartmesh quorum status"
 	case errors.Is(err, lockquorum.ErrForbidden):
 		e.Code, e.Message = api.CodeForbidden, "this device's role does not allow it"
 		e.Hint = "who writes may take leases and numbers; an administrator's device breaks leases and begins circles"
@@ -204,6 +212,9 @@ func (s *Service) explain(err error) error {
 	}
 	return e
 }
+
+// putRight says what becomes of a voter that has lost something.
+const putRight = "an administrator takes that voter out and makes it one anew (`chartmesh quorum remove`, `add`), or, if it is the only one, founds the quorum anew: `chartmesh quorum reseed`"
 
 const thereIsNone = "there is no quorum: "
 

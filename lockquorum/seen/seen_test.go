@@ -150,8 +150,8 @@ func TestRefused(t *testing.T) {
 		"earlier":         {sign(at(1, 8)), lockquorum.ErrForked},
 		"another history": {sign(other), lockquorum.ErrForked},
 		"earlier epoch":   {sign(at(0, 800)), lockquorum.ErrOver},
-		"none":            {lockquorum.Position{}, ErrUnsigned},
-		"unsigned":        {lockquorum.Position{Seen: at(1, 10), Voter: keys.Device()}, ErrUnsigned},
+		"none":            {lockquorum.Position{}, lockquorum.ErrUnsigned},
+		"unsigned":        {lockquorum.Position{Seen: at(1, 10), Voter: keys.Device()}, lockquorum.ErrUnsigned},
 		"later":           {sign(at(1, 10)), nil},
 		"the same":        {sign(at(1, 9)), nil},
 		"later epoch":     {sign(at(2, 1)), nil},
@@ -165,7 +165,7 @@ func TestRefused(t *testing.T) {
 		}
 	}
 	k := open(t, storage.NewTwin(), st)
-	if _, err := k.Engine(lockquorum.DeviceID{9}, &answering{next: sign(at(1, 9))}).Do(t.Context(), lockquorum.DeviceID{}, lockquorum.Request{}); !errors.Is(err, ErrUnsigned) {
+	if _, err := k.Engine(lockquorum.DeviceID{9}, &answering{next: sign(at(1, 9))}).Do(t.Context(), lockquorum.DeviceID{}, lockquorum.Request{}); !errors.Is(err, lockquorum.ErrUnsigned) {
 		t.Errorf("another voter's word is taken for that of who was asked: %v", err)
 	}
 }
@@ -182,7 +182,7 @@ func TestReadsAndCertificates(t *testing.T) {
 	_, _, err := e.Read(t.Context(), lockquorum.DeviceID{})
 	must(t, err)
 	from.next = sign(at(1, 9))
-	if _, _, err := e.Read(t.Context(), lockquorum.DeviceID{}); !errors.Is(err, ErrUnsigned) {
+	if _, _, err := e.Read(t.Context(), lockquorum.DeviceID{}); !errors.Is(err, lockquorum.ErrUnsigned) {
 		t.Errorf("a State is read that is not the one that is signed: %v", err)
 	}
 	from.says, err = certificate.Sign(keys, certificate.Of(state, st.Practice(), lockquorum.LockID{}, lockquorum.DocumentID{}))
@@ -196,7 +196,7 @@ func TestReadsAndCertificates(t *testing.T) {
 		t.Errorf("a certificate from before what was seen: %v, shown was %v", err, from.shown)
 	}
 	from.says.Signature[3]++
-	if _, _, err = k.Certifies(t.Context(), e, lockquorum.LockID{}, lockquorum.DocumentID{}); !errors.Is(err, ErrUnsigned) {
+	if _, _, err = k.Certifies(t.Context(), e, lockquorum.LockID{}, lockquorum.DocumentID{}); !errors.Is(err, lockquorum.ErrUnsigned) {
 		t.Errorf("a certificate that is not signed: %v", err)
 	}
 }
