@@ -3,6 +3,7 @@ package anchor
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -297,6 +298,16 @@ func (q *quorums) voter(p *practice) *Voter {
 		v.Out = at.Stopped.Error()
 	}
 	return v
+}
+
+// votes reports whether the anchor keeps leases and numbers of a practice, as far as it knows.
+func (a *Anchor) votes(p *practice) bool {
+	st := p.State()
+	if p.share == nil || st == nil || !p.IsAnchor() {
+		return false
+	}
+	list, err := local.LastHeard(p.share, st)
+	return err == nil && slices.Contains(list, a.Device())
 }
 
 // metered takes no more off a stream than the rate of its practice allows, once that is known.

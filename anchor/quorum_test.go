@@ -183,8 +183,12 @@ func TestVotes(t *testing.T) {
 	})
 	number(4, 4)
 
-	must(t, a.Drop(t.Context(), p.id))
-	if n, err := berg.number(device, a, 5); err == nil {
+	if err := a.Drop(t.Context(), p.id, false); !errors.Is(err, ErrVotes) {
+		t.Errorf("a practice that it votes in is dropped: %v", err)
+	}
+	number(5, 5)
+	must(t, a.Drop(t.Context(), p.id, true))
+	if n, err := berg.number(device, a, 6); err == nil {
 		t.Errorf("a practice that was dropped is given %d", n)
 	}
 	must(t, a.sweepAll(t.Context()))

@@ -130,6 +130,15 @@ func (s *Service) Certify(ctx context.Context, lock string, document lockquorum.
 	return signed, s.explain(err)
 }
 
+// Ask asks for a moment who votes.
+func (s *Service) Ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, asksAround)
+	defer cancel()
+	if st, err := s.client.Read(ctx); err == nil {
+		s.voter.Heard(ctx, st)
+	}
+}
+
 // Voters lists the devices that vote, as this one last heard.
 func (s *Service) Voters() (list []trust.DeviceID) {
 	for _, v := range s.voter.Voting() {
