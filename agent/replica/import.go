@@ -173,6 +173,11 @@ func (run *importing) write(ctx context.Context, j *importJob) ([]*importJob, er
 	case errors.Is(err, errTooLarge):
 		run.refuse(j.items[0].index, "too large or too deep for one record")
 		return nil, nil
+	case errors.Is(err, errErased):
+		for _, in := range j.items {
+			run.refuse(in.index, errErased.Message)
+		}
+		return nil, nil
 	case err != nil:
 		return nil, err
 	}
@@ -209,6 +214,10 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 			}
 		}
 		j, v, err := run.t.locate(in.obj, in.ref)
+		if errors.Is(err, errErased) {
+			run.refuse(in.index, errErased.Message)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
