@@ -35,7 +35,7 @@ type incoming struct {
 // what was last imported of it, so that an old file reverts nothing: equal to that changes nothing, else the difference is
 // applied there, concurrent with what people edited since.
 //
-// Others get their turn between two changes.
+// What a lock guards of which ctx has no lease is refused, with the lock's name. Others get their turn between two changes.
 func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch) (api.ImportResult, error) {
 	run := importing{r: r, user: user}
 	items := run.parse(batch)
@@ -260,7 +260,7 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 			if !ok {
 				return nil, err
 			}
-			run.refuse(in.index, refused.Message)
+			run.result.Refused = append(run.result.Refused, api.ImportError{Index: in.index, Reason: refused.Message, Lock: lacksLease(ctx, j)})
 			continue
 		}
 		at := place{j.doc, in.base != nil, joinHashes(in.base)}
