@@ -270,6 +270,17 @@ type Voter struct {
 	Out    string `json:"out,omitempty"` // why it stays out
 }
 
+// state says in a word how it is.
+func (v *Voter) state() string {
+	switch {
+	case v.Out != "":
+		return "out"
+	case v.Awake:
+		return "awake"
+	}
+	return "resting"
+}
+
 // voter returns how the voter of a practice is; nil: there is none.
 func (q *quorums) voter(p *practice) *Voter {
 	if p.share == nil {

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -138,6 +139,11 @@ func TestVotes(t *testing.T) {
 	// It rests, and nothing is left of it but what is stored.
 	if v := a.quorums.voter(p); v == nil || !v.Awake || !v.Leads || v.Voters != 1 {
 		t.Errorf("its voter is %+v", v)
+	}
+	var figures bytes.Buffer
+	must(t, a.Metrics(&figures))
+	if want := `chartmesh_anchor_voters{state="awake"} 1`; !strings.Contains(figures.String(), want) {
+		t.Errorf("its figures lack %s", want)
 	}
 	a.quorums.rest(time.Now())
 	if v := a.quorums.voter(p); !v.Awake {
