@@ -49,9 +49,12 @@ type Config struct {
 	Now func() time.Duration
 	// Boot is drawn by chance, for each process another one; 0: here.
 	Boot uint64
-	// Tick is how often a leader says a word; Election after how many without one another is wanted. 0: the defaults, for a LAN.
-	Tick     time.Duration
-	Election int
+	// Tick is what a voter counts time in where all voters are Near, FarTick where one is not or is preferred: an anchor, which may vote in many
+	// quorums. A leader says a word every Heartbeat of them; Election is after how many without one another is wanted. 0: the defaults.
+	Tick, FarTick       time.Duration
+	Heartbeat, Election int
+	// Near reports whether the way to a device is short, as it was when it was last connected; nil: to none it is.
+	Near func(lockquorum.DeviceID) bool
 	// Prefer reports whether a device's voter is to lead when it has been well for PreferAfter: an anchor's, as it is known now; nil: none is.
 	Prefer      func(lockquorum.DeviceID) bool
 	PreferAfter time.Duration
@@ -69,7 +72,9 @@ type Begin struct {
 
 // Defaults of a Config.
 const (
-	DefaultTick          = 100 * time.Millisecond
+	DefaultTick          = 50 * time.Millisecond
+	DefaultFarTick       = 150 * time.Millisecond
+	DefaultHeartbeat     = 3
 	DefaultElection      = 10
 	DefaultPreferAfter   = 30 * time.Second
 	DefaultSnapshotEvery = 4096
@@ -187,6 +192,12 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	if cfg.Tick == 0 {
 		cfg.Tick = DefaultTick
 	}
+	if cfg.FarTick == 0 {
+		cfg.FarTick = DefaultFarTick
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = DefaultHeartbeat
+	}
 	if cfg.Election == 0 {
 		cfg.Election = DefaultElection
 	}
@@ -223,7 +234,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	err = guarded(func() (err error) {
 		d.node, err = voter.Open(voter.Config{
-			ID: cfg.ID, Boot: cfg.Boot, Election: cfg.Election, PreferAfter: int(cfg.PreferAfter / cfg.Tick),
+			ID: cfg.ID, Boot: cfg.Boot, Heartbeat: cfg.Heartbeat, Election: cfg.Election, PreferAfter: int(cfg.PreferAfter / cfg.FarTick),
 			SnapshotEvery: cfg.SnapshotEvery, Logger: raftLog{d.log},
 		}, stored)
 		return err
@@ -247,7 +258,8 @@ func (d *Driver) Run(ctx context.Context) error {
 	if ran {
 		return errors.New("run voter: it ran before")
 	}
-	tick := time.NewTicker(d.cfg.Tick)
+	pace := d.pace()
+	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	err := guarded(func() error {
 		if d.node.Alone() {
@@ -264,6 +276,10 @@ func (d *Driver) Run(ctx context.Context) error {
 		case <-d.stop:
 			continue
 		case <-tick.C:
+			if now := d.pace(); now != pace {
+				pace = now
+				tick.Reset(pace)
+			}
 			do = d.tick
 		case m := <-d.inbox:
 			do = func() { d.step(m) }
@@ -359,6 +375,21 @@ func (d *Driver) preferred() (id uint64) {
 	return 0
 }
 
+// pace returns how long a tick is. Voters need not be of one mind: who is hasty asks whether the others have not heard of the leader either (PreVote).
+func (d *Driver) pace() time.Duration {
+	prefer := func(id lockquorum.DeviceID) bool { return d.cfg.Prefer != nil && d.cfg.Prefer(id) }
+	list := d.voters()
+	if len(list) < 2 || d.cfg.Near == nil || prefer(d.cfg.Device) {
+		return d.cfg.FarTick
+	}
+	for _, v := range list {
+		if v.Device != d.cfg.Device && (prefer(v.Device) || !d.cfg.Near(v.Device)) {
+			return d.cfg.FarTick
+		}
+	}
+	return d.cfg.Tick
+}
+
 func (d *Driver) tick() {
 	if _, settled := d.node.Leader(); settled {
 		d.node.Prefer(d.preferred())
@@ -407,6 +438,14 @@ func (d *Driver) pump(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
+		for _, m := range b.Ahead {
+			d.send(m)
+		}
+		before, err := d.node.Before(d.cfg.Now(), b)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrBroken, err)
+		}
+		d.done(before)
 		if err := d.save(ctx, Write{HardState: b.HardState, Snapshot: b.Snapshot, Replace: b.Snapshot != nil, Entries: b.Entries, Sync: b.Sync}); err != nil {
 			return err
 		}

@@ -105,6 +105,7 @@ func (a *admin) leader() *host {
 // choose decides on who is to vote, if something is to be changed.
 func (a *admin) choose(leader *host) bool {
 	w, now := a.w, leader.node.State().Voters()
+	a.fresh = nil // of what was wanted before
 	conf := leader.node.Conf()
 	voting := slices.DeleteFunc(slices.Clone(now), func(v lockquorum.Voter) bool { return !slices.Contains(conf.GetVoters(), v.ID) })
 	if len(voting) != 1 && len(voting) != 3 || len(conf.GetVotersOutgoing()) > 0 {
