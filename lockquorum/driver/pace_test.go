@@ -47,7 +47,7 @@ func TestPace(t *testing.T) {
 				if sent == 0 || sent > c.messages {
 					t.Errorf("%d messages are sent in a minute in which nothing is done", sent)
 				}
-				if now := leader(leader{n}).find(); now != first || now.Status().Term != term {
+				if now := (leader{n}).find(); now != first || now.Status().Term != term {
 					t.Error("another one leads, though nothing happened")
 				}
 				n.set(func() { n.cut[first.cfg.Device] = true })

@@ -118,7 +118,7 @@ func (a *admin) choose(leader *host) bool {
 		}
 	}
 	for _, h := range w.hosts { // who does not vote any more, stops
-		if id := h.disk.durable.id; id != 0 && h.runs() && a.reaches(h.index) && h.epoch() == a.epoch && len(conf.GetLearners()) == 0 &&
+		if id := h.disk.durable.id; id != 0 && h.runs() && a.reaches(h.index) && h.epoch() == a.epoch &&
 			!slices.ContainsFunc(now, func(v lockquorum.Voter) bool { return v.ID == id }) && w.chance(10) {
 			w.note("machine %d votes no more", h.index)
 			h.replace(stored{})
