@@ -262,6 +262,9 @@ func (v voters) Open(ctx context.Context, d trust.DeviceID) (remote.Stream, erro
 // Reaches implements local.Network.
 func (v voters) Reaches(d trust.DeviceID) bool { return v.p.admits(d) && v.a.host.Reaches(d) }
 
+// RoundTrip implements local.Network.
+func (v voters) RoundTrip(d trust.DeviceID) time.Duration { return v.a.host.RoundTrip(d) }
+
 // Voter is how an anchor's voter of a practice is.
 type Voter struct {
 	Awake  bool   `json:"awake"` // it runs; else it does when it is asked

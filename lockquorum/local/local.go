@@ -72,6 +72,17 @@ type Network interface {
 	Open(context.Context, trust.DeviceID) (remote.Stream, error)
 	// Reaches reports whether a device is connected.
 	Reaches(trust.DeviceID) bool
+	// RoundTrip returns how long the way to a device and back was when it was last measured; 0: it never was.
+	RoundTrip(trust.DeviceID) time.Duration
+}
+
+// nearby is how long the way to a voter and back is at most, for one on the same LAN.
+const nearby = 10 * time.Millisecond
+
+// near reports whether the way to a device is short.
+func (v *Voter) near(d lockquorum.DeviceID) bool {
+	took := v.cfg.Network.RoundTrip(d)
+	return took > 0 && took <= nearby
 }
 
 // Voter is one device's place in its practice's quorum. Its methods are safe for concurrent use.
@@ -299,7 +310,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	if v.cfg.Network != nil {
 		messenger := remote.NewMessenger(v.server.Practice, v.cfg.Network.Open, v.cfg.Network.Reaches)
 		defer messenger.Close()
-		cfg.Transport = messenger
+		cfg.Transport, cfg.Near = messenger, v.near
 	}
 	d, err := driver.Open(ctx, cfg)
 	if err != nil {
