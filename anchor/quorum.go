@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/local"
 	"chartmesh/lockquorum/remote"
@@ -309,9 +310,20 @@ func (q *quorums) voter(p *practice) *Voter {
 		v.Leads, v.Voters, v.Index = at.Voter.Leads, len(at.Voter.Voters), at.Voter.Index
 	}
 	if at.Stopped != nil {
-		v.Out = at.Stopped.Error()
+		v.Out = staysOut(at.Stopped)
 	}
 	return v
+}
+
+// staysOut says why a voter stays out, and what becomes of that.
+func staysOut(err error) string {
+	switch {
+	case errors.Is(err, local.ErrWentBack):
+		return "this folder was put back from a copy: an administrator of the practice makes it a voter anew (chartmesh quorum remove, add), or, if it was the only one, founds the quorum anew (chartmesh quorum reseed)"
+	case errors.Is(err, lockquorum.ErrLost):
+		return "it has lost something that it stored: an administrator of the practice makes it a voter anew (chartmesh quorum remove, add), or, if it was the only one, founds the quorum anew (chartmesh quorum reseed)"
+	}
+	return err.Error()
 }
 
 // votes reports whether the anchor keeps leases and numbers of a practice, as far as it knows.
