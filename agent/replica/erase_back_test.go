@@ -486,3 +486,35 @@ func TestErasureWithinCut(t *testing.T) {
 		t.Errorf("N lists %+v", list)
 	}
 }
+
+// TestErasedPatientBegunApart: a record of an erased patient that somebody begins who has not heard, in a document that was not there before, is shown, and the patient's
+// order takes it away.
+func TestErasedPatientBegunApart(t *testing.T) {
+	d := practice(t, "A", "B", "C")
+	a, b, c := d[0], d[1], d[2]
+	a.promote(b)
+	a.eraseChart()
+	sync(t, a, b)
+	sync(t, a, c)
+	e := a.order(orderOf("Patient/p1"))
+	sync(t, a, b)
+	b.agree(e.ID)
+	c.put(`{"resourceType":"Observation","id":"o25","status":"final","code":{"text":"new year"},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2025-03-04"}`, false)
+	sync(t, b, c)
+	sync(t, a, b)
+	for _, x := range d {
+		if !strings.Contains(x.export(), "new year") || len(x.heldList(false)) != 0 {
+			t.Errorf("%s shows %s and holds %+v", x.name, x.export(), x.heldList(false))
+		}
+	}
+	again := b.order(orderOf("Patient/p1"))
+	if again.Documents != 1 || again.Resources["Observation"] != 1 {
+		t.Errorf("%+v", again)
+	}
+	sync(t, a, b)
+	a.agree(again.ID)
+	sync(t, a, c)
+	if strings.Contains(c.export(), "new year") || len(c.sealedOf("new year")) != 0 {
+		t.Errorf("C shows %s", c.export())
+	}
+}
