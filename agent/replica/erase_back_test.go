@@ -8,7 +8,9 @@ import (
 	"testing"
 
 	"chartmesh/agent/api"
+	"chartmesh/agent/replica"
 	"chartmesh/chunk"
+	"chartmesh/crdt/engine"
 	"chartmesh/storage"
 )
 
@@ -516,5 +518,39 @@ func TestErasedPatientBegunApart(t *testing.T) {
 	sync(t, a, c)
 	if strings.Contains(c.export(), "new year") || len(c.sealedOf("new year")) != 0 {
 		t.Errorf("C shows %s", c.export())
+	}
+}
+
+// TestErasureThatTheEngineFailsOn: an order that comes to count with an entry, and which the engine fails on here, stops nothing else, and is tried again by the next run.
+func TestErasureThatTheEngineFailsOn(t *testing.T) {
+	d := practice(t, "A", "B", "N")
+	a, b, n := d[0], d[1], d[2]
+	a.put(`{"resourceType":"Patient","id":"p1","name":[{"family":"Zwiebelfisch"}]}`, false)
+	a.put(`{"resourceType":"Organization","id":"org","name":"Praxis"}`, false)
+	sync(t, a, b)
+	sync(t, a, n)
+	a.order(orderOf("Patient/p1"))
+	own := a.ownLog()
+	order, err := chunk.Parse(own[len(own)-1])
+	must(t, err)
+	f := forge(b)
+	doc := f.Document("section", "p1", "core")
+	n.take(a, order.Bytes())
+	n.take(b, f.Seal(&chunk.Assent{Document: doc, Erasure: order.Place()})) // no administrator's yet
+	e := engine.NewLocal()
+	t.Cleanup(func() { _ = e.Close() })
+	n.Replica, err = replica.Open(replica.Config{Store: n.twin, Keyring: n.keys, Engine: failingEngine{e, doc}})
+	must(t, err)
+	a.promote(b)
+	a.put(`{"resourceType":"Organization","id":"two","name":"Andere"}`, false)
+	must(t, n.AddEntries(t.Context(), a.Device(), a.EntriesSince(nil)))
+	n.take(a, a.ownLog()...)
+	if !strings.Contains(n.export(), "Andere") {
+		t.Error("it stops what comes after")
+	}
+	n.crash()
+	n.applyAll()
+	if list := n.erasures(); len(list) != 1 || list[0].State != "erased" || strings.Contains(n.export(), "Zwiebelfisch") {
+		t.Errorf("after a restart N lists %+v and shows %s", list, n.export())
 	}
 }
