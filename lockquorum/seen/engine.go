@@ -68,7 +68,7 @@ func (s *showing) takes(ctx context.Context, shown []lockquorum.Position, p lock
 	if err := p.GoesOn(lockquorum.SeenOf(shown)...); err != nil {
 		return err
 	}
-	if s.k.counts(st, p.Voter) {
+	if s.k.counts(st, p) {
 		s.k.told(ctx, p, lasts)
 	}
 	return nil
