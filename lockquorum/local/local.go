@@ -331,12 +331,17 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Unlock()
 	v.isReady.Do(func() { close(v.ready) })
 	running, stop := context.WithCancelCause(ctx)
+	kept := &keeping{v: v, d: d, rec: rec}
 	var watch sync.WaitGroup
-	watch.Go(func() { stop(v.watch(running, d, rec)) })
+	var watched error
+	watch.Go(func() { watched = kept.watch(running); stop(watched) })
 	watch.Go(func() { v.prove(running, d) })
 	err = d.Run(running)
 	stop(nil)
 	watch.Wait()
+	if watched == nil {
+		kept.write()
+	}
 	v.mu.Lock()
 	v.mu.driver = nil
 	v.mu.Unlock()
