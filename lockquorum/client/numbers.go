@@ -46,13 +46,14 @@ func (c *Client) CloseCircle(ctx context.Context, circle lockquorum.CircleID) (l
 	return a.Series, err
 }
 
-// Break ends somebody's lease, which its token names. It is ErrStaleToken if that is over.
-func (c *Client) Break(ctx context.Context, lock lockquorum.LockID, token lockquorum.Token, note []byte) error {
+// Break ends somebody's lease, which its token names, and takes documents back to heads that were certified before. It is ErrStaleToken if the lease is over and no document is
+// taken back, or another one was granted, and ErrOtherHeads if such heads are not remembered.
+func (c *Client) Break(ctx context.Context, lock lockquorum.LockID, token lockquorum.Token, back []lockquorum.Certified, note []byte) error {
 	s, err := c.session(ctx)
 	if err != nil {
 		return err
 	}
-	a, _, err := s.do(ctx, &lockquorum.Break{Lock: lock, Token: token, Note: note})
+	a, _, err := s.do(ctx, &lockquorum.Break{Lock: lock, Token: token, Back: back, Note: note})
 	if err != nil {
 		c.end(s)
 		return err
