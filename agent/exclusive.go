@@ -8,6 +8,7 @@ import (
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
+	"chartmesh/lockquorum/local"
 	"chartmesh/lockquorum/remote"
 	"chartmesh/p2p"
 	"chartmesh/trust"
@@ -18,10 +19,10 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	cfg := quorum.Config{
 		Network: network{a},
 		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log, Granted: a.granted, Ending: a.ending,
-		Log: quorum.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
+		Log: local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
 	}
-	if path, err := quorumWitnessPath(a.keys.Device()); err == nil {
-		cfg.Witness = quorumWitness{path}
+	if dir, err := stateFolder(); err == nil {
+		cfg.Witness = local.FileOf(dir, a.keys.Device())
 	} else {
 		a.log.Warn("there is no place outside of the folder to keep how far this device's voter came", "error", err)
 	}
@@ -36,7 +37,7 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 // network reaches the voters of other devices.
 type network struct{ a *Agent }
 
-// Open implements quorum.Network.
+// Open implements local.Network.
 func (n network) Open(ctx context.Context, d trust.DeviceID) (remote.Stream, error) {
 	host := n.a.host.Load()
 	if host == nil {
@@ -45,7 +46,7 @@ func (n network) Open(ctx context.Context, d trust.DeviceID) (remote.Stream, err
 	return host.OpenQuorum(ctx, d)
 }
 
-// Reaches implements quorum.Network.
+// Reaches implements local.Network.
 func (n network) Reaches(d trust.DeviceID) bool {
 	host := n.a.host.Load()
 	return host != nil && host.Reaches(d)

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"chartmesh/agent/api"
-	"chartmesh/agent/quorum"
 	"chartmesh/internal/fuzzing"
 	"chartmesh/p2p"
 	"chartmesh/trust"
@@ -94,23 +93,6 @@ func FuzzWitness(f *testing.F) {
 		fuzzing.Allocates(t, len(b), 64, 16<<10, func() { w, err = parseWitness(b) })
 		if err == nil && !bytes.Equal(w.encode(), b) {
 			t.Errorf("%q comes back as %q", b, w.encode())
-		}
-	})
-}
-
-// FuzzReached reads what stands outside of the folder of its voter.
-func FuzzReached(f *testing.F) {
-	fuzzing.Seeds(f, func(b []byte) error { _, err := parseReached(b); return err },
-		encodeReached(quorum.Reached{}), encodeReached(quorum.Reached{Epoch: 1, Voter: 7, Term: 300, Index: 1 << 40}))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) > maxWitness {
-			return // is not read
-		}
-		var r quorum.Reached
-		var err error
-		fuzzing.Allocates(t, len(b), 64, 16<<10, func() { r, err = parseReached(b) })
-		if err == nil && !bytes.Equal(encodeReached(r), b) {
-			t.Errorf("%q comes back as %q", b, encodeReached(r))
 		}
 	})
 }

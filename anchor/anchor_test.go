@@ -27,6 +27,7 @@ func must(t testing.TB, err error) {
 type customer struct {
 	t     testing.TB
 	keys  *keyring.Keyring
+	code  string // the recovery code
 	state *trust.State
 	last  map[trust.ScopeID]chunk.Sealed
 }
@@ -35,9 +36,9 @@ func newCustomer(t testing.TB, name string) *customer {
 	t.Helper()
 	keys, err := keyring.Create("", nil)
 	must(t, err)
-	e, _, err := keys.Found(keyring.FoundOptions{Practice: name, Site: "site", Device: "device", Now: time.Now()})
+	e, code, err := keys.Found(keyring.FoundOptions{Practice: name, Site: "site", Device: "device", Now: time.Now()})
 	must(t, err)
-	c := &customer{t: t, keys: keys, last: map[trust.ScopeID]chunk.Sealed{}}
+	c := &customer{t: t, keys: keys, code: code, last: map[trust.ScopeID]chunk.Sealed{}}
 	var rejected []trust.Rejected
 	c.state, rejected = trust.Replay([]trust.Entry{e})
 	if len(rejected) > 0 {

@@ -213,7 +213,7 @@ func TestBadCovers(t *testing.T) {
 			return packed(1, append(more, edits...)...)
 		},
 		"a chunk of another kind": func(r *retained, edits []chunk.Sealed) *chunk.Checkpoint {
-			d := r.writers[1].seal(&chunk.Opaque{Type: chunk.KindTombstone, Document: [32]byte{1}})
+			d := r.writers[1].seal(&chunk.Opaque{Type: chunk.KindBlobManifest, Document: [32]byte{1}})
 			r.takes(d)
 			return packed(1, append(edits, d)...)
 		},

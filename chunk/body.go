@@ -7,7 +7,7 @@ import (
 	"chartmesh/wire"
 )
 
-// Body is what a chunk seals: [*Changes], [*Checkpoint], [*Certificate], [*Cover], [*Decision], [*Keys], or [*Opaque] for every other kind.
+// Body is what a chunk seals: [*Changes], [*Checkpoint], [*Certificate], [*Cover], [*Decision], [*Keys], [*Erasure], [*Assent], or [*Opaque] for every other kind.
 type Body interface {
 	// Kind returns the kind that the header names.
 	Kind() Kind
@@ -240,6 +240,8 @@ func parseBody(kind Kind, b, clear []byte) (Body, error) {
 		return parseDecision(b)
 	case KindKeys:
 		return parseKeys(b)
+	case KindTombstone:
+		return parseTombstone(b, clear)
 	}
 	r := wire.NewReader(b)
 	o := &Opaque{Type: kind}

@@ -286,7 +286,7 @@ func TestSeveralBranches(t *testing.T) {
 
 func TestOpaque(t *testing.T) {
 	p := newPractice(t)
-	for _, kind := range []chunk.Kind{chunk.KindBlobManifest, chunk.KindTombstone, 77} {
+	for _, kind := range []chunk.Kind{chunk.KindBlobManifest, 77} {
 		in := &chunk.Opaque{Type: kind, Document: [32]byte{1}, Content: []byte("content")}
 		params := p.params(p.member)
 		params.Schema = 3
@@ -401,7 +401,7 @@ func FuzzParse(f *testing.F) {
 	params := p.params(p.member)
 	first := seal(f, p, p.member, params, p.changes(f, 10))
 	params.Fence, params.Counter, params.Previous = chunk.Fence{Epoch: 3, Index: 400}, 300, chunk.ID{1}
-	second := seal(f, p, p.member, params, &chunk.Opaque{Type: chunk.KindTombstone})
+	second := seal(f, p, p.member, params, &chunk.Opaque{Type: chunk.KindBlobManifest})
 	params.Dictionary = chunk.Dictionary1
 	third := seal(f, p, p.member, params, p.changes(f, 300))
 	fuzzing.Seeds(f, func(b []byte) error {

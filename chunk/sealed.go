@@ -202,12 +202,15 @@ func (s Sealed) Log() LogID { return s.log }
 // Header returns the clear part.
 func (s Sealed) Header() Header { return s.header }
 
-// Covers returns what a CHECKPOINT covers, for which no key is needed.
+// Covers returns what a CHECKPOINT covers, or what an order erases, for which no key is needed.
 func (s Sealed) Covers() (Covers, error) {
-	if s.header.Kind != KindCheckpoint || s.header.Algorithm != Algorithm2 {
-		return nil, fmt.Errorf("%v is no checkpoint that this version knows: %w", s, ErrNewer)
+	switch {
+	case s.header.Kind == KindCheckpoint && s.header.Algorithm == Algorithm2:
+		return parseCovers(s.clear)
+	case s.header.Kind == KindTombstone:
+		return parseOrder(s.clear)
 	}
-	return parseCovers(s.clear)
+	return nil, fmt.Errorf("%v is no checkpoint that this version knows: %w", s, ErrNewer)
 }
 
 // Verdict returns which checkpoint a COVER is about and whether it finds it good, for which no key is needed.
@@ -217,6 +220,19 @@ func (s Sealed) Verdict() (on Place, good bool, err error) {
 	}
 	c, err := parseVerdict(s.clear)
 	return c.Checkpoint, c.OK, err
+}
+
+// IsErasure reports whether the chunk orders an erasure, in a form that this version knows.
+func (s Sealed) IsErasure() bool {
+	return s.header.Kind == KindTombstone && isForm(s.clear, formErasure) == nil
+}
+
+// Assent returns which order an assent agrees to, and with what: what it says in clear, for which no key is needed. ErrNewer if it is none.
+func (s Sealed) Assent() (Assent, error) {
+	if s.header.Kind != KindTombstone {
+		return Assent{}, fmt.Errorf("%v is no assent: %w", s, ErrNewer)
+	}
+	return parseAssent(s.clear)
 }
 
 // Place returns where the chunk stands.

@@ -10,9 +10,9 @@ func Allows(st *trust.State, from DeviceID, o Operation) bool {
 		return false
 	}
 	switch o.Op() {
-	case OpOpen, OpKeep, OpEnd, OpAcquire, OpRenew, OpCommit, OpRelease, OpCancel, OpAssign, OpResolve:
+	case OpOpen, OpKeep, OpEnd, OpAcquire, OpRenew, OpCommit, OpRelease, OpCancel, OpAssign, OpResolve, OpTake, OpGiveBack:
 		return m.Role.MayWrite()
-	case OpBreak, OpOpenCircle, OpCloseCircle, OpGrant, OpVoid:
+	case OpBreak, OpOpenCircle, OpCloseCircle, OpGrant, OpVoid, OpDefine:
 		return m.Role == trust.RoleAdmin
 	}
 	return false
@@ -22,4 +22,10 @@ func Allows(st *trust.State, from DeviceID, o Operation) bool {
 func Reads(st *trust.State, from DeviceID) bool {
 	_, ok := st.Member(from)
 	return ok
+}
+
+// MayVote reports whether a device may be a voter: who writes, and an anchor, which decides nothing that members did not ask for.
+func MayVote(st *trust.State, d DeviceID) bool {
+	m, ok := st.Member(d)
+	return ok && m.Role.MayWrite() || st.IsAnchor(d)
 }

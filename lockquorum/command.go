@@ -49,6 +49,9 @@ const (
 	OpGrant       Op = 15
 	OpVoid        Op = 16
 	OpVoters      Op = 17
+	OpDefine      Op = 18
+	OpTake        Op = 19
+	OpGiveBack    Op = 20
 )
 
 // Operation is what a command does. Its implementations are in this package.
@@ -98,6 +101,12 @@ func operationOf(op Op) Operation {
 		return &Void{}
 	case OpVoters:
 		return &Voters{}
+	case OpDefine:
+		return &Define{}
+	case OpTake:
+		return &Take{}
+	case OpGiveBack:
+		return &GiveBack{}
 	}
 	return nil
 }

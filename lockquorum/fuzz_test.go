@@ -22,6 +22,9 @@ var operations = []lockquorum.Operation{
 	&lockquorum.OpenCircle{Circle: lockquorum.CircleID{1}, First: 1, Last: 1 << 40}, &lockquorum.CloseCircle{Circle: lockquorum.CircleID{1}},
 	&lockquorum.Grant{Range: lockquorum.RangeID{1}, Log: [32]byte{3}, Min: 1, Max: 1000, Increment: 1},
 	&lockquorum.Void{Range: lockquorum.RangeID{1}, Min: 1, From: 1001, Note: []byte("sealed")},
+	&lockquorum.Define{Range: lockquorum.RangeID{1}, First: 1, Last: 1 << 40, Increment: 2, Part: 1000},
+	&lockquorum.Take{Range: lockquorum.RangeID{1}, Log: [32]byte{3}, Have: 2},
+	&lockquorum.GiveBack{Void: lockquorum.Void{Range: lockquorum.RangeID{1}, Min: 1, From: 1001, Note: []byte("sealed")}},
 	&lockquorum.Voters{List: []lockquorum.Voter{{ID: 1}, {ID: 2, Device: lockquorum.DeviceID{4}}}},
 }
 
@@ -89,9 +92,24 @@ func full(t testing.TB) *lockquorum.State {
 	return q.st
 }
 
+// defined returns a State with ranges that were defined, which needs a snapshot of version 2.
+func defined(t testing.TB) *lockquorum.State {
+	st := full(t)
+	for _, o := range []lockquorum.Operation{
+		&lockquorum.Define{Range: lockquorum.RangeID{1}, First: 1, Last: 1000, Increment: 2, Part: 20},
+		&lockquorum.Define{Range: lockquorum.RangeID{2}, First: 1, Last: 1, Increment: 1},
+		&lockquorum.Take{Range: lockquorum.RangeID{1}, Log: [32]byte{9}},
+	} {
+		if r, _ := st.Apply(st.Index()+1, &lockquorum.Command{Device: lockquorum.DeviceID{3}, Operation: o}, nil); r.Code != lockquorum.CodeDone {
+			t.Fatalf("%T: %v", o, r.Code)
+		}
+	}
+	return st
+}
+
 // FuzzRestore: what is read as a snapshot is written the same, and goes on.
 func FuzzRestore(f *testing.F) {
-	seeds := [][]byte{lockquorum.New(3).Snapshot(), full(f).Snapshot()}
+	seeds := [][]byte{lockquorum.New(3).Snapshot(), full(f).Snapshot(), defined(f).Snapshot()}
 	for _, b := range seeds {
 		if _, err := lockquorum.Restore(b); err != nil {
 			f.Fatalf("a seed is refused: %v", err)

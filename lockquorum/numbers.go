@@ -139,7 +139,11 @@ func (o *Resolve) apply(s *State, _ *Command) Result {
 }
 
 // division is how a number space is divided. Its parts never overlap, and what was taken back is given to nobody.
-type division struct{ parts []part } // ascending
+type division struct {
+	defined bool // by an administrator, since version 2
+	definition
+	parts []part // ascending
+}
 
 // part is delegated to one log of a device.
 type part struct {
@@ -158,6 +162,9 @@ func (o *Grant) apply(s *State, _ *Command) Result {
 			return Result{Code: CodeFull}
 		}
 		d = &division{}
+	}
+	if d.defined && (o.Min < d.first || o.Max > d.last) {
+		return Result{Code: CodeUnknown}
 	}
 	at, _ := slices.BinarySearchFunc(d.parts, o.Min, func(p part, n int64) int { return int(min(1, max(-1, p.min-n))) })
 	if at < len(d.parts) && d.parts[at].min <= o.Max || at > 0 && d.parts[at-1].max >= o.Min {

@@ -14,8 +14,8 @@ import (
 // A State is stored and sent in pieces, each of which is named by its hash. Numbers are most of it, and rarely change once they were given: a
 // page of them that did not change is the same piece in the next snapshot, which is neither written nor sent again.
 //
-//	manifest  "cmlq" 2 | pieces of the head | pieces | sum 32 …
-//	head      a snapshot in one, without its magic, where a series has how many numbers it gave, used and void, in the place of them
+//	manifest  "cmlm" 1 | pieces of the head | pieces | sum 32 …
+//	head      a snapshot in one of version 2, without its magic and version, where a series has how many numbers it gave, used and void, in the place of them
 //	page      256 numbers of a series, or what is left: item, state, device, clock, note …
 //
 // The head is cut into pieces of 256 KiB. The pages follow, those of the first circle's first series first.
@@ -32,7 +32,7 @@ func SumOf(piece []byte) Sum {
 }
 
 // manifestMagic begins a manifest: what it is and its version.
-var manifestMagic = []byte{'c', 'm', 'l', 'q', 2}
+var manifestMagic = []byte{'c', 'm', 'l', 'm', 1}
 
 // Caps of pieces.
 const (
@@ -43,7 +43,8 @@ const (
 	// MaxManifest is the size of a manifest.
 	MaxManifest = 16 + len(Sum{})*MaxPieces
 
-	headPiece = 256 << 10
+	headPiece   = 256 << 10
+	headVersion = 2
 )
 
 // ErrPiece says that a piece is not there.
@@ -68,7 +69,7 @@ type Frozen struct {
 // Freeze returns the State as it is now. It writes down all but the numbers, which it has in common with the State until they change.
 func (s *State) Freeze() *Frozen {
 	var w wire.Writer
-	s.append(&w, (*circle).appendHead)
+	s.append(&w, headVersion, (*circle).appendHead)
 	f := &Frozen{head: w.Bytes()}
 	for _, id := range sorted(s.circles) {
 		for i := range s.circles[id].series {
@@ -198,7 +199,7 @@ func Assemble(manifest []byte, from Pieces) (*State, error) {
 		head = append(head, b...)
 	}
 	r := wire.NewReader(head)
-	s := readState(r, (*State).readHead)
+	s := readState(r, headVersion, (*State).readHead)
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("assemble quorum: %w", err)
 	}

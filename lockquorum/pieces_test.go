@@ -298,7 +298,7 @@ func FuzzAssemble(f *testing.F) {
 			w.Raw(sum[:])
 		}
 		var head wire.Writer
-		head.Raw([]byte("cmlq\x02"))
+		head.Raw([]byte("cmlm\x01"))
 		head.Uvarint(uint64(heads))
 		head.Uvarint(n)
 		return append(head.Bytes(), w.Bytes()...), pieces

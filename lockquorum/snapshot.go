@@ -9,8 +9,8 @@ import (
 	"chartmesh/wire"
 )
 
-// snapshotMagic begins a State's snapshot in one: what it is and its version.
-var snapshotMagic = []byte{'c', 'm', 'l', 'q', 1}
+// snapshotMagic begins a State's snapshot in one, before its version: 2 where a range is defined, else 1, which older voters read too.
+var snapshotMagic = []byte{'c', 'm', 'l', 'q'}
 
 // Snapshot writes a State in one: equal States give equal bytes. Voters keep and send it in pieces, see Freeze.
 //
@@ -18,12 +18,14 @@ var snapshotMagic = []byte{'c', 'm', 'l', 'q', 1}
 func (s *State) Snapshot() []byte {
 	var w wire.Writer
 	w.Raw(snapshotMagic)
-	s.append(&w, (*circle).append)
+	version := s.version()
+	w.Byte(version)
+	s.append(&w, version, (*circle).append)
 	return w.Bytes()
 }
 
 // append writes a State, with circles as is said.
-func (s *State) append(w *wire.Writer, circles func(*circle, *wire.Writer)) {
+func (s *State) append(w *wire.Writer, version byte, circles func(*circle, *wire.Writer)) {
 	w.Uvarint(s.epoch)
 	w.Uvarint(s.index)
 	w.Uvarint(uint64(s.clock))
@@ -47,17 +49,22 @@ func (s *State) append(w *wire.Writer, circles func(*circle, *wire.Writer)) {
 	w.Uvarint(uint64(len(s.ranges)))
 	for _, id := range sorted(s.ranges) {
 		w.Raw(id[:])
-		s.ranges[id].append(w)
+		s.ranges[id].append(w, version)
 	}
 }
 
 // Restore reads a snapshot in one. What it holds together is checked as far as Apply relies on it; wire.ErrMalformed if it does not.
 func Restore(b []byte) (*State, error) {
 	r := wire.NewReader(b)
-	if !bytes.Equal(r.Raw(len(snapshotMagic)), snapshotMagic) {
+	magic := bytes.Equal(r.Raw(len(snapshotMagic)), snapshotMagic)
+	version := r.Byte()
+	if !magic || version != 1 && version != 2 {
 		r.Fail("magic or version")
 	}
-	s := readState(r, (*State).readCircle)
+	s := readState(r, version, (*State).readCircle)
+	if r.Err() == nil && s.version() != version {
+		r.Fail("a version that is not needed")
+	}
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("restore quorum: %w", err)
 	}
@@ -66,7 +73,7 @@ func Restore(b []byte) (*State, error) {
 }
 
 // readState is append's inverse.
-func readState(r *wire.Reader, circles func(*State, *wire.Reader) *circle) *State {
+func readState(r *wire.Reader, version byte, circles func(*State, *wire.Reader) *circle) *State {
 	s := New(0)
 	s.epoch = r.Uvarint(1<<63 - 1)
 	s.index = r.Uvarint(1 << 62)
@@ -78,7 +85,7 @@ func readState(r *wire.Reader, circles func(*State, *wire.Reader) *circle) *Stat
 	}
 	readMap(r, MaxLocks, s.locks, s.readLock)
 	readMap(r, MaxCircles, s.circles, func(r *wire.Reader) *circle { return circles(s, r) })
-	readMap(r, MaxRanges, s.ranges, readDivision)
+	readMap(r, MaxRanges, s.ranges, func(r *wire.Reader) *division { return readDivision(r, version) })
 	return s
 }
 
@@ -347,44 +354,4 @@ func (c *circle) took(r *wire.Reader, item ItemID, series, at int) bool {
 	}
 	c.items[item] = place{series, at}
 	return true
-}
-
-func (d *division) append(w *wire.Writer) {
-	w.Uvarint(uint64(len(d.parts)))
-	for _, p := range d.parts {
-		w.Uvarint(uint64(p.min))
-		w.Uvarint(uint64(p.max))
-		w.Uvarint(uint64(p.increment))
-		w.Raw(p.owner[:])
-		w.Raw(p.log[:])
-		if w.Bool(p.void); p.void {
-			w.Uvarint(uint64(p.from))
-			w.Blob(p.note)
-		}
-	}
-}
-
-func readDivision(r *wire.Reader) *division {
-	d := &division{}
-	for range r.Uvarint(MaxGrants) {
-		p := part{min: readNumber(r), max: readNumber(r), increment: readNumber(r)}
-		r.Fixed(p.owner[:])
-		r.Fixed(p.log[:])
-		if p.void = r.Bool(); p.void {
-			p.from = int64(r.Uvarint(MaxNumber + 1))
-			p.note = bytes.Clone(r.Blob(MaxNote))
-		}
-		n := len(d.parts)
-		if p.min > p.max || p.increment == 0 || n > 0 && d.parts[n-1].max >= p.min || p.void && (p.from < p.min || p.from > p.max+1) {
-			r.Fail("a part of a range")
-		}
-		if r.Err() != nil {
-			return nil
-		}
-		d.parts = append(d.parts, p)
-	}
-	if r.Err() == nil && len(d.parts) == 0 {
-		r.Fail("a range without parts")
-	}
-	return d
 }

@@ -79,7 +79,7 @@ func (s *State) View(q Query, clock int64) []byte {
 		})
 	}
 	var head, numbers, w wire.Writer
-	part.append(&head, (*circle).appendHead)
+	part.append(&head, headVersion, (*circle).appendHead)
 	series, from, count := uint64(0), 0, 0
 	if c := part.circles[q.ID]; q.Kind == ReadNumbers && c != nil {
 		series, from, count, more = c.numbersFrom(q, &numbers)
@@ -160,7 +160,7 @@ func ParseView(q Query, b []byte) (*View, error) {
 	v := &View{query: q, bytes: b}
 	r := wire.NewReader(b)
 	head := wire.NewReader(r.Blob(MaxView))
-	v.st = readState(head, (*State).readHead)
+	v.st = readState(head, headVersion, (*State).readHead)
 	v.more = r.Bool()
 	v.series = r.Uvarint(MaxSeries)
 	from := r.Uvarint(MaxItems)

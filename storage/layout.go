@@ -71,10 +71,14 @@ var (
 	Word = define2[digest, digest](0x35, "word", "chunk ID", "device")
 	// Unsettled holds a checkpoint for which nothing was deleted yet, by who holds no key to its document.
 	Unsettled = define1[digest](0x37, "unsettled", "chunk ID")
+	// Erasure holds what has become of an order to erase a document.
+	Erasure = define2[digest, digest](0x3e, "erasure", "document ID", "chunk ID")
+	// Assent holds where an assent to an order to erase stands, by the order and itself.
+	Assent = define2[digest, digest](0x3f, "assent", "chunk ID", "chunk ID")
 	// Tail holds how many changes a document has that no checkpoint packs, once they are many.
 	Tail = define1[digest](0x36, "tail", "document ID")
 
-	// Quorum holds what there is one of for a voter (package lockquorum/driver), and who the voters are (agent/quorum).
+	// Quorum holds what there is one of for a voter (package lockquorum/driver), and who the voters are (lockquorum/local).
 	Quorum = define1[byte](0x38, "quorum", "number")
 	// QuorumEntry holds an entry of the quorum's log.
 	QuorumEntry = define1[uint64](0x39, "quorum entry", "index")
@@ -84,6 +88,8 @@ var (
 	Overlay = define2[digest, digest](0x3b, "overlay", "document ID", "change hash")
 	// Certificate holds what a voter certifies of a protected document, by the chunk that carries it.
 	Certificate = define2[digest, digest](0x3c, "certificate", "document ID", "chunk ID")
+	// Draft holds which drafts a change of this device made final, until they are removed.
+	Draft = define2[digest, digest](0x3d, "draft", "document ID", "change hash")
 
 	// Resource caches what is shown of a resource.
 	Resource = define2[string, string](0x40, "resource", "type", "id")

@@ -202,6 +202,36 @@ func (s *State) Agreements() (list []Agreement) {
 	return list
 }
 
+// Reseeding is a reseed entry of the log.
+type Reseeding struct {
+	Entry      EntryID
+	Author     DeviceID // or the root key
+	TimeMillis int64
+	Voters     []DeviceID // ascending
+	After      []EntryID  // the reseed entries among its ancestors, standing or not
+	Stands     bool
+}
+
+// Reseedings returns the reseed entries, each after those among its ancestors, also those that do not stand.
+func (s *State) Reseedings() (list []Reseeding) {
+	v := s.all()
+	var before []*node
+	for _, n := range s.order {
+		m, ok := n.p.states.(*Reseed)
+		if !ok {
+			continue
+		}
+		r := Reseeding{Entry: n.ID(), Author: n.Author(), TimeMillis: n.TimeMillis(), Voters: slices.Clone(m.Voters), Stands: v.sees(n)}
+		for _, b := range before {
+			if n.follows(b) {
+				r.After = append(r.After, b.ID())
+			}
+		}
+		before, list = append(before, n), append(list, r)
+	}
+	return list
+}
+
 // Scopes returns the scopes, ascending by ID.
 func (s *State) Scopes() []Scope {
 	out := slices.Clone(s.scopes)
@@ -442,4 +472,12 @@ func (sc *Scope) commitment(epoch EpochID) [32]byte {
 		}
 	}
 	return [32]byte{}
+}
+
+// WasAdministrator reports whether a device is an administrator's, or was: some entry that stands made it one.
+func (s *State) WasAdministrator(id DeviceID) bool {
+	v := s.all()
+	return slices.ContainsFunc(s.about[id], func(n *node) bool {
+		return (n.adds() != nil || n.p.kind == KindRole) && n.role() == RoleAdmin && v.sees(n)
+	})
 }

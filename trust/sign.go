@@ -26,6 +26,8 @@ const (
 	ContextJoin   = "chartmesh join 1"
 	// ContextCertificate is of what a voter says of a protected document.
 	ContextCertificate = "chartmesh quorum certificate 1"
+	// ContextErasure is of the root key's agreement to an erasure, over the ID of its order.
+	ContextErasure = "chartmesh erasure 1"
 )
 
 // transportPrefixes begin everything that libp2p signs with an identity: the handshakes of Noise and TLS, and signed

@@ -216,6 +216,25 @@ func TestRightComesFromAncestors(t *testing.T) {
 	with(t, later, add(t, later, ben, cem, trust.RoleMember))
 }
 
+// TestWasAdministrator: who was made one was one, whatever came of it later; not who never was, nor by an entry that does not stand.
+func TestWasAdministrator(t *testing.T) {
+	st := begin(t)
+	st = with(t, st, add(t, st, ada, ben, trust.RoleAdmin))
+	st = with(t, st, add(t, st, ben, cem, trust.RoleMember))
+	onBen := st
+	st = with(t, st, draft(t, st, trust.KindRole, trust.Promotion{Device: ben.Device(), Role: trust.RoleMember}.Encode(), ada))
+	st = with(t, st, draft(t, st, trust.KindRemove, trust.Removal{Device: ben.Device()}.Encode(), ada))
+	for who, want := range map[trust.DeviceID]bool{ada.Device(): true, ben.Device(): true, cem.Device(): false, dan.Device(): false} {
+		if st.WasAdministrator(who) != want {
+			t.Errorf("%v: %v", who, !want)
+		}
+	}
+	// What ben says apart from his removal does not stand.
+	if apart := with(t, st, add(t, onBen, ben, dan, trust.RoleAdmin)); apart.WasAdministrator(dan.Device()) {
+		t.Error("an entry that does not stand made an administrator")
+	}
+}
+
 func TestAddedTwiceApart(t *testing.T) {
 	st := begin(t)
 	st = with(t, st, add(t, st, ada, ben, trust.RoleAdmin))

@@ -6,19 +6,14 @@ import (
 	"time"
 
 	"chartmesh/internal/fuzzing"
-	"chartmesh/lockquorum"
 )
 
-// FuzzValues reads names that this device keeps (first byte 0), notes that any member may have sealed (1), and who votes (2): what is taken is written the same.
+// FuzzValues reads names that this device keeps (first byte 0) and notes that any member may have sealed (1): what is taken is written the same.
 func FuzzValues(f *testing.F) {
 	read := func(b []byte) (again []byte, err error) {
-		switch b[0] {
-		case 0:
+		if b[0] == 0 {
 			name, err := parseName(b[1:])
 			return marshalName(name), err
-		case 2:
-			k, err := parseKnown(b[1:])
-			return k.marshal(), err
 		}
 		n, err := parseNote(b[1:])
 		return n.marshal(), err
@@ -26,10 +21,9 @@ func FuzzValues(f *testing.F) {
 	fuzzing.Seeds(f, func(b []byte) error { _, err := read(b); return err },
 		append([]byte{0}, marshalName(fuzzing.Canary)...),
 		append([]byte{1}, note{}.marshal()...),
-		append([]byte{2}, known{lockquorum.Place{Epoch: 1, Index: 300}, []lockquorum.Voter{{ID: 1, Device: lockquorum.DeviceID{1}}, {ID: 9}}}.marshal()...),
 		append([]byte{1}, note{user: fuzzing.Canary, time: time.UnixMilli(1790000000000), subject: "Invoice/1", reason: "entered twice"}.marshal()...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if len(b) == 0 || b[0] > 2 {
+		if len(b) == 0 || b[0] > 1 {
 			return
 		}
 		var again []byte

@@ -136,7 +136,7 @@ func (s *Service) learn(ctx context.Context, list []unknown) {
 	defer cancel()
 	left := slices.DeleteFunc(list, func(u unknown) bool { return s.nameOf(u.kind, u.id) != "" })
 	var from []trust.DeviceID
-	for _, v := range s.voting() {
+	for _, v := range s.voter.Voting() {
 		from = append(from, v.Device)
 	}
 	for _, u := range left {
@@ -153,7 +153,7 @@ func (s *Service) learn(ctx context.Context, list []unknown) {
 			for _, u := range part {
 				ask = append(ask, remote.Name{Kind: byte(u.kind), ID: u.id})
 			}
-			names, err := s.remote(d).Names(ctx, ask)
+			names, err := s.voter.Remote(d).Names(ctx, ask)
 			if err != nil {
 				break
 			}

@@ -3,7 +3,6 @@ package quorum
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/certificate"
@@ -126,37 +125,16 @@ func (s *Service) Certify(ctx context.Context, lock string, document lockquorum.
 		if there, ok := e.(*remote.Engine); ok {
 			signed, err = there.Certify(ctx, id, document)
 		} else {
-			signed, err = s.sign(ctx, s.self, e, id, document)
+			signed, err = s.voter.Sign(ctx, s.self, e, id, document)
 		}
 		return err
 	})
 	return signed, s.explain(err)
 }
 
-// certify signs what this device's voter says of a document, for another device.
-func (s *Service) certify(ctx context.Context, from trust.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
-	e := s.engine()
-	if e == nil {
-		return certificate.Signed{}, lockquorum.ErrStopped
-	}
-	return s.sign(ctx, from, e, lock, document)
-}
-
-func (s *Service) sign(ctx context.Context, from trust.DeviceID, e lockquorum.Engine, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
-	st, err := e.Read(ctx, from)
-	if err != nil {
-		return certificate.Signed{}, err
-	}
-	signed, err := certificate.Sign(s.cfg.Keys, certificate.Of(st, s.cfg.Members().Practice(), lock, document))
-	if err != nil {
-		return signed, fmt.Errorf("certify: %w", err)
-	}
-	return signed, nil
-}
-
 // Voters lists the devices that vote, as this one last heard.
 func (s *Service) Voters() (list []trust.DeviceID) {
-	for _, v := range s.voting() {
+	for _, v := range s.voter.Voting() {
 		list = append(list, v.Device)
 	}
 	return list

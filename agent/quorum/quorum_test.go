@@ -11,6 +11,7 @@ import (
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
+	"chartmesh/lockquorum/local"
 	"chartmesh/lockquorum/remote"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -35,12 +36,12 @@ type device struct {
 }
 
 type fakeWitness struct {
-	at Reached
+	at local.Reached
 	ok bool
 }
 
-func (w *fakeWitness) Read() (Reached, bool, error) { return w.at, w.ok, nil }
-func (w *fakeWitness) Write(r Reached) error        { w.at, w.ok = r, true; return nil }
+func (w *fakeWitness) Read() (local.Reached, bool, error) { return w.at, w.ok, nil }
+func (w *fakeWitness) Write(r local.Reached) error        { w.at, w.ok = r, true; return nil }
 
 // founding founds a practice, with a second device of a role.
 func founding(t *testing.T, role trust.Role) (first, second *device) {
@@ -72,10 +73,23 @@ func (d *device) open(t *testing.T) *Service {
 			name, site := d.keys.Names(d.members(), id)
 			return api.Party{Name: name, Site: site}
 		},
-		Log: Log{Current: func() [32]byte { return d.log }, Continues: func([32]byte) bool { return !d.apart.Load() }, Original: func() bool { return !d.apart.Load() }},
+		Log: local.Log{Current: func() [32]byte { return d.log }, Continues: func([32]byte) bool { return !d.apart.Load() }, Original: func() bool { return !d.apart.Load() }},
 	})
 	must(t, err)
 	return s
+}
+
+// opened opens a device once.
+func opened(t *testing.T, d *device) *device {
+	t.Helper()
+	d.open(t)
+	return d
+}
+
+// votes reports whether a voter is stored at a device.
+func (d *device) votes() bool {
+	_, _, err := driver.OpenDisk(d.store)
+	return !errors.Is(err, storage.ErrNotFound)
 }
 
 // run runs a Service until the returned function is called.
@@ -112,13 +126,13 @@ func TestFoundedOnce(t *testing.T) {
 			t.Errorf("after a start it gives %+v (%v)", again, err)
 		}
 		stop()
-		if second.open(t).mu.disk != nil {
+		if opened(t, second).votes() {
 			t.Error("another administrator's device founded a quorum")
 		}
 		copied, _ := founding(t, trust.RoleAdmin)
 		copied.apart.Store(true)
 		c := copied.open(t)
-		if c.mu.disk != nil {
+		if copied.votes() {
 			t.Error("a folder that may be a copy founded a quorum")
 		}
 		if status, err := c.Quorum(t.Context()); err != nil || status.State != api.QuorumStopped || status.Reason == "" {
@@ -126,7 +140,7 @@ func TestFoundedOnce(t *testing.T) {
 		}
 		copied.apart.Store(false)
 		copied.witness.ok = true
-		if copied.open(t).mu.disk != nil {
+		if opened(t, copied).votes() {
 			t.Error("a folder from before the founding founded it again")
 		}
 	})
@@ -150,7 +164,7 @@ func TestNoRoom(t *testing.T) {
 			t.Errorf("it says %+v (%v)", status, err)
 		}
 		full.Store(false)
-		time.Sleep(2 * retryVoter)
+		time.Sleep(2 * local.Retry)
 		if status, err := s.Quorum(t.Context()); err != nil || status.State != api.QuorumOK {
 			t.Errorf("with room it says %+v (%v)", status, err)
 		}
@@ -177,7 +191,7 @@ func TestWentBack(t *testing.T) {
 				case "an older one":
 					d.store = old
 				case "an earlier voter":
-					d.witness.at = Reached{Epoch: 1, Voter: 9}
+					d.witness.at = local.Reached{Epoch: 1, Voter: 9}
 				case "an older term":
 					d.witness.at.Term++
 				}
@@ -187,7 +201,7 @@ func TestWentBack(t *testing.T) {
 					_, err := assign(t, s, "Invoice/2")
 					must(t, err)
 					d.apart.Store(true)
-					time.Sleep(2 * witnessEvery)
+					time.Sleep(2 * local.WitnessEvery)
 				}
 				_, err = assign(t, s, "Invoice/3")
 				if e := (*api.Error)(nil); !errors.As(err, &e) || e.Code != api.CodeUnavailable {
@@ -333,7 +347,7 @@ func TestBeginVoting(t *testing.T) {
 			for i, v := range voters {
 				b.Voters = append(b.Voters, lockquorum.Voter{ID: uint64(i + 1), Device: v})
 			}
-			return s.beginVoting(t.Context(), from, b)
+			return s.voter.Begin(t.Context(), from, b)
 		}
 		s := d.open(t)
 		run(t, s)
@@ -346,17 +360,17 @@ func TestBeginVoting(t *testing.T) {
 			{d.keys.Device(), []trust.DeviceID{d.keys.Device()}},
 			{first.keys.Device(), []trust.DeviceID{stranger}}, // who does not vote itself
 		} {
-			if err := begin(s, c.from, 9, c.voters...); !errors.Is(err, lockquorum.ErrForbidden) || s.mu.disk != nil {
+			if err := begin(s, c.from, 9, c.voters...); !errors.Is(err, lockquorum.ErrForbidden) || d.votes() {
 				t.Errorf("at the word of %v: %v", c.from, err)
 			}
 		}
 		leader := first.keys.Device()
 		d.apart.Store(true)
-		if err := begin(s, leader, 9, leader); !errors.Is(err, remote.ErrMissing) || s.mu.disk != nil {
+		if err := begin(s, leader, 9, leader); !errors.Is(err, remote.ErrMissing) || d.votes() {
 			t.Errorf("in a folder that is a copy: %v", err)
 		}
 		d.apart.Store(false)
-		if err := begin(s, leader, 2, leader, d.keys.Device()); !errors.Is(err, lockquorum.ErrForbidden) || s.mu.disk != nil {
+		if err := begin(s, leader, 2, leader, d.keys.Device()); !errors.Is(err, lockquorum.ErrForbidden) || d.votes() {
 			t.Errorf("as a voter that it was and does not remember: %v", err)
 		}
 		must(t, begin(s, leader, 9, leader))
@@ -367,7 +381,7 @@ func TestBeginVoting(t *testing.T) {
 		synctest.Wait()
 		must(t, begin(s, leader, 12, leader))
 		time.Sleep(time.Second)
-		if _, rec, err := driver.OpenDisk(d.store); err != nil || rec.ID != 12 || s.engine() == nil {
+		if _, rec, err := driver.OpenDisk(d.store); err != nil || rec.ID != 12 || s.voter.Engine() == nil {
 			t.Errorf("it votes as %+v (%v)", rec, err)
 		}
 		if status, err := s.Quorum(t.Context()); err != nil || len(status.Voters) != 1 || status.Voters[0].Name != "Empfang" {
@@ -396,7 +410,7 @@ func TestChangeVoters(t *testing.T) {
 			{self, []trust.DeviceID{self, {7}, {8}}, lockquorum.ErrForbidden},
 			{self, []trust.DeviceID{self}, nil},
 		} {
-			if err := s.changeVoters(t.Context(), c.from, c.list); !errors.Is(err, c.want) {
+			if err := s.voter.Change(t.Context(), c.from, c.list); !errors.Is(err, c.want) {
 				t.Errorf("%v at the word of %v: %v", c.list, c.from, err)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/client"
 	"chartmesh/lockquorum/driver"
+	"chartmesh/lockquorum/local"
 	"chartmesh/storage"
 )
 
@@ -28,7 +29,7 @@ func (s *Service) read(ctx context.Context) (*lockquorum.State, error) {
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	s.heard(ctx, st)
+	s.voter.Heard(ctx, st)
 	return st, nil
 }
 
@@ -51,18 +52,19 @@ const asksAround = 3 * time.Second
 
 // Quorum implements api.Exclusive.
 func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
+	at := s.voter.Status()
 	s.mu.Lock()
-	d, stopped, running := s.mu.driver, s.mu.stopped, s.mu.running
+	running := s.mu.running
 	s.mu.Unlock()
 	out := api.QuorumStatus{State: api.QuorumNone, Voters: []api.QuorumVoter{}}
 	var leader lockquorum.DeviceID
 	switch {
-	case stopped != nil:
-		out.State, out.Reason = api.QuorumStopped, reason(stopped)
+	case at.Stopped != nil:
+		out.State, out.Reason = api.QuorumStopped, reason(at.Stopped)
 	case !running:
 		out.Reason = "no agent is running for this folder"
-	case d != nil:
-		st := d.Status()
+	case at.Runs:
+		st := at.Voter
 		if out.Epoch, out.Index, leader = st.Epoch, st.Index, st.Leader; leader == (lockquorum.DeviceID{}) {
 			out.Reason = "no voter leads"
 		}
@@ -73,7 +75,7 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 		no, none := errors.AsType[*client.NoQuorumError](err)
 		switch {
 		case err == nil:
-			s.heard(ctx, st)
+			s.voter.Heard(ctx, st)
 			out.Epoch, out.Index, leader = st.Epoch(), st.Index(), s.client.Leader()
 		case none:
 			out.Reason = strings.TrimPrefix(s.noQuorum(no), thereIsNone)
@@ -85,11 +87,11 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 		who := s.cfg.Name(leader)
 		out.State, out.Leader = api.QuorumOK, &who
 	}
-	voters := s.voting()
+	voters := s.voter.Voting()
 	for _, v := range voters {
 		self := v.Device == s.self
 		out.Voters = append(out.Voters, api.QuorumVoter{
-			Party: s.cfg.Name(v.Device), Self: self, Leads: v.Device == leader, Reachable: self && d != nil || s.reaches(v.Device),
+			Party: s.cfg.Name(v.Device), Self: self, Leads: v.Device == leader, Reachable: self && at.Runs || s.reaches(v.Device),
 		})
 	}
 	if len(voters) == 1 {
@@ -105,9 +107,9 @@ func (s *Service) reaches(d lockquorum.DeviceID) bool {
 // reason is why a voter does not run, for a person.
 func reason(err error) string {
 	switch {
-	case errors.Is(err, ErrWentBack):
+	case errors.Is(err, local.ErrWentBack):
 		return "this device's folder was copied, moved or put back: its voter does not know what it has said since, and stays out"
-	case errors.Is(err, errNotFounded):
+	case errors.Is(err, local.ErrNotFounded):
 		return "this device's folder was once copied, moved, put back or filled anew, so that it may have founded the quorum elsewhere, and does not do it again"
 	case errors.Is(err, driver.ErrBroken):
 		return "this device's voter has lost something that it stored, and stays out"
@@ -171,14 +173,11 @@ const thereIsNone = "there is no quorum: "
 
 // noQuorum says who was reached.
 func (s *Service) noQuorum(e *client.NoQuorumError) string {
-	s.mu.Lock()
-	stopped := s.mu.stopped
-	s.mu.Unlock()
-	if stopped != nil {
+	if stopped := s.voter.Status().Stopped; stopped != nil {
 		return thereIsNone + reason(stopped)
 	}
 	var missing []string
-	voters := s.voting()
+	voters := s.voter.Voting()
 	for _, v := range voters {
 		if !slices.Contains(e.Reached, v.Device) {
 			who := s.cfg.Name(v.Device)

@@ -50,6 +50,9 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 		if n == 0 && err == nil {
 			n, err = r.writeLost(ctx)
 		}
+		if n == 0 && err == nil {
+			err = r.removeCertified(ctx)
+		}
 		r.evict(ctx)
 		return n > 0 && err == nil, err
 	}

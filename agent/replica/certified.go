@@ -132,6 +132,9 @@ func (d *document) loadProtected(v storage.Reader) error {
 	if err != nil {
 		return err
 	}
+	if err := d.loadDrafts(v); err != nil {
+		return err
+	}
 	return v.Scan(storage.Certificate.With(d.id), nil, func(_, value []byte) error {
 		c, err := parseCertified(value)
 		if err == nil {
@@ -424,7 +427,6 @@ func (t *transaction) settleOverlay(d *document, stands []*contender) {
 			set.Add(c.Hash)
 			for _, key := range c.Keys {
 				t.events = append(t.events, Event{Kind: "resource-committed", Resource: key, Local: true})
-				t.committed = append(t.committed, committed{d.id, key, author{c.applied.Author, c.applied.TimeMillis}})
 			}
 		case !was && c.applied.overlay:
 			t.putOverlay(d, c.Hash, c.applied.Fence, c.Keys)
@@ -438,6 +440,9 @@ func (t *transaction) settleOverlay(d *document, stands []*contender) {
 	}
 	t.sets[d.scope] = set
 	t.docs[d.id] = d
+	if len(d.certifiedDrafts()) > 0 {
+		t.r.drafts[d.id] = d.scope
+	}
 }
 
 // extend applies more changes to a document than stood before, none of which takes another's place.

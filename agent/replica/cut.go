@@ -3,7 +3,6 @@ package replica
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -116,7 +115,7 @@ func (t *transaction) barred(d *document, all []*contender) (map[crdt.ChangeHash
 		err := t.r.store.View(func(v storage.Reader) error {
 			log, at, err := t.r.spotOf(v, c)
 			if err == nil {
-				within, err = t.r.within(v, cut, d.scope, log, at)
+				within, err = t.r.logs.Within(v, cut, d.scope, log, at)
 			}
 			return err
 		})
@@ -186,49 +185,6 @@ func (r *Replica) spotOf(v storage.Reader, c *contender) (log chunk.LogID, at ch
 		return log, chunk.Position{Counter: p.Counter, Tip: tip}, nil
 	}
 	return log, at, fmt.Errorf("open checkpoint: %w: it lacks a change that is noted of it", storage.ErrDamaged)
-}
-
-// within reports whether a chunk is at or before one of a cut's positions, along the history that leads there.
-//
-// As long as a position has not arrived, a log of one history is taken for the one that leads there; when it comes, all is
-// looked at again.
-func (r *Replica) within(v storage.Reader, cut trust.Cut, scope trust.ScopeID, log chunk.LogID, at chunk.Position) (bool, error) {
-	main := &logs.History{Reader: v, Scope: scope, Log: log}
-	f, head := r.logs.Fork(scope, log)
-	for _, p := range cut {
-		if p.Scope != scope || chunk.LogID(p.Log) != log || at.Counter > p.Counter {
-			continue
-		}
-		down := chunk.Position{Counter: p.Counter, Tip: p.Tip}
-		// Down the branch that the position ends, if it does, to where it leaves the main history.
-		for before, ok := f.Before(down); ok && down.Counter > at.Counter; before, ok = f.Before(down) {
-			down = before
-		}
-		if down.Counter == at.Counter {
-			if down == at {
-				return true, nil
-			}
-			continue
-		}
-		switch end, err := main.At(down.Counter); {
-		case errors.Is(err, logs.ErrNotHeld) || err == nil && head.Counter < down.Counter:
-			if f.Len() > 0 {
-				continue
-			}
-		case err != nil:
-			return false, err
-		case end != down:
-			continue
-		}
-		have, err := main.At(at.Counter)
-		if err != nil && !errors.Is(err, logs.ErrNotHeld) {
-			return false, err
-		}
-		if err != nil || have == at { // deleted meanwhile, or of the main history
-			return true, nil
-		}
-	}
-	return false, nil
 }
 
 // reviewedAtOnce is how many documents are looked at again before somebody else may write.

@@ -32,11 +32,12 @@ type document struct {
 	counted uint64                            // operations counted in openDocuments
 	place   *list.Element
 
-	// Of a protected document: the lock that guards it, what is certified of it, which changes of this device are shown here alone, and what
-	// was judged last, by which membership; nil: not since it was opened.
+	// Of a protected document: the lock that guards it, what is certified of it, which changes of this device are shown here alone, which made drafts
+	// final, and what was judged last, by which membership; nil: not since it was opened.
 	lock         string
 	certificates []*certified
 	overlay      map[crdt.ChangeHash]overlay
+	drafts       map[crdt.ChangeHash][]draft
 	judged       *certificate.Judgement
 	judgedAt     [32]byte
 }
@@ -124,7 +125,7 @@ func newDocument(scope trust.ScopeID, id crdt.DocumentID) *document {
 	d := &document{id: id, scope: scope, index: crdt.NewIndex(id), byHash: map[crdt.ChangeHash]int{},
 		lost: map[crdt.ChangeHash]*lost{}, anew: map[crdt.ChangeHash][]replacement{}}
 	if d.lock, _ = LockOf(scope, id); d.lock != "" {
-		d.overlay = map[crdt.ChangeHash]overlay{}
+		d.overlay, d.drafts = map[crdt.ChangeHash]overlay{}, map[crdt.ChangeHash][]draft{}
 	}
 	return d
 }

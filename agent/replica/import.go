@@ -261,6 +261,8 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 			job = &importJob{job: j, turn: run.turn}
 			open[at] = job
 			jobs = append(jobs, job)
+		} else {
+			job.drafts = append(job.drafts, j.drafts...)
 		}
 		job.items = append(job.items, in)
 		job.bytes += len(in.json)

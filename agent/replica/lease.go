@@ -369,7 +369,7 @@ var ErrNotHere = errors.New("what is certified is not here yet")
 // Certify takes what a voter signed of a document of a lock, and puts it into this device's log for the others, if it tells something. What was written under the
 // lease is committed by that, or late. It is ErrNotHere if the heads are not here yet.
 func (r *Replica) Certify(ctx context.Context, lock string, document lockquorum.DocumentID, signed certificate.Signed) error {
-	return r.transact(ctx, func(t *transaction) error {
+	if err := r.transact(ctx, func(t *transaction) error {
 		d, err := r.namedDocument(lock, document)
 		if err != nil {
 			return err
@@ -413,8 +413,13 @@ func (r *Replica) Certify(ctx context.Context, lock string, document lockquorum.
 		if verdict != nil {
 			t.hold(place, verdict)
 		}
-		return t.removeDrafts(ctx, d)
-	})
+		return nil
+	}); err != nil {
+		return err
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	return r.removeCertified(ctx)
 }
 
 // tells reports whether a certificate says anything that is not known: it changes what is said of a change, or contradicts another.
@@ -429,65 +434,6 @@ func (t *transaction) tells(d *document, all []*contender, c certificate.Certifi
 		token := tokenOf(x.applied.Fence)
 		return before.Of(x.Hash, token) != after.Of(x.Hash, token)
 	})
-}
-
-// committed is a resource of which a change of this device was certified.
-type committed struct {
-	doc crdt.DocumentID
-	key string
-	by  author
-}
-
-// removeDrafts removes what ordinary documents have of resources that were committed now: they are made anew in the protected document.
-func (t *transaction) removeDrafts(ctx context.Context, d *document) error {
-	for _, c := range t.committed {
-		ref, ok := parseRef(c.key)
-		if !ok {
-			continue
-		}
-		docs, err := t.documentsOf(ref)
-		if err != nil {
-			return err
-		}
-		made, _ := d.arrivals(c.key)
-		for _, doc := range docs {
-			v, err := t.view(doc, c.key)
-			if err != nil {
-				return err
-			}
-			if v == nil || v.Removed || doc == c.doc {
-				continue
-			}
-			if _, protected := LockOf(v.Scope, doc); protected {
-				continue
-			}
-			draft, err := t.r.document(v.Scope, doc)
-			if err != nil {
-				return err
-			}
-			if _, last := draft.arrivals(c.key); last > made {
-				continue // it has more than was made anew: a person sees both
-			}
-			if _, _, err := t.edit(ctx, job{scope: v.Scope, doc: doc, remove: c.key}, c.by, chunk.OriginDelete); err != nil {
-				return err
-			}
-		}
-	}
-	t.committed = nil
-	return nil
-}
-
-// arrivals returns when the first and the last change of a resource came into a document, in milliseconds.
-func (d *document) arrivals(key string) (first, last int64) {
-	for _, rec := range d.index.Records() {
-		if slices.Contains(rec.Keys, key) {
-			at := d.changes[d.byHash[rec.Hash]].arrived
-			if last = max(last, at); first == 0 || at < first {
-				first = at
-			}
-		}
-	}
-	return first, last
 }
 
 // uncommitted reports whether what a document shows of a resource has changes that are not certified.

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/replica"
@@ -452,5 +453,66 @@ func TestHolderDies(t *testing.T) {
 	q.certify(b, lists, "CodeSystem/c1")
 	if rest(t, a, b); a.shows() != "B" {
 		t.Errorf("the first shows %q", a.shows())
+	}
+}
+
+const invoice = `{"resourceType":"Invoice","id":"i1","status":%q,"date":"2026-01-01","subject":{"reference":"Patient/p1"}}`
+
+// TestDraftRemovedByAnothersWord: a draft goes when what was made of it is certified, whoever says so first, also after a restart in between.
+func TestDraftRemovedByAnothersWord(t *testing.T) {
+	for _, late := range []bool{false, true} { // it was late first, and released
+		p := practice(t, "surgery", "branch")
+		a, b := p[0], p[1]
+		a.put(fmt.Sprintf(invoice, "draft"), false)
+		rest(t, a, b)
+		const lock = "invoices/2026"
+		q := newQuorum(t, a)
+		l := q.acquire(lock)
+		a.under(l, fmt.Sprintf(invoice, "issued"), true)
+		a.crash()
+		if late {
+			l.over()
+			q.certify(a, lock, "Invoice/i1")
+			l = q.acquire(lock)
+			_, err := a.DecideHeld(replica.Under(t.Context(), l), "user", a.quarantined()[0].Chunk, api.HeldDecision{Verdict: "release"})
+			must(t, err)
+		}
+		l.commit(a)
+		rest(t, a, b)
+		q.certify(b, lock, "Invoice/i1")
+		rest(t, a, b)
+		sameEverywhere(t, a, b)
+		for _, d := range []*device{a, b} {
+			if got := d.get("Invoice/i1"); !strings.Contains(got, "issued") || len(d.conflicts()) != 0 {
+				t.Errorf("%s, late first: %v: %s, %v", d.name, late, got, d.conflicts())
+			}
+		}
+	}
+}
+
+// TestDraftEditedByTheClock: whether a draft was edited after it was made final is told by its version, whatever the clock says.
+func TestDraftEditedByTheClock(t *testing.T) {
+	for _, set := range []time.Duration{0, -time.Hour, time.Hour} { // what the clock does when the edit comes
+		p := practice(t, "surgery", "branch")
+		a, b := p[0], p[1]
+		now := time.Now()
+		a.at(func() time.Time { return now })
+		a.put(fmt.Sprintf(invoice, "draft"), false)
+		rest(t, a, b)
+		const lock = "invoices/2026"
+		q := newQuorum(t, a)
+		l := q.acquire(lock)
+		a.under(l, fmt.Sprintf(invoice, "issued"), true)
+		b.edit("Invoice/i1", func(obj map[string]any) { obj["paymentTerms"] = "of the branch" })
+		now = now.Add(set)
+		rest(t, a, b)
+		l.commit(a)
+		q.certify(a, lock, "Invoice/i1")
+		rest(t, a, b)
+		if list := b.conflicts(); len(list) != 1 || !slices.ContainsFunc(list[0].Values, func(v api.ConflictValue) bool {
+			return strings.Contains(string(v.Value), "of the branch")
+		}) {
+			t.Errorf("the clock goes %v: of the branch's edit is shown: %+v", set, list)
+		}
 	}
 }

@@ -185,7 +185,7 @@ func (t *transaction) accept(ctx context.Context, d *document, changes []*conten
 	old := *d
 	*d = *newDocument(old.scope, old.id)
 	d.lost, d.counted, d.place = old.lost, old.counted, old.place
-	d.certificates, d.overlay, d.judged, d.judgedAt = old.certificates, old.overlay, old.judged, old.judgedAt
+	d.certificates, d.overlay, d.drafts, d.judged, d.judgedAt = old.certificates, old.overlay, old.drafts, old.judged, old.judgedAt
 	t.docs[d.id] = d
 	set := t.sets[d.scope]
 	for _, rec := range old.index.Records() {

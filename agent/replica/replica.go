@@ -77,7 +77,9 @@ type Replica struct {
 	// newer holds, guarded by write, the parked chunks of newer schemas by document; nil: they were not looked for.
 	newer map[crdt.DocumentID][]storage.Ref
 	// lost holds, guarded by write, the documents in which changes of this device may have to be written anew.
-	lost   map[crdt.DocumentID]trust.ScopeID
+	lost map[crdt.DocumentID]trust.ScopeID
+	// drafts holds, guarded by write, the documents for which drafts may have to be removed.
+	drafts map[crdt.DocumentID]trust.ScopeID
 	starts starts // guarded by write
 	// cutting is, guarded by write, what is being looked at again since somebody was removed; nil: nothing.
 	cutting *review
@@ -282,6 +284,9 @@ func (r *Replica) loadRest(v storage.Reader) error {
 	}
 	if err := r.loadLost(v); err != nil {
 		return fmt.Errorf("read changes that lost their place: %w", err)
+	}
+	if err := r.loadDrafts(v); err != nil {
+		return fmt.Errorf("read which drafts were made final: %w", err)
 	}
 	if err := r.loadCheckpoints(v); err != nil {
 		return fmt.Errorf("read checkpoints: %w", err)

@@ -44,7 +44,6 @@ type transaction struct {
 	packs       []chunk.ID  // checkpoints that were applied
 	judging     storage.Ref // the chunk that was judged last
 	decisions
-	committed []committed // resources of this device that were certified
 	// duplicates holds the conflict between a resource's documents as of this transaction; nil: none.
 	duplicates map[fhirRef]*[16]byte
 }

@@ -199,6 +199,12 @@ var valueForms = []struct {
 		o, err := parseOverlay(b)
 		return o.marshal(), err
 	}},
+	{"drafts", func(testing.TB) []byte {
+		return marshalDrafts([]draft{{"Invoice/" + fuzzing.Canary, trust.ScopeID{1}, crdt.DocumentID{2}, []crdt.ChangeHash{{3}, {4}}}, {key: "Invoice/2"}})
+	}, func(b []byte) ([]byte, error) {
+		list, err := parseDrafts(b)
+		return marshalDrafts(list), err
+	}},
 	{"certificate", func(testing.TB) []byte {
 		s := certificate.Statement{Place: lockquorum.Place{Epoch: 1, Index: 9}, Token: lockquorum.Token{Epoch: 1, Index: 5},
 			Heads: lockquorum.Heads{1}, Under: lockquorum.Token{Epoch: 1, Index: 5}, At: lockquorum.Place{Epoch: 1, Index: 7}}

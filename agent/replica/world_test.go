@@ -24,6 +24,7 @@ type device struct {
 	keys *keyring.Keyring
 	twin *storage.Twin
 	name string
+	now  func() time.Time // nil: the time of day
 }
 
 // practice founds a practice and admits as many devices as there are names.
@@ -82,7 +83,7 @@ func (d *device) open() {
 	d.t.Helper()
 	e := engine.NewLocal()
 	d.t.Cleanup(func() { _ = e.Close() })
-	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: e, Quorum: votes{}})
+	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: e, Quorum: votes{}, Now: d.now})
 	must(d.t, err)
 	d.Replica = r
 }
@@ -92,6 +93,13 @@ func (d *device) crash() {
 	d.t.Helper()
 	d.twin = d.twin.Crash()
 	d.open()
+}
+
+// at starts a device anew whose clock says what now returns.
+func (d *device) at(now func() time.Time) {
+	d.t.Helper()
+	d.now = now
+	d.crash()
 }
 
 func must(t *testing.T, err error) {

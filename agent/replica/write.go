@@ -38,8 +38,9 @@ type job struct {
 	value  crdt.Value
 	id     [16]byte // which conflict
 	choice crdt.Choice
-	again  bool // it did not read back equal once
-	over   bool // it makes anew in a protected document what an ordinary one holds
+	again  bool    // it did not read back equal once
+	over   bool    // it makes anew in a protected document what an ordinary one holds
+	drafts []draft // what that is
 	// restate holds the root keys of which everything is said again; see crdt.Restate.
 	restate map[string]bool
 	// replaces is the lost change that this one writes anew; zero: none.
@@ -117,6 +118,7 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 		Origin: origin, ArrivedMillis: t.now.UnixMilli(), Replaces: j.replaces, Fence: fence, overlay: d.lock != "",
 	}, raw)
 	if err == nil {
+		t.noteDrafts(d, c.Hash, j)
 		err = d.agrees(st)
 	}
 	if err == nil {
@@ -419,7 +421,9 @@ func (t *transaction) locate(obj fhir.Object, ref fhirRef) (job, *view, error) {
 		j := job{scope: shown.Scope, doc: shown.doc}
 		if _, protected := LockOf(shown.Scope, shown.doc); !protected && t.r.guards(obj) != "" {
 			j, err = t.placeOf(obj, ref)
-			j.over = true
+			if j.over = true; !shown.Removed {
+				j.drafts = []draft{{ref.key(), shown.Scope, shown.doc, shown.Heads}}
+			}
 		}
 		return j, shown.view, err
 	}

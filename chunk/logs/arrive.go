@@ -64,10 +64,9 @@ func (a *arriving) note(sealed chunk.Sealed, beside bool) {
 	}
 }
 
-// hear notes a chunk that is in the batch, if it is a checkpoint or a word on one.
+// hear notes a chunk that is in the batch, if it is a checkpoint, an order, or a word on one.
 func (a *arriving) hear(sealed chunk.Sealed) {
-	kind := sealed.Header().Kind
-	if kind != chunk.KindCheckpoint && kind != chunk.KindCover {
+	if !vouches(sealed) {
 		return
 	}
 	a.proofs[sealed.ID()] = sealed
@@ -77,11 +76,21 @@ func (a *arriving) hear(sealed chunk.Sealed) {
 	}
 }
 
+// vouches reports whether a skip may rest on a chunk.
+func vouches(sealed chunk.Sealed) bool {
+	switch sealed.Header().Kind {
+	case chunk.KindCheckpoint, chunk.KindCover, chunk.KindTombstone:
+		return true
+	}
+	return false
+}
+
 // keepLoose stores a checkpoint or word that has no place yet in its log as it is held, for a skip that may need it.
 func (a *arriving) keepLoose(at Ref, sealed chunk.Sealed) {
 	_, notCheckpoint := sealed.Covers()
 	_, _, notWord := sealed.Verdict()
-	if notCheckpoint != nil && notWord != nil {
+	_, notAssent := sealed.Assent()
+	if notCheckpoint != nil && notWord != nil && notAssent != nil {
 		return
 	}
 	id := sealed.ID()

@@ -78,11 +78,16 @@ type Deletion struct {
 // the skip, with ErrOtherHistory, with chunk.ErrNewer, and with ErrCoversWrongly. The last is what a device with keys finds too when it compares; it is looked at here
 // again, since a chunk that is deleted wrongly may be gone for good.
 func DeleteCovered(v storage.Reader, b *storage.Batch, checkpoint chunk.Sealed, said map[trust.DeviceID]Word) (d Deletion, err error) {
+	return deleteCovered(v, b, checkpoint, func(d trust.DeviceID) chunk.Place { return said[d].At })
+}
+
+// deleteCovered is DeleteCovered, and DeleteErased; word is what a skip of a device's log rests on beside the checkpoint.
+func deleteCovered(v storage.Reader, b *storage.Batch, checkpoint chunk.Sealed, word func(trust.DeviceID) chunk.Place) (d Deletion, err error) {
 	covers, err := checkpoint.Covers()
 	if err != nil {
 		return d, err
 	}
-	x := deletion{v: v, batch: b, checkpoint: checkpoint, covers: covers, said: said, proofs: map[chunk.ID]chunk.Sealed{checkpoint.ID(): checkpoint}}
+	x := deletion{v: v, batch: b, checkpoint: checkpoint, covers: covers, word: word, proofs: map[chunk.ID]chunk.Sealed{checkpoint.ID(): checkpoint}}
 	for _, run := range covers {
 		if err := x.run(run); err != nil {
 			return d, err
@@ -105,7 +110,7 @@ type deletion struct {
 	batch      *storage.Batch
 	checkpoint chunk.Sealed
 	covers     chunk.Covers
-	said       map[trust.DeviceID]Word
+	word       func(trust.DeviceID) chunk.Place
 	proofs     map[chunk.ID]chunk.Sealed // that were read
 	done       Deletion
 }
@@ -202,7 +207,7 @@ func (x *deletion) skip(scope trust.ScopeID, run chunk.Covered, from uint64) (sk
 	default:
 		return skip, err
 	}
-	skip.Word = x.said[skip.Key.Device].At
+	skip.Word = x.word(skip.Key.Device)
 	p, err := ReadProof(x.v, skip, x.proofs)
 	if err == nil && p.Word.ID() != (chunk.ID{}) {
 		x.proofs[p.Word.ID()] = p.Word

@@ -8,7 +8,7 @@ import (
 	"chartmesh/storage"
 )
 
-// Proof is what a skip rests on.
+// Proof is what a skip rests on: a checkpoint and a word, or an order to erase and an assent, of which MayErase tells whether they count.
 type Proof struct {
 	Checkpoint chunk.Sealed
 	Word       chunk.Sealed // none if the device whose log it is made the checkpoint
@@ -34,12 +34,17 @@ func ReadProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed
 		}
 	}
 	on := p.Checkpoint.Place()
-	if p.Checkpoint.Header().Device == skip.Key.Device {
+	if p.Checkpoint.Header().Device == skip.Key.Device && !p.Checkpoint.IsErasure() {
 		return p, nil
 	}
 	at := skip.Word
 	if on != skip.Checkpoint { // the word was on another
-		if at, err = wordOn(v, skip, on); err != nil {
+		if p.Checkpoint.IsErasure() {
+			at, err = anyAssent(v, p.Checkpoint)
+		} else {
+			at, err = wordOn(v, skip, on)
+		}
+		if err != nil {
 			return p, err
 		}
 	}
@@ -50,6 +55,12 @@ func ReadProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed
 		if p.Word, err = readAt(v, skip.Scope, at); err != nil {
 			return p, err
 		}
+	}
+	if p.Checkpoint.IsErasure() {
+		if said, err := p.Word.Assent(); err != nil || said.Erasure != on {
+			return p, ErrNoWord
+		}
+		return p, nil
 	}
 	about, good, err := p.Word.Verdict()
 	if h := p.Word.Header(); err != nil || !good || about != on || h.Device != skip.Key.Device || h.Scope != skip.Scope {
@@ -74,4 +85,16 @@ func wordOn(v storage.Reader, skip chunk.Skip, on chunk.Place) (at chunk.Place, 
 		return at, cmp.Or(skipErr, err)
 	}
 	return later.Word, nil
+}
+
+// anyAssent finds an assent to an order that stands for the checkpoint that a skip names: the first that was noted.
+func anyAssent(v storage.Reader, order chunk.Sealed) (at chunk.Place, err error) {
+	err = assentsTo(v, order, func(assent chunk.Sealed) error {
+		at = assent.Place()
+		return storage.ErrStop
+	})
+	if err == nil && at == (chunk.Place{}) {
+		err = storage.ErrNotFound
+	}
+	return at, err
 }

@@ -146,11 +146,11 @@ func Read(v storage.Reader, at Ref) (s Stored, err error) {
 	return s, err
 }
 
-// LooseCheckpoints calls do for each checkpoint that lies loose at a place.
+// LooseCheckpoints calls do for each checkpoint or order that lies loose at a place.
 func LooseCheckpoints(v storage.Reader, at Ref, do func(chunk.Sealed) error) error {
 	return v.Scan(storage.Loose.With3(at.Scope, at.Log, at.Counter), nil, func(_, value []byte) error {
 		loose, err := chunk.Parse(append([]byte(nil), value...))
-		if err != nil || loose.Header().Kind != chunk.KindCheckpoint {
+		if err != nil || loose.Header().Kind != chunk.KindCheckpoint && !loose.IsErasure() {
 			return err
 		}
 		return do(loose)

@@ -34,7 +34,7 @@ type settler struct {
 	next    []byte   // key of the note at which the next turn begins; guarded by Set.arrive
 	deleted atomic.Uint64
 	news    atomic.Bool // see News
-	lacks   atomic.Bool // a checkpoint that all have agreed on covers what is not all here
+	lacks   atomic.Bool // a checkpoint that all have agreed on, or an order, covers what is not all here
 }
 
 // openSettler reads how far it has come.
@@ -59,19 +59,26 @@ func (s *Set) Deleted() uint64 { return s.settler.deleted.Load() }
 // News reports whether something came, since it was asked last, by which checkpoints may be settled that were not.
 func (s *Set) News() bool { return s.settler.news.Swap(false) }
 
-// noteSaid notes the checkpoints among some chunks, and the words on checkpoints, which need not have come. Of two words of one device the bad one
-// counts.
+// noteSaid notes the checkpoints and orders among some chunks, and the words on them, which need not have come. Of two words of one device the bad one
+// counts. An order is noted as of old: it waits for no grace.
 func noteSaid(v storage.Reader, b *storage.Batch, list []chunk.Sealed, now time.Time) error {
 	said := map[string]Word{}
 	for _, sealed := range list {
 		h := sealed.Header()
-		if h.Kind == chunk.KindCheckpoint {
-			key := storage.Unsettled.Key(sealed.ID())
+		if order := sealed.IsErasure(); order || h.Kind == chunk.KindCheckpoint {
+			key, noted := storage.Unsettled.Key(sealed.ID()), now.UnixMilli()
+			if order {
+				noted = 0
+			}
 			if _, err := v.Get(key); errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrDamaged) {
-				b.Put(key, Unsettled{Scope: h.Scope, At: sealed.Place(), Maker: h.Device, NotedMillis: now.UnixMilli()}.Marshal())
+				b.Put(key, Unsettled{Scope: h.Scope, At: sealed.Place(), Maker: h.Device, NotedMillis: noted}.Marshal())
 			} else if err != nil {
 				return fmt.Errorf("read note of a checkpoint: %w", err)
 			}
+			continue
+		}
+		if assent, err := sealed.Assent(); err == nil {
+			b.Put(storage.Assent.Key(assent.Erasure.ID, sealed.ID()), MarshalPlace(sealed.Place()))
 			continue
 		}
 		on, good, err := sealed.Verdict()
@@ -155,7 +162,7 @@ func (s *Set) unsettled(now time.Time, grace time.Duration) (list []Unsettled, m
 			if err != nil {
 				return err
 			}
-			if age := now.UnixMilli() - u.NotedMillis; age < 0 || age >= grace.Milliseconds() {
+			if age := now.UnixMilli() - u.NotedMillis; u.NotedMillis == 0 || age < 0 || age >= grace.Milliseconds() {
 				list = append(list, u)
 			}
 			return nil
@@ -179,22 +186,28 @@ func (s *Set) settle(ctx context.Context, u Unsettled) error {
 			forgetCheckpoint(&b, u.At.ID, said)
 			return err
 		}
-		switch AgreementOn(s.state(), u.Scope, said) {
-		case Awaited:
-			return nil
-		case Refused:
-			s.log.Warn("a device says that a checkpoint is not what it claims to stand for; nothing is deleted for it", "checkpoint", u.At.ID)
-			b.Delete(storage.Unsettled.Key(u.At.ID))
-			return nil
-		}
 		sealed, err := ReadChunk(v, u.Scope, u.At.Log, u.At.Counter)
 		if err != nil || sealed.ID() != u.At.ID { // of another history of its log
 			return err
 		}
+		delete := func() (Deletion, error) { return DeleteCovered(v, &b, sealed, said) }
+		if sealed.IsErasure() {
+			assent, agreed, err := s.AssentTo(v, sealed)
+			if err != nil || !agreed {
+				return err
+			}
+			delete = func() (Deletion, error) { return DeleteErased(v, &b, sealed, assent) }
+		} else if agreement := AgreementOn(s.state(), u.Scope, said); agreement == Refused {
+			s.log.Warn("a device says that a checkpoint is not what it claims to stand for; nothing is deleted for it", "checkpoint", u.At.ID)
+			b.Delete(storage.Unsettled.Key(u.At.ID))
+			return nil
+		} else if agreement == Awaited {
+			return nil
+		}
 		if held, err := s.holdsCovered(u.Scope, sealed); err != nil || !held {
 			return err
 		}
-		d, err := DeleteCovered(v, &b, sealed, said)
+		d, err := delete()
 		if err != nil {
 			return err
 		}
@@ -273,7 +286,7 @@ func (s *Set) lookBack(ctx context.Context, now time.Time) (more bool, err error
 				}
 				size += len(value)
 				sealed, err := chunk.Parse(value)
-				if h := sealed.Header(); err == nil && (h.Kind == chunk.KindCheckpoint || h.Kind == chunk.KindCover) {
+				if err == nil && vouches(sealed) {
 					list = append(list, sealed)
 				}
 				return nil

@@ -12,7 +12,7 @@ import (
 )
 
 // takeSkip lets a log go on over chunks that were deleted elsewhere, if the checkpoint that stands for them is here, signed
-// by a member, and says that it covers them, and the device whose log it is says so too. One that brings nothing, leaves a
+// by a member, and says that it covers them, and the device whose log it is says so too; or if an order that counts names them. One that brings nothing, leaves a
 // gap or names what is not here is passed over; the vector tells the peer so.
 func (s *Set) takeSkip(ctx context.Context, a *arriving, refused *refusals, from trust.DeviceID, b []byte) error {
 	skip, err := chunk.ParseSkip(b)
@@ -44,7 +44,13 @@ func (s *Set) takeSkip(ctx context.Context, a *arriving, refused *refusals, from
 				return errors.Join(errKnown, err)
 			}
 		}
-		p, err = ReadProof(v, skip, a.proofs)
+		if p, err = ReadProof(v, skip, a.proofs); err != nil || !p.Checkpoint.IsErasure() {
+			return err
+		}
+		counts, err := s.MayErase(v, p.Checkpoint, p.Word)
+		if err == nil && !counts {
+			err = ErrNoWord // or the entry that made one of them an administrator is on the way
+		}
 		return err
 	})
 	if err == nil {

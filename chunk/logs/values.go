@@ -33,6 +33,19 @@ func ParseWord(b []byte) (x Word, err error) {
 	return x, r.Close()
 }
 
+// MarshalPlace encodes where an assent stands.
+func MarshalPlace(p chunk.Place) []byte {
+	b, _ := p.AppendBinary([]byte{version})
+	return b
+}
+
+// ParsePlace reads what MarshalPlace wrote.
+func ParsePlace(b []byte) (p chunk.Place, err error) {
+	r := open(b)
+	p = chunk.ReadPlace(r)
+	return p, r.Close()
+}
+
 // Unsettled is a checkpoint for which nothing was deleted yet.
 type Unsettled struct {
 	Scope       trust.ScopeID

@@ -30,6 +30,10 @@ var valueForms = []struct {
 		x, err := logs.ParseWord(b)
 		return x.Marshal(), err
 	}},
+	{"place", logs.MarshalPlace(chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}}), func(b []byte) ([]byte, error) {
+		p, err := logs.ParsePlace(b)
+		return logs.MarshalPlace(p), err
+	}},
 	{"unsettled", logs.Unsettled{At: chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}}, NotedMillis: -5}.Marshal(), func(b []byte) ([]byte, error) {
 		u, err := logs.ParseUnsettled(b)
 		return u.Marshal(), err

@@ -52,6 +52,11 @@ var rules = map[string]rule{
 		module: []string{"wire", "trust", "lockquorum", "lockquorum/voter", "storage"},
 		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
 	},
+	// The voter of this device, of a workstation as of an anchor. It knows no name.
+	"lockquorum/local": {
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter"},
+		others: []string{"go.etcd.io/raft/v3/raftpb"},
+	},
 	"lockquorum/client":     {module: []string{"lockquorum"}},
 	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum", "lockquorum/certificate"}, others: []string{"go.etcd.io/raft/v3/raftpb", "google.golang.org/protobuf/proto"}},
 	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
@@ -65,12 +70,12 @@ var rules = map[string]rule{
 		"agent/api",
 	}},
 	"agent/quorum": {
-		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/client", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter", "agent/api"},
-		others: []string{"go.etcd.io/raft/v3/raftpb", "golang.org/x/text/unicode/norm"},
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/client", "lockquorum/driver", "lockquorum/local", "lockquorum/remote", "agent/api"},
+		others: []string{"golang.org/x/text/unicode/norm"},
 	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",
-		"lockquorum", "lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
+		"lockquorum", "lockquorum/local", "lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
 	}, others: []string{"github.com/prometheus/client_golang", "golang.org/x/sys"}},
 
 	// What agent and anchor tell of themselves in the same way.
@@ -154,6 +159,7 @@ var testImports = map[string][]string{
 	"lockquorum/driver": {"lockquorum/quorumtest"},
 	"lockquorum/remote": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
 	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
+	"lockquorum/local":  {"trust/keyring"},                                                             // real devices
 	"agent/quorum":      {"trust/keyring"},                                                             // real devices
 	"agent/replica":     {"crdt/engine", "internal/hostile"},                                           // the replica is given its engine
 	"agent/api":         {"agent/api/apitest"},
@@ -177,6 +183,7 @@ var unreachable = map[string][]string{
 	"p2p":     {"trust/keyring", "crdt", "storage", "agent"},
 
 	"lockquorum/driver": {"trust/keyring", "crdt", "p2p", "agent"}, // an anchor runs it too
+	"lockquorum/local":  {"trust/keyring", "crdt", "fhir", "p2p", "agent"},
 
 	"chunk/logs":    {"trust/keyring", "crdt", "p2p", "agent"},
 	"trust/keyring": {"chunk", "crdt", "storage", "p2p", "agent"},

@@ -17,7 +17,7 @@ import (
 
 // Disk keeps what a voter stored.
 type Disk interface {
-	// Load returns what was saved; nil: nothing ever was. It is voter.ErrLost if something of it is not there any more.
+	// Load returns what was saved; nil: nothing ever was. It is voter.ErrLost if something of it is not there any more, and what Ended said.
 	Load(ctx context.Context) (*voter.Stored, error)
 	// Save stores what a Batch says. Where Sync is set, it is durable when Save returns. After an error nothing more is saved.
 	Save(ctx context.Context, w Write) error
@@ -31,7 +31,8 @@ type Write struct {
 	Entries   []*pb.Entry // take the place of those from the first one's index on
 	Forget    uint64      // entries up to there are not needed any more; 0: all are
 	Sync      bool
-	Lost      bool // it has turned out that something is not there any more: Load is voter.ErrLost from now on
+	// Ended is voter.ErrLost or voter.ErrOver once the voter has ended for good, which Load is from now on.
+	Ended error
 }
 
 // What there is one of for a voter, under storage.Quorum.
@@ -39,7 +40,9 @@ const (
 	itemVoter    = 1
 	itemHard     = 2
 	itemSnapshot = 3
-	itemLost     = 5 // 4 is agent/quorum's
+	itemLost     = 5 // 4 is lockquorum/local's
+	itemPrepared = 8
+	itemBegins   = 9
 )
 
 // Record says which voter a store is of.
@@ -104,15 +107,7 @@ func Found(ctx context.Context, store storage.Store, rec Record, from *voter.Sto
 // Forget removes the voter of a store, so that another may begin in it. It must have no part in its quorum any more.
 func Forget(ctx context.Context, store storage.Store) error {
 	var b storage.Batch
-	err := store.View(func(r storage.Reader) error {
-		for _, item := range []byte{itemVoter, itemHard, itemSnapshot, itemLost} {
-			b.Delete(storage.Quorum.Key(item))
-		}
-		return r.Keys(storage.QuorumEntry.All(), nil, func(key []byte) error {
-			b.Delete(append([]byte(nil), key...))
-			return nil
-		})
-	})
+	err := erase(store, &b)
 	if err == nil {
 		err = store.Commit(ctx, &b)
 	}
@@ -130,40 +125,13 @@ func (d *StoreDisk) Rebind(ctx context.Context, rec Record) error {
 }
 
 // Load implements Disk.
-func (d *StoreDisk) Load(context.Context) (*voter.Stored, error) {
-	out := &voter.Stored{}
-	err := d.store.View(func(r storage.Reader) error {
-		if _, err := r.Get(storage.Quorum.Key(itemLost)); !errors.Is(err, storage.ErrNotFound) {
-			return errors.Join(voter.ErrLost, err)
+func (d *StoreDisk) Load(context.Context) (out *voter.Stored, err error) {
+	err = d.store.View(func(r storage.Reader) error {
+		if err := ended(r); err != nil {
+			return err
 		}
-		b, err := r.Get(storage.Quorum.Key(itemHard))
-		if err != nil {
-			return lost(err)
-		}
-		if d.hard, err = parseHard(b); err != nil {
-			return lost(err)
-		}
-		b, err = r.Get(storage.Quorum.Key(itemSnapshot))
-		if storage.IgnoreNotFound(err) != nil {
-			return lost(err)
-		}
-		if err == nil {
-			if out.Snapshot, err = parseSnapshot(b); err != nil {
-				return lost(err)
-			}
-		}
-		for i := d.hard.first; i != 0 && i <= d.hard.last; i++ {
-			b, err := r.Get(storage.QuorumEntry.Key(i))
-			if err != nil {
-				return lost(err)
-			}
-			e, err := parseEntry(b)
-			if err != nil || e.GetIndex() != i {
-				return lost(errors.Join(err, fmt.Errorf("entry %d does not read", i)))
-			}
-			out.Entries = append(out.Entries, e)
-		}
-		return nil
+		out, d.hard, err = read(r)
+		return err
 	})
 	if err != nil {
 		return nil, err
@@ -171,9 +139,39 @@ func (d *StoreDisk) Load(context.Context) (*voter.Stored, error) {
 	if d.hard == (hardState{}) && out.Snapshot == nil {
 		return nil, nil
 	}
-	out.HardState = &pb.HardState{Term: &d.hard.term, Vote: &d.hard.vote, Commit: &d.hard.commit}
-	out.HardState = proto.Clone(out.HardState).(*pb.HardState)
 	return out, nil
+}
+
+// read reads what a voter stored, as far as it reads: beside voter.ErrLost too.
+func read(r storage.Reader) (*voter.Stored, hardState, error) {
+	out, hard := &voter.Stored{}, hardState{}
+	b, err := r.Get(storage.Quorum.Key(itemSnapshot))
+	if err == nil {
+		out.Snapshot, err = parseSnapshot(b)
+	}
+	if storage.IgnoreNotFound(err) != nil {
+		out.Snapshot = nil
+		return out, hard, lost(err)
+	}
+	if b, err = r.Get(storage.Quorum.Key(itemHard)); err != nil {
+		return out, hard, lost(err)
+	}
+	if hard, err = parseHard(b); err != nil {
+		return out, hard, lost(err)
+	}
+	out.HardState = &pb.HardState{Term: proto.Uint64(hard.term), Vote: proto.Uint64(hard.vote), Commit: proto.Uint64(hard.commit)}
+	for i := hard.first; i != 0 && i <= hard.last; i++ {
+		b, err := r.Get(storage.QuorumEntry.Key(i))
+		if err != nil {
+			return out, hard, lost(err)
+		}
+		e, err := parseEntry(b)
+		if err != nil || e.GetIndex() != i {
+			return out, hard, lost(errors.Join(err, fmt.Errorf("entry %d does not read: %w", i, wire.ErrMalformed)))
+		}
+		out.Entries = append(out.Entries, e)
+	}
+	return out, hard, nil
 }
 
 // lost says that something is not there that was stored, unless the disk itself is to blame.
@@ -200,8 +198,8 @@ func (d *StoreDisk) put(b *storage.Batch, w Write) error {
 	if hs := w.HardState; hs != nil {
 		d.hard.term, d.hard.vote, d.hard.commit = hs.GetTerm(), hs.GetVote(), hs.GetCommit()
 	}
-	if w.Lost {
-		b.Put(storage.Quorum.Key(itemLost), []byte{recordVersion})
+	if w.Ended != nil {
+		note(b, w.Ended)
 	}
 	if w.Snapshot != nil {
 		value, err := marshalSnapshot(w.Snapshot)

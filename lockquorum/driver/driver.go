@@ -46,8 +46,8 @@ type Config struct {
 	// Tick is how often a leader says a word; Election after how many without one another is wanted. 0: the defaults, for a LAN.
 	Tick     time.Duration
 	Election int
-	// Prefer is the voter that leads when it has been well for PreferAfter; 0: none.
-	Prefer      uint64
+	// Prefer reports whether a device's voter is to lead when it has been well for PreferAfter: an anchor's, as it is known now; nil: none is.
+	Prefer      func(lockquorum.DeviceID) bool
 	PreferAfter time.Duration
 	// SnapshotEvery is after how many commands a snapshot is made; 0: the default.
 	SnapshotEvery uint64
@@ -153,7 +153,7 @@ const (
 
 var _ lockquorum.Engine = (*Driver)(nil)
 
-// Open reads what the voter stored. Nothing runs before Run. It is voter.ErrLost, as ErrBroken too, if that is not whole.
+// Open reads what the voter stored. Nothing runs before Run. It is voter.ErrLost, as ErrBroken too, if that is not whole, and voter.ErrOver if its quorum was over.
 func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	if cfg.ID == 0 || cfg.Disk == nil || cfg.Allow == nil {
 		return nil, errors.New("open voter: number, disk and who may ask are needed")
@@ -190,7 +190,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	d.mu.met = cfg.Begin
 	stored, err := cfg.Disk.Load(ctx)
-	if errors.Is(err, voter.ErrLost) {
+	if errors.Is(err, voter.ErrLost) || errors.Is(err, voter.ErrOver) {
 		return nil, fmt.Errorf("open voter: %w: %w", ErrBroken, err)
 	}
 	if err != nil {
@@ -204,7 +204,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	err = guarded(func() (err error) {
 		d.node, err = voter.Open(voter.Config{
-			ID: cfg.ID, Boot: cfg.Boot, Election: cfg.Election, Prefer: cfg.Prefer, PreferAfter: int(cfg.PreferAfter / cfg.Tick),
+			ID: cfg.ID, Boot: cfg.Boot, Election: cfg.Election, PreferAfter: int(cfg.PreferAfter / cfg.Tick),
 			SnapshotEvery: cfg.SnapshotEvery, Logger: raftLog{d.log},
 		}, stored)
 		return err
@@ -259,8 +259,8 @@ func (d *Driver) Run(ctx context.Context) error {
 		})
 		d.publish(err == nil, err)
 	}
-	if errors.Is(err, voter.ErrLost) { // started again it would not know until somebody showed it once more
-		if save := d.cfg.Disk.Save(context.WithoutCancel(ctx), Write{Lost: true, Sync: true}); save != nil {
+	if errors.Is(err, voter.ErrLost) || errors.Is(err, voter.ErrOver) { // started again it would not know until somebody showed it once more
+		if save := d.cfg.Disk.Save(context.WithoutCancel(ctx), Write{Ended: err, Sync: true}); save != nil {
 			err = errors.Join(err, fmt.Errorf("that is not noted: %w", save))
 		}
 	}
@@ -319,7 +319,23 @@ func (d *Driver) more() {
 	}
 }
 
+// preferred returns the voter that is to lead when it is well; 0: it is this one, or there is none.
+func (d *Driver) preferred() (id uint64) {
+	if d.cfg.Prefer == nil || d.cfg.Prefer(d.cfg.Device) {
+		return 0
+	}
+	for _, v := range d.node.State().Voters() {
+		if d.cfg.Prefer(v.Device) {
+			return v.ID
+		}
+	}
+	return 0
+}
+
 func (d *Driver) tick() {
+	if _, settled := d.node.Leader(); settled {
+		d.node.Prefer(d.preferred())
+	}
 	d.node.Tick()
 	now := d.cfg.Now()
 	// Who leads and hears nothing has the clock go on in the log when a lease may have ended.

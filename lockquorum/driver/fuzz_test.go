@@ -9,6 +9,7 @@ import (
 
 	"chartmesh/internal/fuzzing"
 	"chartmesh/lockquorum/voter"
+	"chartmesh/trust"
 )
 
 // FuzzValues: what is read of a voter's disk is written the same. The first byte says which value it is.
@@ -31,6 +32,7 @@ func FuzzValues(f *testing.F) {
 		append([]byte{2}, marshalEntry(&pb.Entry{Index: proto.Uint64(9), Term: proto.Uint64(1)})...),
 		append([]byte{3}, snapshot...),
 		append([]byte{3}, first...),
+		append([]byte{4}, Prepared{Record{Epoch: 1 << 33, ID: 2, Log: [32]byte{3}}, trust.EntryID{9}}.marshal()...),
 	}
 	read := func(b []byte) (again []byte, err error) {
 		if len(b) == 0 {
@@ -55,6 +57,9 @@ func FuzzValues(f *testing.F) {
 				return nil, err
 			}
 			return marshalSnapshot(s)
+		case 4:
+			p, err := parsePrepared(b[1:])
+			return p.marshal(), err
 		}
 		return b[1:], nil
 	}
@@ -67,5 +72,37 @@ func FuzzValues(f *testing.F) {
 		if err == nil && len(b) > 0 && !bytes.Equal(again, b[1:]) {
 			t.Fatalf("%x is written %x", b[1:], again)
 		}
+	})
+}
+
+// FuzzKept: what a voter stored comes to another device as it is, and amounts to a State or is refused.
+func FuzzKept(f *testing.F) {
+	entry := &pb.Entry{Index: proto.Uint64(2), Term: proto.Uint64(1), Data: []byte(fuzzing.Canary)}
+	var seeds [][]byte
+	for _, k := range []Kept{
+		{Epoch: 1, ID: 1, Whole: true, Stored: *voter.Found(founding(3))},
+		{Epoch: 1 << 33, ID: 3, Stored: voter.Stored{HardState: &pb.HardState{Term: proto.Uint64(1), Vote: proto.Uint64(2), Commit: proto.Uint64(3)}, Entries: []*pb.Entry{entry, entry}}},
+		{Epoch: 1, ID: 1, Whole: true, Stored: voter.Stored{Snapshot: voter.Found(founding(1)).Snapshot, Entries: []*pb.Entry{entry}}},
+	} {
+		b, err := k.Marshal()
+		if err != nil {
+			f.Fatal(err)
+		}
+		seeds = append(seeds, b)
+	}
+	fuzzing.Seeds(f, func(b []byte) error { _, err := ParseKept(b); return err }, seeds...)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var k Kept
+		var err error
+		fuzzing.Allocates(t, len(b), 64, 8<<10, func() { k, err = ParseKept(b) })
+		fuzzing.Quiet(t, err)
+		if err != nil {
+			return
+		}
+		if again, err := k.Marshal(); err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("%x is written %x (%v)", b, again, err)
+		}
+		_, _, err = k.Latest()
+		fuzzing.Quiet(t, err)
 	})
 }

@@ -14,7 +14,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
@@ -58,56 +57,35 @@ type Server struct {
 	// Certify signs what the voter says of a document; nil: that is ErrForbidden.
 	Certify func(ctx context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error)
 
-	mu    sync.Mutex
-	asked map[lockquorum.DeviceID]int
-}
-
-// enter reports whether a device may ask one thing more.
-func (s *Server) enter(from lockquorum.DeviceID) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.asked == nil {
-		s.asked = map[lockquorum.DeviceID]int{}
-	}
-	if s.asked[from] >= maxAtOnce {
-		return false
-	}
-	s.asked[from]++
-	return true
-}
-
-func (s *Server) leave(from lockquorum.DeviceID) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.asked[from]--; s.asked[from] == 0 {
-		delete(s.asked, from)
-	}
+	turns    turns
+	speaking speaking
 }
 
 // Serve answers one question of a device, which the connection has proven.
 func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID) error {
-	if !s.enter(from) {
-		_ = st.Reset()
-		return lockquorum.ErrBusy
-	}
-	defer s.leave(from)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(ctx, func() { _ = st.Reset() })()
-	_ = st.SetDeadline(time.Now().Add(patience))
-	b, err := readFrame(st, maxQuestion)
-	if err != nil {
-		_ = st.Reset()
-		return fmt.Errorf("read question: %w", err)
-	}
-	q, err := parseQuestion(b)
-	if err == nil && q.practice != s.Practice {
-		err = errors.New("it is of another practice")
-	}
-	if err != nil {
-		_ = st.Reset()
-		return fmt.Errorf("read question: %w", err)
-	}
+	return s.turns.serve(ctx, st, from, func(practice trust.EntryID) (*Server, func()) {
+		if practice != s.Practice {
+			return nil, nil
+		}
+		return s, func() {}
+	})
+}
+
+// Servers answer for the voters of several practices.
+type Servers struct {
+	// Of returns the Server of a practice for a device that may speak to it, and what is called when it is not used any more; nil: there is none.
+	Of func(ctx context.Context, practice trust.EntryID, from lockquorum.DeviceID) (*Server, func())
+
+	turns turns
+}
+
+// Serve answers one question of a device, which the connection has proven.
+func (s *Servers) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID) error {
+	return s.turns.serve(ctx, st, from, func(practice trust.EntryID) (*Server, func()) { return s.Of(ctx, practice, from) })
+}
+
+// answering answers a question that was read.
+func (s *Server) answering(ctx context.Context, cancel func(), st Stream, from lockquorum.DeviceID, q question) error {
 	if q.kind == kindMessages {
 		err := s.messages(st, from)
 		_ = st.Reset()
@@ -121,6 +99,7 @@ func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID)
 		cancel()
 	}()
 	a := s.answer(ctx, from, q)
+	var err error
 	if ctx.Err() == nil {
 		_ = st.SetDeadline(time.Now().Add(patience))
 		if err = writeFrame(st, a.encode()); err == nil {
@@ -140,6 +119,7 @@ func (s *Server) messages(st Stream, from lockquorum.DeviceID) error {
 	if s.Receive == nil || s.Votes == nil {
 		return lockquorum.ErrStopped
 	}
+	defer s.speaking.begin(from, st)()
 	for {
 		if !s.Votes(from) {
 			return lockquorum.ErrForbidden

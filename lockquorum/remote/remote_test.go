@@ -155,8 +155,8 @@ func TestGoesAway(t *testing.T) {
 		}
 		<-waits
 		synctest.Wait()
-		if len(s.asked) > 0 {
-			t.Errorf("it still counts %v", s.asked)
+		if len(s.turns.asked) > 0 {
+			t.Errorf("it still counts %v", s.turns.asked)
 		}
 		silent := &Engine{Practice: practice, Open: func(context.Context) (Stream, error) {
 			here, there := net.Pipe()

@@ -118,13 +118,14 @@ type Node struct {
 	settled bool                         // it leads and has applied a command of its own term
 	base    int64                        // replicated clock when it had
 	baseAt  time.Duration                // by its own
-	well    int                          // for how many ticks the preferred voter has been well
-	quiet   int                          // for how many it has not been heard
 	last    uint64                       // number of the last proposal
 	waiting map[uint64][]lockquorum.Seen // what was shown with it
 	reads   reads
 	chains  chains
 	err     error // why it does not go on
+
+	preference preference
+	heard      bool // the preferred voter, since the last tick
 }
 
 // Found returns what the founding voters of a quorum begin with: all with the same State.
@@ -259,28 +260,6 @@ func (n *Node) Tick() {
 	n.prefer()
 }
 
-// prefer hands over to the preferred voter once it has been well for long.
-func (n *Node) prefer() {
-	if !n.leads || !n.settled || n.cfg.Prefer == 0 || n.cfg.Prefer == n.cfg.ID {
-		n.well = 0
-		return
-	}
-	last, _ := n.log.LastIndex()
-	status := n.raft.Status()
-	p, ok := status.Progress[n.cfg.Prefer]
-	if n.quiet++; ok && p.RecentActive { // Raft forgets it once in an election's time, and hears it a moment later
-		n.quiet = 0
-	}
-	if !ok || p.IsLearner || n.quiet > 2 || p.Match+maxInflight < last {
-		n.well = 0
-		return
-	}
-	if n.well++; n.well >= n.cfg.PreferAfter {
-		n.well = 0
-		n.raft.TransferLeader(n.cfg.Prefer)
-	}
-}
-
 // Step takes a message of another voter. What does not fit is dropped, as a network would; so is what voters do not send each other: Raft
 // would propose what one hands on, and the leader would not have stamped it. Snapshots are for Take.
 func (n *Node) Step(m *pb.Message) {
@@ -288,6 +267,7 @@ func (n *Node) Step(m *pb.Message) {
 	if n.err != nil {
 		return
 	}
+	n.heard = n.heard || m.GetFrom() == n.cfg.Prefer
 	switch m.GetType() {
 	case pb.MsgApp, pb.MsgAppResp, pb.MsgHeartbeat, pb.MsgHeartbeatResp, pb.MsgTimeoutNow,
 		pb.MsgVote, pb.MsgVoteResp, pb.MsgPreVote, pb.MsgPreVoteResp:

@@ -277,6 +277,16 @@ func (a *administrator) CheckIn(st *trust.State, of trust.EntryID, now time.Time
 	return e, nil
 }
 
+// Reseed makes the entry by which the practice's quorum is founded anew, with devices as its voters.
+func (a *administrator) Reseed(st *trust.State, voters []trust.DeviceID, now time.Time) (trust.Entry, error) {
+	m := trust.Reseed{Voters: slices.SortedFunc(slices.Values(voters), func(a, b trust.DeviceID) int { return bytes.Compare(a[:], b[:]) })}
+	e, err := a.sign(st, trust.KindReseed, m.Encode(), now)
+	if err != nil {
+		return e, fmt.Errorf("found the quorum anew: %w", err)
+	}
+	return e, nil
+}
+
 // ReplaceRecovery makes the entry that puts another recovery code in the place of the one in force, and the new code, which
 // is nowhere kept. Who types the old one in ends its right at once; without it (empty), it ends for those who know of the
 // entry. Rotate every scope next: the old code opens every epoch so far, for ever.

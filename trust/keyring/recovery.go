@@ -160,6 +160,11 @@ func OpenWithRecovery(code string, st *trust.State) (*Recovery, error) {
 	return r, nil
 }
 
+// SignErasure has the practice's root key agree to an order to erase, named by the ID of its chunk.
+func (r *Recovery) SignErasure(order [32]byte) (root trust.DeviceID, signature [64]byte) {
+	return r.signer.Device(), [64]byte(r.signer.Sign(trust.ContextErasure, order[:]))
+}
+
 // Opens reports whether the recovery code opens an epoch.
 func (r *Recovery) Opens(epoch trust.EpochID) bool { return r.has(epoch) }
 

@@ -1,4 +1,4 @@
-package quorum
+package local
 
 import (
 	"context"
@@ -20,9 +20,9 @@ type known struct {
 const itemKnown = 4
 
 // loadKnown reads who the voters were. Who never heard of any asks the device that founded the practice.
-func (s *Service) loadKnown() error {
-	k := known{voters: []lockquorum.Voter{{ID: 1, Device: s.cfg.Members().Founding().Device.ID}}}
-	err := s.cfg.Store.View(func(r storage.Reader) error {
+func (v *Voter) loadKnown() error {
+	k := known{voters: []lockquorum.Voter{{ID: 1, Device: v.cfg.Members().Founding().Device.ID}}}
+	err := v.cfg.Store.View(func(r storage.Reader) error {
 		b, err := r.Get(storage.Quorum.Key(itemKnown))
 		if err != nil {
 			return err
@@ -33,54 +33,54 @@ func (s *Service) loadKnown() error {
 	if storage.IgnoreNotFound(err) != nil {
 		return fmt.Errorf("read who votes: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mu.known = k
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.mu.known = k
 	return nil
 }
 
-// voting returns who votes: by this device's own voter, or as it was last heard of.
-func (s *Service) voting() []lockquorum.Voter {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.driver != nil {
-		if list := s.mu.driver.Status().Voters; len(list) > 0 {
+// Voting returns who votes: by this device's own voter, or as it was last heard of.
+func (v *Voter) Voting() []lockquorum.Voter {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.mu.driver != nil {
+		if list := v.mu.driver.Status().Voters; len(list) > 0 {
 			return list
 		}
 	}
-	return slices.Clone(s.mu.known.voters)
+	return slices.Clone(v.mu.known.voters)
 }
 
-// heard notes who votes, of what a quorum agreed on.
-func (s *Service) heard(ctx context.Context, st *lockquorum.State) {
+// Heard notes who votes, of what a quorum agreed on.
+func (v *Voter) Heard(ctx context.Context, st *lockquorum.State) {
 	k := known{lockquorum.Place{Epoch: st.Epoch(), Index: st.Index()}, st.Voters()}
-	s.mu.Lock()
-	was := s.mu.known
+	v.mu.Lock()
+	was := v.mu.known
 	newer := k.at.Compare(was.at) > 0 && len(k.voters) > 0
 	if newer {
-		s.mu.known = k
+		v.mu.known = k
 	}
-	s.mu.Unlock()
+	v.mu.Unlock()
 	if !newer || was.at.Epoch == k.at.Epoch && slices.Equal(was.voters, k.voters) {
 		return
 	}
 	var b storage.Batch
 	b.Put(storage.Quorum.Key(itemKnown), k.marshal())
-	if err := s.cfg.Store.Commit(ctx, &b); err != nil {
-		s.log.Warn("who keeps leases and numbers was not noted", "error", err)
+	if err := v.cfg.Store.Commit(ctx, &b); err != nil {
+		v.log.Warn("who keeps leases and numbers was not noted", "error", err)
 	}
 }
 
 // learnVoters notes who votes, of a quorum that this device is to vote in. It is durable when it returns.
-func (s *Service) learnVoters(ctx context.Context, k known) error {
+func (v *Voter) learnVoters(ctx context.Context, k known) error {
 	var b storage.Batch
 	b.Put(storage.Quorum.Key(itemKnown), k.marshal())
-	if err := s.cfg.Store.Commit(ctx, &b); err != nil {
+	if err := v.cfg.Store.Commit(ctx, &b); err != nil {
 		return fmt.Errorf("note who votes: %w", err)
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mu.known = k
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.mu.known = k
 	return nil
 }
 
@@ -91,9 +91,9 @@ func (k known) marshal() []byte {
 	w.Uvarint(k.at.Epoch)
 	w.Uvarint(k.at.Index)
 	w.Uvarint(uint64(len(k.voters)))
-	for _, v := range k.voters {
-		w.Uvarint(v.ID)
-		w.Raw(v.Device[:])
+	for _, o := range k.voters {
+		w.Uvarint(o.ID)
+		w.Raw(o.Device[:])
 	}
 	return w.Bytes()
 }

@@ -1,0 +1,238 @@
+package anchor
+
+import (
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"chartmesh/chunk"
+	"chartmesh/trust"
+	"chartmesh/trust/keyring"
+)
+
+// orders orders chunks of a document to be erased.
+func (w *writer) orders(document byte, covered ...chunk.Sealed) chunk.Sealed {
+	w.r.t.Helper()
+	return w.seal(&chunk.Erasure{Document: [32]byte{document}, Covers: packed(document, covered...).Covers, Reason: "kept long enough"})
+}
+
+// agrees assents to an order; by the recovery code, if it is one.
+func (w *writer) agrees(document byte, order chunk.Sealed, code string) chunk.Sealed {
+	w.r.t.Helper()
+	a := &chunk.Assent{Document: [32]byte{document}, Erasure: order.Place()}
+	if code != "" {
+		r, err := keyring.OpenWithRecovery(code, w.r.state)
+		must(w.r.t, err)
+		a.Root.Root, a.Root.Signature = r.SignErasure(order.ID())
+	}
+	return w.seal(a)
+}
+
+// TestErase: what two administrators erase is deleted at once, whoever has it, and nobody brings it back.
+func TestErase(t *testing.T) {
+	r := newRetained(t, 2)
+	r.joins(trust.RoleAdmin)
+	r.brings(r.p)
+	a, b, c := r.writers[0], r.writers[1], r.writers[2]
+	edits := slices.Concat(a.edits(1, 3), b.edits(1, 4))
+	other := b.edits(2, 2)
+	more := b.edits(1, 2)
+	r.takes(slices.Concat(edits, other, more)...)
+	// A part of it was packed before, and is deleted for that already.
+	pack := b.packs(1, edits...)
+	r.takes(pack)
+	r.takes(a.says(1, pack, true), c.says(1, pack, true))
+	r.keeps("a checkpoint", 7, 2)
+	before := r.p.Vector(r.scope())
+	all := slices.Concat(edits, more, []chunk.Sealed{pack, a.logs[len(a.logs)-1], c.logs[len(c.logs)-1]})
+	order := a.orders(1, all...)
+	r.takes(order)
+	r.keeps("an order alone", 8, 2)
+	r.crash()
+	r.takes(c.agrees(1, order, ""))
+	r.crash() // between the assent and the deletion
+	if more, err := r.p.Settle(t.Context(), time.Now(), DefaultGrace); more || err != nil {
+		t.Fatal(more, err)
+	}
+	if n, _ := stored(t, r.p); n != 4 { // the other document's two, the order and the assent
+		t.Fatalf("%d chunks are stored", n)
+	}
+	for log, at := range before {
+		if now := r.p.Vector(r.scope())[log]; now.Counter < at.Counter {
+			t.Errorf("log %v stands at %v, not at %v", log, now, at)
+		}
+	}
+	r.complete("after an erasure")
+
+	_, skips := stored(t, r.p)
+	r.takes(slices.Concat(edits, []chunk.Sealed{pack})...)
+	r.crash()
+	r.takes(more...)
+	r.keeps("they come again", 4, skips)
+	r.complete("at last")
+
+	// What somebody wrote who did not know is kept, until another order names it.
+	late := b.edits(1, 1)
+	r.takes(late...)
+	r.keeps("a late edit", 5, skips)
+	again := c.orders(1, late...)
+	r.takes(again)
+	r.takes(a.agrees(1, again, ""))
+	r.keeps("another order", 6, skips+1)
+	r.complete("after another order")
+}
+
+// TestEraseComesLate: an anchor that has nothing yet takes what was erased as such, also from one that deleted nothing so far.
+func TestEraseComesLate(t *testing.T) {
+	r := newRetained(t, 1)
+	r.joins(trust.RoleAdmin)
+	r.brings(r.p)
+	a, b := r.writers[0], r.writers[1]
+	edits := slices.Concat(a.edits(1, 3), b.edits(1, 3))
+	order := b.orders(1, edits...)
+	assent := a.agrees(1, order, "")
+	r.takes(slices.Concat(edits, []chunk.Sealed{order, assent})...)
+	slow := r.passesOn(r.p, r.fresh()) // has not had its turn
+	must(t, settles(t.Context(), r.p))
+	if n, _ := stored(t, r.p); n != 2 {
+		t.Fatalf("%d chunks are stored", n)
+	}
+	late := r.passesOn(r.p, r.fresh())
+	if n, skips := stored(t, late); n != 2 || skips != 2 {
+		t.Errorf("a newcomer has %d chunks and %d skips", n, skips)
+	}
+	if !maps.Equal(late.Vector(r.scope()), slow.Vector(r.scope())) {
+		t.Error("they do not claim the same")
+	}
+	must(t, settles(t.Context(), slow))
+	if n, skips := stored(t, slow); n != 2 || skips != 2 {
+		t.Errorf("the slow one has %d chunks and %d skips", n, skips)
+	}
+}
+
+// TestEraseAlone: the only administrator erases with the recovery code.
+func TestEraseAlone(t *testing.T) {
+	r := newRetained(t, 1)
+	a := r.writers[0]
+	edits := a.edits(1, 3)
+	order := a.orders(1, edits...)
+	r.takes(append(edits, order)...)
+	r.takes(a.agrees(1, order, ""))
+	r.keeps("with nobody's assent but their own", 5, 0)
+	r.takes(a.agrees(1, order, r.code))
+	r.keeps("with the recovery code", 3, 1)
+	r.complete("with the recovery code")
+}
+
+// TestBadErasures: nothing is erased by anybody but two administrators, nor by what does not fit.
+func TestBadErasures(t *testing.T) {
+	for name, say := range map[string]func(r *retained, edits []chunk.Sealed){
+		"an administrator alone": func(r *retained, edits []chunk.Sealed) {
+			order := r.writers[0].orders(1, edits...)
+			r.takes(order, r.writers[0].agrees(1, order, ""))
+		},
+		"a member orders": func(r *retained, edits []chunk.Sealed) {
+			order := r.writers[1].orders(1, edits...)
+			r.takes(order, r.writers[0].agrees(1, order, ""), r.writers[2].agrees(1, order, ""))
+		},
+		"a member assents": func(r *retained, edits []chunk.Sealed) {
+			order := r.writers[0].orders(1, edits...)
+			r.takes(order, r.writers[1].agrees(1, order, ""))
+		},
+		"a member has the recovery code": func(r *retained, edits []chunk.Sealed) {
+			order := r.writers[1].orders(1, edits...)
+			r.takes(order, r.writers[1].agrees(1, order, r.code))
+		},
+		"a word on checkpoints": func(r *retained, edits []chunk.Sealed) {
+			order := r.writers[0].orders(1, edits...)
+			r.takes(order, r.writers[2].says(1, order, true))
+		},
+		"the assent is to another": func(r *retained, edits []chunk.Sealed) {
+			order, twin := r.writers[0].orders(1, edits...), r.writers[0].orders(1, edits...)
+			r.takes(order, twin, r.writers[2].agrees(1, r.writers[2].orders(1, edits...), ""))
+		},
+		"the root key signed another": func(r *retained, edits []chunk.Sealed) {
+			a := r.writers[0]
+			order, twin := a.orders(1, edits...), a.orders(1, edits...)
+			code, err := keyring.OpenWithRecovery(r.code, r.state)
+			must(r.t, err)
+			body := &chunk.Assent{Document: [32]byte{1}, Erasure: order.Place()}
+			body.Root.Root, body.Root.Signature = code.SignErasure(twin.ID())
+			r.takes(order, twin, a.seal(body))
+		},
+		"beyond a cut": func(r *retained, edits []chunk.Sealed) {
+			order := r.writers[0].orders(1, edits...)
+			r.takes(order)
+			assent := r.writers[2].agrees(1, order, "")
+			r.enter(r.keys.Remove(r.state, r.writers[2].Device(), nil, time.Now()))
+			r.brings(r.p)
+			r.takes(assent)
+		},
+		"another document among them": func(r *retained, edits []chunk.Sealed) {
+			more := r.writers[1].edits(2, 1)
+			r.takes(more...)
+			order := r.writers[0].orders(1, append(more, edits...)...)
+			r.takes(order, r.writers[2].agrees(1, order, ""))
+		},
+		"an order among them": func(r *retained, edits []chunk.Sealed) {
+			first := r.writers[0].orders(1, edits[0])
+			order := r.writers[0].orders(1, append(edits, first)...)
+			r.takes(first, order, r.writers[2].agrees(1, order, ""))
+		},
+		"a checkpoint without what it stands for": func(r *retained, edits []chunk.Sealed) {
+			pack := r.writers[1].packs(1, edits...)
+			order := r.writers[0].orders(1, pack)
+			r.takes(pack, order, r.writers[2].agrees(1, order, ""))
+		},
+		"another history": func(r *retained, edits []chunk.Sealed) {
+			body := &chunk.Erasure{Document: [32]byte{1}, Covers: packed(1, edits...).Covers}
+			body.Covers[0].Last[0] ^= 1
+			order := r.writers[0].seal(body)
+			r.takes(order, r.writers[2].agrees(1, order, ""))
+		},
+		"not all is here": func(r *retained, edits []chunk.Sealed) {
+			more := r.writers[1].edits(1, 2)
+			order := r.writers[0].orders(1, append(more, edits...)...)
+			r.takes(order, r.writers[2].agrees(1, order, ""))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRetained(t, 2)
+			r.joins(trust.RoleAdmin)
+			r.brings(r.p)
+			edits := slices.Concat(r.writers[0].edits(1, 4), r.writers[1].edits(1, 2))
+			r.takes(edits...)
+			say(r, edits)
+			must(t, settles(t.Context(), r.p))
+			r.crash()
+			must(t, settles(t.Context(), r.p))
+			if n := r.p.Deleted(); n != 0 {
+				t.Errorf("%d chunks are deleted", n)
+			}
+		})
+	}
+}
+
+// TestForgedErasure: a skip that rests on an order that does not count is not taken.
+func TestForgedErasure(t *testing.T) {
+	r := newRetained(t, 3)
+	a, b, c := r.writers[0], r.writers[1], r.writers[2]
+	edits := a.edits(1, 3)
+	order := b.orders(1, edits...)
+	assent := c.agrees(1, order, "")
+	skip := chunk.Skip{Scope: r.scope(), Run: packed(1, edits...).Covers[0].Run, Key: edits[0].LogKey(), Checkpoint: order.Place(), Word: assent.Place()}
+	value, err := skip.AppendBinary(nil)
+	must(t, err)
+	must(t, r.p.Arrive(t.Context(), r.keys.Device(), [][]byte{order.Bytes(), assent.Bytes(), value}))
+	if _, skips := stored(t, r.p); skips != 0 {
+		t.Error("two members have a log go on over what they wanted gone")
+	}
+	r.enter(r.keys.SetRole(r.state, b.Device(), trust.RoleAdmin, nil, time.Now()))
+	r.enter(r.keys.SetRole(r.state, c.Device(), trust.RoleAdmin, nil, time.Now()))
+	r.brings(r.p)
+	must(t, r.p.Arrive(t.Context(), r.keys.Device(), [][]byte{order.Bytes(), assent.Bytes(), value}))
+	if _, skips := stored(t, r.p); skips != 1 {
+		t.Error("the skip of two administrators is not taken")
+	}
+}
