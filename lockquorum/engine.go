@@ -9,10 +9,11 @@ import (
 type Engine interface {
 	// Do has an operation carried out for a device, which the connection has proven. It answers when the operation is stored by a majority;
 	// one that is asked for with Wait, when its session has the lease or ends. Errors are ErrForbidden, ErrBusy, ErrOutcomeUnknown, ErrStopped, ErrUnreachable, a
-	// *NotLeaderError, and those of Marshal. Where the outcome is unknown, asking again under the same place in the session is safe.
+	// *NotLeaderError, ErrLost, ErrOver, and those of Marshal. Where the outcome is unknown, asking again under the same place in the session is safe.
 	Do(ctx context.Context, from DeviceID, r Request) (Answer, error)
-	// Read returns what is asked for of a State that has all that was answered before Read was called. Errors are those of Do.
-	Read(ctx context.Context, from DeviceID, q Query) (*View, error)
+	// Read returns what is asked for of a State that has all that was answered before Read was called, and how far that is. shown is as in a Request, and errors are those
+	// of Do.
+	Read(ctx context.Context, from DeviceID, q Query, shown ...Position) (*View, Position, error)
 }
 
 // Request is what a client asks for. Who asks is not in it.
@@ -22,6 +23,8 @@ type Request struct {
 	Operation Operation
 	// Wait has the answer to an Acquire wait until the session's turn has come.
 	Wait bool
+	// Shown is how far whoever asks has seen the quorum come, at most MaxShown: a voter that has lost some of that ends, and answers nothing.
+	Shown []Position
 }
 
 // Answer is what a request amounted to.
@@ -31,6 +34,8 @@ type Answer struct {
 	Place Place
 	// Documents are those of the lock of an Acquire or Renew that was carried out: what is certified of them.
 	Documents []Document
+	// Position is how far the quorum had come, by the word of the voter that answers.
+	Position Position
 }
 
 // Errors of an Engine.
@@ -46,6 +51,11 @@ var (
 	ErrStopped = errors.New("this voter has stopped")
 	// ErrUnreachable says that the voter cannot be reached. Nothing was done.
 	ErrUnreachable = errors.New("the voter cannot be reached")
+	// ErrLost says that a voter does not have all that it once stored, or was seen to have. It does not vote: it may have forgotten for whom it did, or what
+	// a majority relies on it for.
+	ErrLost = errors.New("the voter has lost something that it stored")
+	// ErrOver says that a quorum of a later epoch has begun: the voter's own gives nothing any more.
+	ErrOver = errors.New("a quorum of a later epoch has begun")
 	// ErrForbidden says that the device may not ask for that.
 	ErrForbidden = errors.New("this device may not do that")
 )

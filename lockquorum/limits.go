@@ -35,6 +35,9 @@ const (
 	MaxGrants = 1024
 	// MaxVoters is how many devices vote, learners included.
 	MaxVoters = 7
+	// MaxPosition is the size of a position in bytes; one that is well formed takes less. MaxShown is how many are shown with a question.
+	MaxPosition = 160
+	MaxShown    = 2
 	// MaxNumber is the largest number that is given.
 	MaxNumber = 1<<53 - 1 // JSON's numbers are exact up to there
 )

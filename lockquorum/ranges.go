@@ -165,6 +165,26 @@ func (s *State) Defined(id RangeID) (Definition, bool) {
 	return Definition{d.first, d.last, d.increment, d.size, d.by}, true
 }
 
+// Free counts the numbers of a range that are in no part; 0 for one that was not defined.
+func (s *State) Free(id RangeID) (n int64) {
+	d := s.ranges[id]
+	if d == nil || !d.defined {
+		return 0
+	}
+	count := func(lo, hi int64) { // those from lo to hi that are some steps from the first
+		if lo = max(lo, d.first); lo <= min(hi, d.last) {
+			n += (min(hi, d.last)-d.first)/d.increment - (lo-d.first+d.increment-1)/d.increment + 1
+		}
+	}
+	at := d.first
+	for _, p := range d.parts {
+		count(at, p.min-1)
+		at = max(at, p.max+1)
+	}
+	count(at, d.last)
+	return n
+}
+
 // version returns that of the State's snapshot.
 func (s *State) version() byte {
 	for _, d := range s.ranges {

@@ -97,11 +97,14 @@ func TestTakeFindsWhatIsFree(t *testing.T) {
 		first, last, step, size := int64(rng.IntN(5)), int64(20+rng.IntN(60)), int64(1+rng.IntN(3)), int64(1+rng.IntN(9))
 		c.expect(lockquorum.CodeDone, &lockquorum.Define{Range: patients, First: first, Last: last, Increment: step, Part: size})
 		for n := byte(0); n < 40; n++ {
-			lowest := int64(-1)
-			for i := first; i <= last && lowest < 0; i += step {
+			lowest, free := int64(-1), int64(0)
+			for i := last - (last-first)%step; i >= first; i -= step {
 				if _, had := owner[i]; !had {
-					lowest = i
+					lowest, free = i, free+1
 				}
+			}
+			if got := q.st.Free(patients); got != free {
+				t.Fatalf("seed %d: %d numbers are free, and it says %d", seed, free, got)
 			}
 			if rng.IntN(4) == 0 {
 				lo := int64(rng.IntN(int(last) + 1))

@@ -116,6 +116,12 @@ var (
 	// Event holds what happened, in the order of this device.
 	Event = define1[uint64](0x61, "event", "cursor")
 
+	// Range holds the parts of a range that a log of this device gives numbers from, and how far each came (package lockquorum/ranges).
+	Range = define2[digest, digest](0x64, "range", "range", "log ID")
+	// RangeNumber holds a number that this device gave, and RangeItem finds it by what it was given to.
+	RangeNumber = define2[digest, uint64](0x65, "range number", "range", "n")
+	RangeItem   = define2[digest, digest](0x66, "range item", "range", "name")
+
 	// Within holds the store of one of many practices, at a number that the anchor gives it; see Part.
 	Within = define1[uint64](0x70, "within", "practice number")
 	// Practice holds what an anchor knows of a practice beside that.

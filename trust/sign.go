@@ -26,6 +26,8 @@ const (
 	ContextJoin   = "chartmesh join 1"
 	// ContextCertificate is of what a voter says of a protected document.
 	ContextCertificate = "chartmesh quorum certificate 1"
+	// ContextPosition is of how far a voter says that its quorum came.
+	ContextPosition = "chartmesh quorum position 1"
 	// ContextErasure is of the root key's agreement to an erasure, over the ID of its order.
 	ContextErasure = "chartmesh erasure 1"
 )

@@ -7,7 +7,6 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/certificate"
 	"chartmesh/lockquorum/client"
-	"chartmesh/lockquorum/remote"
 	"chartmesh/trust"
 )
 
@@ -122,9 +121,8 @@ func (s *Service) Certify(ctx context.Context, lock string, document lockquorum.
 		return signed, err
 	}
 	err = s.client.Ask(ctx, func(ctx context.Context, e lockquorum.Engine) (err error) {
-		if there, ok := e.(*remote.Engine); ok {
-			signed, err = there.Certify(ctx, id, document)
-		} else {
+		var there bool // at another device
+		if signed, there, err = s.voter.Seen().Certifies(ctx, e, id, document); !there {
 			signed, err = s.voter.Sign(ctx, s.self, e, id, document)
 		}
 		return err

@@ -114,11 +114,11 @@ func (s *Service) voters() (list []client.Voter) {
 	for _, v := range s.voter.Voting() {
 		if v.Device == s.self {
 			if e := s.voter.Engine(); e != nil {
-				list = append(list, client.Voter{Device: v.Device, Engine: e})
+				list = append(list, client.Voter{Device: v.Device, Engine: s.voter.Seen().Engine(v.Device, e)})
 			}
 			continue
 		}
-		list = append(list, client.Voter{Device: v.Device, Engine: s.voter.Remote(v.Device)})
+		list = append(list, client.Voter{Device: v.Device, Engine: s.voter.Seen().Engine(v.Device, s.voter.Remote(v.Device))})
 	}
 	return list
 }

@@ -52,11 +52,15 @@ var rules = map[string]rule{
 		module: []string{"wire", "trust", "lockquorum", "lockquorum/voter", "storage"},
 		others: []string{"go.etcd.io/raft/v3", "google.golang.org/protobuf/proto"},
 	},
+	// How far a device saw the quorum come.
+	"lockquorum/seen": {module: []string{"wire", "trust", "lockquorum", "lockquorum/certificate", "storage"}},
 	// The voter of this device, of a workstation as of an anchor. It knows no name.
 	"lockquorum/local": {
-		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/driver", "lockquorum/remote", "lockquorum/voter"},
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/driver", "lockquorum/remote", "lockquorum/seen", "lockquorum/voter"},
 		others: []string{"go.etcd.io/raft/v3/raftpb"},
 	},
+	// Numbers that this device gives without asking.
+	"lockquorum/ranges":     {module: []string{"wire", "storage", "lockquorum"}},
 	"lockquorum/client":     {module: []string{"lockquorum"}},
 	"lockquorum/remote":     {module: []string{"wire", "trust", "lockquorum", "lockquorum/certificate"}, others: []string{"go.etcd.io/raft/v3/raftpb", "google.golang.org/protobuf/proto"}},
 	"lockquorum/quorumtest": {module: []string{"lockquorum"}},
@@ -159,6 +163,7 @@ var testImports = map[string][]string{
 	"lockquorum/driver": {"lockquorum/quorumtest"},
 	"lockquorum/remote": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
 	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
+	"lockquorum/seen":   {"trust/keyring"},                                                             // real devices
 	"lockquorum/local":  {"trust/keyring"},                                                             // real devices
 	"agent/quorum":      {"trust/keyring"},                                                             // real devices
 	"agent/replica":     {"crdt/engine", "internal/hostile"},                                           // the replica is given its engine

@@ -93,6 +93,7 @@ var (
 type NoQuorumError struct {
 	Voters  int // that are known
 	Reached []lockquorum.DeviceID
+	Ended   []lockquorum.DeviceID // whose voters have ended for good: lockquorum.ErrLost, lockquorum.ErrOver
 	Unknown bool
 	Err     error // what the last one said
 }
@@ -223,6 +224,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 		list := c.voters()
 		reached := map[lockquorum.DeviceID]bool{}
 		var last error
+		var ended []lockquorum.DeviceID
 		asked := map[lockquorum.DeviceID]bool{}
 		for i := 0; i < len(list); i++ {
 			v := list[i]
@@ -252,6 +254,8 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 				}
 			case errors.Is(err, lockquorum.ErrBusy):
 				reached[v.Device] = true
+			case errors.Is(err, lockquorum.ErrLost), errors.Is(err, lockquorum.ErrOver):
+				ended = append(ended, v.Device)
 			case errors.Is(err, lockquorum.ErrStopped), errors.Is(err, lockquorum.ErrUnreachable):
 			default:
 				if ctx.Err() == nil && !late {
@@ -264,7 +268,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 			}
 		}
 		if len(reached) == 0 || c.cfg.Now().Monotonic >= until {
-			e := &NoQuorumError{Voters: len(list), Unknown: unknown, Err: last}
+			e := &NoQuorumError{Voters: len(list), Ended: ended, Unknown: unknown, Err: last}
 			for d := range reached {
 				e.Reached = append(e.Reached, d)
 			}
@@ -289,7 +293,7 @@ func given(ctx context.Context, unknown bool) error {
 // Read returns what the quorum agrees on, with all that was answered before.
 func (c *Client) Read(ctx context.Context) (st *lockquorum.State, err error) {
 	err = c.any(ctx, false, func(ctx context.Context, e lockquorum.Engine) (err error) {
-		st, err = e.Read(ctx, c.cfg.Self)
+		st, _, err = e.Read(ctx, c.cfg.Self)
 		return err
 	})
 	return st, err

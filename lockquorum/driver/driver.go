@@ -39,6 +39,10 @@ type Config struct {
 	Transport Transport
 	// Allow reports whether a device may ask for an operation; nil for the operation: whether it may read.
 	Allow func(from lockquorum.DeviceID, o lockquorum.Operation) bool
+	// Sign signs how far the quorum has come, as this voter; nil: answers do not say it.
+	Sign func(lockquorum.Seen) lockquorum.Position
+	// Trusts reports whether a position that somebody shows is the word of a device that may have voted; nil: none is. What is not is left out of account.
+	Trusts func(lockquorum.Position) bool
 	// Now is a clock that runs evenly and never jumps; nil: the process's own.
 	Now func() time.Duration
 	// Boot is drawn by chance, for each process another one; 0: here.
@@ -71,8 +75,9 @@ const (
 
 // Transport carries messages to other voters.
 type Transport interface {
-	// Send takes a message for a voter. It must not block and keeps the message; an error says that it will not arrive.
-	Send(to lockquorum.DeviceID, epoch uint64, m *pb.Message) error
+	// Send takes a message for a voter, with how far its sender has come, or the epoch alone. It must not block and keeps the message; an error
+	// says that it will not arrive.
+	Send(to lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) error
 }
 
 // Errors of Run, each of which a Status shows.
@@ -102,7 +107,7 @@ type Driver struct {
 	cfg   Config
 	log   *slog.Logger
 	calls chan *call
-	inbox chan *pb.Message
+	inbox chan letter
 	asks  chan func()
 	stop  chan struct{}
 	once  sync.Once
@@ -115,6 +120,9 @@ type Driver struct {
 	ticking uint64 // the proposal of a Tick that is under way
 	term    uint64
 	last    uint64
+
+	signing sync.Mutex
+	signed  lockquorum.Position // the last one
 
 	mu struct {
 		sync.Mutex
@@ -130,9 +138,16 @@ type place struct {
 	seq     uint64
 }
 
+// letter is a message that came from another voter, with how far that had come.
+type letter struct {
+	at      lockquorum.Seen
+	message *pb.Message
+}
+
 type call struct {
 	ctx     context.Context
 	command lockquorum.Command
+	seen    []lockquorum.Seen // what was shown with it
 	wait    bool
 	read    bool
 	answer  chan reply // has room for the one that comes
@@ -140,7 +155,8 @@ type call struct {
 
 type reply struct {
 	answer lockquorum.Answer
-	state  []byte // a snapshot
+	state  []byte          // a snapshot
+	seen   lockquorum.Seen // how far the State had come
 	err    error
 }
 
@@ -185,7 +201,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 		cfg.Boot = n.Uint64()
 	}
 	d := &Driver{
-		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan *pb.Message, maxInbox), asks: make(chan func()), stop: make(chan struct{}), ended: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan letter, maxInbox), asks: make(chan func()), stop: make(chan struct{}), ended: make(chan struct{}),
 		waiting: map[uint64]*call{}, queued: map[place][]*call{},
 	}
 	d.mu.met = cfg.Begin
@@ -247,7 +263,7 @@ func (d *Driver) Run(ctx context.Context) error {
 		case <-tick.C:
 			do = d.tick
 		case m := <-d.inbox:
-			do = func() { d.node.Step(m) }
+			do = func() { d.step(m) }
 		case c := <-d.calls:
 			do = func() { d.propose(c) }
 		case do = <-d.asks:
@@ -310,13 +326,21 @@ func (d *Driver) more() {
 	for range maxTogether {
 		select {
 		case m := <-d.inbox:
-			d.node.Step(m)
+			d.step(m)
 		case c := <-d.calls:
 			d.propose(c)
 		default:
 			return
 		}
 	}
+}
+
+// step takes a message. Of one that has no State yet nothing is seen.
+func (d *Driver) step(m letter) {
+	if m.at.Index > 0 {
+		d.node.Shown(m.at)
+	}
+	d.node.Step(m.message)
 }
 
 // preferred returns the voter that is to lead when it is well; 0: it is this one, or there is none.
@@ -359,11 +383,11 @@ func (d *Driver) propose(c *call) {
 	if c.ctx.Err() != nil {
 		return // nobody waits for it
 	}
-	number, err := d.node.Propose(d.cfg.Now(), &c.command)
+	number, err := d.node.Propose(d.cfg.Now(), &c.command, c.seen...)
 	if errors.Is(err, lockquorum.ErrNotLeader) {
 		err = &lockquorum.NotLeaderError{Leader: d.leader()}
 	}
-	if err != nil {
+	if err != nil { // if the voter ends thereby, pump says so
 		c.answer <- reply{err: err}
 		return
 	}
@@ -419,7 +443,7 @@ func (d *Driver) send(m *pb.Message) {
 	to := d.deviceOf(m.GetTo())
 	err := errNoVoter
 	if d.cfg.Transport != nil && to != (lockquorum.DeviceID{}) {
-		err = d.cfg.Transport.Send(to, d.epoch(), m)
+		err = d.cfg.Transport.Send(to, d.at(), m)
 	}
 	if m.GetType() == pb.MsgSnap {
 		d.node.Sent(m.GetTo(), err == nil)
@@ -436,6 +460,14 @@ func (d *Driver) epoch() uint64 {
 		return st.Epoch()
 	}
 	return d.met().Epoch
+}
+
+// at is how far this voter has come.
+func (d *Driver) at() lockquorum.Seen {
+	if st := d.node.State(); st.Epoch() > 0 {
+		return st.Seen()
+	}
+	return lockquorum.Seen{Place: lockquorum.Place{Epoch: d.met().Epoch}}
 }
 
 func (d *Driver) voters() []lockquorum.Voter {
@@ -480,6 +512,7 @@ func (d *Driver) leader() lockquorum.DeviceID {
 // done answers what came of a Batch.
 func (d *Driver) done(out voter.Outcome) {
 	var snapshot []byte
+	seen := d.node.State().Seen()
 	for _, a := range out.Answers {
 		if a.Proposal == d.ticking {
 			d.ticking = 0
@@ -496,12 +529,12 @@ func (d *Driver) done(out voter.Outcome) {
 			if snapshot == nil { // one for all who read at this place
 				snapshot = d.node.State().Snapshot()
 			}
-			c.answer <- reply{state: snapshot}
+			c.answer <- reply{state: snapshot, seen: seen}
 		case c.wait && a.Result.Code == lockquorum.CodeQueued:
 			at := place{c.command.Session, c.command.Seq}
 			d.queued[at] = append(d.queued[at], c)
 		default:
-			c.answer <- reply{answer: d.answer(c, a.Result, a.Index)}
+			c.answer <- reply{answer: d.answer(c, a.Result, a.Index), seen: seen}
 		}
 	}
 	for _, e := range out.Events {
@@ -509,12 +542,12 @@ func (d *Driver) done(out voter.Outcome) {
 		case lockquorum.Granted:
 			l, _ := d.node.State().Lease(e.Lock)
 			for _, c := range d.queued[place{e.Session, e.Seq}] {
-				c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeDone, Token: e.Token, Expiry: l.Expiry}, e.Token.Index)}
+				c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeDone, Token: e.Token, Expiry: l.Expiry}, e.Token.Index), seen: seen}
 			}
 			delete(d.queued, place{e.Session, e.Seq})
 		case lockquorum.Left:
 			for _, c := range d.queued[place{e.Session, e.Seq}] {
-				c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeUnknown}, d.node.State().Index())}
+				c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeUnknown}, d.node.State().Index()), seen: seen}
 			}
 			delete(d.queued, place{e.Session, e.Seq})
 		case lockquorum.Ended:
@@ -523,7 +556,7 @@ func (d *Driver) done(out voter.Outcome) {
 					continue
 				}
 				for _, c := range list {
-					c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeNoSession}, d.node.State().Index())}
+					c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeNoSession}, d.node.State().Index()), seen: seen}
 				}
 				delete(d.queued, at)
 			}

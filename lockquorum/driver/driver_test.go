@@ -24,6 +24,7 @@ type network struct {
 	voters map[lockquorum.DeviceID]*Driver
 	cut    map[lockquorum.DeviceID]bool
 	sent   int
+	heard  func(from lockquorum.DeviceID, at lockquorum.Seen) // nil: nobody listens
 	stop   map[lockquorum.DeviceID]func() error
 }
 
@@ -33,16 +34,19 @@ type end struct {
 	from lockquorum.DeviceID
 }
 
-func (w end) Send(to lockquorum.DeviceID, epoch uint64, m *pb.Message) error {
+func (w end) Send(to lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) error {
 	w.n.mu.Lock()
 	defer w.n.mu.Unlock()
 	w.n.sent++
+	if w.n.heard != nil {
+		w.n.heard(w.from, at)
+	}
 	d := w.n.voters[to]
 	if d == nil || w.n.cut[to] || w.n.cut[w.from] {
 		return errors.New("it is not there")
 	}
 	m = proto.Clone(m).(*pb.Message)
-	time.AfterFunc(time.Millisecond, func() { d.Receive(w.from, epoch, m) })
+	time.AfterFunc(time.Millisecond, func() { d.Receive(w.from, at, m) })
 	return nil
 }
 
@@ -77,6 +81,7 @@ func open(t testing.TB, store storage.Store, cfg Config) *Driver {
 	disk, rec, err := OpenDisk(store)
 	must(t, err)
 	cfg.Disk, cfg.ID, cfg.Device, cfg.Allow, cfg.Boot = disk, rec.ID, lockquorum.DeviceID{byte(rec.ID)}, quorumtest.Allow, uint64(time.Now().UnixNano())
+	cfg.Sign, cfg.Trusts = quorumtest.Sign(cfg.Device), quorumtest.Trusts
 	d, err := Open(t.Context(), cfg)
 	must(t, err)
 	return d
@@ -135,8 +140,8 @@ func (l leader) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.R
 	return l.find().Do(ctx, from, r)
 }
 
-func (l leader) Read(ctx context.Context, from lockquorum.DeviceID) (*lockquorum.State, error) {
-	return l.find().Read(ctx, from)
+func (l leader) Read(ctx context.Context, from lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+	return l.find().Read(ctx, from, shown...)
 }
 
 // set changes the network.
@@ -249,7 +254,7 @@ func TestDiskFailsBeforeVote(t *testing.T) {
 		start(t, d)
 		before := n.sent
 		twin.Fail(errors.New("no"))
-		d.Receive(lockquorum.DeviceID{2}, 1, &pb.Message{
+		d.Receive(lockquorum.DeviceID{2}, lockquorum.Seen{Place: lockquorum.Place{Epoch: 1}}, &pb.Message{
 			Type: pb.MsgVote.Enum(), To: proto.Uint64(1), From: proto.Uint64(2), Term: proto.Uint64(9), Index: proto.Uint64(1), LogTerm: proto.Uint64(1),
 		})
 		<-d.Ended()
@@ -336,15 +341,15 @@ func TestReceive(t *testing.T) {
 		m := func(from uint64) *pb.Message {
 			return &pb.Message{Type: pb.MsgHeartbeat.Enum(), To: proto.Uint64(1), From: proto.Uint64(from), Term: proto.Uint64(50)}
 		}
-		d.Receive(lockquorum.DeviceID{9}, 1, m(2)) // another device in its name
-		d.Receive(lockquorum.DeviceID{2}, 2, m(2)) // of another epoch
-		d.Receive(lockquorum.DeviceID{2}, 1, m(3))
-		d.Receive(lockquorum.DeviceID{2}, 1, m(7))
+		d.Receive(lockquorum.DeviceID{9}, lockquorum.Seen{Place: lockquorum.Place{Epoch: 1}}, m(2)) // another device in its name
+		d.Receive(lockquorum.DeviceID{2}, lockquorum.Seen{Place: lockquorum.Place{Epoch: 2}}, m(2)) // of another epoch
+		d.Receive(lockquorum.DeviceID{2}, lockquorum.Seen{Place: lockquorum.Place{Epoch: 1}}, m(3))
+		d.Receive(lockquorum.DeviceID{2}, lockquorum.Seen{Place: lockquorum.Place{Epoch: 1}}, m(7))
 		synctest.Wait()
 		if got := d.Status().Term; got != term {
 			t.Errorf("the term is %d and was %d", got, term)
 		}
-		d.Receive(lockquorum.DeviceID{2}, 1, m(2))
+		d.Receive(lockquorum.DeviceID{2}, lockquorum.Seen{Place: lockquorum.Place{Epoch: 1}}, m(2))
 		synctest.Wait()
 		if got := d.Status(); got.Term != 50 || got.Leader != (lockquorum.DeviceID{2}) {
 			t.Errorf("what a voter says is not taken: %+v", got)

@@ -8,6 +8,7 @@ import (
 	pb "go.etcd.io/raft/v3/raftpb"
 
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/voter"
 )
 
 // Do implements lockquorum.Engine.
@@ -16,21 +17,64 @@ func (d *Driver) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.
 		return lockquorum.Answer{}, lockquorum.ErrForbidden
 	}
 	got, err := d.ask(ctx, &call{
-		command: lockquorum.Command{Device: from, Session: r.Session, Seq: r.Seq, Done: r.Done, Operation: r.Operation}, wait: r.Wait,
+		command: lockquorum.Command{Device: from, Session: r.Session, Seq: r.Seq, Done: r.Done, Operation: r.Operation}, wait: r.Wait, seen: d.trusted(r.Shown),
 	})
+	got.answer.Position = d.position(got.seen)
 	return got.answer, err
 }
 
 // Read implements lockquorum.Engine. What is read is at the place of a Tick of its own, so that no voter that has lost the lead answers.
-func (d *Driver) Read(ctx context.Context, from lockquorum.DeviceID) (*lockquorum.State, error) {
+func (d *Driver) Read(ctx context.Context, from lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
 	if !d.cfg.Allow(from, nil) {
-		return nil, lockquorum.ErrForbidden
+		return nil, lockquorum.Position{}, lockquorum.ErrForbidden
 	}
-	got, err := d.ask(ctx, &call{command: lockquorum.Command{Operation: &lockquorum.Tick{}}, read: true})
+	got, err := d.ask(ctx, &call{command: lockquorum.Command{Operation: &lockquorum.Tick{}}, read: true, seen: d.trusted(shown)})
 	if err != nil {
-		return nil, err
+		return nil, lockquorum.Position{}, err
 	}
-	return lockquorum.Restore(got.state)
+	st, err := lockquorum.Restore(got.state)
+	return st, d.position(got.seen), err
+}
+
+// Show shows the voter how far its own device has heard that the quorum came, and returns how that stands to what it has. It ends by another history, and by a later
+// epoch. To be behind proves nothing of one that follows; of one that leads, a Read that shows it does.
+func (d *Driver) Show(ctx context.Context, p lockquorum.Position) (c voter.Compared, err error) {
+	seen := d.trusted([]lockquorum.Position{p})
+	if len(seen) == 0 {
+		return voter.Unknown, nil
+	}
+	err = d.within(ctx, func() {
+		if d.node.State().Epoch() == 0 { // it waits to be made a voter
+			c = voter.Unknown
+			return
+		}
+		c = d.node.Compare(seen[0])
+		d.node.Shown(seen[0])
+	})
+	return c, err
+}
+
+// trusted returns what is seen by positions that are shown, of those that can be relied on.
+func (d *Driver) trusted(shown []lockquorum.Position) (seen []lockquorum.Seen) {
+	for _, p := range shown[:min(len(shown), lockquorum.MaxShown)] {
+		if d.cfg.Trusts != nil && d.cfg.Trusts(p) {
+			seen = append(seen, p.Seen)
+		}
+	}
+	return seen
+}
+
+// position signs how far the quorum has come. Many answers come with one.
+func (d *Driver) position(s lockquorum.Seen) lockquorum.Position {
+	if d.cfg.Sign == nil || s.Epoch == 0 {
+		return lockquorum.Position{}
+	}
+	d.signing.Lock()
+	defer d.signing.Unlock()
+	if d.signed.Seen != s {
+		d.signed = d.cfg.Sign(s)
+	}
+	return d.signed
 }
 
 func (d *Driver) ask(ctx context.Context, c *call) (reply, error) {
@@ -75,19 +119,19 @@ func (d *Driver) stopped() error {
 	return lockquorum.ErrStopped
 }
 
-// Receive takes a message that came from a device, as the connection proves. What is not from a voter of this quorum, or of another epoch, is
+// Receive takes a message that came from a device, as the connection proves, with how far that had come. What is not from a voter of this quorum, or of another epoch, is
 // dropped; so is what there is no room for, as a network would.
-func (d *Driver) Receive(from lockquorum.DeviceID, epoch uint64, m *pb.Message) {
+func (d *Driver) Receive(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) {
 	st := d.Status()
-	if !st.Running || epoch != st.Epoch || m.GetTo() != d.cfg.ID {
+	if !st.Running || at.Epoch != st.Epoch || m.GetTo() != d.cfg.ID {
 		return
 	}
 	v, met := lockquorum.Voter{ID: m.GetFrom(), Device: from}, d.met()
-	if !slices.Contains(st.Voters, v) && (met.Epoch != epoch || !slices.Contains(met.Voters, v)) {
+	if !slices.Contains(st.Voters, v) && (met.Epoch != at.Epoch || !slices.Contains(met.Voters, v)) {
 		return
 	}
 	select {
-	case d.inbox <- m:
+	case d.inbox <- letter{at, m}:
 	default:
 	}
 }

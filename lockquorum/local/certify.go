@@ -10,17 +10,19 @@ import (
 )
 
 // certify signs what this device's voter says of a document, for another device.
-func (v *Voter) certify(ctx context.Context, from trust.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
-	e := v.Engine()
+func (v *Voter) certify(ctx context.Context, from trust.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID, shown ...lockquorum.Position) (certificate.Signed, error) {
+	e := v.answers()
 	if e == nil {
 		return certificate.Signed{}, lockquorum.ErrStopped
 	}
-	return v.Sign(ctx, from, e, lock, document)
+	return v.Sign(ctx, from, e, lock, document, shown...)
 }
 
-// Sign returns what this device's voter says of a document, signed, for a device that may read it.
-func (v *Voter) Sign(ctx context.Context, from trust.DeviceID, e lockquorum.Engine, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
-	st, err := e.Read(ctx, from)
+// Sign returns what this device's voter says of a document, signed, for a device that may read it and shows what it has seen.
+func (v *Voter) Sign(ctx context.Context, from trust.DeviceID, e lockquorum.Engine, lock lockquorum.LockID, document lockquorum.DocumentID,
+	shown ...lockquorum.Position,
+) (certificate.Signed, error) {
+	st, _, err := e.Read(ctx, from, shown...)
 	if err != nil {
 		return certificate.Signed{}, err
 	}

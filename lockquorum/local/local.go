@@ -24,6 +24,7 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/remote"
+	"chartmesh/lockquorum/seen"
 	"chartmesh/lockquorum/voter"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -55,7 +56,9 @@ type Config struct {
 	// Witness keeps outside of the folder how far the voter came; nil: nothing does.
 	Witness Witness
 	// Names returns the names behind keyed hashes, for a device that may know them; nil: none is told.
-	Names  func(from lockquorum.DeviceID, list []remote.Name) []string
+	Names func(from lockquorum.DeviceID, list []remote.Name) []string
+	// Seen keeps how far this device saw the quorum come; nil: it is opened in Store.
+	Seen   *seen.Keeper
 	Logger *slog.Logger // nil: none
 }
 
@@ -76,6 +79,7 @@ type Voter struct {
 	log    *slog.Logger
 	self   trust.DeviceID
 	server remote.Server
+	seen   *seen.Keeper
 
 	joining sync.Mutex    // one change of what this device votes in at a time
 	begun   chan struct{} // this device is to vote
@@ -110,6 +114,12 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 		v.log = slog.New(slog.DiscardHandler)
 	}
 	v.begun = make(chan struct{}, 1)
+	if v.seen = cfg.Seen; v.seen == nil {
+		var err error
+		if v.seen, err = seen.Open(seen.Config{Store: cfg.Store, Members: cfg.Members, Self: v.self, Voters: v.Voting, Logger: v.log}); err != nil {
+			return nil, err
+		}
+	}
 	if err := v.open(ctx); errors.Is(err, storage.ErrNoRoom) {
 		v.log.Warn("this device's voter does not begin before there is room on the disk", "error", err)
 	} else if err != nil {
@@ -118,7 +128,7 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 	if err := v.loadKnown(); err != nil {
 		return nil, err
 	}
-	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.Engine, cfg.Names, v.certify
+	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.answers, cfg.Names, v.certify
 	v.server.Begin, v.server.Change, v.server.Votes, v.server.Receive = v.Begin, v.Change, v.votes, v.receive
 	return v, nil
 }
@@ -244,9 +254,9 @@ func (v *Voter) votes(from lockquorum.DeviceID) bool {
 }
 
 // receive takes a message of another voter.
-func (v *Voter) receive(from lockquorum.DeviceID, epoch uint64, m *pb.Message) {
+func (v *Voter) receive(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) {
 	if d := v.running(); d != nil {
-		d.Receive(from, epoch, m)
+		d.Receive(from, at, m)
 	}
 }
 
@@ -254,7 +264,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Lock()
 	rec, begin := v.mu.record, driver.Begin{Epoch: v.mu.record.Epoch, Voters: v.mu.known.voters}
 	v.mu.Unlock()
-	cfg := driver.Config{ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Logger: v.log}
+	cfg := driver.Config{ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts, Logger: v.log}
 	if v.cfg.Network != nil {
 		messenger := remote.NewMessenger(v.server.Practice, v.cfg.Network.Open, v.cfg.Network.Reaches)
 		defer messenger.Close()
@@ -276,6 +286,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	running, stop := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { stop(v.watch(running, d, rec)) })
+	watch.Go(func() { v.prove(running, d) })
 	err = d.Run(running)
 	stop(nil)
 	watch.Wait()

@@ -7,6 +7,7 @@ package quorumtest
 
 import (
 	"context"
+	"crypto/sha512"
 	"errors"
 	"fmt"
 	"slices"
@@ -29,6 +30,18 @@ var (
 // Allow is what the Engine is to go by.
 func Allow(from lockquorum.DeviceID, _ lockquorum.Operation) bool { return from != Stranger }
 
+// Sign signs for a voter in the way that Trusts knows.
+func Sign(voter lockquorum.DeviceID) func(lockquorum.Seen) lockquorum.Position {
+	return func(s lockquorum.Seen) lockquorum.Position {
+		p := lockquorum.Position{Seen: s, Voter: voter}
+		p.Signature = sha512.Sum512(p.Marshal())
+		return p
+	}
+}
+
+// Trusts is what the Engine is to go by in what it is shown.
+func Trusts(p lockquorum.Position) bool { return p == Sign(p.Voter)(p.Seen) }
+
 // Subject opens a new Engine in the bubble of the test. When it returns, or soon after, the Engine takes operations.
 type Subject func(t *testing.T) lockquorum.Engine
 
@@ -40,7 +53,7 @@ func Run(t *testing.T, open Subject) {
 	}{
 		{"one holder", oneHolder}, {"in turn", inTurn}, {"runs out", runsOut}, {"renewed", renewed}, {"gives up", givesUp}, {"asked again", askedAgain},
 		{"another's session", anothersSession}, {"heads", heads}, {"broken", broken}, {"numbers", numbers}, {"strangers", strangers},
-		{"read", read}, {"malformed", malformed},
+		{"read", read}, {"malformed", malformed}, {"how far", howFar}, {"seen beyond", seenBeyond}, {"seen otherwise", seenOtherwise}, {"seen of later", seenOfLater},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -56,7 +69,7 @@ func Run(t *testing.T, open Subject) {
 func begin(t *testing.T, e lockquorum.Engine) {
 	t.Helper()
 	for range 100 {
-		if _, err := e.Read(t.Context(), A); err == nil {
+		if _, _, err := e.Read(t.Context(), A); err == nil {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -295,7 +308,7 @@ func strangers(t *testing.T, e lockquorum.Engine) {
 	if _, err := e.Do(t.Context(), Stranger, lockquorum.Request{Operation: &lockquorum.Assign{}}); !errors.Is(err, lockquorum.ErrForbidden) {
 		t.Errorf("a stranger's operation: %v", err)
 	}
-	if _, err := e.Read(t.Context(), Stranger); !errors.Is(err, lockquorum.ErrForbidden) {
+	if _, _, err := e.Read(t.Context(), Stranger); !errors.Is(err, lockquorum.ErrForbidden) {
 		t.Errorf("a stranger reads: %v", err)
 	}
 }
@@ -305,7 +318,7 @@ func read(t *testing.T, e lockquorum.Engine) {
 	for i := range 5 {
 		l := lockquorum.LockID{byte(i)}
 		held := a.must(&lockquorum.Acquire{Lock: l, TTL: ttl}, lockquorum.CodeDone)
-		st, err := e.Read(t.Context(), B)
+		st, _, err := e.Read(t.Context(), B)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,14 +18,15 @@ import (
 
 // One question, and its answer, on a stream of their own. Each stands behind its length, four bytes, big endian:
 //
-//	question  "cmqp" 1 | founding entry 32 | 1 | wait 1 | command, its clock and device zeros
-//	                                         2                                                    what the quorum agrees on
+//	question  "cmqp" 1 | founding entry 32 | 1 | shown | wait 1 | command, its clock and device zeros
+//	                                         2 | shown                                            what the quorum agrees on
 //	                                         3 | count | kind 1, ID 32 …                          the names behind keyed hashes
 //	                                         5 | epoch | number | count | number, device 32 …     begin to vote, at these voters' word
 //	                                         6 | count | device 32 …                              have these vote and nobody else
-//	                                         8 | lock 32 | document 32                            what is certified of a document
-//	answer    1 | code | token | end | series | number | heads 32 | place | count | document 32, heads 32, token, place …
-//	          2 | State, as a snapshot
+//	                                         8 | shown | lock 32 | document 32                    what is certified of a document
+//	shown     count | position, behind its length …                                                how far the quorum was seen to be
+//	answer    1 | position, behind its length | code | token | end | series | number | heads 32 | place | count | document 32, heads 32, token, place …
+//	          2 | position, behind its length | State, as a snapshot
 //	          3 | names …                       empty: not known
 //	          4 | why 1 | leader 32             zeros: nobody
 //	          5                                 it begins
@@ -34,7 +35,7 @@ import (
 //
 // Voters' messages follow one another on a stream that begins with the question 7; nothing is answered:
 //
-//	message   epoch | message of Raft, in protobuf
+//	message   epoch | index | chain 32 | message of Raft, in protobuf
 
 var magic = []byte{'c', 'm', 'q', 'p', 1}
 
@@ -71,7 +72,8 @@ type Name struct {
 type question struct {
 	practice trust.EntryID
 	kind     byte
-	request  lockquorum.Request
+	shown    []lockquorum.Position
+	request  lockquorum.Request // without what is shown
 	names    []Name
 	begin    Begin
 	devices  []lockquorum.DeviceID
@@ -90,6 +92,13 @@ func (q question) encode() ([]byte, error) {
 	w.Raw(magic)
 	w.Raw(q.practice[:])
 	w.Byte(q.kind)
+	switch q.kind {
+	case kindDo, kindRead, kindCertify:
+		w.Uvarint(uint64(len(q.shown)))
+		for _, p := range q.shown {
+			w.Blob(p.Marshal())
+		}
+	}
 	switch q.kind {
 	case kindDo:
 		w.Bool(q.request.Wait)
@@ -132,6 +141,14 @@ func parseQuestion(b []byte) (q question, err error) {
 	}
 	r.Fixed(q.practice[:])
 	q.kind = r.Byte()
+	switch q.kind {
+	case kindDo, kindRead, kindCertify:
+		for range r.Uvarint(lockquorum.MaxShown) {
+			if q.shown = append(q.shown, readPosition(r)); r.Err() != nil {
+				return q, r.Err()
+			}
+		}
+	}
 	switch q.kind {
 	case kindDo:
 		q.request.Wait = r.Bool()
@@ -189,7 +206,8 @@ func parseQuestion(b []byte) (q question, err error) {
 // answer is what comes back.
 type answer struct {
 	kind   byte
-	answer lockquorum.Answer
+	at     lockquorum.Position
+	answer lockquorum.Answer // without its Position
 	state  []byte
 	names  []string
 	why    byte
@@ -207,12 +225,15 @@ const (
 	whyMalformed = 6
 	whyVoters    = 7
 	whyMissing   = 8
+	whyLost      = 9
+	whyOver      = 10
 )
 
 // refusals are the errors of an Engine that travel.
 var refusals = map[byte]error{
 	whyBusy: lockquorum.ErrBusy, whyUnknown: lockquorum.ErrOutcomeUnknown, whyStopped: lockquorum.ErrStopped, whyForbidden: lockquorum.ErrForbidden,
 	whyMalformed: wire.ErrMalformed, whyVoters: ErrVoters, whyMissing: ErrMissing,
+	whyLost: lockquorum.ErrLost, whyOver: lockquorum.ErrOver,
 }
 
 // Errors of Begin and Change, beside those of a lockquorum.Engine.
@@ -235,8 +256,10 @@ func refused(err error) answer {
 			a.why = why
 		}
 	}
-	if errors.Is(err, lockquorum.ErrOutcomeUnknown) { // with whatever else
-		a.why = whyUnknown
+	for _, why := range []byte{whyOver, whyLost, whyUnknown} { // with whatever else, the last one first
+		if errors.Is(err, refusals[why]) {
+			a.why = why
+		}
 	}
 	return a
 }
@@ -252,6 +275,10 @@ func (a answer) err() error {
 func (a answer) encode() []byte {
 	var w wire.Writer
 	w.Byte(a.kind)
+	switch a.kind {
+	case kindDo, kindRead:
+		w.Blob(a.at.Marshal())
+	}
 	switch a.kind {
 	case kindDo:
 		r := a.answer
@@ -290,6 +317,15 @@ func (a answer) encode() []byte {
 
 func place(w *wire.Writer, p lockquorum.Place) { w.Uvarint(p.Epoch); w.Uvarint(p.Index) }
 
+// readPosition takes a position behind its length, or none.
+func readPosition(r *wire.Reader) lockquorum.Position {
+	p, err := lockquorum.ParsePosition(r.Blob(lockquorum.MaxPosition))
+	if err != nil {
+		r.Fail("position")
+	}
+	return p
+}
+
 // maxCount is beyond any epoch or index.
 const maxCount = 1<<63 - 1
 
@@ -302,6 +338,10 @@ func readPlace(r *wire.Reader) (p lockquorum.Place) {
 func parseAnswer(b []byte) (a answer, err error) {
 	r := wire.NewReader(b)
 	switch a.kind = r.Byte(); a.kind {
+	case kindDo, kindRead:
+		a.at = readPosition(r)
+	}
+	switch a.kind {
 	case kindDo:
 		to := &a.answer
 		to.Code = lockquorum.Code(r.Byte())
@@ -337,7 +377,7 @@ func parseAnswer(b []byte) (a answer, err error) {
 		r.Fixed(a.signed.Voter[:])
 		r.Fixed(a.signed.Signature[:])
 	case kindRefused:
-		if a.why = r.Byte(); a.why == 0 || a.why > whyMissing {
+		if a.why = r.Byte(); a.why == 0 || a.why > whyOver {
 			r.Fail("why it was refused")
 		}
 		if r.Fixed(a.leader[:]); a.why != whyNotLeader && a.leader != (lockquorum.DeviceID{}) {
@@ -371,10 +411,11 @@ func readFrame(r io.Reader, limit int) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// marshalMessage writes a message of Raft.
-func marshalMessage(epoch uint64, m *pb.Message) ([]byte, error) {
+// marshalMessage writes a message of Raft, with how far its sender has come.
+func marshalMessage(at lockquorum.Seen, m *pb.Message) ([]byte, error) {
 	var w wire.Writer
-	w.Uvarint(epoch)
+	place(&w, at.Place)
+	w.Raw(at.Chain[:])
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
 		return nil, err
@@ -384,15 +425,15 @@ func marshalMessage(epoch uint64, m *pb.Message) ([]byte, error) {
 }
 
 // parseMessage reads one. What protobuf takes in other forms is taken: who sends it may send any message.
-func parseMessage(b []byte) (epoch uint64, m *pb.Message, err error) {
+func parseMessage(b []byte) (at lockquorum.Seen, m *pb.Message, err error) {
 	r := wire.NewReader(b)
-	epoch = r.Uvarint(maxCount)
-	if r.Err() != nil {
-		return 0, nil, r.Err()
+	at.Place = readPlace(r)
+	if r.Fixed(at.Chain[:]); r.Err() != nil {
+		return lockquorum.Seen{}, nil, r.Err()
 	}
 	m = &pb.Message{}
 	if err := proto.Unmarshal(r.Rest(), m); err != nil {
-		return 0, nil, fmt.Errorf("parse message: %w", wire.ErrMalformed)
+		return lockquorum.Seen{}, nil, fmt.Errorf("parse message: %w", wire.ErrMalformed)
 	}
-	return epoch, m, nil
+	return at, m, nil
 }

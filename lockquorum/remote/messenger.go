@@ -54,11 +54,11 @@ func (m *Messenger) Close() {
 }
 
 // Send takes a message. It does not block; an error says that it will not arrive.
-func (m *Messenger) Send(to lockquorum.DeviceID, epoch uint64, msg *pb.Message) error {
+func (m *Messenger) Send(to lockquorum.DeviceID, at lockquorum.Seen, msg *pb.Message) error {
 	if !m.reaches(to) {
 		return errGone
 	}
-	b, err := marshalMessage(epoch, msg)
+	b, err := marshalMessage(at, msg)
 	if err != nil {
 		return err
 	}

@@ -50,12 +50,12 @@ type Server struct {
 	// Votes reports whether a device is one whose voter's messages are taken, each of which may be large; nil: none is.
 	Votes func(from lockquorum.DeviceID) bool
 	// Receive takes a voter's message; nil: none is taken.
-	Receive func(from lockquorum.DeviceID, epoch uint64, m *pb.Message)
+	Receive func(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message)
 	// Begin has this device begin to vote, and Change has others vote, at a device's word; nil: that is ErrForbidden.
 	Begin  func(ctx context.Context, from lockquorum.DeviceID, b Begin) error
 	Change func(ctx context.Context, from lockquorum.DeviceID, devices []lockquorum.DeviceID) error
 	// Certify signs what the voter says of a document; nil: that is ErrForbidden.
-	Certify func(ctx context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error)
+	Certify func(ctx context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID, shown ...lockquorum.Position) (certificate.Signed, error)
 
 	turns    turns
 	speaking speaking
@@ -132,11 +132,11 @@ func (s *Server) messages(st Stream, from lockquorum.DeviceID) error {
 		if !s.Votes(from) { // it may be long ago that it did
 			return lockquorum.ErrForbidden
 		}
-		epoch, m, err := parseMessage(b)
+		at, m, err := parseMessage(b)
 		if err != nil {
 			return err
 		}
-		s.Receive(from, epoch, m)
+		s.Receive(from, at, m)
 	}
 }
 
@@ -162,7 +162,7 @@ func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q questio
 	case q.kind == kindChange && s.Change != nil:
 		return done(q.kind, s.Change(ctx, from, q.devices))
 	case q.kind == kindCertify && s.Certify != nil:
-		signed, err := s.Certify(ctx, from, q.lock, q.document)
+		signed, err := s.Certify(ctx, from, q.lock, q.document, q.shown...)
 		if err != nil {
 			return refused(err)
 		}
@@ -175,21 +175,22 @@ func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q questio
 		return refused(lockquorum.ErrStopped)
 	}
 	if q.kind == kindRead {
-		state, err := e.Read(ctx, from)
+		state, at, err := e.Read(ctx, from, q.shown...)
 		if err != nil {
 			return refused(err)
 		}
-		a := answer{kind: kindRead, state: state.Snapshot()}
+		a := answer{kind: kindRead, at: at, state: state.Snapshot()}
 		if len(a.state) >= maxState {
 			return refused(lockquorum.ErrBusy)
 		}
 		return a
 	}
+	q.request.Shown = q.shown
 	got, err := e.Do(ctx, from, q.request)
 	if err != nil {
 		return refused(err)
 	}
-	return answer{kind: kindDo, answer: got}
+	return answer{kind: kindDo, at: got.Position, answer: got}
 }
 
 // Engine asks the voter of another device.
@@ -248,17 +249,19 @@ func exchange(st Stream, question []byte, limit int) (answer, error) {
 
 // Do implements lockquorum.Engine. The other device takes for who asks whom the connection proves, so that from is this one.
 func (e *Engine) Do(ctx context.Context, _ lockquorum.DeviceID, r lockquorum.Request) (lockquorum.Answer, error) {
-	a, err := e.ask(ctx, question{kind: kindDo, request: r}, maxAnswer)
+	a, err := e.ask(ctx, question{kind: kindDo, shown: r.Shown, request: r}, maxAnswer)
+	a.answer.Position = a.at
 	return a.answer, err
 }
 
 // Read implements lockquorum.Engine.
-func (e *Engine) Read(ctx context.Context, _ lockquorum.DeviceID) (*lockquorum.State, error) {
-	a, err := e.ask(ctx, question{kind: kindRead}, maxState)
+func (e *Engine) Read(ctx context.Context, _ lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+	a, err := e.ask(ctx, question{kind: kindRead, shown: shown}, maxState)
 	if err != nil {
-		return nil, err
+		return nil, lockquorum.Position{}, err
 	}
-	return lockquorum.Restore(a.state)
+	st, err := lockquorum.Restore(a.state)
+	return st, a.at, err
 }
 
 // Names asks for the names behind keyed hashes; empty: the other device does not know it.
@@ -286,7 +289,7 @@ func (e *Engine) Change(ctx context.Context, devices []lockquorum.DeviceID) erro
 }
 
 // Certify asks for what the voter says of a document, signed. It is lockquorum.NotLeaderError where another has to be asked.
-func (e *Engine) Certify(ctx context.Context, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
-	a, err := e.ask(ctx, question{kind: kindCertify, lock: lock, document: document}, maxAnswer)
+func (e *Engine) Certify(ctx context.Context, lock lockquorum.LockID, document lockquorum.DocumentID, shown ...lockquorum.Position) (certificate.Signed, error) {
+	a, err := e.ask(ctx, question{kind: kindCertify, shown: shown, lock: lock, document: document}, maxAnswer)
 	return a.signed, err
 }

@@ -46,7 +46,7 @@ func start(t *testing.T) *driver.Driver {
 	must(t, driver.Found(t.Context(), twin, driver.Record{Epoch: 1, ID: 1}, voter.Found(st)))
 	disk, _, err := driver.OpenDisk(twin)
 	must(t, err)
-	d, err := driver.Open(t.Context(), driver.Config{ID: 1, Device: lockquorum.DeviceID{1}, Disk: disk, Allow: quorumtest.Allow})
+	d, err := driver.Open(t.Context(), driver.Config{ID: 1, Device: lockquorum.DeviceID{1}, Disk: disk, Allow: quorumtest.Allow, Sign: quorumtest.Sign(lockquorum.DeviceID{1}), Trusts: quorumtest.Trusts})
 	must(t, err)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
@@ -74,8 +74,8 @@ func (r reached) Do(ctx context.Context, from lockquorum.DeviceID, q lockquorum.
 	return reach(r.t, r.s, from, practice).Do(ctx, from, q)
 }
 
-func (r reached) Read(ctx context.Context, from lockquorum.DeviceID) (*lockquorum.State, error) {
-	return reach(r.t, r.s, from, practice).Read(ctx, from)
+func (r reached) Read(ctx context.Context, from lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+	return reach(r.t, r.s, from, practice).Read(ctx, from, shown...)
 }
 
 func TestContract(t *testing.T) {
@@ -100,8 +100,8 @@ func (f fixed) Do(ctx context.Context, _ lockquorum.DeviceID, _ lockquorum.Reque
 	return f.answer, f.err
 }
 
-func (f fixed) Read(context.Context, lockquorum.DeviceID) (*lockquorum.State, error) {
-	return nil, f.err
+func (f fixed) Read(context.Context, lockquorum.DeviceID, ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+	return nil, lockquorum.Position{}, f.err
 }
 
 // TestErrors: what an Engine answers arrives as what it is, and what is not known to have failed as not known.
@@ -115,6 +115,9 @@ func TestErrors(t *testing.T) {
 			{errors.Join(lockquorum.ErrOutcomeUnknown, lockquorum.ErrStopped), lockquorum.ErrOutcomeUnknown},
 			{context.DeadlineExceeded, lockquorum.ErrOutcomeUnknown},
 			{&lockquorum.NotLeaderError{Leader: quorumtest.B}, lockquorum.ErrNotLeader},
+			{errors.Join(lockquorum.ErrStopped, lockquorum.ErrLost), lockquorum.ErrLost},
+			{errors.Join(lockquorum.ErrStopped, lockquorum.ErrOver), lockquorum.ErrOver},
+			{errors.Join(lockquorum.ErrLost, lockquorum.ErrOutcomeUnknown), lockquorum.ErrOutcomeUnknown},
 		} {
 			s := &Server{Practice: practice, Engine: func() lockquorum.Engine { return fixed{err: c.err} }}
 			_, err := reach(t, s, quorumtest.A, practice).Do(t.Context(), quorumtest.A, lockquorum.Request{Operation: &lockquorum.Assign{}})
@@ -129,10 +132,10 @@ func TestErrors(t *testing.T) {
 			}
 		}
 		s := &Server{Practice: practice, Engine: func() lockquorum.Engine { return nil }}
-		if _, err := reach(t, s, quorumtest.A, practice).Read(t.Context(), quorumtest.A); !errors.Is(err, lockquorum.ErrStopped) {
+		if _, _, err := reach(t, s, quorumtest.A, practice).Read(t.Context(), quorumtest.A); !errors.Is(err, lockquorum.ErrStopped) {
 			t.Errorf("where no voter runs: %v", err)
 		}
-		if _, err := reach(t, s, quorumtest.A, trust.EntryID{2}).Read(t.Context(), quorumtest.A); !errors.Is(err, lockquorum.ErrOutcomeUnknown) {
+		if _, _, err := reach(t, s, quorumtest.A, trust.EntryID{2}).Read(t.Context(), quorumtest.A); !errors.Is(err, lockquorum.ErrOutcomeUnknown) {
 			t.Errorf("of another practice: %v", err)
 		}
 		none := &Engine{Open: func(context.Context) (Stream, error) { return nil, errors.New("not connected") }}
@@ -164,7 +167,7 @@ func TestGoesAway(t *testing.T) {
 			return pipe{here}, nil
 		}}
 		begun := time.Now()
-		if _, err := silent.Read(t.Context(), quorumtest.A); !errors.Is(err, lockquorum.ErrOutcomeUnknown) || time.Since(begun) > patience {
+		if _, _, err := silent.Read(t.Context(), quorumtest.A); !errors.Is(err, lockquorum.ErrOutcomeUnknown) || time.Since(begun) > patience {
 			t.Errorf("a voter that says nothing: %v after %v", err, time.Since(begun))
 		}
 	})
@@ -219,10 +222,10 @@ func TestNoVoter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var votes atomic.Bool
 		took := 0
-		s := &Server{Practice: practice, Votes: func(lockquorum.DeviceID) bool { return votes.Load() }, Receive: func(lockquorum.DeviceID, uint64, *pb.Message) { took++ }}
+		s := &Server{Practice: practice, Votes: func(lockquorum.DeviceID) bool { return votes.Load() }, Receive: func(lockquorum.DeviceID, lockquorum.Seen, *pb.Message) { took++ }}
 		b, err := question{practice: practice, kind: kindMessages}.encode()
 		must(t, err)
-		m, err := marshalMessage(1, &pb.Message{})
+		m, err := marshalMessage(lockquorum.Seen{}, &pb.Message{})
 		must(t, err)
 		for _, first := range []bool{false, true} {
 			votes.Store(first)
@@ -317,7 +320,7 @@ func FuzzMessage(f *testing.F) {
 		{Type: pb.MsgSnap.Enum(), Snapshot: &pb.Snapshot{Data: []byte(fuzzing.Canary), Metadata: &pb.SnapshotMetadata{ConfState: &pb.ConfState{Voters: []uint64{1}}}}},
 		{Type: pb.MsgVote.Enum(), Context: []byte("x")},
 	} {
-		b, err := marshalMessage(1, m)
+		b, err := marshalMessage(lockquorum.Seen{Place: lockquorum.Place{Epoch: 1, Index: 300}, Chain: [32]byte{9}}, m)
 		if err != nil {
 			f.Fatal(err)
 		}
@@ -325,19 +328,19 @@ func FuzzMessage(f *testing.F) {
 	}
 	fuzzing.Seeds(f, read, seeds...)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		var epoch uint64
+		var at lockquorum.Seen
 		var m *pb.Message
 		var err error
-		fuzzing.Allocates(t, len(b), 128, 16<<10, func() { epoch, m, err = parseMessage(b) })
+		fuzzing.Allocates(t, len(b), 128, 16<<10, func() { at, m, err = parseMessage(b) })
 		fuzzing.Quiet(t, err)
 		if err != nil {
 			return
 		}
-		again, err := marshalMessage(epoch, m)
+		again, err := marshalMessage(at, m)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if e, n, err := parseMessage(again); err != nil || e != epoch || !proto.Equal(m, n) {
+		if e, n, err := parseMessage(again); err != nil || e != at || !proto.Equal(m, n) {
 			t.Errorf("%x comes back as %v (%v)", b, n, err)
 		}
 	})
@@ -367,7 +370,12 @@ func FuzzFrames(f *testing.F) {
 		}
 		return append([]byte{0}, b...)
 	}
+	shown := []lockquorum.Position{quorumtest.Sign(quorumtest.A)(lockquorum.Seen{Place: lockquorum.Place{Epoch: 1, Index: 300}}), {Seen: lockquorum.Seen{Place: lockquorum.Place{Epoch: 1 << 32}}}}
 	fuzzing.Seeds(f, func(b []byte) error { _, err := read(b); return err },
+		asks(question{kind: kindDo, shown: shown, request: lockquorum.Request{Operation: &lockquorum.Keep{}}}),
+		asks(question{kind: kindRead, shown: shown}), asks(question{kind: kindCertify, shown: shown[:1]}),
+		append([]byte{1}, answer{kind: kindDo, at: shown[0]}.encode()...), append([]byte{1}, answer{kind: kindRead, at: shown[1]}.encode()...),
+		append([]byte{1}, refused(lockquorum.ErrLost).encode()...),
 		asks(question{kind: kindDo, request: lockquorum.Request{Session: lockquorum.SessionID{1}, Seq: 3, Done: 2, Wait: true, Operation: &lockquorum.Acquire{TTL: 20000}}}),
 		asks(question{kind: kindDo, request: lockquorum.Request{Operation: &lockquorum.Resolve{To: lockquorum.NumberVoid, Note: []byte(fuzzing.Canary)}}}),
 		asks(question{kind: kindMessages}), asks(question{kind: kindChange, devices: []lockquorum.DeviceID{quorumtest.A, quorumtest.B}}),
@@ -410,13 +418,13 @@ func TestCertify(t *testing.T) {
 		t.Errorf("who certifies nothing answers %v", err)
 	}
 	want := certificate.Signed{Statement: []byte("statement"), Voter: quorumtest.A, Signature: [64]byte{7}}
-	s.Certify = func(_ context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID) (certificate.Signed, error) {
-		if from != quorumtest.B || lock != (lockquorum.LockID{1}) || document != (lockquorum.DocumentID{2}) {
+	s.Certify = func(_ context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID, shown ...lockquorum.Position) (certificate.Signed, error) {
+		if from != quorumtest.B || lock != (lockquorum.LockID{1}) || document != (lockquorum.DocumentID{2}) || len(shown) != 1 || shown[0].Index != 7 {
 			return certificate.Signed{}, &lockquorum.NotLeaderError{Leader: from}
 		}
 		return want, nil
 	}
-	got, err := e.Certify(t.Context(), lockquorum.LockID{1}, lockquorum.DocumentID{2})
+	got, err := e.Certify(t.Context(), lockquorum.LockID{1}, lockquorum.DocumentID{2}, lockquorum.Position{Seen: lockquorum.Seen{Place: lockquorum.Place{Epoch: 1, Index: 7}}})
 	must(t, err)
 	if !bytes.Equal(got.Statement, want.Statement) || got.Voter != want.Voter || got.Signature != want.Signature {
 		t.Errorf("came %v, want %v", got, want)

@@ -33,7 +33,7 @@ func TestServers(t *testing.T) {
 				go func() { served <- s.Serve(t.Context(), pipe{there}, from) }()
 				return pipe{here}, nil
 			}}
-			_, err := e.Read(t.Context(), from)
+			_, _, err := e.Read(t.Context(), from)
 			return errors.Join(err, <-served)
 		}
 		if err := ask(practice, quorumtest.A); !errors.Is(err, lockquorum.ErrStopped) {
@@ -59,11 +59,11 @@ func TestOneStreamOfMessages(t *testing.T) {
 		took := 0
 		s := &Server{
 			Practice: practice, Engine: func() lockquorum.Engine { return nil }, Votes: func(lockquorum.DeviceID) bool { return true },
-			Receive: func(lockquorum.DeviceID, uint64, *pb.Message) { took++ },
+			Receive: func(lockquorum.DeviceID, lockquorum.Seen, *pb.Message) { took++ },
 		}
 		b, err := question{practice: practice, kind: kindMessages}.encode()
 		must(t, err)
-		m, err := marshalMessage(1, &pb.Message{})
+		m, err := marshalMessage(lockquorum.Seen{Place: lockquorum.Place{Epoch: 1}}, &pb.Message{})
 		must(t, err)
 		open := func(from lockquorum.DeviceID) net.Conn {
 			here, there := net.Pipe()

@@ -1,7 +1,6 @@
 package voter
 
 import (
-	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -11,8 +10,8 @@ import (
 	"chartmesh/lockquorum"
 )
 
-// ErrOver says that a voter was shown that a quorum of a later epoch has begun: its own gives nothing any more.
-var ErrOver = errors.New("a quorum of a later epoch has begun")
+// ErrOver says that a voter was shown that a quorum of a later epoch has begun.
+var ErrOver = lockquorum.ErrOver
 
 // Err returns why this Node does not go on: ErrLost or ErrOver. Nil: it does. Once it does not, it says nothing any more, and whoever runs it ends
 // it for good: its quorum goes on without it, or is founded anew.

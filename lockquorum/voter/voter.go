@@ -15,7 +15,6 @@
 package voter
 
 import (
-	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -92,9 +91,7 @@ var (
 	ErrNotLeader      = lockquorum.ErrNotLeader
 	ErrBusy           = lockquorum.ErrBusy
 	ErrOutcomeUnknown = lockquorum.ErrOutcomeUnknown
-	// ErrLost says that a voter does not have all that it once stored. It must not vote: it may have forgotten for whom it did, or what
-	// a majority relies on it for.
-	ErrLost = errors.New("the voter has lost something that it stored")
+	ErrLost           = lockquorum.ErrLost
 )
 
 // Node is one voter. It is not safe for concurrent use.
