@@ -2,6 +2,7 @@ package lockquorum
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 
 	"chartmesh/wire"
@@ -222,6 +223,23 @@ func (v *View) Numbers() (SeriesID, []Number) {
 // Range returns the parts of a range that was read, ascending, and Ranges which were.
 func (v *View) Range(id RangeID) []Part { return v.st.Range(id) }
 func (v *View) Ranges() []RangeID       { return v.st.Ranges() }
+
+// Defined returns what a range that was read was defined as, and Free how many of its numbers nobody has.
+func (v *View) Defined(id RangeID) (Definition, bool) { return v.st.Defined(id) }
+func (v *View) Free(id RangeID) int64                 { return v.st.Free(id) }
+
+// And returns a View with what another part of the list has too, at the place of the former.
+func (v *View) And(part *View) *View {
+	all := *v
+	st := *v.st
+	st.sessions, st.locks, st.circles, st.ranges = maps.Clone(st.sessions), maps.Clone(st.locks), maps.Clone(st.circles), maps.Clone(st.ranges)
+	maps.Copy(st.sessions, part.st.sessions)
+	maps.Copy(st.locks, part.st.locks)
+	maps.Copy(st.circles, part.st.circles)
+	maps.Copy(st.ranges, part.st.ranges)
+	all.st, all.more, all.bytes = &st, part.more, nil
+	return &all
+}
 
 // Next asks for what follows of a list; false: that was all.
 func (v *View) Next() (Query, bool) {

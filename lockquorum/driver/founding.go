@@ -21,13 +21,13 @@ type Prepared struct {
 
 // Prepare stores a voter that is prepared, in the place of another one that was. It is durable when Prepare returns.
 func Prepare(ctx context.Context, store storage.Store, p Prepared, st *lockquorum.State) error {
-	snapshot, err := marshalSnapshot(voter.Found(st).Snapshot)
-	if err != nil {
+	from := voter.Found(st)
+	if err := keepFound(ctx, store, from); err != nil {
 		return fmt.Errorf("prepare voter: %w", err)
 	}
 	var b storage.Batch
 	b.Put(storage.Quorum.Key(itemPrepared), p.marshal())
-	b.Put(storage.Quorum.Key(itemBegins), snapshot)
+	b.Put(storage.Quorum.Key(itemBegins), marshalSnapshot(from.Snapshot))
 	if err := store.Commit(ctx, &b); err != nil {
 		return fmt.Errorf("prepare voter: %w", err)
 	}
@@ -51,7 +51,7 @@ func LoadPrepared(store storage.Store) (p Prepared, st *lockquorum.State, err er
 		if err != nil {
 			return err
 		}
-		st, err = lockquorum.Restore(snapshot.GetData())
+		st, err = voter.Restore(snapshot, within{r})
 		return err
 	})
 	if err != nil {
@@ -75,10 +75,13 @@ func TakeUp(ctx context.Context, store storage.Store) error {
 	b.Put(storage.Quorum.Key(itemVoter), p.Record.marshal())
 	from := voter.Found(st)
 	d := &StoreDisk{store: store}
+	if err := keepFound(ctx, store, from); err != nil { // as they are there already
+		return fmt.Errorf("take up voter: %w", err)
+	}
 	if err := d.put(&b, Write{HardState: from.HardState, Snapshot: from.Snapshot, Replace: true}); err != nil {
 		return fmt.Errorf("take up voter: %w", err)
 	}
-	if err := store.Commit(ctx, &b); err != nil {
+	if err := store.Commit(ctx, &b); err != nil { // the pieces of before go when the voter is opened
 		return fmt.Errorf("take up voter: %w", err)
 	}
 	return nil
@@ -89,7 +92,8 @@ func Discard(ctx context.Context, store storage.Store) error {
 	var b storage.Batch
 	b.Delete(storage.Quorum.Key(itemPrepared))
 	b.Delete(storage.Quorum.Key(itemBegins))
-	if err := store.Commit(ctx, &b); err != nil {
+	err := store.Commit(ctx, &b) // its pieces go when a voter is opened
+	if err != nil {
 		return fmt.Errorf("discard the voter that was prepared: %w", err)
 	}
 	return nil

@@ -30,7 +30,7 @@ type Taken struct {
 
 // Assemble reads a snapshot of a message and the pieces that it names. Whoever does may do it beside the Node.
 func Assemble(m *pb.Message, pieces lockquorum.Pieces) (*Taken, error) {
-	st, err := restore(m.GetSnapshot(), pieces)
+	st, err := Restore(m.GetSnapshot(), pieces)
 	if err != nil {
 		return nil, err
 	}
@@ -41,10 +41,13 @@ func Assemble(m *pb.Message, pieces lockquorum.Pieces) (*Taken, error) {
 	return t, nil
 }
 
-// restore reads the State of a snapshot, which older versions stored in one.
-func restore(s *pb.Snapshot, pieces lockquorum.Pieces) (*lockquorum.State, error) {
+// Restore reads the State of a snapshot, which older versions stored in one.
+func Restore(s *pb.Snapshot, pieces lockquorum.Pieces) (*lockquorum.State, error) {
 	if !lockquorum.IsManifest(s.GetData()) {
 		return lockquorum.Restore(s.GetData())
+	}
+	if pieces == nil {
+		return nil, lockquorum.ErrPiece
 	}
 	return lockquorum.Assemble(s.GetData(), pieces)
 }

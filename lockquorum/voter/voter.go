@@ -178,7 +178,7 @@ func Open(cfg Config, from *Stored) (_ *Node, err error) {
 			return nil, fmt.Errorf("open voter: %w", err)
 		}
 		if from.Snapshot != nil {
-			st, err := restore(from.Snapshot, from.Pieces)
+			st, err := Restore(from.Snapshot, from.Pieces)
 			if err != nil {
 				return nil, fmt.Errorf("open voter: %w", err)
 			}
