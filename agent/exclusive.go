@@ -21,7 +21,7 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log, Granted: a.granted, Ending: a.ending,
 		Log: local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
 	}
-	if dir, err := stateFolder(); err == nil {
+	if dir, err := local.StateFolder(); err == nil {
 		cfg.Witness = local.FileOf(dir, a.keys.Device())
 	} else {
 		a.log.Warn("there is no place outside of the folder to keep how far this device's voter came", "error", err)

@@ -8,10 +8,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"runtime"
 
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
+	"chartmesh/lockquorum/local"
 	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/wire"
@@ -55,7 +55,7 @@ const maxWitness = 4096
 
 // witnessPath names the witness of a folder. It is told by device and folder, so that copies have their own.
 func witnessPath(dir string, device trust.DeviceID) (string, error) {
-	state, err := stateFolder()
+	state, err := local.StateFolder()
 	if err != nil {
 		return "", err
 	}
@@ -71,25 +71,6 @@ func witnessPath(dir string, device trust.DeviceID) (string, error) {
 	w.String(dir)
 	sum := sha256.Sum256(w.Bytes())
 	return filepath.Join(state, "witness-"+hex.EncodeToString(sum[:16])), nil
-}
-
-// stateFolder is where a user's programs keep what belongs to the machine and not to a folder.
-func stateFolder() (string, error) {
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "chartmesh"), nil
-	}
-	if runtime.GOOS == "windows" {
-		dir, err := os.UserCacheDir() // %LocalAppData%, which does not roam
-		return filepath.Join(dir, "chartmesh"), err
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return "", err
-	}
-	if runtime.GOOS == "darwin" {
-		return filepath.Join(home, "Library", "Application Support", "chartmesh"), nil
-	}
-	return filepath.Join(home, ".local", "state", "chartmesh"), nil
 }
 
 func readWitness(path string) (witness, error) {

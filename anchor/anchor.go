@@ -38,6 +38,7 @@ import (
 // Config says which folder to open and how. Dir is needed.
 type Config struct {
 	Dir    string
+	State  string   // folder outside of Dir for how far each practice's voter came, by which a Dir that was put back is known; empty: that is not kept
 	Listen []string // multiaddrs; nil: p2p.DefaultListen
 	Public []string // multiaddrs under which it is reached from outside, told in the place of its own; nil: its own
 	Region string   // where it stands, for people
@@ -75,6 +76,7 @@ type Anchor struct {
 
 	metrics  *metrics
 	running  atomic.Bool
+	quorums  *quorums
 	sweep    chan struct{} // a practice was dropped
 	deleting atomic.Int64  // dropped practices of which something is left
 
@@ -121,7 +123,7 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 		return nil, err
 	}
 	a := &Anchor{cfg: cfg, log: cfg.Logger, sweep: make(chan struct{}, 1)}
-	a.metrics = newMetrics(a)
+	a.metrics, a.quorums = newMetrics(a), newQuorums(a)
 	a.mu.practices, a.mu.of, a.mu.former, a.mu.roots = map[trust.EntryID]*practice{}, byDevice{}, byDevice{}, map[trust.DeviceID]*practice{}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, err
@@ -144,7 +146,7 @@ func Open(ctx context.Context, cfg Config) (_ *Anchor, err error) {
 	}
 	a.host, err = p2p.Open(p2p.Config{
 		Identity: a.self, ReplicaOf: a.replicaOf, Admit: a.admits, Enters: a.enters, Root: a.rootKey,
-		Recovered: a.recovered, Readmission: readmission{a}, Relay: relay{a}, Listen: cfg.Listen, Public: cfg.Public, Logger: cfg.Logger,
+		Recovered: a.recovered, Readmission: readmission{a}, Relay: relay{a}, Quorum: a.quorums.serve, Listen: cfg.Listen, Public: cfg.Public, Logger: cfg.Logger,
 		Blind: func(trust.DeviceID) bool { return true }, Version: cfg.Version,
 		Schema: session.Range{Min: 1, Max: 1<<16 - 1}, // it reads no document
 	})
@@ -374,6 +376,7 @@ func (a *Anchor) Run(ctx context.Context) error {
 	watching.Go(func() { a.watchRoom(ctx) })
 	watching.Go(func() { a.retain(ctx) })
 	watching.Go(func() { a.sweepDropped(ctx) })
+	watching.Go(func() { a.quorums.run(ctx) })
 	a.running.Store(true)
 	err := a.host.Run(ctx)
 	a.running.Store(false)

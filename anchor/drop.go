@@ -35,6 +35,7 @@ func (a *Anchor) Drop(ctx context.Context, id trust.EntryID) error {
 		return fmt.Errorf("drop practice: %w", err)
 	}
 	a.remove(p)
+	a.quorums.drop(p)
 	if p.share != nil {
 		p.share.End()
 	}

@@ -119,3 +119,11 @@ func (i *identity) Derive(context string) (out [32]byte) {
 func (i *identity) SignAck(msg []byte) []byte {
 	return ed25519.Sign(i.key, trust.SigningInput(trust.ContextAck, msg))
 }
+
+// Sign signs what the anchor says as a voter, and nothing else.
+func (i *identity) Sign(context string, msg []byte) []byte {
+	if context != trust.ContextCertificate && context != trust.ContextPosition {
+		panic("an anchor signs no " + context) // it is called with what is written in the program
+	}
+	return ed25519.Sign(i.key, trust.SigningInput(context, msg))
+}

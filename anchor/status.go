@@ -20,6 +20,7 @@ type Practice struct {
 	Chunks   uint64    `json:"chunks"`            // held, over all logs and scopes
 	Deleted  uint64    `json:"deleted"`           // of those: here, since checkpoints stand for them
 	UsedUp   bool      `json:"used_up"`           // nothing more of it is taken, since its share is used up
+	Voter    *Voter    `json:"voter,omitempty"`   // if it votes on leases and numbers, or did
 	Damaged  string    `json:"damaged,omitempty"` // why nothing of it is held: its devices keep theirs
 }
 
@@ -66,7 +67,9 @@ func (a *Anchor) Status() (Status, error) {
 		}
 	}
 	for _, p := range a.list() {
-		s.Practices = append(s.Practices, p.status())
+		one := p.status()
+		one.Voter = a.quorums.voter(p)
+		s.Practices = append(s.Practices, one)
 	}
 	return s, nil
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"chartmesh/anchor"
+	"chartmesh/lockquorum/local"
 	"chartmesh/p2p"
 )
 
@@ -23,6 +24,7 @@ import (
 type options struct {
 	listen, public []string
 	region, health string
+	state          string
 	perPractice    bool
 	quota          anchor.Quota
 	grace          time.Duration
@@ -45,6 +47,7 @@ At a limit nothing is lost: the devices keep everything, show it, and go on by t
 	f.StringSliceVar(&o.listen, "listen", []string{"/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"}, "multiaddrs to listen at")
 	f.StringSliceVar(&o.public, "public", nil, "multiaddrs under which devices reach it, where those are others: behind a forwarded port, or in a container")
 	f.StringVar(&o.region, "region", "", "where it stands, for `PEOPLE`: EU-DE")
+	f.StringVar(&o.state, "state", "", "`FOLDER` outside of --data for how far its voters came, by which a folder that was put back from a copy is known (default: the user's state folder)")
 	f.StringVar(&o.health, "health", "", "`ADDRESS` at which /healthz, /readyz and /metrics are served, like 127.0.0.1:9464; empty: nowhere")
 	f.BoolVar(&o.perPractice, "metrics-per-practice", false, "tell each practice's figures, by the beginning of its ID")
 	f.Var(sizeValue{&o.quota.Bytes}, "max-bytes", "`SIZE` that a practice may take on the disk, or none")
@@ -61,8 +64,12 @@ func run(ctx context.Context, dir string, o options, out io.Writer, log *slog.Lo
 	if err != nil {
 		return err
 	}
+	state, err := stateFolder(o.state)
+	if err != nil {
+		log.Warn("there is no place outside of the folder to keep how far its voters came: name one with --state", "error", err)
+	}
 	a, err := anchor.Open(ctx, anchor.Config{
-		Dir: dir, Listen: o.listen, Public: o.public, Region: o.region, Quota: o.quota, MetricsPerPractice: o.perPractice, Version: version(), Logger: log,
+		Dir: dir, State: state, Listen: o.listen, Public: o.public, Region: o.region, Quota: o.quota, MetricsPerPractice: o.perPractice, Version: version(), Logger: log,
 		Grace: max(o.grace, 1),
 	})
 	if errors.Is(err, anchor.ErrConfig) || errors.Is(err, p2p.ErrPublic) {
@@ -90,6 +97,14 @@ func run(ctx context.Context, dir string, o options, out io.Writer, log *slog.Lo
 		return err
 	}
 	return a.Run(ctx)
+}
+
+// stateFolder is where it is kept how far the voters came.
+func stateFolder(named string) (string, error) {
+	if named != "" {
+		return filepath.Abs(named)
+	}
+	return local.StateFolder()
 }
 
 // addCommands lists what an administrator may run. A loopback address leads to this machine, wherever it is used: it is listed only

@@ -103,6 +103,7 @@ type Status struct {
 	Leader  lockquorum.DeviceID // zeros: nobody is known to lead
 	Leads   bool                // it is this one, and it takes commands
 	Voters  []lockquorum.Voter
+	Resting bool // it is the only voter, and nothing is under way, held or waited for: it may be ended, and started when it is asked
 }
 
 // Driver is one voter that runs. Its methods are safe for concurrent use.

@@ -58,8 +58,10 @@ type Config struct {
 	// Names returns the names behind keyed hashes, for a device that may know them; nil: none is told.
 	Names func(from lockquorum.DeviceID, list []remote.Name) []string
 	// Seen keeps how far this device saw the quorum come; nil: it is opened in Store.
-	Seen   *seen.Keeper
-	Logger *slog.Logger // nil: none
+	Seen *seen.Keeper
+	// SnapshotEvery is after how many commands a snapshot is made; 0: the driver's default.
+	SnapshotEvery uint64
+	Logger        *slog.Logger // nil: none
 }
 
 // Network reaches other devices of the practice.
@@ -83,6 +85,8 @@ type Voter struct {
 
 	joining sync.Mutex    // one change of what this device votes in at a time
 	begun   chan struct{} // this device is to vote
+	ready   chan struct{} // closed when Run has found out whether there is a voter, and started it
+	isReady sync.Once
 
 	mu struct {
 		sync.Mutex
@@ -113,7 +117,7 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
 	}
-	v.begun = make(chan struct{}, 1)
+	v.begun, v.ready = make(chan struct{}, 1), make(chan struct{})
 	if v.seen = cfg.Seen; v.seen == nil {
 		var err error
 		if v.seen, err = seen.Open(seen.Config{Store: cfg.Store, Members: cfg.Members, Self: v.self, Voters: v.Voting, Logger: v.log}); err != nil {
@@ -231,6 +235,7 @@ func (v *Voter) Run(ctx context.Context) {
 			v.awaitBegin(ctx)
 			continue
 		}
+		v.isReady.Do(func() { close(v.ready) })
 		v.log.Warn("this device's voter is started again", "error", err, "in", Retry)
 		select {
 		case <-ctx.Done():
@@ -241,6 +246,7 @@ func (v *Voter) Run(ctx context.Context) {
 
 // awaitBegin waits until this device is told to vote.
 func (v *Voter) awaitBegin(ctx context.Context) {
+	v.isReady.Do(func() { close(v.ready) })
 	select {
 	case <-ctx.Done():
 	case <-v.begun:
@@ -272,7 +278,10 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Lock()
 	rec, begin := v.mu.record, driver.Begin{Epoch: v.mu.record.Epoch, Voters: v.mu.known.voters}
 	v.mu.Unlock()
-	cfg := driver.Config{ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts, Logger: v.log}
+	cfg := driver.Config{
+		ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts,
+		SnapshotEvery: v.cfg.SnapshotEvery, Logger: v.log,
+	}
 	if v.cfg.Network != nil {
 		messenger := remote.NewMessenger(v.server.Practice, v.cfg.Network.Open, v.cfg.Network.Reaches)
 		defer messenger.Close()
@@ -291,6 +300,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Lock()
 	v.mu.driver = d
 	v.mu.Unlock()
+	v.isReady.Do(func() { close(v.ready) })
 	running, stop := context.WithCancelCause(ctx)
 	var watch sync.WaitGroup
 	watch.Go(func() { stop(v.watch(running, d, rec)) })
@@ -345,6 +355,12 @@ func (v *Voter) Status() Status {
 	}
 	return s
 }
+
+// Ready is closed when Run has found out whether there is a voter, and has started it.
+func (v *Voter) Ready() <-chan struct{} { return v.ready }
+
+// Server answers for this device's voter.
+func (v *Voter) Server() *remote.Server { return &v.server }
 
 // Serve answers a question of another device, which the connection has proven. It returns when the stream is not used any more.
 func (v *Voter) Serve(ctx context.Context, st remote.Stream, from trust.DeviceID) {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 
 	"chartmesh/trust"
 	"chartmesh/wire"
@@ -29,13 +30,35 @@ type Reached struct{ Epoch, Voter, Term, Index uint64 }
 // File is a Witness in a file.
 type File struct{ Path string }
 
-// FileOf returns the witness of a device's voter, in a folder for what belongs to the machine.
-func FileOf(dir string, device trust.DeviceID) File {
+// FileOf returns the witness of a device's voter, in a folder for what belongs to the machine. An anchor has one for each practice.
+func FileOf(dir string, device trust.DeviceID, practice ...trust.EntryID) File {
 	var w wire.Writer
 	w.String("chartmesh quorum witness 1")
 	w.Raw(device[:])
+	for _, p := range practice {
+		w.Raw(p[:])
+	}
 	sum := sha256.Sum256(w.Bytes())
 	return File{filepath.Join(dir, "quorum-"+hex.EncodeToString(sum[:16]))}
+}
+
+// StateFolder is where a user's programs keep what belongs to the machine and not to a folder.
+func StateFolder() (string, error) {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "chartmesh"), nil
+	}
+	if runtime.GOOS == "windows" {
+		dir, err := os.UserCacheDir() // %LocalAppData%, which does not roam
+		return filepath.Join(dir, "chartmesh"), err
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", err
+	}
+	if runtime.GOOS == "darwin" {
+		return filepath.Join(home, "Library", "Application Support", "chartmesh"), nil
+	}
+	return filepath.Join(home, ".local", "state", "chartmesh"), nil
 }
 
 const (

@@ -69,7 +69,7 @@ type Fetch = func(sums []lockquorum.Sum, take func(piece []byte) error) error
 
 // Serve answers one question of a device, which the connection has proven.
 func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID) error {
-	return s.turns.serve(ctx, st, from, func(practice trust.EntryID) (*Server, func()) {
+	return s.turns.serve(ctx, st, from, func(_ context.Context, practice trust.EntryID) (*Server, func()) {
 		if practice != s.Practice {
 			return nil, nil
 		}
@@ -78,16 +78,12 @@ func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID)
 }
 
 // Servers answer for the voters of several practices.
-type Servers struct {
-	// Of returns the Server of a practice for a device that may speak to it, and what is called when it is not used any more; nil: there is none.
-	Of func(ctx context.Context, practice trust.EntryID, from lockquorum.DeviceID) (*Server, func())
+type Servers struct{ turns turns }
 
-	turns turns
-}
-
-// Serve answers one question of a device, which the connection has proven.
-func (s *Servers) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID) error {
-	return s.turns.serve(ctx, st, from, func(practice trust.EntryID) (*Server, func()) { return s.Of(ctx, practice, from) })
+// Serve answers one question of a device, which the connection has proven. Of returns the Server of a practice, and what is called when it is not used any
+// more; nil: there is none that the device may speak to.
+func (s *Servers) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID, of func(context.Context, trust.EntryID) (*Server, func())) error {
+	return s.turns.serve(ctx, st, from, of)
 }
 
 // answering answers a question that was read.

@@ -43,7 +43,7 @@ func (t *turns) leave(from lockquorum.DeviceID) {
 var errNoServer = errors.New("nobody answers here for the practice that it is of")
 
 // serve reads a question, and has it answered for the practice that it names.
-func (t *turns) serve(ctx context.Context, st Stream, from lockquorum.DeviceID, of func(trust.EntryID) (*Server, func())) error {
+func (t *turns) serve(ctx context.Context, st Stream, from lockquorum.DeviceID, of func(context.Context, trust.EntryID) (*Server, func())) error {
 	if !t.enter(from) {
 		_ = st.Reset()
 		return lockquorum.ErrBusy
@@ -63,7 +63,7 @@ func (t *turns) serve(ctx context.Context, st Stream, from lockquorum.DeviceID, 
 		_ = st.Reset()
 		return fmt.Errorf("read question: %w", err)
 	}
-	s, done := of(q.practice)
+	s, done := of(ctx, q.practice)
 	if s == nil {
 		_ = st.Reset()
 		return errNoServer

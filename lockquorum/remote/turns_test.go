@@ -19,18 +19,21 @@ func TestServers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		used := 0
 		one := &Server{Practice: practice, Engine: func() lockquorum.Engine { return nil }}
-		s := &Servers{Of: func(_ context.Context, p trust.EntryID, from lockquorum.DeviceID) (*Server, func()) {
-			if p != practice || from != quorumtest.A {
-				return nil, nil
+		s := &Servers{}
+		of := func(from lockquorum.DeviceID) func(context.Context, trust.EntryID) (*Server, func()) {
+			return func(_ context.Context, p trust.EntryID) (*Server, func()) {
+				if p != practice || from != quorumtest.A {
+					return nil, nil
+				}
+				used++
+				return one, func() { used-- }
 			}
-			used++
-			return one, func() { used-- }
-		}}
+		}
 		ask := func(p trust.EntryID, from lockquorum.DeviceID) error {
 			served := make(chan error, 1)
 			e := &Engine{Practice: p, Open: func(context.Context) (Stream, error) {
 				here, there := net.Pipe()
-				go func() { served <- s.Serve(t.Context(), pipe{there}, from) }()
+				go func() { served <- s.Serve(t.Context(), pipe{there}, from, of(from)) }()
 				return pipe{here}, nil
 			}}
 			_, _, err := e.Read(t.Context(), from, lockquorum.Query{Kind: lockquorum.ReadVoters})

@@ -136,3 +136,8 @@ const caughtUp = 64
 func (n *Node) Alone() bool {
 	return len(n.conf.GetVoters()) == 1 && n.conf.GetVoters()[0] == n.cfg.ID && len(n.conf.GetVotersOutgoing()) == 0
 }
+
+// Resting reports whether this voter is the only one and leads, and nobody is about to vote.
+func (n *Node) Resting() bool {
+	return n.Alone() && n.leads && n.settled && len(n.conf.GetLearners()) == 0 && !n.changing
+}
