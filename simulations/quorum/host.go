@@ -106,7 +106,7 @@ func (h *host) save(b voter.Batch) error {
 	}
 	d := &h.disk.now
 	if b.Snapshot != nil {
-		d.Snapshot, d.Entries = b.Snapshot, nil
+		d.Snapshot, d.Pieces, d.Entries = b.Snapshot, b.Pieces, nil
 	}
 	if b.HardState != nil {
 		d.HardState = b.HardState
@@ -325,7 +325,7 @@ func (h *host) crash(why string, power bool) {
 }
 
 // deliver takes a message when the machine runs.
-func (h *host) deliver(from lockquorum.DeviceID, epoch uint64, seen lockquorum.Seen, b []byte) {
+func (h *host) deliver(from lockquorum.DeviceID, epoch uint64, seen lockquorum.Seen, b []byte, pieces lockquorum.Pieces) {
 	if h.node == nil {
 		return
 	}
@@ -333,7 +333,7 @@ func (h *host) deliver(from lockquorum.DeviceID, epoch uint64, seen lockquorum.S
 		node := h.node
 		h.w.after(h.paused-h.w.now, func() {
 			if h.node == node {
-				h.deliver(from, epoch, seen, b)
+				h.deliver(from, epoch, seen, b, pieces)
 			}
 		})
 		return
@@ -347,7 +347,13 @@ func (h *host) deliver(from lockquorum.DeviceID, epoch uint64, seen lockquorum.S
 		h.node.Shown(seen)
 	}
 	if epoch == h.epoch() && m.GetTo() == h.disk.now.id && slices.Contains(h.known(), lockquorum.Voter{ID: m.GetFrom(), Device: from}) {
-		h.node.Step(m)
+		if m.GetType() != pb.MsgSnap {
+			h.node.Step(m)
+		} else if taken, err := voter.Assemble(m, pieces); err != nil {
+			h.w.fail("I-sound", "a snapshot does not read: %v", err)
+		} else {
+			h.node.Take(taken)
+		}
 	}
 	h.pump()
 }
@@ -371,7 +377,7 @@ func (h *host) pump() {
 			h.send(m)
 		}
 		if b.Snapshot != nil {
-			st, err := lockquorum.Restore(b.Snapshot.GetData())
+			st, err := lockquorum.Assemble(b.Snapshot.GetData(), b.Pieces)
 			if err != nil {
 				h.w.fail("I-sound", "a snapshot does not read: %v", err)
 				return
@@ -400,9 +406,17 @@ func (h *host) send(m *pb.Message) {
 	}
 	list := h.known()
 	at := slices.IndexFunc(list, func(v lockquorum.Voter) bool { return v.ID == m.GetTo() })
+	var pieces lockquorum.Pieces
+	if m.GetType() == pb.MsgSnap {
+		var ok bool
+		if pieces, ok = h.node.Pieces(m); !ok {
+			h.node.Sent(m.GetTo(), false)
+			return
+		}
+	}
 	if at >= 0 {
 		to, epoch, seen := h.w.hostOf(list[at].Device), h.epoch(), h.node.State().Seen()
-		h.w.send(h.index, to.index, func() { to.deliver(h.device, epoch, seen, b) })
+		h.w.send(h.index, to.index, func() { to.deliver(h.device, epoch, seen, b, pieces) })
 	}
 	if m.GetType() == pb.MsgSnap {
 		h.node.Sent(m.GetTo(), at >= 0)
@@ -413,14 +427,21 @@ func (h *host) send(m *pb.Message) {
 
 func (h *host) done(out voter.Outcome) bool {
 	w := h.w
-	if out.Snapshot != nil && !(w.cfg.Mutant == NoSnapshot && !proto.Equal(out.Snapshot.GetMetadata().GetConfState(), h.disk.now.Snapshot.GetMetadata().GetConfState())) {
-		w.report.Snapshots++
-		d := &h.disk.now
-		d.Snapshot = out.Snapshot
-		d.Entries = slices.DeleteFunc(slices.Clone(d.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= out.Forget })
-		if err := h.sync(true); err != nil {
-			h.crash(err.Error(), true)
+	if out.Freezing != nil {
+		snapshot, forget, err := h.node.Compact(out.Freezing)
+		if err != nil {
+			w.fail("I-sound", "a snapshot is not made: %v", err)
 			return false
+		}
+		if !(w.cfg.Mutant == NoSnapshot && !proto.Equal(snapshot.GetMetadata().GetConfState(), h.disk.now.Snapshot.GetMetadata().GetConfState())) {
+			w.report.Snapshots++
+			d := &h.disk.now
+			d.Snapshot, d.Pieces = snapshot, out.Freezing
+			d.Entries = slices.DeleteFunc(slices.Clone(d.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= forget })
+			if err := h.sync(true); err != nil {
+				h.crash(err.Error(), true)
+				return false
+			}
 		}
 	}
 	if out.Led {
