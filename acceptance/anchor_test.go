@@ -200,6 +200,10 @@ type holds struct {
 		Known   bool   `json:"known"`
 		Devices int    `json:"devices"`
 		Chunks  uint64 `json:"chunks"`
+		Voter   struct {
+			Awake bool   `json:"awake"`
+			Out   string `json:"out"`
+		} `json:"voter"`
 	} `json:"practices"`
 }
 

@@ -42,6 +42,11 @@ const (
 	insurance    = "X987654321"
 	patientID    = "pat-quastenfloesser-0815"
 	fileName     = "Arztbrief-Würfelqualle.json"
+	lockName     = "Abrechnungslauf-Haselmaus"
+	circleName   = "Rechnungskreis-Ochsenfrosch"
+	itemName     = "Invoice/rechnung-zitronenfalter-77"
+	reasonText   = "doppelt erfasst beim Siebenschläfer-Termin"
+	breakText    = "Rechner-Blindschleiche ist abgestürzt"
 )
 
 // TestAnchorIsBlind lets a practice work over an anchor, and looks for what was planted in all that the anchor has, says and hears: its
@@ -107,6 +112,28 @@ func TestAnchorIsBlind(t *testing.T) {
 	_, err = b.client.Put(t.Context(), userName, fhir.Canonical(o), false)
 	must(t, err)
 	b.syncsWith("anker")
+
+	// The anchor keeps leases and numbers.
+	must(t, a.client.SetOnline(t.Context(), true))
+	a.syncsWith("anker")
+	_, err = a.client.OpenCircle(t.Context(), api.CircleRequest{Name: circleName, First: 1, Last: 1000})
+	must(t, err)
+	if q, err := a.client.ChangeQuorum(t.Context(), api.QuorumChange{Add: []string{"anker"}}); err != nil || len(q.Voters) != 1 || !q.Voters[0].Anchor {
+		t.Fatalf("the quorum is %+v (%v)", q, err)
+	}
+	_, err = a.client.AssignNumber(t.Context(), api.NumberRequest{Circle: circleName, Item: itemName})
+	must(t, err)
+	_, err = a.client.ResolveNumber(t.Context(), userName, api.ResolveRequest{Circle: circleName, Item: itemName, State: api.NumberVoid, Reason: reasonText})
+	must(t, err)
+	_, err = b.client.AcquireLease(t.Context(), userName, api.LeaseRequest{Name: lockName})
+	must(t, err)
+	_, err = a.client.BreakLease(t.Context(), userName, api.BreakRequest{Name: lockName, Reason: breakText})
+	must(t, err)
+	report, err := b.client.Numbers(t.Context(), circleName)
+	if err != nil || len(report.Numbers) != 1 || report.Numbers[0].Reason != reasonText {
+		t.Errorf("a device reads %+v (%v)", report, err)
+	}
+	must(t, a.client.SetOnline(t.Context(), false))
 	dumps := [][]byte{memoryOf(t, anchor.cmd.Process.Pid)}
 	must(t, a.client.SetOnline(t.Context(), true))
 	must(t, a.client.Rename(t.Context(), api.RenameRequest{Device: otherDevice, Name: renamedTo}))
@@ -123,14 +150,15 @@ func TestAnchorIsBlind(t *testing.T) {
 	var plain bytes.Buffer
 	plain.Write(a.export())
 	plain.Write(patient)
-	for _, text := range []string{practiceName, siteName, deviceName, otherSite, otherDevice, renamedTo, userName, fileName, recoveryCode, invite.Words, invite.Code, invite.Link} {
+	for _, text := range []string{practiceName, siteName, deviceName, otherSite, otherDevice, renamedTo, userName, fileName, lockName, circleName, itemName, reasonText, breakText, recoveryCode, invite.Words, invite.Code, invite.Link} {
 		plain.WriteString(text + "\n")
 	}
 	var list []planted
 	for what, text := range map[string]string{
 		"the practice's name": practiceName, "a site's name": siteName, "the other site's name": otherSite, "a device's name": deviceName, "the other device's name": otherDevice,
 		"a device's new name": renamedTo, "a user's name": userName, "a patient's name": familyName, "an address": street, "an insurance number": insurance,
-		"a resource's ID": patientID, "a file's name": fileName, "the recovery code": recoveryCode, "an invitation's words": invite.Words, "an invitation's code": invite.Code,
+		"a resource's ID": patientID, "a file's name": fileName, "a lock's name": lockName, "a circle's name": circleName, "an item's name": itemName,
+		"why a number is void": reasonText, "why a lease was broken": breakText, "the recovery code": recoveryCode, "an invitation's words": invite.Words, "an invitation's code": invite.Code,
 		"an invitation's link": invite.Link,
 	} {
 		list = append(list, planted{what, []byte(text), true})
@@ -196,7 +224,7 @@ func TestAnchorIsBlind(t *testing.T) {
 	if held < 3 || pairs < int(held) {
 		t.Errorf("the anchor holds %d chunks, and its store %d pairs", held, pairs)
 	}
-	for _, proto := range []string{"/chartmesh/sync/1.0.0", "/chartmesh/introduce/1.0.0", string(hopProtocol), string(stopProtocol)} {
+	for _, proto := range []string{"/chartmesh/sync/1.0.0", "/chartmesh/introduce/1.0.0", "/chartmesh/quorum/1", string(hopProtocol), string(stopProtocol)} {
 		if !slices.Contains(slices.Collect(maps.Keys(said)), protocol.ID(proto)) {
 			t.Errorf("nothing was said on %s", proto)
 		}

@@ -74,7 +74,7 @@ func newWiretap(t testing.TB, a *running, through peer.AddrInfo) *wiretap {
 	t.Helper()
 	w := &wiretap{t: t, anchor: through, as: callerHost(t, a.keys(), overTCP), keys: map[trust.DeviceID]p2p.Identity{}}
 	w.mu.devices, w.mu.said = map[peer.ID]host.Host{}, map[protocol.ID]*bytes.Buffer{}
-	for _, proto := range []protocol.ID{p2p.SyncProtocol, p2p.IntroduceProtocol, hopProtocol} {
+	for _, proto := range []protocol.ID{p2p.SyncProtocol, p2p.IntroduceProtocol, p2p.QuorumProtocol, hopProtocol} {
 		w.as.SetStreamHandler(proto, func(s network.Stream) {
 			device, err := w.device(s.Conn().RemotePeer())
 			if err != nil {
@@ -125,7 +125,7 @@ func (w *wiretap) device(id peer.ID) (host.Host, error) {
 	h := w.mu.devices[id]
 	if h == nil {
 		h = callerHost(w.t, keys)
-		for _, proto := range []protocol.ID{p2p.SyncProtocol, stopProtocol} {
+		for _, proto := range []protocol.ID{p2p.SyncProtocol, p2p.QuorumProtocol, stopProtocol} {
 			h.SetStreamHandler(proto, func(s network.Stream) { w.handOn(s, w.as, id) })
 		}
 		w.mu.devices[id] = h

@@ -179,7 +179,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	host, err := p2p.Open(p2p.Config{
 		LAN:      tag,
-		Identity: identity{a.keys}, Replica: a.records, Listen: listen, Logger: a.log, Version: a.cfg.Version,
+		Identity: identity{a.keys}, Replica: syncing{a.records, a}, Listen: listen, Logger: a.log, Version: a.cfg.Version,
 		Schema: replica.Schemas(), Invites: a.invites, Offline: !a.online.Load(),
 		Admit: a.admits,
 		Root:  a.rootKey, Readmission: a.records, Relays: a.relays, MapPorts: !a.cfg.NoPorts,

@@ -9,8 +9,10 @@ import (
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
 	"chartmesh/lockquorum/local"
+	"chartmesh/lockquorum/ranges"
 	"chartmesh/lockquorum/remote"
 	"chartmesh/p2p"
+	"chartmesh/p2p/session"
 	"chartmesh/trust"
 )
 
@@ -19,10 +21,14 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	cfg := quorum.Config{
 		Network: network{a},
 		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log, Granted: a.granted, Ending: a.ending,
-		Log: local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
+		Enter: func(ctx context.Context, e trust.Entry) error {
+			return a.enter(ctx, func(*trust.State) ([]trust.Entry, error) { return []trust.Entry{e}, nil })
+		},
+		Log:   local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
+		Wrote: a.wrote, Replaced: a.replaced,
 	}
 	if dir, err := local.StateFolder(); err == nil {
-		cfg.Witness = local.FileOf(dir, a.keys.Device())
+		cfg.Witness, cfg.Marks = local.FileOf(dir, a.keys.Device()), ranges.Files{Dir: dir, Device: a.keys.Device()}
 	} else {
 		a.log.Warn("there is no place outside of the folder to keep how far this device's voter came", "error", err)
 	}
@@ -32,6 +38,32 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	}
 	a.quorum.Store(s)
 	return s, nil
+}
+
+// syncing is what a session reads and writes: the records, and how far the practice's quorum was seen to be.
+type syncing struct {
+	*replica.Replica
+	a *Agent
+}
+
+var (
+	_ session.Bookkeeper = syncing{}
+	_ session.Carrier    = syncing{}
+)
+
+// Carries implements session.Carrier.
+func (s syncing) Carries() []byte {
+	if service := s.a.quorum.Load(); service != nil {
+		return service.Carries()
+	}
+	return nil
+}
+
+// Carried implements session.Carrier.
+func (s syncing) Carried(ctx context.Context, from trust.DeviceID, carried []byte) {
+	if service := s.a.quorum.Load(); service != nil {
+		service.Carried(ctx, from, carried)
+	}
 }
 
 // network reaches the voters of other devices.
@@ -128,23 +160,38 @@ func (a *Agent) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	return asked(a, func(s *quorum.Service) (api.QuorumStatus, error) { return s.Quorum(ctx) })
 }
 
+// devices finds devices that belong by their names or peer IDs.
+func (a *Agent) devices(names []string) (list []trust.DeviceID, err error) {
+	for _, name := range names {
+		d, err := a.device(a.records.State(), name)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, d)
+	}
+	return list, nil
+}
+
+// ReseedQuorum implements api.Exclusive.
+func (a *Agent) ReseedQuorum(ctx context.Context, req api.ReseedRequest) (api.Reseed, error) {
+	voters, err := a.devices(req.Voters)
+	if err != nil {
+		return api.Reseed{}, err
+	}
+	gone, err := a.devices(req.Gone)
+	if err != nil {
+		return api.Reseed{}, err
+	}
+	return asked(a, func(s *quorum.Service) (api.Reseed, error) { return s.Reseed(ctx, voters, gone, req.Plan) })
+}
+
 // ChangeQuorum implements api.Exclusive.
 func (a *Agent) ChangeQuorum(ctx context.Context, req api.QuorumChange) (api.QuorumStatus, error) {
-	find := func(names []string) (list []trust.DeviceID, err error) {
-		for _, name := range names {
-			d, err := a.device(a.records.State(), name)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, d)
-		}
-		return list, nil
-	}
-	add, err := find(req.Add)
+	add, err := a.devices(req.Add)
 	if err != nil {
 		return api.QuorumStatus{}, err
 	}
-	remove, err := find(req.Remove)
+	remove, err := a.devices(req.Remove)
 	if err != nil {
 		return api.QuorumStatus{}, err
 	}

@@ -152,6 +152,10 @@ func TestBadErasures(t *testing.T) {
 			order, twin := r.writers[0].orders(1, edits...), r.writers[0].orders(1, edits...)
 			r.takes(order, twin, r.writers[2].agrees(1, r.writers[2].orders(1, edits...), ""))
 		},
+		"the assent is of another document": func(r *retained, edits []chunk.Sealed) {
+			order := r.writers[0].orders(1, edits...)
+			r.takes(order, r.writers[2].agrees(2, order, ""))
+		},
 		"the root key signed another": func(r *retained, edits []chunk.Sealed) {
 			a := r.writers[0]
 			order, twin := a.orders(1, edits...), a.orders(1, edits...)
@@ -211,6 +215,49 @@ func TestBadErasures(t *testing.T) {
 				t.Errorf("%d chunks are deleted", n)
 			}
 		})
+	}
+}
+
+// TestWorthlessAssent: what a member's program says of an order does not hinder a log that goes on over what a checkpoint stood for that is erased by now.
+func TestWorthlessAssent(t *testing.T) {
+	r := newRetained(t, 2)
+	r.joins(trust.RoleAdmin)
+	r.joins(trust.RoleAdmin)
+	r.brings(r.p)
+	a, b, c, d := r.writers[0], r.writers[1], r.writers[2], r.writers[3]
+	edits := slices.Concat(a.edits(1, 3), b.edits(1, 2))
+	r.takes(slices.Concat(edits, a.edits(2, 1))...) // so that the run ends before the word
+	pack := b.packs(1, edits...)
+	words := []chunk.Sealed{a.says(1, pack, true), c.says(1, pack, true), d.says(1, pack, true)}
+	r.takes(append(words, pack)...)
+	r.keeps("packed", 5, 2)
+	slow := r.passesOn(r.p, r.fresh())
+	order := c.orders(1, slices.Concat(edits, words, []chunk.Sealed{pack})...)
+	assent := d.agrees(1, order, "")
+	r.takes(order, assent)
+	for id := assent.ID(); ; { // noted before the one that counts
+		worthless := b.agrees(1, order, "")
+		r.takes(worthless)
+		if other := worthless.ID(); slices.Compare(other[:], id[:]) < 0 {
+			break
+		}
+	}
+	must(t, settles(t.Context(), r.p))
+	f, scope := r.fresh(), r.scope()
+	for _, from := range []struct {
+		p *part
+		w *writer
+	}{{r.p, c}, {r.p, d}, {r.p, b}, {slow, a}} {
+		items, err := from.p.Chunks(scope, chunk.CurrentLog(from.w.Keyring), 0, 1<<20)
+		must(t, err)
+		var list [][]byte
+		for _, it := range items {
+			list = append(list, it.Bytes)
+		}
+		must(t, f.Arrive(t.Context(), r.keys.Device(), list))
+	}
+	if got := f.Vector(scope)[chunk.CurrentLog(a.Keyring)].Counter; got < 4 {
+		t.Errorf("the log of who packed nothing is held up to %d", got)
 	}
 }
 

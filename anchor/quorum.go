@@ -26,6 +26,7 @@ import (
 type quorums struct {
 	a       *Anchor
 	servers remote.Servers
+	network func(*practice) local.Network
 	work    sync.WaitGroup
 
 	mu struct {
@@ -58,7 +59,7 @@ const (
 )
 
 func newQuorums(a *Anchor) *quorums {
-	q := &quorums{a: a}
+	q := &quorums{a: a, network: func(p *practice) local.Network { return voters{a, p} }}
 	q.mu.awake = map[*practice]*seat{}
 	return q
 }
@@ -164,7 +165,7 @@ func (q *quorums) sit(ctx context.Context, p *practice, s *seat) {
 
 func (q *quorums) config(p *practice) local.Config {
 	cfg := local.Config{
-		Store: p.share, Keys: q.a.self, Members: p.State, Network: voters{q.a, p}, SnapshotEvery: snapshotEvery, Logger: q.a.log.With("practice", p.id.String()),
+		Store: p.share, Keys: q.a.self, Members: p.State, Seen: p.Seen(), Network: q.network(p), SnapshotEvery: snapshotEvery, Logger: q.a.log.With("practice", p.id.String()),
 		// No log of chunks tells a folder that was put back here: the witness does, and what devices have seen.
 		Log: local.Log{Current: func() [32]byte { return [32]byte{} }, Continues: func([32]byte) bool { return true }, Original: func() bool { return false }},
 	}

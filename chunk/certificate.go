@@ -3,6 +3,7 @@ package chunk
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"chartmesh/trust"
 	"chartmesh/wire"
@@ -59,6 +60,18 @@ func parseCertificate(b []byte) (*Certificate, error) {
 		return nil, err
 	}
 	return c, c.check()
+}
+
+// Bounds of the body of a CERTIFICATE.
+const (
+	minCertificate = 32 + 1 + 1 + 1 + 32 + 64 + 1
+	maxCertificate = minCertificate + 6 + MaxStatement + MaxHeads*32
+)
+
+// Equal reports whether both say the same.
+func (c *Certificate) Equal(d *Certificate) bool {
+	return c.Document == d.Document && bytes.Equal(c.Statement, d.Statement) && c.Voter == d.Voter && c.Signature == d.Signature &&
+		slices.Equal(c.Heads, d.Heads)
 }
 
 // check holds for what is sealed and for what is opened alike.

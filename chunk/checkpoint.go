@@ -17,10 +17,18 @@ type Checkpoint struct {
 	Covers   Covers   // in clear, so that who holds no key knows what it stands for
 	Logs     []LogKey // whose chunks these are, ascending, each used
 	Parts    []Part   // the chunks with changes, dependencies first
-	Others   []Spot   // what else is covered: earlier checkpoints of the document and the votes on them
+	Others   []Spot   // what else is covered and holds nothing: earlier checkpoints of the document and the votes on them
 	// Authorship names the newest change of each actor, ascending by log and branch. After Open the signatures have been
 	// checked; that the changes are the ones named is for the caller, who reads Automerge, to check.
 	Authorship []Word
+	// Certificates are, of a protected document, those that are covered, ascending by place: none is ever dropped, since what counts follows from all.
+	Certificates []Packed
+}
+
+// Packed is what a CERTIFICATE chunk held.
+type Packed struct {
+	Spot
+	Certificate *Certificate
 }
 
 // LogKey is what a log's ID is made of.
@@ -127,6 +135,39 @@ func (c *Checkpoint) append(w *wire.Writer) {
 		w.Raw(a.Newest[:])
 		w.Raw(a.Signature[:])
 	}
+	if len(c.Certificates) == 0 {
+		return
+	}
+	w.Uvarint(uint64(len(c.Certificates)))
+	for _, p := range c.Certificates {
+		p.Spot.append(w)
+		var body wire.Writer
+		p.Certificate.append(&body)
+		w.Blob(body.Bytes())
+	}
+}
+
+// readCertificates reads what only a protected document's checkpoint has.
+func readCertificates(r *wire.Reader, spot func() Spot) (list []Packed, err error) {
+	if r.Len() == 0 || r.Err() != nil {
+		return nil, nil
+	}
+	n := count(r, MaxParts, minCertificate)
+	if n == 0 {
+		r.Fail("no certificates")
+	}
+	for range n {
+		p := Packed{Spot: spot()}
+		b := r.Blob(maxCertificate)
+		if r.Err() != nil {
+			return nil, nil
+		}
+		if p.Certificate, err = parseCertificate(b); err != nil {
+			return nil, err
+		}
+		list = append(list, p)
+	}
+	return list, nil
 }
 
 func parseCheckpoint(b, clear []byte) (*Checkpoint, error) {
@@ -175,6 +216,9 @@ func parseCheckpoint(b, clear []byte) (*Checkpoint, error) {
 		a.Seq = r.Uvarint(1<<63 - 1)
 		r.Fixed(a.Newest[:])
 		r.Fixed(a.Signature[:])
+	}
+	if c.Certificates, err = readCertificates(r, spot); err != nil {
+		return nil, err
 	}
 	if err := r.Close(); err != nil {
 		return nil, err
@@ -255,6 +299,23 @@ func (c *Checkpoint) check() error {
 		}
 		if !take(s) || !c.Covers.Holds(ids[s.Log], s.Counter) {
 			return fail("place of an earlier checkpoint")
+		}
+	}
+	if len(c.Certificates) > MaxParts {
+		return fail("number of certificates")
+	}
+	for i, p := range c.Certificates {
+		if i > 0 && !c.Certificates[i-1].before(p.Spot) {
+			return fail("certificates out of order")
+		}
+		if !take(p.Spot) || !c.Covers.Holds(ids[p.Log], p.Counter) {
+			return fail("place of a certificate")
+		}
+		if p.Certificate == nil || p.Certificate.Document != c.Document {
+			return fail("a certificate of another document")
+		}
+		if err := p.Certificate.check(); err != nil {
+			return err
 		}
 	}
 	if covered != c.Covers.Len() {

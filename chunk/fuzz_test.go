@@ -155,7 +155,7 @@ func FuzzParseCheckpoint(f *testing.F) {
 	c.Parts[0].Author = fuzzing.Canary
 	c.Parts[1].Changes[0].Raw = []byte(fuzzing.Canary)
 	v := &Cover{Document: [32]byte{7}, Checkpoint: Place{LogID{1}, 5, ID{6}}, OK: true}
-	for _, body := range []Body{c, v} {
+	for _, body := range []Body{c, v, sampleProtected()} {
 		var w wire.Writer
 		body.append(&w)
 		clear := body.(clearer).clear()

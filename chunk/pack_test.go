@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"errors"
 	"math/bits"
+	"reflect"
 	"runtime"
 	"slices"
 	"testing"
@@ -135,6 +136,59 @@ func sampleCheckpoint() *Checkpoint {
 			{0, Authorship{Branch: 0, Seq: 3, Newest: [32]byte{1}}},
 			{1, Authorship{Branch: 0, Seq: 1}}, {1, Authorship{Branch: 3, Seq: 1}},
 		},
+	}
+}
+
+// sampleProtected is a checkpoint of a protected document.
+func sampleProtected() *Checkpoint {
+	c := sampleCheckpoint()
+	c.Others = c.Others[:1]
+	for _, n := range []uint64{1, 3} {
+		c.Certificates = append(c.Certificates, Packed{Spot{1, n}, &Certificate{Document: c.Document, Statement: []byte("what a voter says"), Voter: [32]byte{8},
+			Signature: [64]byte{byte(n)}, Heads: [][32]byte{{1}, {2}}}})
+	}
+	i := slices.IndexFunc(c.Covers, func(r Covered) bool { return r.Log == c.Logs[1].ID() })
+	c.Covers[i].To, c.Covers[i].Tips = 3, append(c.Covers[i].Tips, Tip{2})
+	return c
+}
+
+// TestProtectedCheckpointRefuses bends what only a protected document's checkpoint has.
+func TestProtectedCheckpointRefuses(t *testing.T) {
+	for name, bend := range map[string]func(*Checkpoint){
+		"nothing is bent":        nil,
+		"out of order":           func(c *Checkpoint) { slices.Reverse(c.Certificates) },
+		"twice":                  func(c *Checkpoint) { c.Certificates[1] = c.Certificates[0] },
+		"where a part is":        func(c *Checkpoint) { c.Certificates[1].Counter = 2 },
+		"outside of the runs":    func(c *Checkpoint) { c.Certificates[1].Counter = 7 },
+		"of another document":    func(c *Checkpoint) { c.Certificates[1].Certificate.Document[0]++ },
+		"without a statement":    func(c *Checkpoint) { c.Certificates[1].Certificate.Statement = nil },
+		"its heads out of order": func(c *Checkpoint) { slices.Reverse(c.Certificates[1].Certificate.Heads) },
+		"of no log":              func(c *Checkpoint) { c.Certificates[1].Log = 9 },
+		"covered, and left out":  func(c *Checkpoint) { c.Certificates = c.Certificates[:1] },
+	} {
+		c := sampleProtected()
+		if bend != nil {
+			bend(c)
+		}
+		var w wire.Writer
+		c.append(&w)
+		got, err := parseCheckpoint(w.Bytes(), c.clear())
+		if bend == nil {
+			if err != nil || c.check() != nil || !reflect.DeepEqual(got, c) {
+				t.Errorf("%s: %v, %+v", name, err, got)
+			}
+			continue
+		}
+		if !errors.Is(err, wire.ErrMalformed) || c.check() == nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	c := sampleCheckpoint()
+	var w wire.Writer
+	c.append(&w)
+	w.Uvarint(0)
+	if _, err := parseCheckpoint(w.Bytes(), c.clear()); !errors.Is(err, wire.ErrMalformed) {
+		t.Errorf("no certificates, said: %v", err)
 	}
 }
 

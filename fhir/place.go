@@ -1,6 +1,9 @@
 package fhir
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+)
 
 // The scopes that a practice has from its first day.
 const (
@@ -37,6 +40,16 @@ func Place(o Object) Placement {
 		p.Section = "core"
 	}
 	return p
+}
+
+// Chart lists all that Place can say of a patient's resources: one section for each year that a date can have, and those without.
+func Chart(patient string) []Placement {
+	chart := []Placement{{Clinical, patient, "core"}, {Clinical, patient, "undated"}, {Billing, patient, "money-undated"}}
+	for y := range 10_000 {
+		year := fmt.Sprintf("%04d", y)
+		chart = append(chart, Placement{Clinical, patient, year}, Placement{Billing, patient, "money-" + year})
+	}
+	return chart
 }
 
 // patientOf returns the one patient whose compartment o is in, or "" when there is none or several.

@@ -18,21 +18,26 @@ type Founding struct {
 	TimeMillis int64
 	Voters     []Voter         // that it begins with
 	After      []trust.EntryID // the reseeds that its author knew of
+	Void       bool            // it does not stand
 }
 
 // Foundings returns the quorums that the membership log founds, ascending by epoch, so that the last one is in force. What does not stand founds none, but counts as an
 // earlier epoch for what follows it. The epoch follows from the entry and its ancestors alone: everybody who holds it finds the same.
 func Foundings(st *trust.State) []Founding {
+	return slices.DeleteFunc(AllFoundings(st), func(f Founding) bool { return f.Void })
+}
+
+// AllFoundings returns those too that do not stand.
+func AllFoundings(st *trust.State) []Founding {
 	first := st.Founding().Device.ID
 	list := []Founding{{Epoch: FirstEpoch, Entry: st.Practice(), Author: first, Voters: []Voter{{ID: 1, Device: first}}}}
 	epochs := map[trust.EntryID]uint64{}
 	for _, r := range st.Reseedings() {
-		epoch, ok := epochAfter(epochs, r.Entry, r.After)
-		if !ok {
-			continue
-		}
-		if epochs[r.Entry] = epoch; r.Stands {
-			list = append(list, Founding{Epoch: epoch, Entry: r.Entry, Author: r.Author, TimeMillis: r.TimeMillis, Voters: Numbered(r.Voters), After: r.After})
+		if epoch, ok := epochAfter(epochs, r.Entry, r.After); ok {
+			epochs[r.Entry] = epoch
+			list = append(list, Founding{
+				Epoch: epoch, Entry: r.Entry, Author: r.Author, TimeMillis: r.TimeMillis, Voters: Numbered(r.Voters), After: r.After, Void: !r.Stands,
+			})
 		}
 	}
 	slices.SortStableFunc(list, func(a, b Founding) int { return cmp.Compare(a.Epoch, b.Epoch) })

@@ -6,6 +6,7 @@ import (
 
 	"chartmesh/internal/fuzzing"
 	"chartmesh/lockquorum"
+	"chartmesh/wire"
 )
 
 // operations has one of each.
@@ -139,6 +140,33 @@ func FuzzRestore(f *testing.F) {
 		}
 		if _, err := lockquorum.Restore(st.Snapshot()); err != nil {
 			t.Fatalf("it does not restore after going on: %v", err)
+		}
+	})
+}
+
+// FuzzOwned: the parts that a device says it has are read as they were written, and are such as a quorum grants.
+func FuzzOwned(f *testing.F) {
+	read := func(b []byte) ([]lockquorum.Owned, error) {
+		r := wire.NewReader(b)
+		list := lockquorum.ReadOwned(r)
+		return list, r.Close()
+	}
+	write := func(list []lockquorum.Owned) []byte {
+		var w wire.Writer
+		lockquorum.AppendOwned(&w, list)
+		return w.Bytes()
+	}
+	part := lockquorum.Part{Min: 3, Max: 300, Increment: 1, Owner: lockquorum.DeviceID{4}, Log: [32]byte{5}}
+	void := part
+	void.Void, void.From = true, 301
+	fuzzing.Seeds(f, func(b []byte) error { _, err := read(b); return err }, write(nil), write([]lockquorum.Owned{{Range: lockquorum.RangeID{1}, Part: part}, {Range: lockquorum.RangeID([]byte(fuzzing.Canary + "................................")[:32]), Part: void}}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var list []lockquorum.Owned
+		var err error
+		fuzzing.Allocates(t, len(b), 16, 8<<10, func() { list, err = read(b) })
+		fuzzing.Quiet(t, err)
+		if err == nil && !bytes.Equal(write(list), b) {
+			t.Errorf("%x is written %x", b, write(list))
 		}
 	})
 }

@@ -40,6 +40,8 @@ const (
 	MaxPiece = 512 << 10
 	// MaxPieces is how many pieces a State has: those of some forty million numbers.
 	MaxPieces = 160_000
+	// MaxSnapshot is the size of a State in one, as it is handed over where a quorum is founded anew.
+	MaxSnapshot = 512 << 20
 	// MaxManifest is the size of a manifest.
 	MaxManifest = 16 + len(Sum{})*MaxPieces
 

@@ -111,7 +111,7 @@ func (o *Take) apply(s *State, c *Command) Result {
 	case len(d.parts) >= MaxGrants:
 		return Result{Code: CodeFull}
 	}
-	at, lo, hi := d.free()
+	at, lo, hi := d.free(d.size)
 	if at < 0 {
 		return Result{Code: CodeExhausted}
 	}
@@ -119,8 +119,8 @@ func (o *Take) apply(s *State, c *Command) Result {
 	return Result{Code: CodeDone, Number: lo}
 }
 
-// free returns the lowest part that nobody has, and at which place it is to stand; -1: there is none.
-func (d *division) free() (at int, lo, hi int64) {
+// free returns the lowest part of so many numbers that nobody has, or of fewer, and at which place it is to stand; -1: there is none.
+func (d *division) free(size int64) (at int, lo, hi int64) {
 	lo = d.first
 	for i := 0; ; i++ {
 		end := d.last
@@ -131,7 +131,7 @@ func (d *division) free() (at int, lo, hi int64) {
 			return -1, 0, 0
 		}
 		if lo <= end {
-			return i, lo, min(end, lo+d.size*d.increment-1)
+			return i, lo, min(end, lo+size*d.increment-1)
 		}
 		if next := d.parts[i].max + 1; next > lo { // the first one after it that is some steps from the first
 			lo = d.first + (next-d.first+d.increment-1)/d.increment*d.increment
@@ -183,6 +183,16 @@ func (s *State) Free(id RangeID) (n int64) {
 	}
 	count(at, d.last)
 	return n
+}
+
+// FreePart returns the lowest part of so many numbers of a range that nobody has, or of fewer; false: there is none.
+func (s *State) FreePart(id RangeID, size int64) (lo, hi int64, ok bool) {
+	d := s.ranges[id]
+	if d == nil || !d.defined || size <= 0 || !validSteps(d.increment, size) {
+		return 0, 0, false
+	}
+	at, lo, hi := d.free(size)
+	return lo, hi, at >= 0
 }
 
 // version returns that of the State's snapshot.

@@ -15,6 +15,9 @@ type Seen struct {
 // Seen returns how far a State has come.
 func (s *State) Seen() Seen { return Seen{s.place(), s.chain} }
 
+// ErrUnsigned says that an answer does not say in its voter's name how far the quorum had come.
+var ErrUnsigned = errors.New("the answer is not signed by the voter that gives it")
+
 // ErrForked says that an answer does not go on from what was seen before it was asked for: the voter lost something, and does not know it.
 var ErrForked = errors.New("the voter answers as if something that was agreed on had never been")
 

@@ -15,6 +15,7 @@ import (
 	"chartmesh/crdt"
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/certificate"
+	"chartmesh/storage"
 	"chartmesh/trust"
 )
 
@@ -38,12 +39,14 @@ type ProtectedReport struct {
 	Reseeds, Released, Crashes, Frames, Checkpoints int
 	Accepted, Late, Settled, Lies                   int
 	Deleted                                         int // chunks that checkpoints stand for
+	Packed                                          int // certificates of which the chunk is deleted
+	Beside                                          int // documents with late work of which something is packed
 	Agreed                                          int // times that two devices held the same and were compared
 }
 
 const (
 	protectedSteps   = 250
-	protectedDevices = 4 // that write; one more hears of all at the end, one has a log that a liar writes
+	protectedDevices = 4 // that write; two more hear of all at the end, one has a log that a liar writes
 )
 
 var protectedLocks = []string{"code-lists", "settings"}
@@ -61,15 +64,20 @@ type protectedWorld struct {
 	liar     signer
 	sites    []*site
 	last     *site // hears of all at the end
+	newcomer *site // hears of all when it is packed
 	forger   *site // its log is the liar's
 	forged   chunk.Params
 	scope    trust.ScopeID
 	changes  map[crdt.ChangeHash]underLease
+	packs    map[string]bool // checkpoints
 	plain    map[lockquorum.Heads][]crdt.ChangeHash
 	commits  [][2]lockquorum.Heads // what was certified, and on what
 	steps    []string
-	failure  *Failure
-	report   ProtectedReport
+	joined   bool // the newcomer has
+	// certificates is how many were put into logs.
+	certificates int
+	failure      *Failure
+	report       ProtectedReport
 }
 
 // RunProtected runs one such world to its end, or to the first invariant that does not hold.
@@ -80,12 +88,12 @@ func RunProtected(ctx context.Context, cfg ProtectedConfig) (ProtectedReport, *F
 	w := &protectedWorld{
 		ctx: ctx, cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x70726f746563)), now: time.Date(2026, 11, 27, 8, 0, 0, 0, time.UTC),
 		st: lockquorum.New(1), honest: newSigner(1), liar: newSigner(2),
-		changes: map[crdt.ChangeHash]underLease{}, plain: map[lockquorum.Heads][]crdt.ChangeHash{},
+		changes: map[crdt.ChangeHash]underLease{}, packs: map[string]bool{}, plain: map[lockquorum.Heads][]crdt.ChangeHash{},
 	}
 	w.report.Seed = cfg.Seed
 	w.names = names{certificate.Keyed{byte(cfg.Seed)}, map[trust.DeviceID]bool{w.honest.Device(): true, w.liar.Device(): true}}
 	defer func() {
-		for _, s := range append(w.sites, w.last, w.forger) {
+		for _, s := range append(w.sites, w.last, w.forger, w.newcomer) {
 			if s != nil && s.engine != nil {
 				_ = s.engine.Close()
 			}
@@ -389,6 +397,34 @@ func (w *protectedWorld) compact(s *site) {
 	w.must("compact", err)
 	w.report.Checkpoints += c.Checkpoints
 	w.report.Deleted += c.Deleted
+	w.readLog(s)
+}
+
+// agreeForged has the device whose log the liar writes agree to all checkpoints, so that what they cover is deleted.
+func (w *protectedWorld) agreeForged() {
+	var list []chunk.Sealed
+	w.must("read log", w.sites[0].twin.View(func(v storage.Reader) error {
+		return v.Scan(storage.Chunk.All(), nil, func(_, value []byte) error {
+			sealed, err := chunk.Parse(append([]byte(nil), value...))
+			if err == nil && sealed.Header().Kind == chunk.KindCheckpoint {
+				list = append(list, sealed)
+			}
+			return err
+		})
+	}))
+	for _, c := range list {
+		body, err := chunk.Open(w.sites[0].keys, c)
+		w.must("open", err)
+		w.forge(&chunk.Cover{Document: body.DocumentID(), Checkpoint: c.Place(), OK: true})
+	}
+}
+
+// forge puts a chunk into the liar's log.
+func (w *protectedWorld) forge(body chunk.Body) {
+	sealed, err := chunk.Seal(w.forger.keys, w.forged, body)
+	w.must("seal", err)
+	w.forged.Counter, w.forged.Previous = w.forged.Counter+1, sealed.ID()
+	w.must("arrive", w.sites[0].replica.Arrive(w.ctx, w.forger.keys.Device(), [][]byte{sealed.Bytes()}))
 }
 
 // lie has a voter sign another state of things, and a member put it into its log.
@@ -424,11 +460,7 @@ func (w *protectedWorld) lie() {
 	if err != nil {
 		return // no State says so
 	}
-	sealed, err := chunk.Seal(w.forger.keys, w.forged, &chunk.Certificate{Document: id, Statement: signed.Statement, Voter: signed.Voter,
-		Signature: signed.Signature, Heads: heads})
-	w.must("seal", err)
-	w.forged.Counter, w.forged.Previous = w.forged.Counter+1, sealed.ID()
-	w.must("arrive", w.sites[0].replica.Arrive(w.ctx, w.forger.keys.Device(), [][]byte{sealed.Bytes()}))
+	w.forge(&chunk.Certificate{Document: id, Statement: signed.Statement, Voter: signed.Voter, Signature: signed.Signature, Heads: heads})
 	w.report.Lies++
 	w.note("a voter lies about %s", p.key())
 }

@@ -85,20 +85,73 @@ func (w *protectedWorld) rest() {
 			for _, s := range w.sites {
 				w.compact(s)
 			}
+			if w.cfg.Liar {
+				w.agreeForged()
+			}
 			w.meetAll(append(slices.Clone(w.sites), w.last))
 		}
+		w.countPacked()
+		for range w.rng.IntN(4) {
+			if w.cfg.Liar { // about what is packed
+				w.lie()
+			}
+		}
+		w.meetAll(append(slices.Clone(w.sites), w.last))
+		w.joined = true // who comes now gets the checkpoints
+		w.meetAll([]*site{w.sites[0], w.newcomer})
 		w.equal()
 		if !w.cfg.Liar {
 			w.certified()
 		}
 	}
-	for _, s := range append(slices.Clone(w.sites), w.last) {
+	for _, s := range w.hearing() {
 		s.twin = s.twin.Crash()
 		s.open()
 		for w.apply(s, 10) {
 		}
 	}
 	w.equal()
+}
+
+// hearing are the devices that have heard of all.
+func (w *protectedWorld) hearing() []*site {
+	all := append(slices.Clone(w.sites), w.last)
+	if w.joined {
+		all = append(all, w.newcomer)
+	}
+	return all
+}
+
+// countPacked counts what was packed of what could not be before certificates were.
+func (w *protectedWorld) countPacked() {
+	stored, packs := 0, map[crdt.DocumentID]bool{}
+	w.must("count", w.sites[0].twin.View(func(v storage.Reader) error {
+		return v.Scan(storage.Chunk.All(), nil, func(_, value []byte) error {
+			sealed, err := chunk.Parse(append([]byte(nil), value...))
+			if err != nil {
+				return err
+			}
+			switch sealed.Header().Kind {
+			case chunk.KindCertificate:
+				stored++
+			case chunk.KindCheckpoint:
+				body, err := chunk.Open(w.sites[0].keys, sealed)
+				if err != nil {
+					return err
+				}
+				packs[body.DocumentID()] = true
+			}
+			return nil
+		})
+	}))
+	w.report.Packed = w.certificates + w.report.Lies - stored
+	held, beside := w.held(w.sites[0]), map[crdt.DocumentID]bool{}
+	for _, c := range w.changes {
+		if packs[c.doc] && strings.HasPrefix(held[names8(c.chunk)], "quarantined") {
+			beside[c.doc] = true
+		}
+	}
+	w.report.Beside = len(beside)
 }
 
 func (w *protectedWorld) meetAll(sites []*site) {
@@ -117,7 +170,7 @@ func (w *protectedWorld) meetAll(sites []*site) {
 
 // equal (I-equal, I3): all hold, show and have applied the same, whatever order it came in.
 func (w *protectedWorld) equal() {
-	all := append(slices.Clone(w.sites), w.last)
+	all := w.hearing()
 	first := w.shown(w.last) // which wrote nothing
 	for _, s := range all {
 		if w.overlaid(s) {
@@ -178,15 +231,56 @@ func (w *protectedWorld) apart(a, b *site) (h crdt.ChangeHash, x, y string) {
 	return h, "", ""
 }
 
+// packedRightly (I-packed): a checkpoint packs what was committed once, and nothing else.
+func (w *protectedWorld) packedRightly(body *chunk.Checkpoint) {
+	if w.cfg.Liar {
+		return // a lie may have certified what nobody committed
+	}
+	committed := map[crdt.ChangeHash]bool{}
+	for _, c := range w.commits {
+		for _, h := range w.plain[c[1]] {
+			w.ancestors(committed, h)
+		}
+	}
+	for _, p := range body.Parts {
+		for _, ch := range p.Changes {
+			c, err := crdt.Decode(ch.Raw)
+			w.must("decode", err)
+			if !committed[c.Hash] {
+				w.fail("I-packed", "a checkpoint packs %v, which nobody committed", c.Hash)
+			}
+		}
+	}
+}
+
+// ancestors adds a change and all that it builds on to a set.
+func (w *protectedWorld) ancestors(set map[crdt.ChangeHash]bool, h crdt.ChangeHash) {
+	if set[h] {
+		return
+	}
+	set[h] = true
+	for _, d := range w.changes[h].deps {
+		w.ancestors(set, d)
+	}
+}
+
+// packsHeld reports whether a checkpoint is held: what was packed does not count any more.
+func (w *protectedWorld) packsHeld(held map[string]string) bool {
+	for _, state := range held {
+		if strings.HasPrefix(state, "checkpoint ") {
+			return true
+		}
+	}
+	return false
+}
+
 // stateOf says why a change is held; empty: it is not.
 func (w *protectedWorld) stateOf(held map[string]string, h crdt.ChangeHash) string {
 	if state := held[names8(w.changes[h].chunk)]; state != "" {
 		return state
 	}
-	for _, state := range held {
-		if strings.HasPrefix(state, "checkpoint ") {
-			return packed
-		}
+	if w.packsHeld(held) {
+		return packed
 	}
 	return ""
 }
@@ -197,8 +291,8 @@ func (w *protectedWorld) held(s *site) map[string]string {
 		page, err := s.replica.ListHeld(w.ctx, api.HeldQuery{Discarded: true, After: after})
 		w.must("list", err)
 		for _, h := range page.Chunks {
-			if out[h.Chunk] = h.State + " " + h.Reason; h.Kind == chunk.KindCheckpoint.String() {
-				out[h.Chunk] = h.Kind + " " + out[h.Chunk]
+			if out[h.Chunk] = h.State + " " + h.Reason; w.packs[h.Chunk] {
+				out[h.Chunk] = "checkpoint " + out[h.Chunk]
 			}
 		}
 		if after = page.Next; after == "" {
@@ -235,23 +329,13 @@ func (w *protectedWorld) onTop() {
 // certified (I3): the applied set is exactly the ancestors of what the quorum certified; all the rest is kept aside and shown, whoever wrote it.
 func (w *protectedWorld) certified() {
 	accepted := map[crdt.ChangeHash]bool{}
-	var take func(h crdt.ChangeHash)
-	take = func(h crdt.ChangeHash) {
-		if accepted[h] {
-			return
-		}
-		accepted[h] = true
-		for _, d := range w.changes[h].deps {
-			take(d)
-		}
-	}
 	for _, l := range w.st.Leases() {
 		for _, d := range l.Documents {
 			if w.plain[d.Heads] == nil {
 				w.fail("I-certified", "nobody has said what is certified of a document")
 			}
 			for _, h := range w.plain[d.Heads] {
-				take(h)
+				w.ancestors(accepted, h)
 			}
 		}
 	}
@@ -260,13 +344,16 @@ func (w *protectedWorld) certified() {
 		set.Add(h)
 	}
 	w.report.Accepted, w.report.Late = len(accepted), len(w.changes)-len(accepted)
-	for _, s := range append(slices.Clone(w.sites), w.last) {
+	for _, s := range w.hearing() {
 		for _, sc := range s.replica.Hello(w.sites[0].keys.Device()).Scopes {
 			if sc.Scope == w.scope && sc.Applied != set.Sum() {
 				w.fail("I-certified", "%s has not applied exactly the %d changes that are certified", s.name, len(accepted))
 			}
 		}
 		held := w.held(s)
+		if w.report.Back == 0 && w.packsHeld(held) {
+			w.fail("I-packed", "%s: a checkpoint holds what is not certified, and no break took it back", s.name)
+		}
 		settled := 0
 		for h := range w.changes {
 			state := w.stateOf(held, h)

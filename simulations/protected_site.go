@@ -91,7 +91,7 @@ func (w *protectedWorld) found() {
 	var all []*site
 	var st *trust.State
 	var entries []trust.Entry
-	for i := range protectedDevices + 2 {
+	for i := range protectedDevices + 3 {
 		stream := rand.NewChaCha8([32]byte{byte(w.cfg.Seed), byte(w.cfg.Seed >> 8), byte(w.cfg.Seed >> 16), byte(i), 2})
 		s := &site{w: w, name: string(rune('A' + i)), twin: storage.NewTwin(), leases: map[string]*simLease{}, saved: map[string]string{},
 			read: map[chunk.LogID]uint64{}}
@@ -119,14 +119,14 @@ func (w *protectedWorld) found() {
 		w.must("adopt", replica.Adopt(w.ctx, s.twin, entries))
 		s.open()
 	}
-	w.sites, w.last, w.forger = all[:protectedDevices], all[protectedDevices], all[protectedDevices+1]
+	w.sites, w.last, w.forger, w.newcomer = all[:protectedDevices], all[protectedDevices], all[protectedDevices+1], all[protectedDevices+2]
 	w.scope, _ = st.ScopeNamed("clinical")
 	w.forged = chunk.Params{Membership: st, Scope: w.scope, Log: chunk.CurrentLog(w.forger.keys), Counter: 1}
 }
 
 // roleOf has those who write nothing be readers, whose word nobody waits for before what is packed is deleted.
 func (w *protectedWorld) roleOf(i int) trust.Role {
-	if i < protectedDevices || i > protectedDevices && w.cfg.Liar {
+	if i < protectedDevices || i == protectedDevices+1 && w.cfg.Liar {
 		return trust.RoleMember
 	}
 	return trust.RoleReader
@@ -233,7 +233,11 @@ func (w *protectedWorld) learn(sealed chunk.Sealed, body chunk.Body) {
 			w.must("decode", err)
 			w.changes[c.Hash] = underLease{body.Document, c.Deps, sealed.Header().Fence, sealed.ID()}
 		}
+	case *chunk.Checkpoint:
+		w.packs[names8(sealed.ID())] = true
+		w.packedRightly(body)
 	case *chunk.Certificate:
+		w.certificates++
 		st, err := certificate.Parse(body.Statement)
 		w.must("statement", err)
 		var heads []crdt.ChangeHash

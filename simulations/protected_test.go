@@ -25,12 +25,14 @@ func TestProtected(t *testing.T) {
 			}
 			all.Accepted, all.Late, all.Settled, all.Back = all.Accepted+report.Accepted, all.Late+report.Late, all.Settled+report.Settled, all.Back+report.Back
 			all.Checkpoints, all.Lies, all.Agreed = all.Checkpoints+report.Checkpoints, all.Lies+report.Lies, all.Agreed+report.Agreed
+			all.Deleted, all.Packed, all.Beside = all.Deleted+report.Deleted, all.Packed+report.Packed, all.Beside+report.Beside
 		})
 		if t.Failed() && os.Getenv("SIM_FIRST") != "" {
 			break
 		}
 	}
-	if !t.Failed() && n >= 20 && (all.Accepted == 0 || all.Late == 0 || all.Settled == 0 || all.Back == 0 || all.Lies == 0 || all.Agreed == 0 || all.Checkpoints == 0) {
+	if !t.Failed() && n >= 20 && (all.Accepted == 0 || all.Late == 0 || all.Settled == 0 || all.Back == 0 || all.Lies == 0 || all.Agreed == 0 || all.Checkpoints == 0 ||
+		all.Deleted == 0 || all.Packed == 0 || all.Beside == 0) {
 		t.Errorf("something never happens: %+v", all)
 	}
 }

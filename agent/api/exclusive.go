@@ -17,6 +17,9 @@ type Exclusive interface {
 	// ChangeQuorum has other devices vote: from one voter to three, or back. CodeForbidden unless this device is an administrator's. Where a device is
 	// not ready it is CodeUnavailable: the voters of before go on, and asked again it goes on.
 	ChangeQuorum(ctx context.Context, req QuorumChange) (QuorumStatus, error)
+	// ReseedQuorum founds the quorum anew, where it cannot go on, or says what that would do. CodeForbidden unless this device is an administrator's; CodeConflict while the
+	// quorum goes on; CodeUnavailable while a device is waited for, or where it was cut short: nothing has happened then, and it is given again.
+	ReseedQuorum(ctx context.Context, req ReseedRequest) (Reseed, error)
 	// Leases lists the locks that anybody ever asked for.
 	Leases(ctx context.Context) ([]Lease, error)
 	// AcquireLease waits for a lease, or not with Try (then it is CodeHeld), and keeps it for as long as is asked, or until it is released.
@@ -68,12 +71,61 @@ type QuorumStatus struct {
 	Voters []QuorumVoter `json:"voters"`
 	// Risk names what this quorum cannot notice; empty: nothing that one of three voters would not.
 	Risk string `json:"risk,omitempty"`
+	// Next says what to do where it does not go on.
+	Next string `json:"next,omitempty"`
+	// Founded says by whom the quorum was founded anew; nil: it is that of the practice's founding. Notice says what else is to be known of that.
+	Founded *QuorumFounding `json:"founded,omitempty"`
+	Notice  string          `json:"notice,omitempty"`
+}
+
+// QuorumFounding says who founded a quorum anew, and when by the clock there.
+type QuorumFounding struct {
+	By    Party     `json:"by"`
+	Time  time.Time `json:"time"`
+	Epoch uint64    `json:"epoch"`
+}
+
+// ReseedRequest founds the quorum anew with the devices that are to vote, by name or peer ID; none: this one. Gone are devices that never come back. Plan: nothing is done.
+type ReseedRequest struct {
+	Voters []string `json:"voters,omitempty"`
+	Gone   []string `json:"gone,omitempty"`
+	Plan   bool     `json:"plan,omitempty"`
+}
+
+// Reseed is what founding the quorum anew does, or would do.
+type Reseed struct {
+	Done     bool           `json:"done"`
+	NewEpoch uint64         `json:"new_epoch,omitempty"`
+	Voters   []Party        `json:"voters"`         // that are to vote
+	From     *Party         `json:"from,omitempty"` // whose log it begins with; nil: there is none
+	Epoch    uint64         `json:"epoch"`          // of that log
+	Index    uint64         `json:"index"`          // that it reaches to
+	Devices  []ReseedDevice `json:"devices"`        // that may have something of the quorum
+	Missing  []Party        `json:"missing"`        // of these, those that are waited for
+	Gone     []Party        `json:"gone"`
+	Leases   int            `json:"leases"`  // that are held and end
+	Circles  int            `json:"circles"` // whose numbers go on in a new series
+	Ranges   int            `json:"ranges"`
+	Notes    []string       `json:"notes"` // what it means
+	Status   *QuorumStatus  `json:"status,omitempty"`
+}
+
+// ReseedDevice is a device that may have something of the quorum.
+type ReseedDevice struct {
+	Party
+	Self    bool   `json:"self,omitempty"`
+	Epoch   uint64 `json:"epoch,omitempty"` // of its voter's log; 0: it has none
+	Index   uint64 `json:"index,omitempty"` // that the log reaches to
+	Whole   bool   `json:"whole,omitempty"` // the log has lost nothing, and its voter could go on
+	Parts   int    `json:"parts"`           // of ranges
+	Problem string `json:"problem,omitempty"`
 }
 
 // QuorumVoter is a device that votes.
 type QuorumVoter struct {
 	Party
 	Self      bool `json:"self,omitempty"`
+	Anchor    bool `json:"anchor,omitempty"`
 	Leads     bool `json:"leads,omitempty"`
 	Reachable bool `json:"reachable"`
 }
@@ -242,6 +294,21 @@ func (h *handler) changeQuorum(w http.ResponseWriter, r *http.Request) error {
 	}
 	s, err := h.agent.ChangeQuorum(r.Context(), req)
 	return writeJSON(w, s, err)
+}
+
+// maxGone is how many devices may be said to be gone.
+const maxGone = 64
+
+func (h *handler) reseedQuorum(w http.ResponseWriter, r *http.Request) error {
+	req, err := small[ReseedRequest](w, r)
+	if err != nil {
+		return err
+	}
+	if len(req.Voters) > maxVoters || len(req.Gone) > maxGone {
+		return invalid("too many devices are named", "")
+	}
+	done, err := h.agent.ReseedQuorum(r.Context(), req)
+	return writeJSON(w, done, err)
 }
 
 func (h *handler) leases(w http.ResponseWriter, r *http.Request) error {

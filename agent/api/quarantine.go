@@ -144,9 +144,16 @@ func (d HeldDecision) Check() error {
 	switch {
 	case d.Verdict != "release" && d.Verdict != "discard":
 		return invalid("the verdict is release or discard", "")
-	case len(d.Reason) > MaxReason:
+	}
+	return checkLine(d.Reason)
+}
+
+// checkLine says what is wrong with what somebody says of why.
+func checkLine(reason string) error {
+	switch {
+	case len(reason) > MaxReason:
 		return invalid("the reason is longer than 1,024 bytes", "")
-	case !utf8.ValidString(d.Reason) || strings.ContainsFunc(d.Reason, unicode.IsControl):
+	case !utf8.ValidString(reason) || strings.ContainsFunc(reason, unicode.IsControl):
 		return invalid("the reason is one line of plain text", "")
 	}
 	return nil
@@ -182,7 +189,7 @@ func (h *handler) held(w http.ResponseWriter, r *http.Request) error {
 func pathHeld(r *http.Request) (string, error) {
 	id := r.PathValue("id")
 	if len(id) > maxVersion {
-		return "", invalid("the chunk's id is too long", "")
+		return "", invalid("the id is too long", "")
 	}
 	return id, nil
 }

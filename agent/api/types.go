@@ -41,11 +41,13 @@ type Agent interface {
 	Resolve(ctx context.Context, user, id string, decision Decision) (Written, error)
 
 	Quarantine
+	Erasing
 
 	Invitations
 	Membership
 	Keyring
 	Exclusive
+	Ranges
 
 	// Events calls fn with every event after cursor, oldest first, and then, if follow is set, with each new one until
 	// ctx ends. A cursor that is no longer held is CodeGone.

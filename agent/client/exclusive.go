@@ -19,6 +19,12 @@ func (c *Client) ChangeQuorum(ctx context.Context, req api.QuorumChange) (s api.
 	return s, err
 }
 
+// ReseedQuorum implements api.Agent.
+func (c *Client) ReseedQuorum(ctx context.Context, req api.ReseedRequest) (r api.Reseed, err error) {
+	err = c.post(ctx, "/v1/quorum/reseed", req, &r)
+	return r, err
+}
+
 // Leases implements api.Agent.
 func (c *Client) Leases(ctx context.Context) (list []api.Lease, err error) {
 	err = c.do(ctx, call{method: "GET", path: "/v1/leases"}, &list)

@@ -24,10 +24,13 @@ const (
 	kindLock   kind = 1
 	kindCircle kind = 2
 	kindItem   kind = 3
+	kindRange  kind = 4
+	// kindRangeItem is not stored as a name: what the number was given to stands with it.
+	kindRangeItem kind = 5
 )
 
 func (k kind) String() string {
-	return map[kind]string{kindLock: "lock", kindCircle: "circle", kindItem: "item"}[k]
+	return map[kind]string{kindLock: "lock", kindCircle: "circle", kindItem: "item", kindRange: "range", kindRangeItem: "range item"}[k]
 }
 
 // scope returns the scope under whose index key names and notes are made: the clinical records, which all members read.

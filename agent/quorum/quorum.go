@@ -19,6 +19,7 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/client"
 	"chartmesh/lockquorum/local"
+	"chartmesh/lockquorum/ranges"
 	"chartmesh/lockquorum/remote"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -31,9 +32,10 @@ type Keys interface {
 	SealNote(scope trust.ScopeID, context, plain []byte) ([]byte, error)
 	OpenNote(scope trust.ScopeID, context, sealed []byte) ([]byte, error)
 	Sign(context string, msg []byte) []byte
+	Reseed(st *trust.State, voters []trust.DeviceID, now time.Time) (trust.Entry, error)
 }
 
-// Config says what a Service is. Store, Keys, Members and Log are needed.
+// Config says what a Service is. Store, Keys, Members, Log, Wrote and Replaced are needed.
 type Config struct {
 	Store   storage.Store
 	Keys    Keys
@@ -45,6 +47,12 @@ type Config struct {
 	Network local.Network
 	// Witness keeps outside of the folder how far its voter came; nil: nothing does.
 	Witness local.Witness
+	// Wrote reports whether the folder once wrote a log, and Replaced whether it was put back in the place of the one that wrote it.
+	Wrote, Replaced func(log [32]byte) bool
+	// Marks keep outside of the folder how far numbers were given from parts of ranges; nil: nothing does.
+	Marks ranges.Marks
+	// Enter puts an entry into the membership log and tells the other devices; nil: this device founds no quorum anew.
+	Enter func(context.Context, trust.Entry) error
 	// Granted is called when a lease was granted, before it is used, and Ending before one is given back; nil: nothing is to be done.
 	Granted, Ending func(context.Context, Held)
 	Logger          *slog.Logger // nil: none
@@ -57,6 +65,10 @@ type Service struct {
 	self   trust.DeviceID
 	voter  *local.Voter
 	client *client.Client
+	ranges *ranges.Allocator
+	low    chan struct{} // this device has few numbers of a range left
+
+	founding sync.Mutex // one founding at a time
 
 	mu struct {
 		sync.Mutex
@@ -73,12 +85,13 @@ func Open(ctx context.Context, cfg Config) (_ *Service, err error) {
 	}
 	s.mu.held = map[lockquorum.LockID]*holding{}
 	s.voter, err = local.Open(ctx, local.Config{
-		Store: cfg.Store, Keys: cfg.Keys, Members: cfg.Members, Log: cfg.Log, Network: cfg.Network, Witness: cfg.Witness, Names: s.tell, Logger: s.log,
+		Store: cfg.Store, Keys: cfg.Keys, Members: cfg.Members, Log: cfg.Log, Network: cfg.Network, Witness: cfg.Witness, Names: s.tell, Parts: s.owned, Logger: s.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open quorum: %w", err)
 	}
-	s.client = client.New(client.Config{Self: s.self, Voters: s.voters})
+	s.client = client.New(client.Config{Self: s.self, Voters: s.voters, Voter: s.voterOf})
+	s.openRanges()
 	return s, nil
 }
 
@@ -92,6 +105,7 @@ func (s *Service) Run(ctx context.Context) error {
 	var work sync.WaitGroup
 	work.Go(func() { s.voter.Run(voting) })
 	work.Go(func() { s.meet(ctx) })
+	work.Go(func() { s.tendRanges(ctx) })
 	<-ctx.Done()
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	s.client.Close(closing) // while the voter runs, since it may be the one that is told
@@ -109,16 +123,33 @@ func (s *Service) Serve(ctx context.Context, st remote.Stream, from trust.Device
 	s.voter.Serve(ctx, st, from)
 }
 
+// Carries returns how far this device saw the quorum come, for other devices.
+func (s *Service) Carries() []byte { return s.voter.Seen().Carries() }
+
+// Carried takes what another device carries of that.
+func (s *Service) Carried(ctx context.Context, from trust.DeviceID, carried []byte) {
+	if err := s.voter.Seen().Carried(ctx, carried); err != nil {
+		s.log.Warn("how far a device says that the quorum came is not kept", "device", from, "error", err)
+	}
+}
+
 // voters returns who may be asked.
 func (s *Service) voters() (list []client.Voter) {
 	for _, v := range s.voter.Voting() {
-		if v.Device == s.self {
-			if e := s.voter.Engine(); e != nil {
-				list = append(list, client.Voter{Device: v.Device, Engine: s.voter.Seen().Engine(v.Device, e)})
-			}
-			continue
+		if one, ok := s.voterOf(v.Device); ok {
+			list = append(list, one)
 		}
-		list = append(list, client.Voter{Device: v.Device, Engine: s.voter.Seen().Engine(v.Device, s.voter.Remote(v.Device))})
 	}
 	return list
+}
+
+// voterOf returns how a device's voter is asked; false: it is this device's, and does not run.
+func (s *Service) voterOf(d trust.DeviceID) (client.Voter, bool) {
+	var e lockquorum.Engine = s.voter.Remote(d)
+	if d == s.self {
+		if e = s.voter.Engine(); e == nil {
+			return client.Voter{}, false
+		}
+	}
+	return client.Voter{Device: d, Engine: s.voter.Seen().Engine(d, e)}, true
 }

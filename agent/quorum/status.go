@@ -15,6 +15,7 @@ import (
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/local"
 	"chartmesh/storage"
+	"chartmesh/trust"
 )
 
 // goesOn says what works without a quorum.
@@ -23,7 +24,7 @@ const goesOn = "reading and writing records goes on; what needs a lease or a num
 // voters asks for nothing but how far the quorum has come, and who votes.
 var voters = lockquorum.Query{Kind: lockquorum.ReadVoters}
 
-// read returns what is asked for of what the quorum agrees on: of a list of locks or circles, all.
+// read returns what is asked for of what the quorum agrees on: of a list of locks, circles or ranges, all.
 func (s *Service) read(ctx context.Context, q lockquorum.Query) (*lockquorum.View, error) {
 	if err := s.serves(); err != nil {
 		return nil, err
@@ -94,13 +95,46 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	for _, v := range voters {
 		self := v.Device == s.self
 		out.Voters = append(out.Voters, api.QuorumVoter{
-			Party: s.cfg.Name(v.Device), Self: self, Leads: v.Device == leader, Reachable: self && at.Runs || s.reaches(v.Device),
+			Party: s.cfg.Name(v.Device), Self: self, Anchor: s.cfg.Members().IsAnchor(v.Device), Leads: v.Device == leader, Reachable: self && at.Runs || s.reaches(v.Device),
 		})
 	}
 	if len(voters) == 1 {
 		out.Risk = oneVoter
 	}
+	if out.State != api.QuorumOK && running {
+		out.Next = s.next(at.Stopped)
+	}
+	out.Founded, out.Notice = s.founded()
 	return out, nil
+}
+
+// next says what to do where the quorum does not go on.
+func (s *Service) next(stopped error) string {
+	what := "start the agents of the voters that are missing; where they do not come back, "
+	if stopped != nil {
+		what = "where no other voters go on, "
+	}
+	if m, _ := s.cfg.Members().Member(s.self); m.Role == trust.RoleAdmin {
+		return what + "found the quorum anew: `chartmesh quorum reseed`"
+	}
+	return what + "an administrator's device founds the quorum anew: `chartmesh quorum reseed`"
+}
+
+// founded says who founded the quorum anew, and who did so apart from that.
+func (s *Service) founded() (*api.QuorumFounding, string) {
+	list := lockquorum.Foundings(s.cfg.Members())
+	in := list[len(list)-1]
+	if in.Epoch == lockquorum.FirstEpoch {
+		return nil, ""
+	}
+	out := &api.QuorumFounding{By: s.cfg.Name(in.Author), Time: time.UnixMilli(in.TimeMillis).UTC(), Epoch: in.Epoch}
+	for _, f := range slices.Backward(list[1 : len(list)-1]) {
+		if !slices.Contains(in.After, f.Entry) {
+			return out, fmt.Sprintf("%s founded the quorum anew too, apart from that: what counts is what %s founded. What the other gave keeps its name, and is not known here; "+
+				"where it gave parts of ranges, found the quorum anew once more", named(s.cfg.Name(f.Author)), named(out.By))
+		}
+	}
+	return out, ""
 }
 
 func (s *Service) reaches(d lockquorum.DeviceID) bool {
@@ -112,10 +146,12 @@ func reason(err error) string {
 	switch {
 	case errors.Is(err, local.ErrWentBack):
 		return "this device's folder was copied, moved or put back: its voter does not know what it has said since, and stays out"
+	case errors.Is(err, lockquorum.ErrOver):
+		return "the quorum was founded anew, of which this device has not heard yet by whom"
 	case errors.Is(err, local.ErrNotFounded):
 		return "this device's folder was once copied, moved, put back or filled anew, so that it may have founded the quorum elsewhere, and does not do it again"
 	case errors.Is(err, driver.ErrBroken):
-		return "this device's voter has lost something that it stored, and stays out"
+		return "this device's voter has lost something that it stored, and stays out: " + putRight
 	case errors.Is(err, storage.ErrDamaged):
 		return "what this device's voter stored is damaged"
 	}
@@ -135,11 +171,19 @@ func (s *Service) explain(err error) error {
 	switch {
 	case none:
 		e.Code, e.Message, e.Hint = api.CodeUnavailable, s.noQuorum(no), goesOn
+		if len(no.Ended) > 0 {
+			e.Hint = putRight + "; " + goesOn
+		}
 		if no.Unknown {
 			e.Hint = "whether it was carried out is not known: ask again, which is safe; " + goesOn
 		}
 	case errors.Is(err, lockquorum.ErrOutcomeUnknown):
 		e.Code, e.Message, e.Hint = api.CodeUnavailable, "whether it was carried out is not known", "ask again, which is safe"
+	case errors.Is(err, lockquorum.ErrForked), errors.Is(err, lockquorum.ErrUnsigned):
+		e.Code, e.Message = api.CodeUnavailable, "the voter that answered does not have all that was said before, and is not believed"
+		e.Hint = putRight + "; " + goesOn
+	case errors.Is(err, lockquorum.ErrOver):
+		e.Code, e.Message, e.Hint = api.CodeUnavailable, "the quorum was founded anew, of which the voter that answered has not heard", "ask again; see chartmesh quorum status"
 	case errors.Is(err, lockquorum.ErrForbidden):
 		e.Code, e.Message = api.CodeForbidden, "this device's role does not allow it"
 		e.Hint = "who writes may take leases and numbers; an administrator's device breaks leases and begins circles"
@@ -172,6 +216,9 @@ func (s *Service) explain(err error) error {
 	return e
 }
 
+// putRight says what becomes of a voter that has lost something.
+const putRight = "an administrator takes that voter out and makes it one anew (`chartmesh quorum remove`, `add`), or, if it is the only one, founds the quorum anew: `chartmesh quorum reseed`"
+
 const thereIsNone = "there is no quorum: "
 
 // noQuorum says who was reached.
@@ -184,7 +231,11 @@ func (s *Service) noQuorum(e *client.NoQuorumError) string {
 	for _, v := range voters {
 		if !slices.Contains(e.Reached, v.Device) {
 			who := s.cfg.Name(v.Device)
-			missing = append(missing, cmp.Or(who.Name, who.PeerID))
+			name := cmp.Or(who.Name, who.PeerID)
+			if slices.Contains(e.Ended, v.Device) && len(voters) > 1 {
+				name += " (its voter does not have all that it said, and stays out)"
+			}
+			missing = append(missing, name)
 		}
 	}
 	switch {
@@ -192,6 +243,8 @@ func (s *Service) noQuorum(e *client.NoQuorumError) string {
 		return thereIsNone + "none of the voters leads"
 	case len(voters) == 1 && voters[0].Device == s.self:
 		return thereIsNone + "this device's voter does not run"
+	case len(voters) == 1 && slices.Contains(e.Ended, voters[0].Device):
+		return thereIsNone + missing[0] + " keeps leases and numbers, and its voter does not have all that it said, and stays out"
 	case len(voters) == 1:
 		return thereIsNone + missing[0] + " keeps leases and numbers, and cannot be reached"
 	}

@@ -19,17 +19,11 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 	if err != nil {
 		return api.QuorumStatus{}, err
 	}
-	var want []lockquorum.DeviceID
+	var now []lockquorum.DeviceID
 	for _, v := range st.Voters() {
-		if !slices.Contains(remove, v.Device) {
-			want = append(want, v.Device)
-		}
+		now = append(now, v.Device)
 	}
-	for _, d := range add {
-		if !slices.Contains(want, d) {
-			want = append(want, d)
-		}
-	}
+	want := wanted(now, add, remove, s.self, s.cfg.Members().IsAnchor)
 	for try := 0; ; try++ {
 		leader := s.client.Leader()
 		if leader == s.self {
@@ -51,12 +45,12 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 	switch {
 	case errors.Is(err, remote.ErrVoters), errors.Is(err, driver.ErrVoters):
 		return api.QuorumStatus{}, &api.Error{Code: api.CodeInvalid, Message: "a quorum has one voter or three", Err: err,
-			Hint: "from one, add two at once: with two, leases and numbers would wait whenever either is away"}
+			Hint: "from one, add two at once: with two, leases and numbers would wait whenever either is away; an anchor alone takes the place of one"}
 	case errors.Is(err, remote.ErrMissing), errors.Is(err, lockquorum.ErrOutcomeUnknown):
 		return api.QuorumStatus{}, &api.Error{Code: api.CodeUnavailable, Message: "a device that is to vote is not reached, or not ready", Err: err,
-			Hint: "the voters of before go on; start its agent, and give the command again"}
+			Hint: "the voters of before go on; start its agent, or see chartmesh status for the anchor, and give the command again"}
 	case errors.Is(err, lockquorum.ErrForbidden):
-		return api.QuorumStatus{}, &api.Error{Code: api.CodeForbidden, Message: "only an administrator's device may do that, and a voter is a device that writes", Err: err}
+		return api.QuorumStatus{}, &api.Error{Code: api.CodeForbidden, Message: "only an administrator's device may do that, and a voter is a device that writes, or an anchor", Err: err}
 	case err != nil:
 		return api.QuorumStatus{}, s.explain(err)
 	}
@@ -66,17 +60,39 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 	return s.Quorum(ctx)
 }
 
-// meet keeps up who votes, so that a device knows whom to ask when those that it knew are gone.
+// wanted returns who is to vote. An anchor that is added to a voter alone takes its place, and this device that of an anchor alone that is removed: two voters
+// would be worse than one. Three that are added, with an anchor among them, are all who vote then.
+func wanted(now, add, remove []lockquorum.DeviceID, self lockquorum.DeviceID, anchor func(lockquorum.DeviceID) bool) []lockquorum.DeviceID {
+	isNew := func(d lockquorum.DeviceID) bool { return !slices.Contains(now, d) }
+	fresh := slices.ContainsFunc(add, func(d lockquorum.DeviceID) bool { return anchor(d) && isNew(d) })
+	switch {
+	case fresh && len(remove) == 0 && (len(add) == 3 || len(add) == 1 && len(now) == 1):
+		return add
+	case len(add) == 0 && len(now) == 1 && slices.Equal(now, remove) && anchor(now[0]):
+		return []lockquorum.DeviceID{self}
+	}
+	want := slices.DeleteFunc(slices.Clone(now), func(d lockquorum.DeviceID) bool { return slices.Contains(remove, d) })
+	for _, d := range add {
+		if !slices.Contains(want, d) {
+			want = append(want, d)
+		}
+	}
+	return want
+}
+
+// meet keeps up who votes, so that a device knows whom to ask when those that it knew are gone. A voter that knows who leads knows it.
 func (s *Service) meet(ctx context.Context) {
-	pause := meetFirst
+	pause, asked := meetFirst, time.Time{}
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		if s.voter.Engine() != nil {
-			pause = meetEvery
+		at, led := s.voter.Status(), s.client.Leader()
+		known := led == (lockquorum.DeviceID{}) || slices.Contains(s.Voters(), led)
+		if known && (at.Runs && at.Voter.Leader != (lockquorum.DeviceID{}) || time.Since(asked) < meetEvery && !at.Runs) {
+			pause = meetLook
 			continue
 		}
 		asking, cancel := context.WithTimeout(ctx, asksAround)
@@ -84,14 +100,15 @@ func (s *Service) meet(ctx context.Context) {
 		cancel()
 		if err == nil {
 			s.voter.Heard(ctx, st)
-			pause = meetEvery
+			pause, asked = meetLook, time.Now()
 		} else {
-			pause = min(2*pause, meetEvery)
+			pause = min(2*pause, meetLook)
 		}
 	}
 }
 
 const (
 	meetFirst = 2 * time.Second
-	meetEvery = 5 * time.Minute
+	meetLook  = time.Minute      // looks whether there is anything to ask
+	meetEvery = 30 * time.Minute // asks who votes; an anchor's voter is woken by it
 )

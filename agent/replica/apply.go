@@ -37,6 +37,9 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 			return false, err
 		}
 	}
+	if err := r.reviewErasures(ctx); err != nil {
+		return false, err
+	}
 	most, err := r.beginApplying(ctx)
 	if err != nil {
 		return false, err
@@ -49,6 +52,9 @@ func (r *Replica) Apply(ctx context.Context) (more bool, err error) {
 		}
 		if n == 0 && err == nil {
 			n, err = r.writeLost(ctx)
+		}
+		if n == 0 && err == nil {
+			n, err = r.deleteErased(ctx)
 		}
 		if n == 0 && err == nil {
 			err = r.removeCertified(ctx)
@@ -186,9 +192,14 @@ func (t *transaction) step(ctx context.Context, at storage.Ref) error {
 	return nil
 }
 
-// appliedPack reports whether a chunk is a checkpoint that was applied before.
+// appliedPack reports whether a chunk is a checkpoint, or an order to erase, that was applied before.
 func (t *transaction) appliedPack(sealed chunk.Sealed) bool {
-	return sealed.Header().Kind == chunk.KindCheckpoint && (t.r.packs[sealed.ID()] || slices.Contains(t.packs, sealed.ID()))
+	return isPack(sealed) && (t.r.packs[sealed.ID()] || slices.Contains(t.packs, sealed.ID()))
+}
+
+// isPack reports whether many skips may rest on a chunk.
+func isPack(sealed chunk.Sealed) bool {
+	return sealed.Header().Kind == chunk.KindCheckpoint || sealed.IsErasure()
 }
 
 // judge applies or holds one chunk.
@@ -205,7 +216,7 @@ func (t *transaction) judge(ctx context.Context, at logs.Ref, sealed chunk.Seale
 	}
 	if verdict != nil {
 		t.hold(place, verdict)
-	} else if sealed.Header().Kind == chunk.KindCheckpoint {
+	} else if isPack(sealed) {
 		t.packs = append(t.packs, sealed.ID())
 	}
 	return nil
@@ -331,6 +342,10 @@ func (t *transaction) tryBody(ctx context.Context, at logs.Ref, sealed chunk.Sea
 		return nil, t.takeDecision(at.Scope, sealed.ID(), sealed.Header().Device, body)
 	case *chunk.Keys:
 		return nil, t.takeKeys(at.Scope, sealed, body)
+	case *chunk.Erasure:
+		return t.takeErasure(ctx, sealed, body)
+	case *chunk.Assent:
+		return t.takeAssent(ctx, sealed, body)
 	case *chunk.Changes, *chunk.Checkpoint, *chunk.Certificate:
 	default:
 		return newer(), nil
@@ -341,6 +356,12 @@ func (t *transaction) tryBody(ctx context.Context, at logs.Ref, sealed chunk.Sea
 	}
 	if err != nil {
 		return nil, err
+	}
+	if len(d.erased) > 0 {
+		if d.erases(refOf(sealed)) {
+			return nil, nil // it waits to be deleted
+		}
+		return late(), nil
 	}
 	switch body := opened.(type) {
 	case *chunk.Checkpoint:

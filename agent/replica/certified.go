@@ -2,7 +2,6 @@ package replica
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -146,28 +145,12 @@ func (d *document) loadProtected(v storage.Reader) error {
 
 // takeCertificate notes what a voter certifies of a document, and has the document follow it. A verdict that is not nil says why it does not count.
 func (t *transaction) takeCertificate(ctx context.Context, place storage.Ref, by trust.DeviceID, body *chunk.Certificate, d *document) (*held, error) {
-	r := t.r
-	if d.lock == "" {
-		return quarantine("the document that it is about is not a protected one"), nil
-	}
-	if r.quorum == nil {
-		return park("this device knows of no quorum yet", missing{Kind: missingQuorum}), nil
-	}
 	if !slices.ContainsFunc(d.certificates, func(c *certified) bool { return c.place == place }) {
-		signed := certificate.Signed{Statement: body.Statement, Voter: body.Voter, Signature: body.Signature}
-		st, err := signed.Verify(r.quorum, t.subject(d), body.Heads)
-		switch {
-		case errors.Is(err, certificate.ErrNewer):
-			return newer(), nil
-		case errors.Is(err, certificate.ErrOther):
-			return quarantine("what was signed is not what it says"), nil
-		case errors.Is(err, certificate.ErrBadSignature):
-			return quarantine("its voter did not sign it"), nil
-		case err != nil:
-			return quarantine("what was signed is malformed"), nil
+		c, verdict := t.verified(d, body)
+		if verdict != nil {
+			return verdict, nil
 		}
-		c := &certified{place: place, device: by, raw: slices.Clone(body.Statement), voter: body.Voter,
-			Certified: certificate.Certified{Statement: st, Plain: body.Heads}}
+		c.place, c.device = place, by
 		t.docs[d.id] = d
 		d.certificates, d.judged = append(d.certificates, c), nil
 		t.batch.Put(storage.Certificate.Key(d.id, place.ID), c.marshal())
@@ -341,6 +324,9 @@ func (t *transaction) applyProtectedPack(ctx context.Context, at logs.Ref, place
 			return quarantine("an authorship in it names another change"), nil
 		}
 	}
+	if verdict, err := t.takePacked(d, body); verdict != nil || err != nil {
+		return verdict, err
+	}
 	verdict, err := t.contest(ctx, d, place, sealed, body, crdt.ChangeHash{})
 	if verdict != nil || err != nil {
 		return verdict, err
@@ -382,7 +368,7 @@ func (t *transaction) aboutCertificate(d *document, c *certified, h *held) *held
 // holdCertificates brings up to date why certificates are held; of the one at judged the caller does.
 func (t *transaction) holdCertificates(d *document, judged storage.Ref) error {
 	for _, c := range d.certificates {
-		if c.place == judged {
+		if c.packed() || c.place == judged {
 			continue
 		}
 		h := t.heldCertificate(d, c.place)

@@ -53,6 +53,9 @@ func (t *transaction) applyCheckpoint(ctx context.Context, at logs.Ref, sealed c
 	if d.lock != "" {
 		return t.applyProtectedPack(ctx, at, storage.Ref{Scope: at.Scope, Log: at.Log, Counter: at.Counter, ID: sealed.ID()}, sealed, body, d)
 	}
+	if len(body.Certificates) > 0 {
+		return quarantine("the document is not a protected one, and there are certificates in it"), nil
+	}
 	trial := crdt.NewIndex(d.id)
 	for _, rec := range d.index.Records() {
 		if err := trial.Add(rec); err != nil {

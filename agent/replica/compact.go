@@ -267,6 +267,12 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 		return 0, nil // a later one covers it
 	}
 	t := r.begin(ctx)
+	var d *document // a protected one
+	if _, protected := LockOf(c.scope, c.document); protected {
+		if d, err = r.document(c.scope, c.document); err != nil {
+			return 0, err
+		}
+	}
 	err = r.store.View(func(v storage.Reader) error {
 		said, err := logs.Said(v, c.place.ID, c.device)
 		if err != nil {
@@ -321,6 +327,9 @@ func (r *Replica) deleteFor(ctx context.Context, c checkpoint) (n int, err error
 			t.checkpoints[at] = nil
 		}
 		n = deleted.Chunks
+		if d != nil {
+			return t.dropCertificates(v, d, covers)
+		}
 		return nil
 	})
 	if err != nil {

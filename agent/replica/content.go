@@ -26,27 +26,37 @@ func contentOf(body chunk.Body) *api.HeldContent {
 	case *chunk.Keys:
 		return &api.HeldContent{Origin: body.Kind().String()}
 	case *chunk.Changes:
-		out := &api.HeldContent{Author: body.Author, Origin: originName(body.Origin)}
-		left := contentValues
-		for i, ch := range body.Changes {
-			if i == contentChanges {
-				out.Cut = true
-				break
-			}
-			shown := api.HeldChange{Bytes: len(ch.Raw)}
-			if c, err := crdt.Decode(ch.Raw); err != nil {
-				shown.Malformed = reason(err)
-			} else {
-				shown.Hash, shown.Operations = c.Hash.String(), len(c.Ops)
-				shown.Values = valuesOf(c, left)
-				left -= len(shown.Values)
-				out.Cut = out.Cut || left == 0
-			}
-			out.Changes = append(out.Changes, shown)
+		return changesOf(&api.HeldContent{Author: body.Author, Origin: originName(body.Origin)}, body.Changes)
+	case *chunk.Checkpoint: // of several authors, whose chunks may be gone
+		var all []chunk.Change
+		for _, p := range body.Parts {
+			all = append(all, p.Changes...)
 		}
-		return out
+		return changesOf(&api.HeldContent{Origin: body.Kind().String()}, all)
 	}
 	return nil
+}
+
+// changesOf shows the first of some changes.
+func changesOf(out *api.HeldContent, changes []chunk.Change) *api.HeldContent {
+	left := contentValues
+	for i, ch := range changes {
+		if i == contentChanges {
+			out.Cut = true
+			break
+		}
+		shown := api.HeldChange{Bytes: len(ch.Raw)}
+		if c, err := crdt.Decode(ch.Raw); err != nil {
+			shown.Malformed = reason(err)
+		} else {
+			shown.Hash, shown.Operations = c.Hash.String(), len(c.Ops)
+			shown.Values = valuesOf(c, left)
+			left -= len(shown.Values)
+			out.Cut = out.Cut || left == 0
+		}
+		out.Changes = append(out.Changes, shown)
+	}
+	return out
 }
 
 // valuesOf lists what a change writes, at most so many values, each under the path of its container. Of a container that

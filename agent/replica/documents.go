@@ -31,6 +31,7 @@ type document struct {
 	loaded  bool                              // in the engine
 	counted uint64                            // operations counted in openDocuments
 	place   *list.Element
+	erased  []chunk.Covers // what agreed orders to erase it name; nil: it is not erased
 
 	// Of a protected document: the lock that guards it, what is certified of it, which changes of this device are shown here alone, which made drafts
 	// final, and what was judged last, by which membership; nil: not since it was opened.
@@ -93,6 +94,9 @@ func (r *Replica) document(scope trust.ScopeID, id crdt.DocumentID) (*document, 
 			return err
 		}
 		if err := d.loadProtected(v); err != nil {
+			return err
+		}
+		if err := d.loadErased(v); err != nil {
 			return err
 		}
 		if err := v.Scan(storage.Checkpoint.With(id), nil, func(_, value []byte) error {

@@ -37,7 +37,7 @@ func (r *Replica) examine(v storage.Reader, c checkpoint) (finding, error) {
 		return verdictWait, err
 	}
 	e := examination{r: r, v: v, scope: c.scope, tag: sealed.Header().Tag, covers: body.Covers, packed: packedIn(body), others: othersIn(body),
-		packs: map[chunk.ID]contents{}}
+		certs: certificatesIn(body), packs: map[chunk.ID]contents{}}
 	for _, run := range body.Covers {
 		if !r.reached(c.scope, run.Log, run.To) {
 			return verdictWait, nil
@@ -72,6 +72,7 @@ type examination struct {
 	covers chunk.Covers
 	packed map[spot]chunk.Part
 	others map[spot]bool
+	certs  map[spot]*chunk.Certificate
 	packs  map[chunk.ID]contents // of other checkpoints
 }
 
@@ -79,6 +80,7 @@ type examination struct {
 type contents struct {
 	parts  map[spot]chunk.Part
 	others map[spot]bool
+	certs  map[spot]*chunk.Certificate
 	covers chunk.Covers
 }
 
@@ -96,6 +98,14 @@ func othersIn(body *chunk.Checkpoint) map[spot]bool {
 		others[spot{body.Logs[s.Log].ID(), s.Counter}] = true
 	}
 	return others
+}
+
+func certificatesIn(body *chunk.Checkpoint) map[spot]*chunk.Certificate {
+	certs := make(map[spot]*chunk.Certificate, len(body.Certificates))
+	for _, c := range body.Certificates {
+		certs[spot{body.Logs[c.Log].ID(), c.Counter}] = c.Certificate
+	}
+	return certs
 }
 
 // run compares one run, chunk by chunk.
@@ -136,6 +146,9 @@ func (e *examination) chunk(at spot, sealed chunk.Sealed) (finding, error) {
 		return verdictBad, nil
 	}
 	held, err := isHeld(e.v, e.scope, sealed)
+	if held && sealed.Header().Kind == chunk.KindCertificate {
+		held = false // it is packed all the same, and counts by its voter and by what contradicts it, wherever it stands
+	}
 	if err != nil || held {
 		return verdictWait, err // who made the checkpoint has applied it; this device may be behind
 	}
@@ -150,7 +163,9 @@ func (e *examination) chunk(at spot, sealed chunk.Sealed) (finding, error) {
 		good = ok && part.Equal(chunk.PartOf(body, 0, at.counter))
 	case *chunk.Checkpoint:
 		// What names the earlier one as its checkpoint will name this one.
-		good = e.others[at] && e.holds(packedIn(body), othersIn(body)) && e.coversAll(body.Covers)
+		good = e.others[at] && e.holds(packedIn(body), othersIn(body), certificatesIn(body)) && e.coversAll(body.Covers)
+	case *chunk.Certificate:
+		good = e.hasCertificate(at, body)
 	case *chunk.Cover:
 		place := body.Checkpoint
 		good = e.others[at] && e.others[spot{place.Log, place.Counter}]
@@ -171,7 +186,12 @@ func (e *examination) coversAll(runs chunk.Covers) bool {
 }
 
 // holds reports whether everything that an earlier checkpoint packs is packed here too.
-func (e *examination) holds(parts map[spot]chunk.Part, others map[spot]bool) bool {
+func (e *examination) holds(parts map[spot]chunk.Part, others map[spot]bool, certs map[spot]*chunk.Certificate) bool {
+	for at, c := range certs {
+		if !e.hasCertificate(at, c) {
+			return false
+		}
+	}
 	for at, p := range parts {
 		if mine, ok := e.packed[at]; !ok || !mine.Equal(p) {
 			return false
@@ -185,16 +205,24 @@ func (e *examination) holds(parts map[spot]chunk.Part, others map[spot]bool) boo
 	return true
 }
 
+func (e *examination) hasCertificate(at spot, c *chunk.Certificate) bool {
+	mine, ok := e.certs[at]
+	return ok && mine.Equal(c)
+}
+
 // skipped compares what stands for chunks that were deleted here: an earlier checkpoint, one made at the same time, which
 // may hold more than this one, or this one itself.
 func (e *examination) skipped(run chunk.Covered, from uint64, found logs.Stored) (finding, error) {
+	if found.Chunk.IsErasure() {
+		return verdictWait, nil // who made the checkpoint had not heard of it
+	}
 	pack, ok := e.packs[found.Chunk.ID()]
 	if !ok {
 		body, err := e.r.openPack(found.Chunk)
 		if err != nil {
 			return verdictWait, err
 		}
-		pack = contents{packedIn(body), othersIn(body), body.Covers}
+		pack = contents{packedIn(body), othersIn(body), certificatesIn(body), body.Covers}
 		e.packs[found.Chunk.ID()] = pack
 	}
 	was, ok := pack.covers.Find(run.Log, found.Skip.To)
@@ -207,7 +235,8 @@ func (e *examination) skipped(run chunk.Covered, from uint64, found logs.Stored)
 	for n := from; n <= found.Skip.To; n++ {
 		at := spot{run.Log, n}
 		part, ok := pack.parts[at]
-		if mine, packed := e.packed[at]; ok && packed && mine.Equal(part) || pack.others[at] && e.others[at] {
+		if mine, packed := e.packed[at]; ok && packed && mine.Equal(part) || pack.others[at] && e.others[at] ||
+			pack.certs[at] != nil && e.hasCertificate(at, pack.certs[at]) {
 			continue
 		}
 		return verdictBad, nil

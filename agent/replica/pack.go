@@ -50,6 +50,9 @@ func (r *Replica) pack(ctx context.Context, id crdt.DocumentID) (made bool, err 
 		switch {
 		case err == nil:
 			made = true
+			if _, err := t.takePacked(d, body); err != nil {
+				return false, err
+			}
 			if err := t.noteCheckpoint(at, sealed, d); err != nil {
 				return false, err
 			}
@@ -69,10 +72,16 @@ var errContested = errors.New("a log of its changes has several histories")
 
 // contested reports whether a document holds changes out of a log with several histories, or such as do not stand. It is not
 // packed: a checkpoint names chunks by their places, and which of two is meant would depend on the order of arrival. Nor is one
-// with changes of a device that may not write now, since nobody would apply the checkpoint, or with what is not certified.
+// with changes of a device that may not write now, since nobody would apply the checkpoint. Of a protected document what is not certified
+// stays beside the checkpoint.
 func (r *Replica) contested(d *document) bool {
 	st := r.State()
-	return len(d.lost) > 0 || len(d.overlay) > 0 || slices.ContainsFunc(d.changes, func(m changeMeta) bool {
+	for _, l := range d.lost {
+		if d.lock == "" || l.why != lostPending && l.why != lostLate && l.why != lostBase {
+			return true
+		}
+	}
+	return slices.ContainsFunc(d.changes, func(m changeMeta) bool {
 		return r.logs.Forked(d.scope, m.chunk.Log) || !st.MayWrite(m.device, d.scope)
 	})
 }
@@ -83,14 +92,16 @@ var errNotYet = errors.New("not everything has been compared yet")
 // packing gathers a checkpoint.
 type packing struct {
 	r     *Replica
+	d     *document
 	v     storage.Reader
 	scope trust.ScopeID
 	keys  map[chunk.LogID]chunk.LogKey
 	parts []placedPart
 	has   map[spot]bool // parts that are in
-	runs  map[spot]link // covered chunks
+	runs  links         // covered chunks
 	other map[spot]bool // covered chunks without changes
 	words map[actorAt]chunk.Authorship
+	certs map[spot]*chunk.Certificate
 	done  map[chunk.ID]bool // earlier checkpoints that are in
 }
 
@@ -124,12 +135,12 @@ type placedPart struct {
 // packed gathers the changes of a document, as its chunks or an earlier checkpoint have them, and what becomes superfluous.
 func (r *Replica) packed(v storage.Reader, d *document) (*chunk.Checkpoint, error) {
 	p := &packing{
-		r: r, v: v, scope: d.scope, keys: map[chunk.LogID]chunk.LogKey{}, has: map[spot]bool{}, runs: map[spot]link{},
-		other: map[spot]bool{}, words: map[actorAt]chunk.Authorship{}, done: map[chunk.ID]bool{},
+		r: r, d: d, v: v, scope: d.scope, keys: map[chunk.LogID]chunk.LogKey{}, has: map[spot]bool{}, runs: links{},
+		other: map[spot]bool{}, words: map[actorAt]chunk.Authorship{}, certs: map[spot]*chunk.Certificate{}, done: map[chunk.ID]bool{},
 	}
-	seen := map[logs.Ref]bool{}
-	for _, m := range d.changes {
-		if seen[m.chunk] || p.has[spot{m.chunk.Log, m.chunk.Counter}] {
+	seen, records := map[logs.Ref]bool{}, d.index.Records()
+	for i, m := range d.changes {
+		if seen[m.chunk] || !d.counts(records[i].Hash) || p.has[spot{m.chunk.Log, m.chunk.Counter}] {
 			continue
 		}
 		seen[m.chunk] = true
@@ -141,7 +152,13 @@ func (r *Replica) packed(v storage.Reader, d *document) (*chunk.Checkpoint, erro
 			return nil, err
 		}
 	}
+	if len(p.parts) == 0 {
+		return nil, errContested // nothing of it is certified
+	}
 	if err := p.takeEarlier(d.id); err != nil {
+		return nil, err
+	}
+	if err := p.takeCertificates(); err != nil {
 		return nil, err
 	}
 	c := p.checkpoint(d.id)
@@ -165,6 +182,9 @@ func (p *packing) take(sealed chunk.Sealed) error {
 	}
 	switch body := opened.(type) {
 	case *chunk.Changes:
+		if !p.d.countAll(body.Changes) {
+			return errContested
+		}
 		p.keys[at.log] = sealed.LogKey()
 		p.add(at, chunk.PartOf(body, 0, at.counter))
 		p.runs[at] = linkOf(sealed)
@@ -172,6 +192,11 @@ func (p *packing) take(sealed chunk.Sealed) error {
 			p.say(at.log, a)
 		}
 	case *chunk.Checkpoint:
+		for _, part := range body.Parts {
+			if !p.d.countAll(part.Changes) {
+				return errContested // a break took back what was packed: its author's signature is on that
+			}
+		}
 		// What it claims to cover is claimed again only if this device has compared it.
 		said, err := logs.Said(p.v, sealed.ID(), sealed.Header().Device)
 		if err != nil {
@@ -191,17 +216,12 @@ func (p *packing) take(sealed chunk.Sealed) error {
 			p.keys[key.ID()] = key
 			p.other[spot{key.ID(), s.Counter}] = true
 		}
-		for _, run := range body.Covers {
-			for n := run.From; n <= run.To; n++ {
-				before, _ := run.TipAt(n - 1)
-				tip, _ := run.TipAt(n)
-				l := link{before: before, tip: tip, id: p.runs[spot{run.Log, n}].id}
-				if n == run.To {
-					l.id = run.Last
-				}
-				p.runs[spot{run.Log, n}] = l
-			}
+		for _, c := range body.Certificates {
+			key := body.Logs[c.Log]
+			p.keys[key.ID()] = key
+			p.certs[spot{key.ID(), c.Counter}] = c.Certificate
 		}
+		p.runs.cover(body.Covers)
 		for _, a := range body.Authorship {
 			p.say(body.Logs[a.Log].ID(), a.Authorship)
 		}
@@ -247,7 +267,7 @@ func (p *packing) takeEarlier(id crdt.DocumentID) error {
 		if err != nil {
 			return err
 		}
-		if err := p.take(sealed); errors.Is(err, errNotYet) {
+		if err := p.take(sealed); errors.Is(err, errNotYet) || errors.Is(err, errContested) {
 			continue // it stays beside the new one
 		} else if err != nil {
 			return err
@@ -288,7 +308,7 @@ func (p *packing) cover(sealed chunk.Sealed) bool {
 
 // checkpoint puts together what was gathered.
 func (p *packing) checkpoint(id crdt.DocumentID) *chunk.Checkpoint {
-	c := &chunk.Checkpoint{Document: id, Covers: p.covers()}
+	c := &chunk.Checkpoint{Document: id, Covers: p.runs.covers()}
 	keys := slices.SortedFunc(maps.Values(p.keys), func(a, b chunk.LogKey) int {
 		return cmp.Or(bytes.Compare(a.Device[:], b.Device[:]), bytes.Compare(a.Nonce[:], b.Nonce[:]))
 	})
@@ -305,6 +325,12 @@ func (p *packing) checkpoint(id crdt.DocumentID) *chunk.Checkpoint {
 		c.Others = append(c.Others, chunk.Spot{Log: number[at.log], Counter: at.counter})
 	}
 	slices.SortFunc(c.Others, func(a, b chunk.Spot) int { return cmp.Or(cmp.Compare(a.Log, b.Log), cmp.Compare(a.Counter, b.Counter)) })
+	for at, body := range p.certs {
+		c.Certificates = append(c.Certificates, chunk.Packed{Spot: chunk.Spot{Log: number[at.log], Counter: at.counter}, Certificate: body})
+	}
+	slices.SortFunc(c.Certificates, func(a, b chunk.Packed) int {
+		return cmp.Or(cmp.Compare(a.Log, b.Log), cmp.Compare(a.Counter, b.Counter))
+	})
 	for at, a := range p.words {
 		c.Authorship = append(c.Authorship, chunk.Word{Log: number[at.log], Authorship: a})
 	}
@@ -312,13 +338,31 @@ func (p *packing) checkpoint(id crdt.DocumentID) *chunk.Checkpoint {
 	return c
 }
 
-// covers makes runs of what is covered, as long as they get.
-func (p *packing) covers() (runs chunk.Covers) {
-	spots := slices.SortedFunc(maps.Keys(p.runs), func(a, b spot) int {
+// links are chunks by their places.
+type links map[spot]link
+
+// cover adds what a checkpoint covers.
+func (s links) cover(covers chunk.Covers) {
+	for _, run := range covers {
+		for n := run.From; n <= run.To; n++ {
+			before, _ := run.TipAt(n - 1)
+			tip, _ := run.TipAt(n)
+			l := link{before: before, tip: tip, id: s[spot{run.Log, n}].id}
+			if n == run.To {
+				l.id = run.Last
+			}
+			s[spot{run.Log, n}] = l
+		}
+	}
+}
+
+// covers makes runs of the chunks, as long as they get.
+func (s links) covers() (runs chunk.Covers) {
+	spots := slices.SortedFunc(maps.Keys(s), func(a, b spot) int {
 		return cmp.Or(a.log.Compare(b.log), cmp.Compare(a.counter, b.counter))
 	})
 	for _, at := range spots {
-		l := p.runs[at]
+		l := s[at]
 		if n := len(runs); n > 0 && runs[n-1].Log == at.log && runs[n-1].To+1 == at.counter {
 			last := &runs[n-1]
 			last.To, last.Last, last.Tips = at.counter, l.id, append(last.Tips, l.before)

@@ -184,7 +184,7 @@ func (t *transaction) lookAgain(d *document) error {
 func (t *transaction) accept(ctx context.Context, d *document, changes []*contender) error {
 	old := *d
 	*d = *newDocument(old.scope, old.id)
-	d.lost, d.counted, d.place = old.lost, old.counted, old.place
+	d.lost, d.counted, d.place, d.erased = old.lost, old.counted, old.place, old.erased
 	d.certificates, d.overlay, d.drafts, d.judged, d.judgedAt = old.certificates, old.overlay, old.drafts, old.judged, old.judgedAt
 	t.docs[d.id] = d
 	set := t.sets[d.scope]

@@ -17,7 +17,7 @@ import (
 // SalvagedKinds are the kinds of key that a Refill takes: what does not follow from anything else.
 func SalvagedKinds() []storage.Kind {
 	return []storage.Kind{storage.Meta.Kind, storage.Member.Kind, storage.Chunk.Kind, storage.Branch.Kind, storage.Gone.Kind, storage.Loose.Kind,
-		storage.Skip.Kind, storage.Checkpoint.Kind, storage.Word.Kind, storage.Ack.Kind, storage.Peer.Kind, storage.Saving.Kind}
+		storage.Skip.Kind, storage.Checkpoint.Kind, storage.Word.Kind, storage.Assent.Kind, storage.Ack.Kind, storage.Peer.Kind, storage.Saving.Kind}
 }
 
 // A Refill fills a new store with what was salvaged from a damaged one. Chunks beyond a gap of their log are kept, and not

@@ -8,7 +8,7 @@
 //
 // Guarantees: what a method reports as written is durable. A version vector names only what is durable. What is shown of
 // a document follows from the chunks, the membership log and nothing else; what cannot be applied is held, with a
-// reason, never dropped. The package leaves no goroutine behind and opens no socket, so a simulation can run it step by step.
+// reason, never dropped; deleted is what checkpoints stand for, and what two administrators erase (erase.go). The package leaves no goroutine behind and opens no socket, so a simulation can run it step by step.
 //
 // The network is left to package p2p, which knows a Replica as a session.Replica; scheduling is left to package agent.
 package replica
@@ -68,7 +68,11 @@ type Replica struct {
 	docs  openDocuments // guarded by write
 	// checkpoints holds, guarded by write, those that are not settled; tails the documents that a checkpoint would help.
 	checkpoints map[chunk.Place]checkpoint
-	tails       map[crdt.DocumentID]tail
+	// erasures holds, guarded by write, the orders to erase that wait for an assent, or for chunks that they name; erasuresAt is the membership
+	// by which the former were judged last.
+	erasures   map[chunk.ID]*erasure
+	erasuresAt [32]byte
+	tails      map[crdt.DocumentID]tail
 	// packs names, guarded by write, the checkpoints that this run of the program has applied, so that of the many skips that
 	// name one only the first has it opened.
 	packs map[chunk.ID]bool
@@ -290,6 +294,9 @@ func (r *Replica) loadRest(v storage.Reader) error {
 	}
 	if err := r.loadCheckpoints(v); err != nil {
 		return fmt.Errorf("read checkpoints: %w", err)
+	}
+	if err := r.loadErasures(v); err != nil {
+		return fmt.Errorf("read erasures: %w", err)
 	}
 	return r.loadAcks(v)
 }

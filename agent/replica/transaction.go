@@ -41,8 +41,10 @@ type transaction struct {
 	// checkpoints and tails are what changes of those that the replica keeps at hand; nil: not any more.
 	checkpoints map[chunk.Place]*checkpoint
 	tails       map[crdt.DocumentID]*tail
-	packs       []chunk.ID  // checkpoints that were applied
-	judging     storage.Ref // the chunk that was judged last
+	erasures    map[chunk.ID]*erasure       // as checkpoints
+	assents     map[chunk.ID][]chunk.Sealed // by the order, that were taken
+	packs       []chunk.ID                  // checkpoints and orders that were applied
+	judging     storage.Ref                 // the chunk that was judged last
 	decisions
 	// duplicates holds the conflict between a resource's documents as of this transaction; nil: none.
 	duplicates map[fhirRef]*[16]byte
@@ -81,6 +83,7 @@ func (r *Replica) beginPlain() *transaction {
 		own: map[trust.ScopeID]logs.End{}, sealed: map[trust.ScopeID]bool{},
 		cursors:    map[trust.ScopeID]chunk.Vector{},
 		duplicates: map[fhirRef]*[16]byte{}, checkpoints: map[chunk.Place]*checkpoint{}, tails: map[crdt.DocumentID]*tail{},
+		erasures: map[chunk.ID]*erasure{}, assents: map[chunk.ID][]chunk.Sealed{},
 		decisions: newDecisions(),
 		held:      map[storage.Ref]*held{}, waiting: map[missing][]storage.Ref{},
 		sets: maps.Clone(r.mu.sets), woken: slices.Clone(r.mu.woken),
@@ -152,7 +155,7 @@ func (t *transaction) commit(ctx context.Context) error {
 	return nil
 }
 
-// settle has memory follow what is durable of checkpoints now.
+// settle has memory follow what is durable of checkpoints and erasures now.
 func (t *transaction) settle() {
 	r := t.r
 	for place, c := range t.checkpoints {
@@ -160,6 +163,11 @@ func (t *transaction) settle() {
 			delete(r.checkpoints, place)
 		} else {
 			r.checkpoints[place] = *c
+		}
+	}
+	for id, e := range t.erasures {
+		if delete(r.erasures, id); e.waits() {
+			r.erasures[id] = e
 		}
 	}
 	for id, x := range t.tails {
@@ -177,7 +185,7 @@ func (t *transaction) settle() {
 	}
 }
 
-// maxPacks bounds how many applied checkpoints are remembered by ID.
+// maxPacks bounds how many applied checkpoints and orders are remembered by ID.
 const maxPacks = 1024
 
 // abort forgets the documents that the transaction changed.

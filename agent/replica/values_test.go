@@ -113,6 +113,13 @@ var valueForms = []struct {
 		n, form, err := parseSaved(b)
 		return marshalSaved(n, form), err
 	}},
+	{"erasure", func(testing.TB) []byte {
+		return (&erasure{state: erasureAgreed, place: chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}}, chunks: 300, reason: "r",
+			by: agreement{user: "u", timeMillis: -5}, assent: agreement{user: fuzzing.Canary}, rooted: true, before: 7, keys: []string{"Patient/p"}}).marshal()
+	}, func(b []byte) ([]byte, error) {
+		e, err := parseErasure(crdt.DocumentID{}, b)
+		return e.marshal(), err
+	}},
 	{"checkpoint", func(testing.TB) []byte {
 		return checkpoint{scope: trust.ScopeID{1}, place: chunk.Place{Log: chunk.LogID{2}, Counter: 3, ID: chunk.ID{4}},
 			device: trust.DeviceID{5}, state: checkpointOpen, changes: 600}.marshal()

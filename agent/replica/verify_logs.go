@@ -340,7 +340,10 @@ func (c *verification) rest(ctx context.Context) error {
 			}
 			return c.tell(ctx, "rest", c.report.Values, 0)
 		})
-		if errors.Is(err, storage.ErrDamaged) && derived {
+		if errors.Is(err, storage.ErrDamaged) && k.Number() == storage.Erasure.Number() {
+			c.unread = append(c.unread, k.Number()) // the orders that read stay; this one is judged again
+			c.findDerived(k.String(), "", whatIs(err))
+		} else if errors.Is(err, storage.ErrDamaged) && derived {
 			c.findDerived(k.String(), "", whatIs(err))
 		} else if errors.Is(err, storage.ErrDamaged) {
 			c.unread = append(c.unread, k.Number())

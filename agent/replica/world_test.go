@@ -25,6 +25,8 @@ type device struct {
 	twin *storage.Twin
 	name string
 	now  func() time.Time // nil: the time of day
+
+	compaction replica.Compaction
 }
 
 // practice founds a practice and admits as many devices as there are names.
@@ -83,7 +85,7 @@ func (d *device) open() {
 	d.t.Helper()
 	e := engine.NewLocal()
 	d.t.Cleanup(func() { _ = e.Close() })
-	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: e, Quorum: votes{}, Now: d.now})
+	r, err := replica.Open(replica.Config{Store: d.twin, Keyring: d.keys, Engine: e, Quorum: votes{}, Now: d.now, Compaction: d.compaction})
 	must(d.t, err)
 	d.Replica = r
 }

@@ -70,6 +70,9 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	if err != nil {
 		return false, 0, err
 	}
+	if len(d.erased) > 0 {
+		return false, 0, errErased
+	}
 	var fence chunk.Fence
 	if d.lock != "" {
 		if fence, err = t.fence(ctx, d); err != nil {

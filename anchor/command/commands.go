@@ -20,14 +20,15 @@ type usageError struct{ error }
 var errOpen = errors.New("cannot open the anchor's folder")
 
 func root() *cobra.Command {
-	var dir string
+	var dir, state string
 	cmd := &cobra.Command{
 		Use: "chartmesh-anchor", Short: "An always-on peer of practices that cannot read their records", Version: version(),
 		SilenceErrors: true, SilenceUsage: true, Args: cobra.NoArgs,
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	cmd.PersistentFlags().StringVar(&dir, "data", "chartmesh-anchor", "folder with the anchor's identity and store")
-	cmd.AddCommand(runCommand(&dir), admitCommand(&dir), statusCommand(&dir), usageCommand(&dir), quotaCommand(&dir), dropCommand(&dir))
+	cmd.PersistentFlags().StringVar(&state, "state", "", "`FOLDER` outside of --data where a running anchor keeps how far its voters came, by which a folder that was put back from a copy is known (default: the user's state folder)")
+	cmd.AddCommand(runCommand(&dir, &state), admitCommand(&dir), statusCommand(&dir), usageCommand(&dir), quotaCommand(&dir), dropCommand(&dir))
 	return cmd
 }
 

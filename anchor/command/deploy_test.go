@@ -61,8 +61,13 @@ func TestUnit(t *testing.T) {
 		t.Errorf("it starts %s", args[0])
 	}
 	understood(t, args[1:])
-	if !slices.Contains(args, "/var/lib/"+settings["[Service]StateDirectory"]) {
-		t.Error("its folder is not the one that systemd makes for it")
+	for _, dir := range strings.Fields(settings["[Service]StateDirectory"]) {
+		if !slices.Contains(args, "/var/lib/"+dir) {
+			t.Errorf("it does not use the folder %s that systemd makes for it", dir)
+		}
+	}
+	if !slices.Contains(args, "--state") {
+		t.Error("it has no place outside of its folder for how far its voters came")
 	}
 	for key, want := range map[string]string{
 		"DynamicUser": "yes", "NoNewPrivileges": "yes", "ProtectSystem": "strict", "ProtectHome": "yes", "PrivateTmp": "yes", "PrivateDevices": "yes",
@@ -131,7 +136,7 @@ func TestContainerfile(t *testing.T) {
 	} else {
 		understood(t, asked[1:])
 	}
-	if said["USER"] != "65532:65532" || said["VOLUME"] != entry[2] || !strings.Contains(strings.Join(stages[0], "\n"), "CGO_ENABLED=0") {
+	if said["USER"] != "65532:65532" || said["VOLUME"] != entry[2]+" "+entry[4] || !strings.Contains(strings.Join(stages[0], "\n"), "CGO_ENABLED=0") {
 		t.Errorf("user %s, volume %s", said["USER"], said["VOLUME"])
 	}
 

@@ -24,13 +24,12 @@ import (
 type options struct {
 	listen, public []string
 	region, health string
-	state          string
 	perPractice    bool
 	quota          anchor.Quota
 	grace          time.Duration
 }
 
-func runCommand(dir *string) *cobra.Command {
+func runCommand(dir, state *string) *cobra.Command {
 	o := options{quota: anchor.DefaultQuota}
 	cmd := &cobra.Command{
 		Use: "run", Short: "Run the anchor until it is told to stop", Args: exactly(0, "run takes no arguments"),
@@ -40,14 +39,13 @@ At a limit nothing is lost: the devices keep everything, show it, and go on by t
   chartmesh-anchor run --public /dns4/anchor.example.org/udp/4001/quic-v1,/dns4/anchor.example.org/tcp/4001 --region EU-DE
   chartmesh-anchor run --max-bytes 20GB --max-rate 4MB --health 127.0.0.1:9464`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return run(cmd.Context(), *dir, o, cmd.OutOrStdout(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+			return run(cmd.Context(), *dir, *state, o, cmd.OutOrStdout(), slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
 		},
 	}
 	f := cmd.Flags()
 	f.StringSliceVar(&o.listen, "listen", []string{"/ip4/0.0.0.0/udp/4001/quic-v1", "/ip4/0.0.0.0/tcp/4001"}, "multiaddrs to listen at")
 	f.StringSliceVar(&o.public, "public", nil, "multiaddrs under which devices reach it, where those are others: behind a forwarded port, or in a container")
 	f.StringVar(&o.region, "region", "", "where it stands, for `PEOPLE`: EU-DE")
-	f.StringVar(&o.state, "state", "", "`FOLDER` outside of --data for how far its voters came, by which a folder that was put back from a copy is known (default: the user's state folder)")
 	f.StringVar(&o.health, "health", "", "`ADDRESS` at which /healthz, /readyz and /metrics are served, like 127.0.0.1:9464; empty: nowhere")
 	f.BoolVar(&o.perPractice, "metrics-per-practice", false, "tell each practice's figures, by the beginning of its ID")
 	f.Var(sizeValue{&o.quota.Bytes}, "max-bytes", "`SIZE` that a practice may take on the disk, or none")
@@ -59,12 +57,12 @@ At a limit nothing is lost: the devices keep everything, show it, and go on by t
 }
 
 // run opens the anchor, answers the commands of its folder, and ends in the reverse order.
-func run(ctx context.Context, dir string, o options, out io.Writer, log *slog.Logger) (err error) {
+func run(ctx context.Context, dir, state string, o options, out io.Writer, log *slog.Logger) (err error) {
 	dir, err = filepath.Abs(dir)
 	if err != nil {
 		return err
 	}
-	state, err := stateFolder(o.state)
+	state, err = stateFolder(state)
 	if err != nil {
 		log.Warn("there is no place outside of the folder to keep how far its voters came: name one with --state", "error", err)
 	}

@@ -3,7 +3,7 @@
 // Nouns: a [Practice] is what is held of one. It is the replica that the sessions of its devices read and write.
 //
 // Guarantees: only what is signed by members and stands in its log is taken, and deleted of it only what every device that writes has found
-// packed. The founding entry by which the practice was admitted is what all else is held against.
+// packed, or two administrators erase. The founding entry by which the practice was admitted is what all else is held against.
 //
 // Which practices are admitted, who may connect, and what each may take is the anchor's.
 package kept
@@ -20,6 +20,7 @@ import (
 
 	"chartmesh/chunk"
 	"chartmesh/chunk/logs"
+	"chartmesh/lockquorum/seen"
 	"chartmesh/p2p/session"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -62,6 +63,7 @@ type Practice struct {
 type held struct {
 	state atomic.Pointer[trust.State]
 	logs  *logs.Set
+	seen  *seen.Keeper // how far the practice's quorum was seen to be
 }
 
 var _ session.Replica = (*Practice)(nil)
@@ -107,6 +109,9 @@ func (p *Practice) begin(ctx context.Context, st *trust.State) error {
 	h.state.Store(st)
 	var damaged []*logs.Unreadable
 	var err error
+	if h.seen, err = seen.Open(seen.Config{Store: p.cfg.Store, Members: h.state.Load, Logger: p.cfg.Logger}); err != nil {
+		return fmt.Errorf("open practice %v: %w", p.cfg.ID, err)
+	}
 	if h.logs, damaged, err = logs.Open(ctx, logs.Config{Store: p.cfg.Store, State: h.state.Load, Settles: true, Logger: p.cfg.Logger, Now: p.cfg.Now}); err != nil {
 		return fmt.Errorf("open practice %v: %w", p.cfg.ID, err)
 	}

@@ -81,7 +81,7 @@ func DeleteCovered(v storage.Reader, b *storage.Batch, checkpoint chunk.Sealed, 
 	return deleteCovered(v, b, checkpoint, func(d trust.DeviceID) chunk.Place { return said[d].At })
 }
 
-// deleteCovered is DeleteCovered, and DeleteErased; word is what a skip of a device's log rests on beside the checkpoint.
+// deleteCovered is DeleteCovered, and DeleteErased; word is what a skip of a device's log rests on beside the checkpoint. Without it nothing is proven, and the batch is of no use.
 func deleteCovered(v storage.Reader, b *storage.Batch, checkpoint chunk.Sealed, word func(trust.DeviceID) chunk.Place) (d Deletion, err error) {
 	covers, err := checkpoint.Covers()
 	if err != nil {
@@ -207,22 +207,25 @@ func (x *deletion) skip(scope trust.ScopeID, run chunk.Covered, from uint64) (sk
 	default:
 		return skip, err
 	}
+	if x.word == nil {
+		return skip, nil
+	}
 	skip.Word = x.word(skip.Key.Device)
-	p, err := ReadProof(x.v, skip, x.proofs)
+	p, err := ReadProof(x.v, skip, x.proofs, nil)
 	if err == nil && p.Word.ID() != (chunk.ID{}) {
 		x.proofs[p.Word.ID()] = p.Word
 	}
 	return skip, err
 }
 
-// fits reports whether a covered chunk is one that a checkpoint can stand for: of its document, with changes, or an earlier checkpoint of which it
+// fits reports whether a covered chunk is one that a checkpoint can stand for: of its document, with changes or a certificate, or an earlier checkpoint of which it
 // covers all that this covers, or a word on such a one. What rests on those two rests on the checkpoint from then on.
 func (x *deletion) fits(sealed chunk.Sealed) error {
 	if sealed.Header().Tag != x.checkpoint.Header().Tag {
 		return ErrCoversWrongly
 	}
 	switch sealed.Header().Kind {
-	case chunk.KindChanges:
+	case chunk.KindChanges, chunk.KindCertificate:
 		return nil
 	case chunk.KindCheckpoint:
 		earlier, err := sealed.Covers()

@@ -16,8 +16,9 @@ import (
 // root key has signed the assent.
 func (s *Set) MayErase(v storage.Reader, order, assent chunk.Sealed) (bool, error) {
 	said, err := assent.Assent()
-	if err != nil || !order.IsErasure() || said.Erasure != order.Place() || assent.Header().Scope != order.Header().Scope {
-		return false, nil //nolint:nilerr // it is none that this version knows
+	h, of := assent.Header(), order.Header()
+	if err != nil || !order.IsErasure() || said.Erasure != order.Place() || h.Scope != of.Scope || h.Tag != of.Tag {
+		return false, nil //nolint:nilerr // it is none that this version knows, or of another document
 	}
 	st := s.state()
 	rooted := slices.Contains(st.Roots(), said.Root.Root) && said.Root.Verify(order.ID())
@@ -61,6 +62,11 @@ func (s *Set) AssentTo(v storage.Reader, order chunk.Sealed) (found chunk.Sealed
 	return found, ok, err
 }
 
+// assents returns AssentTo for ReadProof.
+func (s *Set) assents(v storage.Reader) Assents {
+	return func(order chunk.Sealed) (chunk.Sealed, bool, error) { return s.AssentTo(v, order) }
+}
+
 // assentsTo calls do for each assent to an order that was noted and is here.
 func assentsTo(v storage.Reader, order chunk.Sealed, do func(chunk.Sealed) error) error {
 	err := v.Scan(storage.Assent.With(order.ID()), nil, func(_, value []byte) error {
@@ -68,7 +74,7 @@ func assentsTo(v storage.Reader, order chunk.Sealed, do func(chunk.Sealed) error
 		if err != nil {
 			return fmt.Errorf("%w: %w", storage.ErrDamaged, err)
 		}
-		assent, err := readAt(v, order.Header().Scope, at)
+		assent, err := ReadAt(v, order.Header().Scope, at)
 		if err != nil {
 			return storage.IgnoreNotFound(err)
 		}
@@ -87,4 +93,11 @@ func assentsTo(v storage.Reader, order chunk.Sealed, do func(chunk.Sealed) error
 // as DeleteCovered does. An order names nothing but what has its document's tag: changes, and checkpoints with all that they stand for, and the words on these.
 func DeleteErased(v storage.Reader, b *storage.Batch, order, assent chunk.Sealed) (d Deletion, err error) {
 	return deleteCovered(v, b, order, func(trust.DeviceID) chunk.Place { return assent.Place() })
+}
+
+// FitsErasure reports whether what is held is what an order names, and what an order can name: it fails as DeleteErased would. All that it names is held.
+func FitsErasure(v storage.Reader, order chunk.Sealed) error {
+	var b storage.Batch
+	_, err := deleteCovered(v, &b, order, nil)
+	return err
 }

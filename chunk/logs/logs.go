@@ -8,7 +8,8 @@
 // fits nowhere yet is asked for again; what stands beside another is kept beside it. Which history is told of does not depend on the order
 // in which they came. What is damaged is claimed no longer, so that it comes again.
 //
-// What a checkpoint covers is deleted by [DeleteCovered], on the words of all ([AgreementOn]); of who follows nothing, [Set.Settle] sees to it.
+// What a checkpoint covers is deleted by [DeleteCovered], on the words of all ([AgreementOn]), and what two administrators
+// erase by [DeleteErased] ([Set.MayErase]); of who follows nothing, [Set.Settle] sees to it.
 //
 // Left to others: what chunks say (agent/replica), and who may send them (p2p).
 package logs

@@ -24,9 +24,12 @@ func (p Proof) Covers(skip chunk.Skip) (chunk.Covered, error) {
 	return run, nil
 }
 
+// Assents finds the assent that makes an order count, if there is one.
+type Assents func(order chunk.Sealed) (assent chunk.Sealed, found bool, err error)
+
 // ReadProof returns the checkpoint of a skip, or what stands for it by now, with the word of the device whose log it is:
 // out of what has just come, or as stored. ErrNoWord if the word is another one; storage.ErrNotFound if not all is here.
-func ReadProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed) (p Proof, err error) {
+func ReadProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed, assents Assents) (p Proof, err error) {
 	var ok bool
 	if p.Checkpoint, ok = came[skip.Checkpoint.ID]; !ok || p.Checkpoint.Place() != skip.Checkpoint {
 		if p.Checkpoint, err = readCheckpoint(v, skip.Scope, skip.Checkpoint); err != nil {
@@ -40,11 +43,14 @@ func ReadProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed
 	at := skip.Word
 	if on != skip.Checkpoint { // the word was on another
 		if p.Checkpoint.IsErasure() {
-			at, err = anyAssent(v, p.Checkpoint)
-		} else {
-			at, err = wordOn(v, skip, on)
+			assent, found, err := assents(p.Checkpoint)
+			if err == nil && !found {
+				err = storage.ErrNotFound
+			}
+			p.Word = assent
+			return p, err
 		}
-		if err != nil {
+		if at, err = wordOn(v, skip, on); err != nil {
 			return p, err
 		}
 	}
@@ -52,7 +58,7 @@ func ReadProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed
 		return p, ErrNoWord
 	}
 	if p.Word, ok = came[at.ID]; !ok || p.Word.Place() != at {
-		if p.Word, err = readAt(v, skip.Scope, at); err != nil {
+		if p.Word, err = ReadAt(v, skip.Scope, at); err != nil {
 			return p, err
 		}
 	}
@@ -85,16 +91,4 @@ func wordOn(v storage.Reader, skip chunk.Skip, on chunk.Place) (at chunk.Place, 
 		return at, cmp.Or(skipErr, err)
 	}
 	return later.Word, nil
-}
-
-// anyAssent finds an assent to an order that stands for the checkpoint that a skip names: the first that was noted.
-func anyAssent(v storage.Reader, order chunk.Sealed) (at chunk.Place, err error) {
-	err = assentsTo(v, order, func(assent chunk.Sealed) error {
-		at = assent.Place()
-		return storage.ErrStop
-	})
-	if err == nil && at == (chunk.Place{}) {
-		err = storage.ErrNotFound
-	}
-	return at, err
 }

@@ -48,7 +48,7 @@ const maxSuccessors = 8
 // readCheckpoint returns the checkpoint at a place, or the one that stands for it by now.
 func readCheckpoint(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
 	for range maxSuccessors {
-		sealed, err := readAt(v, scope, at)
+		sealed, err := ReadAt(v, scope, at)
 		if !errors.Is(err, storage.ErrNotFound) {
 			return sealed, err
 		}
@@ -64,9 +64,9 @@ func readCheckpoint(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chun
 	return chunk.Sealed{}, storage.ErrNotFound
 }
 
-// readAt returns the very chunk at a place: in its place, in another history of its log or loose; storage.ErrNotFound if it
+// ReadAt returns the very chunk at a place: in its place, in another history of its log or loose; storage.ErrNotFound if it
 // is not here.
-func readAt(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
+func ReadAt(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
 	for _, key := range [][]byte{
 		storage.Chunk.Key(scope, at.Log, at.Counter), storage.Branch.Key(scope, at.Log, at.Counter, at.ID),
 		storage.Loose.Key(scope, at.Log, at.Counter, at.ID),
@@ -192,7 +192,7 @@ func keptUnder(v storage.Reader, scope trust.ScopeID, run chunk.Covered, head En
 }
 
 // items reads what a log holds from after+1 on up to end, a skip behind its checkpoint and word, within maxBytes.
-func items(v storage.Reader, scope trust.ScopeID, log chunk.LogID, after, end uint64, maxBytes int) ([]session.Item, error) {
+func (s *Set) items(v storage.Reader, scope trust.ScopeID, log chunk.LogID, after, end uint64, maxBytes int) ([]session.Item, error) {
 	var out []session.Item
 	size := 0
 	add := func(it session.Item) error {
@@ -232,7 +232,7 @@ func items(v storage.Reader, scope trust.ScopeID, log chunk.LogID, after, end ui
 			}
 			return out, nil
 		}
-		p, err := ReadProof(v, skip, nil)
+		p, err := ReadProof(v, skip, nil, s.assents(v))
 		if errors.Is(err, storage.ErrNotFound) || errors.Is(err, ErrNoWord) {
 			return nil, ErrNotHeld
 		}

@@ -93,7 +93,7 @@ func (s *Set) rejoinOnce(ctx context.Context, skip chunk.Skip, by Switcher) (mor
 		} else if at == skip.Position() {
 			return errKnown
 		}
-		p, err := ReadProof(v, skip, nil)
+		p, err := ReadProof(v, skip, nil, s.assents(v))
 		if err != nil {
 			return err
 		}

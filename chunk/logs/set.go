@@ -316,7 +316,7 @@ func (s *Set) Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Position,
 				}
 			}
 		}
-		if out, err = items(v, scope, log, known, head.Counter, maxBytes); err != nil {
+		if out, err = s.items(v, scope, log, known, head.Counter, maxBytes); err != nil {
 			return UnreadableAs(Ref{scope, log, known + 1}.Main(), err)
 		}
 		size := 0
@@ -355,7 +355,7 @@ func (s *Set) Beyond(scope trust.ScopeID, log chunk.LogID, has []chunk.Position,
 func (s *Set) Chunks(scope trust.ScopeID, log chunk.LogID, after uint64, maxBytes int) (out []session.Item, err error) {
 	end := s.Position(scope, log).Counter
 	err = s.store.View(func(v storage.Reader) error {
-		out, err = items(v, scope, log, after, end, maxBytes)
+		out, err = s.items(v, scope, log, after, end, maxBytes)
 		return err
 	})
 	if len(out) > 0 || err == nil && after >= end {

@@ -44,7 +44,7 @@ func (s *Set) takeSkip(ctx context.Context, a *arriving, refused *refusals, from
 				return errors.Join(errKnown, err)
 			}
 		}
-		if p, err = ReadProof(v, skip, a.proofs); err != nil || !p.Checkpoint.IsErasure() {
+		if p, err = ReadProof(v, skip, a.proofs, s.assents(v)); err != nil || !p.Checkpoint.IsErasure() {
 			return err
 		}
 		counts, err := s.MayErase(v, p.Checkpoint, p.Word)

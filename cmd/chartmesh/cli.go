@@ -130,7 +130,7 @@ they open the folder themselves.`,
 	}
 	add(groupPractice, c.initCommand(), c.inviteCommand(), c.joinCommand(), c.peerCommand(), c.anchorCommand(), c.recoveryCommand())
 	add(groupRecords, c.importCommand(), c.exportCommand(), c.findCommand(), c.getCommand(), c.putCommand(), c.deleteCommand(),
-		c.historyCommand(), c.conflictCommand(), c.quarantineCommand(), c.leaseCommand(), c.numberCommand(), c.quorumCommand())
+		c.historyCommand(), c.conflictCommand(), c.quarantineCommand(), c.eraseCommand(), c.leaseCommand(), c.numberCommand(), c.rangeCommand(), c.quorumCommand())
 	add(groupRunning, c.agentCommand(), c.statusCommand(), c.verifyCommand(), c.eventsCommand(), c.metricsCommand(), c.diagnoseCommand(),
 		c.offlineCommand(), c.onlineCommand(), c.keyringCommand(), c.serviceCommand(), c.compactCommand(), c.demoCommand())
 	root.AddCommand(c.versionCommand(), exitCodesTopic())

@@ -12,8 +12,8 @@ package main
 //   - Times are local in text and UTC in JSON. Numbers have thousands separators in text.
 //   - What comes from records cannot steer the terminal: control characters are shown as \u009b.
 //   - A secret is printed once, to stdout, and never comes from the command line where stdin will do.
-//   - Nothing asks a question but what lets a device in or removes one, and there --yes answers. What else cannot be taken back
-//     needs a flag.
+//   - Nothing asks a question but what lets a device in, removes one or founds the quorum anew, and there --yes answers. What else cannot be
+//     taken back needs a flag.
 
 import (
 	"bytes"

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -10,7 +11,7 @@ import (
 )
 
 func (c *cli) quorumCommand() *cobra.Command {
-	return family("quorum", "who keeps leases and numbers", c.quorumStatusCommand(), c.quorumAddCommand(), c.quorumRemoveCommand())
+	return family("quorum", "who keeps leases and numbers", c.quorumStatusCommand(), c.quorumAddCommand(), c.quorumRemoveCommand(), c.quorumReseedCommand())
 }
 
 func (c *cli) quorumStatusCommand() *cobra.Command {
@@ -46,7 +47,7 @@ func (c *cli) quorumStatus(s api.QuorumStatus) error {
 	}
 	var rows [][]string
 	for _, v := range s.Voters {
-		row := []string{party(v.Party), "not reachable", ""}
+		row := []string{party(v.Party), "not reachable", "", ""}
 		if v.Reachable {
 			row[1] = "reachable"
 		}
@@ -56,13 +57,25 @@ func (c *cli) quorumStatus(s api.QuorumStatus) error {
 		if v.Leads {
 			row[2] = "leads"
 		}
+		if v.Anchor {
+			row[3] = "anchor"
+		}
 		rows = append(rows, row)
 	}
 	if len(rows) > 0 {
-		p.table([]string{"VOTER", "", ""}, rows)
+		p.table([]string{"VOTER", "", "", ""}, rows)
+	}
+	if s.Founded != nil {
+		p.remark("founded anew by %s on %s, as epoch %d", visible(party(s.Founded.By)), s.Founded.Time.Local().Format(time.DateTime), s.Founded.Epoch)
+	}
+	if s.Notice != "" {
+		p.remark("%s", visible(s.Notice))
 	}
 	if s.State != api.QuorumOK {
 		p.remark("leases and numbers wait; reading and writing records goes on")
+	}
+	if s.Next != "" {
+		p.remark("%s", visible(s.Next))
 	}
 	if s.Risk != "" {
 		p.remark("%s", visible(s.Risk))
@@ -71,17 +84,26 @@ func (c *cli) quorumStatus(s api.QuorumStatus) error {
 }
 
 func (c *cli) quorumAddCommand() *cobra.Command {
-	return c.quorumChangeCommand("add NAME NAME", "have two more devices keep leases and numbers",
-		`Has two more devices vote: from then on leases and numbers go on when one of the three is gone. Take devices that always run, at several
-sites. All three must be running now. Where one is not ready the voters of before go on: give the command again. Only an
+	return c.quorumChangeCommand("add NAME…", "have an anchor, or more devices, keep leases and numbers",
+		`Has other devices vote: an anchor alone in the place of the one that did, an anchor and two devices, or two more devices.
+One voter alone keeps leases and numbers while it is reached: an anchor is always on. With three they go on when one of the
+three is gone; take devices that always run, at several sites. An anchor that votes leads once it has been well for half a
+minute. It knows no names: what it keeps are keyed hashes.
+All that are to vote must be running now. Where one is not ready the voters of before go on: give the command again. Only an
 administrator's device may.`,
-		`  chartmesh quorum add Server-Nord Server-Sued`, func(names []string) api.QuorumChange { return api.QuorumChange{Add: names} })
+		`  chartmesh quorum add Anker                           the anchor alone
+  chartmesh quorum add Anker Server-Nord Server-Sued   the anchor and two devices
+  chartmesh quorum add Server-Nord Server-Sued         two devices beside the one that votes`,
+		func(names []string) api.QuorumChange { return api.QuorumChange{Add: names} })
 }
 
 func (c *cli) quorumRemoveCommand() *cobra.Command {
-	return c.quorumChangeCommand("remove NAME NAME", "have two of three devices keep leases and numbers no more",
-		`Has two of three devices vote no more, so that one is left. Two of the three must be running now. Only an administrator's device may.`,
-		`  chartmesh quorum remove Server-Nord Server-Sued`, func(names []string) api.QuorumChange { return api.QuorumChange{Remove: names} })
+	return c.quorumChangeCommand("remove NAME…", "have two of three devices, or an anchor, keep leases and numbers no more",
+		`Has two of three devices vote no more, so that one is left. Two of the three must be running now. Of an anchor that votes alone
+this device takes the place. Only an administrator's device may.`,
+		`  chartmesh quorum remove Server-Nord Server-Sued
+  chartmesh quorum remove Anker                        this device votes in the anchor's place`,
+		func(names []string) api.QuorumChange { return api.QuorumChange{Remove: names} })
 }
 
 func (c *cli) quorumChangeCommand(use, short, long, example string, change func([]string) api.QuorumChange) *cobra.Command {

@@ -74,12 +74,12 @@ var rules = map[string]rule{
 		"agent/api",
 	}},
 	"agent/quorum": {
-		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/client", "lockquorum/driver", "lockquorum/local", "lockquorum/remote", "agent/api"},
+		module: []string{"wire", "trust", "storage", "lockquorum", "lockquorum/certificate", "lockquorum/client", "lockquorum/driver", "lockquorum/local", "lockquorum/ranges", "lockquorum/remote", "agent/api"},
 		others: []string{"golang.org/x/text/unicode/norm"},
 	},
 	"agent": {module: []string{
 		"wire", "trust", "trust/keyring", "chunk", "crdt", "crdt/engine", "fhir", "storage", "p2p", "p2p/lan", "p2p/session",
-		"lockquorum", "lockquorum/local", "lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
+		"lockquorum", "lockquorum/local", "lockquorum/ranges", "lockquorum/remote", "agent/api", "agent/quorum", "agent/replica", "internal/figures",
 	}, others: []string{"github.com/prometheus/client_golang", "golang.org/x/sys"}},
 
 	// What agent and anchor tell of themselves in the same way.
@@ -87,7 +87,7 @@ var rules = map[string]rule{
 
 	// The blind peer.
 	"anchor/command": {module: []string{"anchor", "lockquorum/local", "p2p"}, others: []string{"github.com/multiformats/go-multiaddr", "github.com/spf13/cobra", "golang.org/x/term"}},
-	"anchor/kept":    {module: []string{"trust", "chunk", "chunk/logs", "storage", "p2p/session"}},
+	"anchor/kept":    {module: []string{"trust", "chunk", "chunk/logs", "lockquorum/seen", "storage", "p2p/session"}},
 	"anchor": {
 		module: []string{
 			"wire", "trust", "anchor/kept", "internal/figures", "storage", "p2p", "p2p/session", "lockquorum/driver", "lockquorum/local", "lockquorum/remote",
@@ -160,8 +160,8 @@ var testImports = map[string][]string{
 	"chunk":             {"trust/keyring"}, // seals with real keys
 	"crdt":              {"crdt/engine"},   // the validator against the real library
 	"agent":             {"fhir/synthetic"},
-	"anchor":            {"trust/keyring", "chunk", "chunk/logs"}, // real customers
-	"anchor/kept":       {"trust/keyring"},
+	"anchor":            {"trust/keyring", "chunk", "chunk/logs", "lockquorum"}, // real customers
+	"anchor/kept":       {"trust/keyring", "lockquorum"},
 	"lockquorum/driver": {"lockquorum/quorumtest"},
 	"lockquorum/remote": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter
 	"lockquorum/client": {"lockquorum/driver", "lockquorum/quorumtest", "lockquorum/voter", "storage"}, // a real voter

@@ -16,6 +16,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -27,6 +28,9 @@ type Config struct {
 	Self lockquorum.DeviceID
 	// Voters returns who may be asked, as they are known now.
 	Voters func() []Voter
+	// Voter returns the voter of a device that another one says leads, and that is not among them: who voted changed meanwhile; false: it is not asked.
+	// Nil: nobody else is.
+	Voter func(lockquorum.DeviceID) (Voter, bool)
 	// Await returns when this device holds a document's heads; nil: it never does.
 	Await func(context.Context, lockquorum.DocumentID, lockquorum.Heads) error
 	// Now reads both clocks; nil: the process's own.
@@ -86,6 +90,7 @@ var (
 	ErrUnknown        = errors.New("the quorum does not know it")
 	ErrResolved       = errors.New("something else has become of the number")
 	ErrExists         = errors.New("it is there already, and is another")
+	ErrOverlap        = errors.New("another part has some of these numbers")
 	ErrFull           = errors.New("the quorum keeps no more of these")
 )
 
@@ -183,6 +188,7 @@ func (c *Client) voters() []Voter {
 	c.mu.Lock()
 	leader := c.mu.leader
 	c.mu.Unlock()
+	list = c.next(list, len(list), leader)
 	for _, first := range []lockquorum.DeviceID{leader, c.cfg.Self} {
 		for i, v := range list {
 			if v.Device == first {
@@ -247,11 +253,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 				unknown, reached[v.Device] = true, true
 			case errors.As(err, &not):
 				reached[v.Device] = true
-				for j := i + 1; j < len(list); j++ {
-					if list[j].Device == not.Leader {
-						list[i+1], list[j] = list[j], list[i+1]
-					}
-				}
+				list = c.next(list, i+1, not.Leader)
 			case errors.Is(err, lockquorum.ErrBusy):
 				reached[v.Device] = true
 			case errors.Is(err, lockquorum.ErrLost), errors.Is(err, lockquorum.ErrOver):
@@ -280,6 +282,20 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 		case <-time.After(retry):
 		}
 	}
+}
+
+// next has who is said to lead be asked next, at a place in the list.
+func (c *Client) next(list []Voter, at int, leader lockquorum.DeviceID) []Voter {
+	j := slices.IndexFunc(list, func(v Voter) bool { return v.Device == leader })
+	if j < 0 && leader != (lockquorum.DeviceID{}) && c.cfg.Voter != nil {
+		if v, ok := c.cfg.Voter(leader); ok {
+			list, j = append(list, v), len(list)
+		}
+	}
+	if j >= at && at < len(list) {
+		list[at], list[j] = list[j], list[at]
+	}
+	return list
 }
 
 // given is the error of a call that was given up.
@@ -436,6 +452,8 @@ func codeError(code lockquorum.Code) error {
 		return ErrExists
 	case lockquorum.CodeResolved:
 		return ErrResolved
+	case lockquorum.CodeOverlap:
+		return ErrOverlap
 	case lockquorum.CodeFull:
 		return ErrFull
 	}

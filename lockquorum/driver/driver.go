@@ -43,6 +43,8 @@ type Config struct {
 	Sign func(lockquorum.Seen) lockquorum.Position
 	// Trusts reports whether a position that somebody shows is the word of a device that may have voted; nil: none is. What is not is left out of account.
 	Trusts func(lockquorum.Position) bool
+	// Heard is what the voter's own device has heard: it is held against every command, as if it were shown with it. nil: nothing.
+	Heard func() []lockquorum.Position
 	// Now is a clock that runs evenly and never jumps; nil: the process's own.
 	Now func() time.Duration
 	// Boot is drawn by chance, for each process another one; 0: here.

@@ -163,8 +163,15 @@ func (l leader) find() *Driver {
 	return nil
 }
 
-func (l leader) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.Request) (lockquorum.Answer, error) {
-	return l.find().Do(ctx, from, r)
+// Do asks again, as a client does, where a voter gave up the lead between the two.
+func (l leader) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.Request) (a lockquorum.Answer, err error) {
+	for range 50 {
+		if a, err = l.find().Do(ctx, from, r); !errors.Is(err, lockquorum.ErrNotLeader) {
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	return a, err
 }
 
 func (l leader) Read(ctx context.Context, from lockquorum.DeviceID, q lockquorum.Query, shown ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {

@@ -17,7 +17,7 @@ func (d *Driver) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.
 		return lockquorum.Answer{}, lockquorum.ErrForbidden
 	}
 	got, err := d.ask(ctx, &call{
-		command: lockquorum.Command{Device: from, Session: r.Session, Seq: r.Seq, Done: r.Done, Operation: r.Operation}, wait: r.Wait, seen: d.trusted(r.Shown),
+		command: lockquorum.Command{Device: from, Session: r.Session, Seq: r.Seq, Done: r.Done, Operation: r.Operation}, wait: r.Wait, seen: append(d.trusted(r.Shown), d.heard()...),
 	})
 	got.answer.Position = d.position(got.seen)
 	return got.answer, err
@@ -28,7 +28,7 @@ func (d *Driver) Read(ctx context.Context, from lockquorum.DeviceID, q lockquoru
 	if !d.cfg.Allow(from, nil) {
 		return nil, lockquorum.Position{}, lockquorum.ErrForbidden
 	}
-	got, err := d.ask(ctx, &call{query: &q, seen: d.trusted(shown)})
+	got, err := d.ask(ctx, &call{query: &q, seen: append(d.trusted(shown), d.heard()...)})
 	if err != nil {
 		return nil, lockquorum.Position{}, err
 	}
@@ -62,6 +62,14 @@ func (d *Driver) trusted(shown []lockquorum.Position) (seen []lockquorum.Seen) {
 		}
 	}
 	return seen
+}
+
+// heard returns what the device has heard.
+func (d *Driver) heard() []lockquorum.Seen {
+	if d.cfg.Heard == nil {
+		return nil
+	}
+	return lockquorum.SeenOf(d.cfg.Heard())
 }
 
 // position signs how far the quorum has come. Many answers come with one.
@@ -157,6 +165,7 @@ func (d *Driver) publish(running bool, err error) {
 	s := Status{
 		Running: running, Err: err, Epoch: d.epoch(), Index: st.Index(), Last: d.last, Term: d.term, Chain: st.Chain(), Leader: d.leader(),
 		Leads: leads && running, Voters: d.voters(),
+		Resting: d.node.Resting() && len(d.waiting) == 0 && len(d.queued) == 0 && st.NextExpiry() == lockquorum.MaxClock,
 	}
 	if !running {
 		s.Leader = lockquorum.DeviceID{}

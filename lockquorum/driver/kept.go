@@ -23,11 +23,17 @@ type Kept struct {
 	Stored voter.Stored
 }
 
+// Reach is how far it reaches.
+type Reach = voter.Reach
+
 // keptMagic begins what Marshal writes.
 var keptMagic = []byte{'c', 'm', 'q', 'l', 1}
 
 // MaxKept is how long what Marshal writes may be.
-const MaxKept = 512 << 20
+const MaxKept = lockquorum.MaxSnapshot + 96<<20
+
+// maxKeptSnapshot is how long a snapshot may be in it.
+const maxKeptSnapshot = lockquorum.MaxSnapshot + 1<<10
 
 // maxKeptEntry is how long an entry may be in it: a command, in an envelope.
 const maxKeptEntry = lockquorum.MaxCommand + 1<<10
@@ -79,7 +85,7 @@ func inOne(s *pb.Snapshot, pieces lockquorum.Pieces) (*pb.Snapshot, error) {
 }
 
 // Latest returns the State that the whole of it amounts to, and how far it reaches: voter.Latest, also of what is not whole any more.
-func (k Kept) Latest() (*lockquorum.State, voter.Reach, error) {
+func (k Kept) Latest() (*lockquorum.State, Reach, error) {
 	from := k.Stored
 	if !k.Whole {
 		from = joined(from)
@@ -146,7 +152,7 @@ func ParseKept(b []byte) (k Kept, err error) {
 	k.Stored.HardState = &pb.HardState{
 		Term: proto.Uint64(r.Uvarint(maxIndex)), Vote: proto.Uint64(r.Uvarint(maxIndex)), Commit: proto.Uint64(r.Uvarint(maxIndex)),
 	}
-	if snapshot := r.Blob(MaxKept); len(snapshot) > 0 {
+	if snapshot := r.Blob(maxKeptSnapshot); len(snapshot) > 0 {
 		if k.Stored.Snapshot, err = parseSnapshot(snapshot); err != nil {
 			return Kept{}, err
 		}

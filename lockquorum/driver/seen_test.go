@@ -57,6 +57,27 @@ func TestAloneWentBack(t *testing.T) {
 	}
 }
 
+// TestHeard: what the voter's own device has heard is held against every command, whoever asks.
+func TestHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		twin := founded(t, 1, 1)
+		d := open(t, twin, Config{})
+		stop := start(t, d)
+		openCircle(t, d)
+		old := twin.Copy()
+		last := assign(t, d, 1).Position
+		must(t, stop())
+		for what, heard := range map[string][]lockquorum.Position{"nothing": nil, "it": {last}} {
+			d := open(t, old.Copy(), Config{Heard: func() []lockquorum.Position { return heard }})
+			start(t, d)
+			_, _, err := d.Read(t.Context(), quorumtest.C, lockquorum.Query{Kind: lockquorum.ReadVoters})
+			if errors.Is(err, lockquorum.ErrOutcomeUnknown) != (heard != nil) {
+				t.Errorf("whose device has heard %s answers %v", what, err)
+			}
+		}
+	})
+}
+
 // TestMessagesShow: voters say with each message how far they have come; another history at a place that both have ends who is told of it, and only a
 // voter's word counts.
 func TestMessagesShow(t *testing.T) {

@@ -34,6 +34,8 @@ func (v *Voter) Begin(ctx context.Context, from lockquorum.DeviceID, b remote.Be
 	has, stopped, rec, running := v.mu.disk != nil, v.mu.stopped, v.mu.record, v.mu.driver
 	v.mu.Unlock()
 	switch {
+	case b.Epoch < v.InForce().Epoch, has && b.Epoch < rec.Epoch:
+		return lockquorum.ErrForbidden // that quorum is over
 	case !v.mayVote():
 		return remote.ErrMissing
 	case has && stopped == nil && rec.Epoch == b.Epoch && rec.ID == b.Number:
@@ -47,6 +49,14 @@ func (v *Voter) Begin(ctx context.Context, from lockquorum.DeviceID, b remote.Be
 		return lockquorum.ErrForbidden // a number is never given again
 	case has:
 		if err := v.leave(ctx); err != nil {
+			return err
+		}
+	}
+	v.mu.Lock()
+	prepared := v.mu.prepared
+	v.mu.Unlock()
+	if prepared != nil && prepared.Epoch <= b.Epoch { // that quorum has begun, without this device as that voter
+		if err := v.discard(ctx); err != nil {
 			return err
 		}
 	}

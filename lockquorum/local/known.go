@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/driver"
 	"chartmesh/storage"
 	"chartmesh/wire"
 )
@@ -39,16 +40,29 @@ func (v *Voter) loadKnown() error {
 	return nil
 }
 
-// Voting returns who votes: by this device's own voter, or as it was last heard of.
+// Voting returns who votes: by this device's own voter, or as it was last heard of, or as the membership log founds it.
 func (v *Voter) Voting() []lockquorum.Voter {
+	force := v.InForce()
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	if v.mu.driver != nil {
-		if list := v.mu.driver.Status().Voters; len(list) > 0 {
-			return list
+	if v.mu.driver != nil && v.mu.record.Epoch == force.Epoch {
+		st := v.mu.driver.Status()
+		if len(st.Voters) > 0 && v.mu.known.at.Compare(lockquorum.Place{Epoch: st.Epoch, Index: st.Index}) <= 0 {
+			return st.Voters
 		}
 	}
+	if v.mu.known.at.Epoch < force.Epoch {
+		return slices.Clone(force.Voters)
+	}
 	return slices.Clone(v.mu.known.voters)
+}
+
+// leftLocked reports whether this device's voter has no part in its quorum any more: its State named it, and a later one that was heard of does not. A number is
+// never given again.
+func (v *Voter) leftLocked(st driver.Status) bool {
+	self := lockquorum.Voter{ID: v.mu.record.ID, Device: v.self}
+	at := lockquorum.Place{Epoch: st.Epoch, Index: st.Index}
+	return v.mu.known.at.Epoch == st.Epoch && v.mu.known.at.Compare(at) > 0 && slices.Contains(st.Voters, self) && !slices.Contains(v.mu.known.voters, self)
 }
 
 // Heard notes who votes, of what a quorum agreed on.
@@ -59,6 +73,10 @@ func (v *Voter) Heard(ctx context.Context, st *lockquorum.View) {
 	newer := k.at.Compare(was.at) > 0 && len(k.voters) > 0
 	if newer {
 		v.mu.known = k
+		if d := v.mu.driver; d != nil && v.leftLocked(d.Status()) {
+			v.log.Info("this device votes no more on leases and numbers")
+			d.Stop()
+		}
 	}
 	v.mu.Unlock()
 	if !newer || was.at.Epoch == k.at.Epoch && slices.Equal(was.voters, k.voters) {

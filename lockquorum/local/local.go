@@ -55,6 +55,8 @@ type Config struct {
 	Network Network
 	// Witness keeps outside of the folder how far the voter came; nil: nothing does.
 	Witness Witness
+	// Parts returns the parts of ranges that this device has, for a quorum that is founded anew; nil: it has none.
+	Parts func() ([]lockquorum.Owned, error)
 	// Names returns the names behind keyed hashes, for a device that may know them; nil: none is told.
 	Names func(from lockquorum.DeviceID, list []remote.Name) []string
 	// Seen keeps how far this device saw the quorum come; nil: it is opened in Store.
@@ -71,9 +73,6 @@ type Network interface {
 	// Reaches reports whether a device is connected.
 	Reaches(trust.DeviceID) bool
 }
-
-// firstEpoch is that of the quorum that a practice's founding brings.
-const firstEpoch = 1
 
 // Voter is one device's place in its practice's quorum. Its methods are safe for concurrent use.
 type Voter struct {
@@ -95,6 +94,12 @@ type Voter struct {
 		driver  *driver.Driver    // nil: it does not run
 		stopped error             // why this device's voter does not run, and must not
 		known   known             // the voters, as this device last heard of them
+
+		judged   *trust.State        // what inForce follows from
+		inForce  lockquorum.Founding // see InForce
+		followed trust.EntryID       // the founding that this device has followed
+		prepared *driver.Prepared    // nil: none is
+		held     time.Time           // the voter gives nothing until then
 	}
 }
 
@@ -120,10 +125,11 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 	v.begun, v.ready = make(chan struct{}, 1), make(chan struct{})
 	if v.seen = cfg.Seen; v.seen == nil {
 		var err error
-		if v.seen, err = seen.Open(seen.Config{Store: cfg.Store, Members: cfg.Members, Self: v.self, Voters: v.Voting, Logger: v.log}); err != nil {
+		if v.seen, err = seen.Open(seen.Config{Store: cfg.Store, Members: cfg.Members, Self: v.self, Logger: v.log}); err != nil {
 			return nil, err
 		}
 	}
+	v.seen.Know(v.Voting)
 	if err := v.open(ctx); errors.Is(err, storage.ErrNoRoom) {
 		v.log.Warn("this device's voter does not begin before there is room on the disk", "error", err)
 	} else if err != nil {
@@ -132,8 +138,12 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 	if err := v.loadKnown(); err != nil {
 		return nil, err
 	}
+	if err := v.loadPrepared(); err != nil {
+		return nil, err
+	}
 	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.answers, cfg.Names, v.certify
 	v.server.Begin, v.server.Change, v.server.Votes, v.server.Receive, v.server.Snapshot = v.Begin, v.Change, v.votes, v.receive, v.takeSnapshot
+	v.server.Testify, v.server.Founds, v.server.Prepare = v.Testify, v.founder, v.Prepare
 	return v, nil
 }
 
@@ -141,7 +151,7 @@ func (v *Voter) open(ctx context.Context) error {
 	disk, rec, err := driver.OpenDisk(v.cfg.Store)
 	if errors.Is(err, storage.ErrNotFound) {
 		if !v.founds() {
-			if v.cfg.Members().Founding().Device.ID == v.self {
+			if v.cfg.Members().Founding().Device.ID == v.self && v.InForce().Epoch == lockquorum.FirstEpoch {
 				v.mu.Lock()
 				defer v.mu.Unlock()
 				v.mu.stopped = ErrNotFounded
@@ -178,7 +188,7 @@ func (v *Voter) open(ctx context.Context) error {
 func (v *Voter) founds() bool {
 	st := v.cfg.Members()
 	self, ok := st.Member(v.self)
-	if st.Founding().Device.ID != v.self || !ok || self.Role != trust.RoleAdmin || !v.cfg.Log.Original() {
+	if st.Founding().Device.ID != v.self || !ok || self.Role != trust.RoleAdmin || !v.cfg.Log.Original() || v.InForce().Epoch != lockquorum.FirstEpoch {
 		return false
 	}
 	if v.cfg.Witness == nil {
@@ -190,8 +200,8 @@ func (v *Voter) founds() bool {
 
 func (v *Voter) found(ctx context.Context) error {
 	st := lockquorum.New(0)
-	st.Reseed(firstEpoch, []lockquorum.Voter{{ID: 1, Device: v.self}})
-	rec := driver.Record{Practice: v.cfg.Members().Practice(), Epoch: firstEpoch, ID: 1, Log: v.cfg.Log.Current()}
+	st.Reseed(lockquorum.FirstEpoch, []lockquorum.Voter{{ID: 1, Device: v.self}})
+	rec := driver.Record{Practice: v.cfg.Members().Practice(), Epoch: lockquorum.FirstEpoch, ID: 1, Log: v.cfg.Log.Current()}
 	if err := driver.Found(ctx, v.cfg.Store, rec, voter.Found(st)); err != nil {
 		return err
 	}
@@ -205,26 +215,28 @@ const Retry = 10 * time.Second
 // Run runs the voter, if this device has one or is to have one, and again after its disk failed, until ctx ends.
 func (v *Voter) Run(ctx context.Context) {
 	for ctx.Err() == nil {
+		err := v.follow(ctx)
 		v.mu.Lock()
-		disk, stopped := v.mu.disk, v.mu.stopped
+		disk, stopped, waits := v.mu.disk, v.mu.stopped, v.isHeldLocked() || v.mu.record.Epoch > v.mu.inForce.Epoch
 		v.mu.Unlock()
-		var err error
 		switch {
+		case err != nil:
 		case stopped != nil:
 			v.log.Error("this device's voter does not run", "error", stopped)
 			v.awaitBegin(ctx)
 			continue
+		case disk != nil && waits:
+			v.awaitBegin(ctx)
+			continue
 		case disk != nil:
 			if err = v.runOnce(ctx, disk); err == nil {
-				if ctx.Err() == nil {
-					v.awaitBegin(ctx) // it left its quorum
+				if ctx.Err() == nil && !v.due() {
+					v.awaitBegin(ctx) // it left its quorum, or is held
 				}
 				continue
 			}
 			if !errors.Is(err, driver.ErrDisk) {
-				v.mu.Lock()
-				v.mu.stopped = err
-				v.mu.Unlock()
+				v.halt(err)
 				continue
 			}
 		case v.founds():
@@ -244,12 +256,22 @@ func (v *Voter) Run(ctx context.Context) {
 	}
 }
 
-// awaitBegin waits until this device is told to vote.
+// awaitBegin waits until this device is told to vote, or the membership log says that another quorum is in force.
 func (v *Voter) awaitBegin(ctx context.Context) {
 	v.isReady.Do(func() { close(v.ready) })
-	select {
-	case <-ctx.Done():
-	case <-v.begun:
+	look := time.NewTicker(WitnessEvery)
+	defer look.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-v.begun:
+			return
+		case <-look.C:
+			if v.due() {
+				return
+			}
+		}
 	}
 }
 
@@ -279,7 +301,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	rec, begin := v.mu.record, driver.Begin{Epoch: v.mu.record.Epoch, Voters: v.mu.known.voters}
 	v.mu.Unlock()
 	cfg := driver.Config{
-		ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts,
+		ID: rec.ID, Device: v.self, Disk: disk, Begin: begin, Allow: v.allows, Prefer: v.prefers, Sign: v.signs, Trusts: v.seen.Trusts, Heard: v.seen.Shows,
 		SnapshotEvery: v.cfg.SnapshotEvery, Logger: v.log,
 	}
 	if v.cfg.Network != nil {
@@ -298,7 +320,11 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 		return err
 	}
 	v.mu.Lock()
-	v.mu.driver = d
+	if v.isHeldLocked() || v.leftLocked(d.Status()) {
+		v.mu.Unlock()
+		return nil
+	}
+	v.mu.driver, v.mu.held = d, time.Time{}
 	v.mu.Unlock()
 	v.isReady.Do(func() { close(v.ready) })
 	running, stop := context.WithCancelCause(ctx)
@@ -314,7 +340,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	if cause := context.Cause(running); err == nil && errors.Is(cause, ErrWentBack) {
 		return cause
 	}
-	return err
+	return err // what the membership log says is followed by who calls
 }
 
 // allows reports whether a device may ask for an operation, by the membership log as it is known here.
@@ -336,19 +362,29 @@ func (v *Voter) running() *driver.Driver {
 	return v.mu.driver
 }
 
-// Engine returns this device's voter; nil: it does not run.
+// Engine returns this device's voter; nil: it does not run, or its quorum is over.
 func (v *Voter) Engine() lockquorum.Engine {
-	if d := v.running(); d != nil {
-		return d
+	force := v.InForce().Epoch
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.mu.driver == nil || v.mu.record.Epoch != force {
+		return nil
 	}
-	return nil
+	return v.mu.driver
 }
 
 // Status returns how things stand.
 func (v *Voter) Status() Status {
+	force := v.InForce().Epoch
 	v.mu.Lock()
-	d, stopped := v.mu.driver, v.mu.stopped
+	d, stopped, rec := v.mu.driver, v.mu.stopped, v.mu.record
 	v.mu.Unlock()
+	if errors.Is(stopped, voter.ErrOver) && rec.Epoch < force {
+		stopped = nil // it is a device as all that do not vote
+	}
+	if rec.Epoch != force {
+		d = nil
+	}
 	s := Status{Runs: d != nil, Stopped: stopped}
 	if d != nil {
 		s.Voter = d.Status()

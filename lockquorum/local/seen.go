@@ -3,6 +3,7 @@ package local
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"chartmesh/lockquorum"
@@ -53,15 +54,19 @@ func (v *Voter) prove(ctx context.Context, d *driver.Driver) {
 // answers returns what answers for this device's voter; nil: it does not run. One that does not run any more says why.
 func (v *Voter) answers() lockquorum.Engine {
 	if e := v.Engine(); e != nil {
-		return e
+		return hinting{e, v}
 	}
 	v.mu.Lock()
-	defer v.mu.Unlock()
-	switch err := v.mu.stopped; {
+	err := v.mu.stopped
+	v.mu.Unlock()
+	switch {
 	case errors.Is(err, lockquorum.ErrOver):
 		return ended{lockquorum.ErrOver}
 	case errors.Is(err, lockquorum.ErrLost), errors.Is(err, ErrWentBack):
 		return ended{lockquorum.ErrLost}
+	}
+	if err == nil && !slices.ContainsFunc(v.Voting(), func(o lockquorum.Voter) bool { return o.Device == v.self }) {
+		return ended{v.whom()} // it votes no more, or never did
 	}
 	return nil
 }
@@ -77,4 +82,41 @@ func (e ended) Do(context.Context, lockquorum.DeviceID, lockquorum.Request) (loc
 // Read implements lockquorum.Engine.
 func (e ended) Read(context.Context, lockquorum.DeviceID, lockquorum.Query, ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
 	return nil, lockquorum.Position{}, e.why
+}
+
+// hinting is a voter that says whom to ask where it knows of no leader: one that votes no more is told of none, and others may know of it alone.
+type hinting struct {
+	lockquorum.Engine
+	v *Voter
+}
+
+// Do implements lockquorum.Engine.
+func (h hinting) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.Request) (lockquorum.Answer, error) {
+	a, err := h.Engine.Do(ctx, from, r)
+	return a, h.hint(err)
+}
+
+// Read implements lockquorum.Engine.
+func (h hinting) Read(ctx context.Context, from lockquorum.DeviceID, q lockquorum.Query, shown ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
+	v, p, err := h.Engine.Read(ctx, from, q, shown...)
+	return v, p, h.hint(err)
+}
+
+func (h hinting) hint(err error) error {
+	not, ok := errors.AsType[*lockquorum.NotLeaderError](err)
+	if !ok || not.Leader != (lockquorum.DeviceID{}) {
+		return err
+	}
+	return h.v.whom()
+}
+
+// whom names another voter that may know who leads.
+func (v *Voter) whom() error {
+	var other lockquorum.DeviceID
+	for _, o := range v.Voting() {
+		if o.Device != v.self && (other == (lockquorum.DeviceID{}) || v.prefers(o.Device)) {
+			other = o.Device
+		}
+	}
+	return &lockquorum.NotLeaderError{Leader: other}
 }

@@ -2,6 +2,7 @@ package local
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"chartmesh/lockquorum/driver"
@@ -24,6 +25,9 @@ func (v *Voter) wentBack(voter uint64, at driver.Status) error {
 	}
 	return nil
 }
+
+// errFollow ends a run of the voter: the membership log says something else than it goes by.
+var errFollow = errors.New("another quorum is in force")
 
 // watch writes down outside of the folder how far the voter came, until ctx ends. What was applied is stored, so that a folder that has less has
 // gone back. It is ErrWentBack if the folder turns out not to be the one that it was: another device has shown it.
@@ -49,6 +53,9 @@ func (v *Voter) watch(ctx context.Context, d *driver.Driver, rec driver.Record) 
 	for {
 		if !v.cfg.Log.Continues(rec.Log) {
 			return ErrWentBack
+		}
+		if v.due() {
+			return errFollow
 		}
 		write()
 		select {

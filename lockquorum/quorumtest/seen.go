@@ -47,7 +47,8 @@ func ends(t *testing.T, e lockquorum.Engine, bend func(*lockquorum.Seen), want e
 	}
 	if _, _, err := e.Read(t.Context(), B, lockquorum.Query{Kind: lockquorum.ReadVoters}, shown); err == nil {
 		t.Errorf("who has seen %v may read", seen.Place)
-	} else if !errors.Is(err, want) && !errors.Is(err, lockquorum.ErrNotLeader) && !errors.Is(err, lockquorum.ErrOutcomeUnknown) {
+	} else if !errors.Is(err, want) && !errors.Is(err, lockquorum.ErrNotLeader) && !errors.Is(err, lockquorum.ErrOutcomeUnknown) &&
+		!errors.Is(err, lockquorum.ErrStopped) { // it may be about to end
 		t.Errorf("it says %v", err)
 	}
 }

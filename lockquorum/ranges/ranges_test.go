@@ -24,6 +24,10 @@ func TestNext(t *testing.T) {
 	}
 	q.define(100, 20)
 	must(t, f.a.Refill(t.Context(), patients))
+	must(t, f.a.Refill(t.Context(), patients)) // by two who found none at one time
+	if n := len(q.st.Range(patients)); n != 1 {
+		t.Errorf("%d parts were taken", n)
+	}
 	q.away = true
 	f.gives(t, "Patient/a", 1)
 	f.gives(t, "", 2)
@@ -233,6 +237,34 @@ func TestClone(t *testing.T) {
 	c.gives(t, "", 22)
 	if n := len(q.st.Range(patients)); n != 3 {
 		t.Errorf("there are %d parts", n)
+	}
+}
+
+// TestLaterParts: a folder that was put back gives back the parts too that it had after the copy was made, once: the folder of before may go on, and take more.
+func TestLaterParts(t *testing.T) {
+	q := newQuorum(t)
+	q.define(200, 20)
+	f := q.folder(1)
+	must(t, f.a.Refill(t.Context(), patients))
+	f.gives(t, "", 1)
+	old := f.image()
+	for n := int64(2); n <= 19; n++ {
+		f.gives(t, "", n)
+	}
+	must(t, f.a.Tend(t.Context()))
+	f.gives(t, "", 20)
+	f.gives(t, "", 21)
+	c := f.clone(old)
+	must(t, c.a.Tend(t.Context()))
+	c.gives(t, "", 41)
+	if p := q.st.Range(patients); !p[0].Void || p[0].From != 21 || !p[1].Void || p[1].From != 41 {
+		t.Errorf("parts %+v", p)
+	}
+	must(t, f.a.Tend(t.Context())) // it was not gone
+	f.gives(t, "", 61)
+	must(t, c.a.Tend(t.Context()))
+	if p := q.st.Range(patients); len(p) != 4 || p[3].Void {
+		t.Errorf("parts %+v", p)
 	}
 }
 

@@ -9,10 +9,13 @@ import (
 	"chartmesh/storage"
 )
 
-// Refill has the quorum give this device one part more of a range. Asked again after no answer came, it is the same part.
+// Refill has the quorum give this device one part more of a range, where it has no number left. Asked again after no answer came, it is the same part.
 func (a *Allocator) Refill(ctx context.Context, id lockquorum.RangeID) error {
 	a.ask.Lock()
 	defer a.ask.Unlock()
+	if has, err := a.hasNumbers(id); has || err != nil { // it was asked meanwhile
+		return err
+	}
 	if err := a.refill(ctx, id); err != nil {
 		return fmt.Errorf("ask for more numbers: %w", err)
 	}
@@ -49,6 +52,18 @@ func (a *Allocator) refill(ctx context.Context, id lockquorum.RangeID) error {
 		return err
 	}
 	return a.learn(ctx, st, id)
+}
+
+// hasNumbers reports whether this device has a number to give.
+func (a *Allocator) hasNumbers(id lockquorum.RangeID) (bool, error) {
+	a.write.Lock()
+	defer a.write.Unlock()
+	records, err := a.records(id)
+	if err != nil {
+		return false, err
+	}
+	_, i := a.first(id, records)
+	return i >= 0, nil
 }
 
 // hasAsked reports whether the quorum was asked for a part that this folder may not have heard of.
@@ -233,6 +248,8 @@ func (a *Allocator) due(ctx context.Context, id lockquorum.RangeID, st *lockquor
 	}
 	var b storage.Batch
 	marks := map[Place]int64{}
+	current := a.cfg.Log.Current()
+	_, settled := records[current]
 	for _, p := range st.Range(id) {
 		if p.Owner != a.cfg.Device || p.Void {
 			continue
@@ -244,12 +261,12 @@ func (a *Allocator) due(ctx context.Context, id lockquorum.RangeID, st *lockquor
 		at, rec := Place{id, p.Log, p.Min}, records[p.Log]
 		i := rec.find(p.Min)
 		switch {
-		case i < 0 && a.cfg.Log.Replaced(p.Log): // it was granted after the copy was made
+		case i < 0 && (a.cfg.Log.Replaced(p.Log) || !settled && a.cfg.Log.Wrote(p.Log)): // it was granted after the copy was made
 			q := of(p)
 			q.void, q.from = true, a.notGiven(at, p, q)
 			rec.add(q)
 			p.From = q.from
-		case i < 0: // a copy of this folder may have it
+		case i < 0: // the folder that this one was copied from may go on, and takes parts
 			continue
 		case rec.parts[i].void: // the quorum has not heard of it
 			p.From = min(max(rec.parts[i].from, p.Min), p.Max+1)
@@ -265,6 +282,9 @@ func (a *Allocator) due(ctx context.Context, id lockquorum.RangeID, st *lockquor
 		back, marks[at] = append(back, p), p.Max+1
 		records[p.Log] = rec
 		b.Put(storage.Range.Key(id, p.Log), rec.marshal())
+	}
+	if !settled && len(records) > 0 { // from now on what is granted to a log of before is not this folder's
+		b.Put(storage.Range.Key(id, current), record{}.marshal())
 	}
 	if err := a.cfg.Store.Commit(ctx, &b); err != nil {
 		return nil, false, err

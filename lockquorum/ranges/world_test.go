@@ -3,6 +3,7 @@ package ranges
 import (
 	"context"
 	"errors"
+	"slices"
 	"testing"
 
 	"chartmesh/lockquorum"
@@ -125,7 +126,7 @@ func (f *folder) begin(w why) {
 
 func (f *folder) open() {
 	f.a = New(Config{Store: f.store, Device: f.self, Quorum: f, Marks: f.marks,
-		Log: Log{Current: func() [32]byte { return f.logs[len(f.logs)-1].id }, Continues: f.continues, Replaced: f.replaced}})
+		Log: Log{Current: func() [32]byte { return f.logs[len(f.logs)-1].id }, Continues: f.continues, Replaced: f.replaced, Wrote: f.wrote}})
 }
 
 func (f *folder) continues(since [32]byte) bool {
@@ -149,6 +150,10 @@ func (f *folder) replaced(since [32]byte) bool {
 		found = found || l.id == since
 	}
 	return is
+}
+
+func (f *folder) wrote(log [32]byte) bool {
+	return slices.ContainsFunc(f.logs, func(l ownLog) bool { return l.id == log })
 }
 
 // image is what a backup has of a folder.

@@ -33,7 +33,8 @@ import (
 //	          6                                 they vote
 //	          8 | statement | voter 32 | signature 64
 //
-// Voters' messages, but snapshots (snapshot.go), follow one another on a stream that begins with the question 7; nothing is answered:
+// What is asked when a quorum is founded anew stands in founding.go. Voters' messages, but snapshots (snapshot.go), follow one another on a stream that begins
+// with the question 7; nothing is answered:
 //
 //	message   epoch | index | chain 32 | message of Raft, in protobuf
 
@@ -81,6 +82,9 @@ type question struct {
 	devices  []lockquorum.DeviceID
 	lock     lockquorum.LockID
 	document lockquorum.DocumentID
+	hold     bool
+	prepare  Prepare
+	length   uint64 // of what follows in frames
 }
 
 // Begin asks a device to begin to vote, under a number of its own, in the quorum of others.
@@ -132,6 +136,13 @@ func (q question) encode() ([]byte, error) {
 	case kindCertify:
 		w.Raw(q.lock[:])
 		w.Raw(q.document[:])
+	case kindTestimony:
+		w.Bool(q.hold)
+	case kindPrepare:
+		w.Raw(q.prepare.Entry[:])
+		w.Uvarint(q.prepare.Epoch)
+		w.Uvarint(q.prepare.Number)
+		w.Uvarint(q.length)
 	case kindChange:
 		w.Uvarint(uint64(len(q.devices)))
 		for _, d := range q.devices {
@@ -191,6 +202,14 @@ func parseQuestion(b []byte) (q question, err error) {
 	case kindCertify:
 		r.Fixed(q.lock[:])
 		r.Fixed(q.document[:])
+	case kindTestimony:
+		q.hold = r.Bool()
+	case kindPrepare:
+		r.Fixed(q.prepare.Entry[:])
+		q.prepare.Epoch, q.prepare.Number = r.Uvarint(maxCount), r.Uvarint(maxCount)
+		if q.length = r.Uvarint(maxState); q.length == 0 || q.prepare.Epoch == 0 || q.prepare.Number == 0 {
+			r.Fail("voter")
+		}
 	case kindChange:
 		for range r.Uvarint(lockquorum.MaxVoters) {
 			var d lockquorum.DeviceID
@@ -225,6 +244,8 @@ type answer struct {
 	why    byte
 	leader lockquorum.DeviceID
 	signed certificate.Signed
+	length uint64 // of what follows in frames
+	pieces []byte
 }
 
 // Why something was refused. The numbers are part of the protocol.
@@ -322,6 +343,8 @@ func (a answer) encode() []byte {
 		w.Blob(a.signed.Statement)
 		w.Raw(a.signed.Voter[:])
 		w.Raw(a.signed.Signature[:])
+	case kindTestimony:
+		w.Uvarint(a.length)
 	case kindRefused:
 		w.Byte(a.why)
 		w.Raw(a.leader[:])
@@ -382,7 +405,9 @@ func parseAnswer(b []byte) (a answer, err error) {
 	case kindSnapshot:
 		a.wanted = r.Rest()
 		return a, r.Err()
-	case kindBegin, kindChange:
+	case kindBegin, kindChange, kindPrepare:
+	case kindTestimony:
+		a.length = r.Uvarint(maxTestimony)
 	case kindNames:
 		for range r.Uvarint(MaxNames) {
 			if a.names = append(a.names, r.String(maxName)); r.Err() != nil {

@@ -58,6 +58,11 @@ type Server struct {
 	Change func(ctx context.Context, from lockquorum.DeviceID, devices []lockquorum.DeviceID) error
 	// Certify signs what the voter says of a document; nil: that is ErrForbidden.
 	Certify func(ctx context.Context, from lockquorum.DeviceID, lock lockquorum.LockID, document lockquorum.DocumentID, shown ...lockquorum.Position) (certificate.Signed, error)
+	// Testify returns what this device has of the quorum; with hold, its voter gives nothing from then on, for Hold. nil: that is ErrForbidden.
+	Testify func(ctx context.Context, from lockquorum.DeviceID, hold bool) (Testimony, error)
+	// Founds reports whether a device may have voters stored, and Prepare stores one; nil: that is ErrForbidden.
+	Founds  func(from lockquorum.DeviceID) bool
+	Prepare func(ctx context.Context, from lockquorum.DeviceID, p Prepare) error
 
 	turns     turns
 	speaking  speaking
@@ -98,18 +103,34 @@ func (s *Server) answering(ctx context.Context, cancel func(), st Stream, from l
 		_ = st.Reset()
 		return err
 	}
+	var unfit error
+	if q.kind == kindPrepare {
+		unfit = s.prepare(st, from, &q.prepare, q.length)
+	}
 	_ = st.SetDeadline(time.Time{})
 	gone := make(chan struct{})
 	go func() { // who asks says nothing more, and goes away at the end
 		defer close(gone)
-		_, _ = io.CopyN(io.Discard, st, 1)
+		if unfit != nil { // what was to follow is on its way
+			_, _ = io.CopyN(io.Discard, st, 2*maxState)
+		} else {
+			_, _ = io.CopyN(io.Discard, st, 1)
+		}
 		cancel()
 	}()
-	a := s.answer(ctx, from, q)
+	var a answer
+	if unfit != nil {
+		a = refused(unfit)
+	} else {
+		a = s.answer(ctx, from, q)
+	}
 	var err error
 	if ctx.Err() == nil {
 		_ = st.SetDeadline(time.Now().Add(patience))
 		if err = writeFrame(st, a.encode()); err == nil {
+			err = writePieces(st, a.pieces)
+		}
+		if err == nil {
 			select {
 			case <-gone: // it has been read
 			case <-time.After(patience):
@@ -174,7 +195,11 @@ func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q questio
 			return refused(err)
 		}
 		return answer{kind: q.kind, signed: signed}
-	case q.kind == kindBegin, q.kind == kindChange, q.kind == kindCertify:
+	case q.kind == kindTestimony && s.Testify != nil:
+		return s.testify(ctx, from, q.hold)
+	case q.kind == kindPrepare && s.Prepare != nil:
+		return done(q.kind, s.Prepare(ctx, from, q.prepare))
+	case q.kind == kindBegin, q.kind == kindChange, q.kind == kindCertify, q.kind == kindTestimony, q.kind == kindPrepare:
 		return refused(lockquorum.ErrForbidden)
 	}
 	e := s.Engine()
@@ -207,6 +232,15 @@ var _ lockquorum.Engine = (*Engine)(nil)
 
 // ask asks one question. What was sent may have been carried out, whatever becomes of the answer.
 func (e *Engine) ask(ctx context.Context, q question, limit int) (answer, error) {
+	return e.exchange(ctx, q, limit, nil, nil)
+}
+
+// converse asks one question that something follows, or whose answer is followed by something.
+func (e *Engine) converse(ctx context.Context, q question, pieces []byte, more func(Stream, answer) error) (answer, error) {
+	return e.exchange(ctx, q, maxAnswer, pieces, more)
+}
+
+func (e *Engine) exchange(ctx context.Context, q question, limit int, pieces []byte, more func(Stream, answer) error) (answer, error) {
 	q.practice = e.Practice
 	b, err := q.encode()
 	if err != nil {
@@ -226,12 +260,22 @@ func (e *Engine) ask(ctx context.Context, q question, limit int) (answer, error)
 		wait = silence
 	}
 	_ = st.SetDeadline(time.Now().Add(wait))
-	a, err := exchange(st, b, limit)
+	err = writeFrame(st, b)
+	if err == nil && len(pieces) > 0 {
+		err = writePieces(st, pieces)
+		_ = st.SetDeadline(time.Now().Add(wait))
+	}
+	var a answer
+	if err == nil || len(pieces) > 0 { // who refuses may not have read all
+		a, err = readAnswer(st, limit)
+	}
 	switch {
 	case err == nil && a.kind == kindRefused:
 		return answer{}, a.err()
 	case err == nil && a.kind != q.kind:
 		err = errors.New("the answer is to another question")
+	case err == nil && more != nil:
+		err = more(st, a)
 	}
 	if err != nil {
 		return answer{}, fmt.Errorf("%w: %w", lockquorum.ErrOutcomeUnknown, err)
@@ -239,10 +283,7 @@ func (e *Engine) ask(ctx context.Context, q question, limit int) (answer, error)
 	return a, nil
 }
 
-func exchange(st Stream, question []byte, limit int) (answer, error) {
-	if err := writeFrame(st, question); err != nil {
-		return answer{}, err
-	}
+func readAnswer(st Stream, limit int) (answer, error) {
 	b, err := readFrame(st, limit)
 	if err != nil {
 		return answer{}, err

@@ -388,6 +388,8 @@ func FuzzFrames(f *testing.F) {
 			Place: lockquorum.Place{Epoch: 1, Index: 300}, Documents: []lockquorum.Document{{Heads: lockquorum.Heads{1}}}}}.encode()...),
 		asks(question{kind: kindCertify, lock: lockquorum.LockID{5}, document: lockquorum.DocumentID{6}}),
 		append([]byte{1}, answer{kind: kindCertify, signed: certificate.Signed{Statement: []byte(fuzzing.Canary), Voter: quorumtest.A}}.encode()...),
+		asks(question{kind: kindTestimony, hold: true}), append([]byte{1}, answer{kind: kindTestimony, length: 1 << 20}.encode()...),
+		asks(question{kind: kindPrepare, prepare: Prepare{Entry: trust.EntryID{7}, Epoch: 1 << 33, Number: 2}, length: 4711}), append([]byte{1}, answer{kind: kindPrepare}.encode()...),
 		append([]byte{1}, answer{kind: kindRead, view: lockquorum.New(1).View(lockquorum.Query{}, 0)}.encode()...),
 		append([]byte{1}, answer{kind: kindNames, names: []string{"", fuzzing.Canary}}.encode()...),
 		append([]byte{1}, refused(&lockquorum.NotLeaderError{Leader: quorumtest.A}).encode()...),

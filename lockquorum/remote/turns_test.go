@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -59,10 +60,10 @@ func TestServers(t *testing.T) {
 // TestOneStreamOfMessages: a voter's messages come on one stream, the latest; each may be large.
 func TestOneStreamOfMessages(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		took := 0
+		var took atomic.Int32
 		s := &Server{
 			Practice: practice, Engine: func() lockquorum.Engine { return nil }, Votes: func(lockquorum.DeviceID) bool { return true },
-			Receive: func(lockquorum.DeviceID, lockquorum.Seen, *pb.Message) { took++ },
+			Receive: func(lockquorum.DeviceID, lockquorum.Seen, *pb.Message) { took.Add(1) },
 		}
 		b, err := question{practice: practice, kind: kindMessages}.encode()
 		must(t, err)
@@ -85,8 +86,8 @@ func TestOneStreamOfMessages(t *testing.T) {
 		must(t, other.Close())
 		must(t, second.Close())
 		synctest.Wait()
-		if took != 5 || len(s.speaking.on) != 0 {
-			t.Errorf("%d messages were taken, and %d streams are counted", took, len(s.speaking.on))
+		if took.Load() != 5 || len(s.speaking.on) != 0 {
+			t.Errorf("%d messages were taken, and %d streams are counted", took.Load(), len(s.speaking.on))
 		}
 	})
 }

@@ -2,7 +2,6 @@ package seen
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"chartmesh/lockquorum"
@@ -10,11 +9,8 @@ import (
 	"chartmesh/trust"
 )
 
-// ErrUnsigned says that an answer does not say in its voter's name how far the quorum had come.
-var ErrUnsigned = errors.New("the answer is not signed by the voter that gives it")
-
 // Engine returns the voter of a device as this device asks it: what was seen is shown, and an answer that does not go on from it is refused, as
-// lockquorum.ErrForked, lockquorum.ErrOver or ErrUnsigned.
+// lockquorum.ErrForked, lockquorum.ErrOver or lockquorum.ErrUnsigned.
 func (k *Keeper) Engine(voter lockquorum.DeviceID, e lockquorum.Engine) lockquorum.Engine {
 	return &showing{k, voter, e}
 }
@@ -43,7 +39,7 @@ func (s *showing) Read(ctx context.Context, from lockquorum.DeviceID, q lockquor
 	shown := s.k.Shows()
 	st, p, err := s.Engine.Read(ctx, from, q, shown...)
 	if err == nil && st.Seen() != p.Seen {
-		err = fmt.Errorf("%w: it is at %v, and says %v", ErrUnsigned, st.Seen().Place, p.Place)
+		err = fmt.Errorf("%w: it is at %v, and says %v", lockquorum.ErrUnsigned, st.Seen().Place, p.Place)
 	}
 	if err == nil {
 		err = s.takes(ctx, shown, p)
@@ -58,7 +54,7 @@ func (s *showing) Read(ctx context.Context, from lockquorum.DeviceID, q lockquor
 func (s *showing) takes(ctx context.Context, shown []lockquorum.Position, p lockquorum.Position) error {
 	st := s.k.cfg.Members()
 	if p.Voter != s.voter || !s.k.verifies(st.Practice(), p) {
-		return ErrUnsigned
+		return lockquorum.ErrUnsigned
 	}
 	if err := p.GoesOn(lockquorum.SeenOf(shown)...); err != nil {
 		return err
@@ -92,7 +88,7 @@ func (k *Keeper) Certifies(ctx context.Context, e lockquorum.Engine, lock lockqu
 	switch {
 	case err != nil:
 	case signed.Voter != s.voter, !trust.VerifySignature(signed.Voter, trust.ContextCertificate, signed.Statement, signed.Signature[:]):
-		err = ErrUnsigned
+		err = lockquorum.ErrUnsigned
 	default:
 		err = lockquorum.Seen{Place: says.Place, Chain: says.Chain}.GoesOn(lockquorum.SeenOf(shown)...)
 	}

@@ -27,9 +27,7 @@ type Config struct {
 	Store   storage.Store
 	Members func() *trust.State
 	// Self is this device: what its own voter answers is in the same store. Zeros: it has none.
-	Self lockquorum.DeviceID
-	// Voters are the voters as this device knows them, whose word counts too; nil: none.
-	Voters func() []lockquorum.Voter
+	Self   lockquorum.DeviceID
 	Logger *slog.Logger // nil: none
 }
 
@@ -43,6 +41,7 @@ type Keeper struct {
 	mu struct {
 		sync.Mutex
 		memory, stored lockquorum.Memory
+		voters         func() []lockquorum.Voter    // nil: none are known
 		good           map[lockquorum.Position]bool // signatures that verify
 	}
 }
@@ -78,6 +77,13 @@ func Open(cfg Config) (*Keeper, error) {
 	return k, nil
 }
 
+// Know says who the voters are as this device knows them: their word counts, whatever their role.
+func (k *Keeper) Know(voters func() []lockquorum.Voter) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.mu.voters = voters
+}
+
 // Moved has a value when this device has heard of something later since it was last taken.
 func (k *Keeper) Moved() <-chan struct{} { return k.moved }
 
@@ -88,7 +94,10 @@ func (k *Keeper) Trusts(p lockquorum.Position) bool {
 }
 
 func (k *Keeper) counts(st *trust.State, d lockquorum.DeviceID) bool {
-	return lockquorum.MayHaveVoted(st, d) || k.cfg.Voters != nil && slices.ContainsFunc(k.cfg.Voters(), func(v lockquorum.Voter) bool { return v.Device == d })
+	k.mu.Lock()
+	voters := k.mu.voters
+	k.mu.Unlock()
+	return lockquorum.MayHaveVoted(st, d) || voters != nil && slices.ContainsFunc(voters(), func(v lockquorum.Voter) bool { return v.Device == d })
 }
 
 // verifies checks a signature once: the same position comes many times.

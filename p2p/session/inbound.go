@@ -88,7 +88,13 @@ func (s *Session) handleHello(ctx context.Context, now time.Time, m *hello) erro
 	st := s.look()
 	err := s.helloLocked(st, now, m)
 	var held []Ack
+	carried := m.carried()
 	if err == nil {
+		if bytes.Equal(carried, st.theirCarried) {
+			carried = nil
+		} else {
+			st.theirCarried = carried
+		}
 		for _, sc := range st.scopes {
 			if sc.equal() {
 				held = append(held, Ack{Scope: sc.id, Stored: maps.Clone(sc.theirs), Digest: sc.remote,
@@ -100,6 +106,9 @@ func (s *Session) handleHello(ctx context.Context, now time.Time, m *hello) erro
 	s.mu.Unlock()
 	if err != nil {
 		return err
+	}
+	if c, ok := s.cfg.Replica.(Carrier); ok && len(carried) > 0 {
+		c.Carried(ctx, s.cfg.Peer, carried)
 	}
 	for _, a := range held {
 		if err := s.acked(ctx, a); err != nil {

@@ -28,6 +28,8 @@ const (
 	MaxVersion = 64
 	// MaxExtra is room in HELLO for fields of later versions.
 	MaxExtra = 1024
+	// MaxCarried is how long what is carried of the practice's quorum may be.
+	MaxCarried = 256
 	// MaxBranchedLogs is how many logs one BRANCHES frame describes, and MaxLocators by how many positions each.
 	MaxBranchedLogs = 4096
 	MaxLocators     = 4096
@@ -52,6 +54,7 @@ const (
 
 	greetingRetry   = 5 * time.Second        // between HELLOs until the peer's has come
 	helloPause      = 200 * time.Millisecond // between two HELLOs, except the first
+	carryPause      = 30 * time.Second       // before a HELLO that says nothing new but what is carried
 	firstPing       = time.Second            // after the start: an idle reconnect costs one HELLO each and no more
 	divergedCheck   = 2 * time.Second        // between the first sign of divergence and the HELLO that confirms it
 	entriesPatience = 2 * time.Second        // for the entries of a peer whose heads are unknown here

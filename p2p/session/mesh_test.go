@@ -31,6 +31,7 @@ type mesh struct {
 	messages int
 	feeds    []*session.Feed // of the nodes; nil: none
 	full     []atomic.Uint32 // of the nodes; nil: none ever is
+	carriers []*carrier      // of the nodes, nil: it carries nothing; nil: none does
 }
 
 // link is a pair of sessions.
@@ -78,6 +79,9 @@ func (m *mesh) restart(l *link) {
 		cfg := m.cfg
 		cfg.Self, cfg.Peer = m.nodes[l.ends[i]].Device, m.nodes[l.ends[1-i]].Device
 		cfg.Replica, cfg.Locate, cfg.Version = m.nodes[l.ends[i]], sessiontest.Locate, "0.1.0"
+		if m.carriers != nil && m.carriers[l.ends[i]] != nil {
+			cfg.Replica = m.carriers[l.ends[i]]
+		}
 		if m.feeds != nil {
 			cfg.Feed = m.feeds[l.ends[i]]
 		}

@@ -70,7 +70,32 @@ type hello struct {
 	heads      []trust.EntryID // ascending, distinct
 	sent, seen uint64          // numbers of CHUNKS frames: the last sent, the last seen
 	scopes     []wireDigest    // ascending, distinct
-	extra      []byte
+	extra      []extra         // ascending, distinct
+}
+
+// extra is a field of HELLO that later versions brought.
+type extra struct {
+	number uint64
+	value  []byte
+}
+
+// Numbers of such fields. Others are of versions later still, and ignored.
+const extraCarried = 1
+
+// carried is what the sender carries of the practice's quorum; empty: nothing, or it is of before.
+func (h *hello) carried() []byte {
+	for _, e := range h.extra {
+		if e.number == extraCarried {
+			return e.value
+		}
+	}
+	return nil
+}
+
+func (h *hello) setCarried(b []byte) {
+	if len(b) > 0 {
+		h.extra = append(h.extra, extra{extraCarried, b})
+	}
 }
 
 // full says why the sender stores nothing.
@@ -161,7 +186,12 @@ func (h *hello) encode() Frame {
 		w.Raw(d.scope[:])
 		d.write(&w)
 	}
-	w.Blob(h.extra)
+	var later wire.Writer
+	for _, e := range h.extra {
+		later.Uvarint(e.number)
+		later.Blob(e.value)
+	}
+	w.Blob(later.Bytes())
 	return w.Bytes()
 }
 
@@ -204,7 +234,17 @@ func (h *hello) decode(r *wire.Reader) {
 		}
 		h.scopes = append(h.scopes, d)
 	}
-	h.extra = r.Blob(MaxExtra)
+	later := wire.NewReader(r.Blob(MaxExtra))
+	for r.Err() == nil && later.Err() == nil && later.Len() > 0 {
+		e := extra{number: later.Uvarint(1<<63 - 1), value: later.Blob(MaxExtra)}
+		if n := len(h.extra); n > 0 && h.extra[n-1].number >= e.number || e.number == extraCarried && (len(e.value) == 0 || len(e.value) > MaxCarried) {
+			later.Fail("field")
+		}
+		h.extra = append(h.extra, e)
+	}
+	if later.Err() != nil {
+		r.Fail("fields of later versions")
+	}
 }
 
 type entries struct {

@@ -21,7 +21,7 @@ func samples() []message {
 		&hello{flags: helloFirst | helloAsk, protocol: Range{1, 2}, schema: Range{1, 1}, version: "0.1.0", clock: 1790000000000000,
 			practice: trust.EntryID{1}, headsHash: [32]byte{2}, heads: []trust.EntryID{{3}, {4}}, sent: 5, seen: 300,
 			scopes: []wireDigest{{scope: trust.ScopeID{1}, digest: digest{flags: digestAtEnd, applied: [32]byte{7}}},
-				{scope: trust.ScopeID{2}}}, extra: []byte("later")},
+				{scope: trust.ScopeID{2}}}, extra: []extra{{extraCarried, []byte("carried")}, {9, []byte("later")}}},
 		&hello{protocol: Range{1, 1}, schema: Range{1, 1}},
 		&entries{hop: 2, entries: [][]byte{[]byte("one"), []byte("two")}},
 		&vector{hop: 300, flags: vectorWait, scope: trust.ScopeID{1}, seen: 7, vector: v},

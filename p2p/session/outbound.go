@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -79,6 +80,10 @@ func (s *Session) nextHello(now time.Time) Frame {
 	if st.saidHello && full != st.saidFull {
 		st.oweHello = true
 	}
+	carries := s.carries()
+	if st.saidHello && !now.Before(st.lastHello.Add(carryPause)) && !bytes.Equal(carries, st.saidCarried) && !bytes.Equal(carries, st.theirCarried) {
+		st.oweHello = true
+	}
 	owes := st.oweHello && (!st.saidHello || !now.Before(st.lastHello.Add(helloPause)))
 	s.mu.Unlock()
 	if !owes {
@@ -97,14 +102,28 @@ func (s *Session) nextHello(now time.Time) Frame {
 		m.flags |= helloAsk
 	}
 	m.setFull(full)
+	m.setCarried(carries)
 	for _, id := range st.order {
 		sc := st.scopes[id]
 		sc.told = sc.digest
 		m.scopes = append(m.scopes, wireDigest{scope: id, digest: sc.digest.wire()})
 		sc.judge(now, false)
 	}
-	st.oweHello, st.askHello, st.saidHello, st.saidFull, st.lastHello = false, false, true, full, now
+	st.oweHello, st.askHello, st.saidHello, st.saidFull, st.saidCarried, st.lastHello = false, false, true, full, carries, now
 	return m.encode()
+}
+
+// carries is what the replica carries of its practice's quorum.
+func (s *Session) carries() []byte {
+	c, ok := s.cfg.Replica.(Carrier)
+	if !ok {
+		return nil
+	}
+	b := c.Carries()
+	if len(b) > MaxCarried {
+		return nil
+	}
+	return b
 }
 
 // helloDue is when a HELLO that asks for an answer is due, unless something happens before.

@@ -110,6 +110,15 @@ type Bookkeeper interface {
 	Dropped(ctx context.Context, from trust.DeviceID) error
 }
 
+// Carrier is a Replica that carries how far its practice's quorum was seen to be, from one device to the next, as bytes that the session does not read.
+type Carrier interface {
+	Replica
+	// Carries returns it; empty: nothing was seen. At most MaxCarried bytes; it answers from memory.
+	Carries() []byte
+	// Carried takes what the peer carries, if that is another than before in this session. What it can rely on is the replica's to judge.
+	Carried(ctx context.Context, from trust.DeviceID, carried []byte)
+}
+
 // Range is an inclusive range of versions.
 type Range struct{ Min, Max uint16 }
 

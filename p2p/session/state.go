@@ -41,6 +41,8 @@ type state struct {
 	oweHello, askHello bool
 	saidHello          bool // ever
 	saidFull           Full // in the last HELLO
+	saidCarried        []byte
+	theirCarried       []byte // in the peer's last HELLO
 	oweEntries         bool
 	entriesHeld        bool // until entriesBy, or until the peer's come
 	entriesBy          time.Time

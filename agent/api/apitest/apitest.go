@@ -29,6 +29,7 @@ type Agent struct {
 		conflicts map[string]api.Conflict
 		decisions map[string]api.Decision
 		held      []api.HeldDetail
+		erasures  []api.Erasure
 		events    []api.Event
 		more      chan struct{} // closed and replaced with every event
 		fail      map[string]error

@@ -20,6 +20,29 @@ func (a *Agent) ChangeQuorum(ctx context.Context, _ api.QuorumChange) (api.Quoru
 	return a.Quorum(ctx)
 }
 
+// ReseedQuorum implements api.Agent.
+func (a *Agent) ReseedQuorum(ctx context.Context, req api.ReseedRequest) (api.Reseed, error) {
+	if err := a.failing("ReseedQuorum"); err != nil {
+		return api.Reseed{}, err
+	}
+	here := api.Party{Name: "Empfang", Site: "Mitte"}
+	out := api.Reseed{
+		Done: !req.Plan, Voters: []api.Party{here}, From: &here, Epoch: 1, Index: 42, Missing: []api.Party{}, Gone: []api.Party{}, Leases: 1, Circles: 2, Notes: []string{"a note"},
+		Devices: []api.ReseedDevice{{Party: here, Self: true, Epoch: 1, Index: 42, Whole: true, Parts: 3}, {Party: api.Party{Name: "Labor"}, Problem: "gone for good"}},
+	}
+	for _, name := range req.Gone {
+		out.Gone = append(out.Gone, api.Party{Name: name})
+	}
+	if len(req.Gone) == 0 {
+		out.Devices[1].Problem, out.Missing = "not reachable", []api.Party{{Name: "Labor"}}
+	}
+	if !req.Plan {
+		status, _ := a.Quorum(ctx)
+		out.NewEpoch, out.Status = 1<<32, &status
+	}
+	return out, nil
+}
+
 // Leases implements api.Agent.
 func (a *Agent) Leases(context.Context) ([]api.Lease, error) {
 	return []api.Lease{}, a.failing("Leases")
