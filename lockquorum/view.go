@@ -229,7 +229,9 @@ func (v *View) Defined(id RangeID) (Definition, bool) { return v.st.Defined(id) 
 func (v *View) Free(id RangeID) int64                 { return v.st.Free(id) }
 
 // FreePart returns numbers of a range that was read that nobody has, as many as size in one piece or fewer; false if there are none.
-func (v *View) FreePart(id RangeID, size int64) (lo, hi int64, ok bool) { return v.st.FreePart(id, size) }
+func (v *View) FreePart(id RangeID, size int64) (lo, hi int64, ok bool) {
+	return v.st.FreePart(id, size)
+}
 
 // And returns a View with what another part of the list has too, at the place of the former.
 func (v *View) And(part *View) *View {
