@@ -98,12 +98,12 @@ func Found(ctx context.Context, store storage.Store, rec Record, from *voter.Sto
 	if !errors.Is(err, storage.ErrNotFound) {
 		return errors.Join(errors.New("found voter: there is one already"), err)
 	}
-	if err := keepFound(ctx, store, from); err != nil {
+	d := &StoreDisk{store: store}
+	if err := d.keepFoundLocked(ctx, from); err != nil {
 		return fmt.Errorf("found voter: %w", err)
 	}
 	var b storage.Batch
 	b.Put(storage.Quorum.Key(itemVoter), rec.marshal())
-	d := &StoreDisk{store: store}
 	w := Write{Sync: true}
 	if from != nil {
 		w.HardState, w.Snapshot, w.Replace, w.Entries = from.HardState, from.Snapshot, from.Snapshot != nil, from.Entries
@@ -341,11 +341,20 @@ func parseEntry(b []byte) (*pb.Entry, error) {
 	return e, r.Err()
 }
 
-// marshalSnapshot writes: 1 | index | term | four lists of voters, each a count and numbers | leaves by itself (1) | manifest of the
-// State, or, by older versions, that in one.
+// Versions of a snapshot that is stored: with its State in one, as older voters wrote it and a quorum is founded anew with, and with its manifest.
+const (
+	snapshotInOne    = 1
+	snapshotInPieces = 2
+)
+
+// marshalSnapshot writes: version | index | term | four lists of voters, each a count and numbers | leaves by itself (1) | State, or its manifest.
 func marshalSnapshot(s *pb.Snapshot) []byte {
 	var w wire.Writer
-	w.Byte(recordVersion)
+	if lockquorum.IsManifest(s.GetData()) {
+		w.Byte(snapshotInPieces)
+	} else {
+		w.Byte(snapshotInOne)
+	}
 	m := s.GetMetadata()
 	w.Uvarint(m.GetIndex())
 	w.Uvarint(m.GetTerm())
@@ -363,7 +372,10 @@ func marshalSnapshot(s *pb.Snapshot) []byte {
 
 func parseSnapshot(b []byte) (*pb.Snapshot, error) {
 	r := wire.NewReader(b)
-	version(r)
+	v := r.Byte()
+	if v != snapshotInOne && v != snapshotInPieces {
+		r.Fail("version")
+	}
 	c := &pb.ConfState{}
 	m := &pb.SnapshotMetadata{Index: proto.Uint64(r.Uvarint(maxIndex)), Term: proto.Uint64(r.Uvarint(maxIndex)), ConfState: c}
 	for _, list := range []*[]uint64{&c.Voters, &c.Learners, &c.VotersOutgoing, &c.LearnersNext} {
@@ -376,5 +388,9 @@ func parseSnapshot(b []byte) (*pb.Snapshot, error) {
 	if r.Bool() {
 		c.AutoLeave = proto.Bool(true)
 	}
-	return &pb.Snapshot{Metadata: m, Data: append([]byte(nil), r.Rest()...)}, r.Err()
+	s := &pb.Snapshot{Metadata: m, Data: append([]byte(nil), r.Rest()...)}
+	if lockquorum.IsManifest(s.Data) != (v == snapshotInPieces) {
+		r.Fail("a State that is written otherwise than the version says")
+	}
+	return s, r.Err()
 }

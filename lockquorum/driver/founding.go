@@ -19,16 +19,23 @@ type Prepared struct {
 	Entry trust.EntryID // of the membership log, that founds the quorum
 }
 
-// Prepare stores a voter that is prepared, in the place of another one that was. It is durable when Prepare returns.
+// Prepare stores a voter that is prepared, in the place of another one that was, in a store that has no voter. It is durable when Prepare returns.
 func Prepare(ctx context.Context, store storage.Store, p Prepared, st *lockquorum.State) error {
+	return (&StoreDisk{store: store}).Prepare(ctx, p, st)
+}
+
+// Prepare is that in the store of a voter, which may run: the two have pieces in common.
+func (d *StoreDisk) Prepare(ctx context.Context, p Prepared, st *lockquorum.State) error {
 	from := voter.Found(st)
-	if err := keepFound(ctx, store, from); err != nil {
+	d.pieces.Lock()
+	defer d.pieces.Unlock()
+	if err := d.keepFoundLocked(ctx, from); err != nil {
 		return fmt.Errorf("prepare voter: %w", err)
 	}
 	var b storage.Batch
 	b.Put(storage.Quorum.Key(itemPrepared), p.marshal())
 	b.Put(storage.Quorum.Key(itemBegins), marshalSnapshot(from.Snapshot))
-	if err := store.Commit(ctx, &b); err != nil {
+	if err := d.store.Commit(ctx, &b); err != nil {
 		return fmt.Errorf("prepare voter: %w", err)
 	}
 	return nil
@@ -75,7 +82,7 @@ func TakeUp(ctx context.Context, store storage.Store) error {
 	b.Put(storage.Quorum.Key(itemVoter), p.Record.marshal())
 	from := voter.Found(st)
 	d := &StoreDisk{store: store}
-	if err := keepFound(ctx, store, from); err != nil { // as they are there already
+	if err := d.keepFoundLocked(ctx, from); err != nil { // none, unless it was prepared by an older version
 		return fmt.Errorf("take up voter: %w", err)
 	}
 	if err := d.put(&b, Write{HardState: from.HardState, Snapshot: from.Snapshot, Replace: true}); err != nil {

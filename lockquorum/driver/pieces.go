@@ -192,15 +192,29 @@ func sweep(ctx context.Context, store storage.Store) (has map[lockquorum.Sum]boo
 	return has, err
 }
 
-// keepFound stores the pieces that a voter begins with.
-func keepFound(ctx context.Context, store storage.Store, from *voter.Stored) error {
+// keepFoundLocked stores the pieces that a voter begins with.
+func (d *StoreDisk) keepFoundLocked(ctx context.Context, from *voter.Stored) error {
 	if from == nil || !lockquorum.IsManifest(from.Snapshot.GetData()) {
 		return nil
 	}
 	sums, err := lockquorum.SumsOf(from.Snapshot.GetData())
+	if err == nil && d.has == nil {
+		d.has, err = stored(d.store)
+	}
 	if err != nil {
 		return err
 	}
-	d := &StoreDisk{store: store, has: map[lockquorum.Sum]bool{}}
-	return d.Keep(ctx, sums, from.Pieces)
+	return d.keepLocked(ctx, sums, from.Pieces)
+}
+
+// stored returns which pieces a store has.
+func stored(store storage.Store) (map[lockquorum.Sum]bool, error) {
+	has := map[lockquorum.Sum]bool{}
+	return has, store.View(func(r storage.Reader) error {
+		return r.Keys(storage.QuorumPiece.All(), nil, func(key []byte) error {
+			sum, err := storage.QuorumPiece.Parse(key)
+			has[sum] = true
+			return err
+		})
+	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 
@@ -45,8 +46,17 @@ func (d *Driver) compact(ctx context.Context, k kept) error {
 	case snapshot == nil:
 		return nil
 	}
-	return d.save(ctx, Write{Snapshot: snapshot, Pieces: k.of, Forget: forget, Sync: true})
+	if err := d.save(ctx, Write{Snapshot: snapshot, Pieces: k.of, Forget: forget, Sync: true}); err != nil {
+		return err
+	}
+	if f := d.node.Freeze(); f != nil { // the voters have changed meanwhile, and nothing else may come for long
+		d.keep(ctx, f)
+	}
+	return nil
 }
+
+// snapshotAgain is after how long a snapshot is sent again that was not taken.
+const snapshotAgain = time.Second
 
 // sendSnapshot sends a message that carries a snapshot. Raft sends nothing else to that voter until it hears how it went.
 func (d *Driver) sendSnapshot(to lockquorum.DeviceID, m *pb.Message) {
@@ -56,6 +66,10 @@ func (d *Driver) sendSnapshot(to lockquorum.DeviceID, m *pb.Message) {
 		err = d.cfg.Transport.SendSnapshot(to, d.at(), m, pieces, func(err error) {
 			if err != nil {
 				d.log.Debug("a snapshot did not arrive", "voter", m.GetTo(), "error", err)
+				select { // Raft sends it again at once
+				case <-time.After(snapshotAgain):
+				case <-d.ended:
+				}
 			}
 			select {
 			case d.asks <- func() { d.node.Sent(m.GetTo(), err == nil) }:
@@ -108,6 +122,9 @@ func (d *Driver) ReceiveSnapshot(ctx context.Context, from lockquorum.DeviceID, 
 	taken, err := voter.Assemble(m, d.cfg.Disk)
 	if err != nil {
 		return err
+	}
+	if !d.hears(from, at, m) { // it may be long ago that it did
+		return ErrUnwanted
 	}
 	select {
 	case d.inbox <- letter{at: at, message: m, taken: taken}:

@@ -2,7 +2,6 @@ package driver
 
 import (
 	"errors"
-	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -219,40 +218,4 @@ func TestPieceLost(t *testing.T) {
 			t.Errorf("a piece is %s: %v", what, err)
 		}
 	}
-}
-
-// TestPreparedPieces: the pieces of a voter that is prepared stay while another one goes on, and are gone when it is discarded.
-func TestPreparedPieces(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		twin := founded(t, 1, 1)
-		st := full(t, 300, 1)
-		must(t, Prepare(t.Context(), twin, Prepared{Record: Record{Epoch: 2, ID: 1}}, st))
-		for range 2 {
-			d := open(t, twin, Config{SnapshotEvery: 2})
-			stop := start(t, d)
-			openCircle(t, d)
-			for i := range 9 {
-				assign(t, d, byte(i))
-			}
-			must(t, stop())
-		}
-		_, begins, err := LoadPrepared(twin)
-		must(t, err)
-		if list, _ := begins.Circle(invoices); len(list[0].Numbers) != 300 {
-			t.Errorf("it begins with %d numbers", len(list[0].Numbers))
-		}
-		must(t, TakeUp(t.Context(), twin))
-		d := open(t, twin, Config{})
-		start(t, d)
-		if got := given(t, d); got != 300 {
-			t.Errorf("taken up it has %d numbers", got)
-		}
-		pieces := 0
-		must(t, twin.View(func(r storage.Reader) error {
-			return r.Keys(storage.QuorumPiece.All(), nil, func([]byte) error { pieces++; return nil })
-		}))
-		if pieces != 3 {
-			t.Errorf("%d pieces are stored: %s", pieces, fmt.Sprint("one of the head and two pages are meant"))
-		}
-	})
 }

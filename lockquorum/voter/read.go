@@ -1,7 +1,9 @@
 package voter
 
 import (
+	"cmp"
 	"encoding/binary"
+	"slices"
 
 	"chartmesh/lockquorum"
 )
@@ -79,6 +81,7 @@ func (n *Node) unread(out *Outcome) {
 		list = append(list, c.list...)
 	}
 	n.reads = reads{}
+	slices.SortFunc(list, func(a, b reading) int { return cmp.Compare(a.number, b.number) })
 	for _, r := range list {
 		out.Answers = append(out.Answers, Answer{Proposal: r.number, Err: ErrNotLeader})
 	}

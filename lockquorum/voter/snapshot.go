@@ -97,9 +97,10 @@ func (n *Node) Pieces(m *pb.Message) (lockquorum.Pieces, bool) {
 	return nil, false
 }
 
-// freeze says that a snapshot is to be made when it is time, and at once after a change of voters: one from before it could not be given to a new voter.
-func (n *Node) freeze() *Freezing {
-	if n.freezing != nil || n.applied-n.snapshot < n.cfg.SnapshotEvery && !n.changed || n.applied == n.snapshot {
+// Freeze says that a snapshot is to be made when it is time, and at once after a change of voters: one from before it could not be given to a new voter. Nil:
+// none is.
+func (n *Node) Freeze() *Freezing {
+	if n.err != nil || n.freezing != nil || n.applied-n.snapshot < n.cfg.SnapshotEvery && !n.changed || n.applied == n.snapshot {
 		return nil
 	}
 	n.freezing, n.changed = &Freezing{n.state.Freeze(), n.applied, n.conf}, false

@@ -404,7 +404,7 @@ func (n *Node) Advance(now time.Duration, b Batch) (out Outcome, err error) {
 		return out, err
 	}
 	n.raft.Advance(b.ready)
-	out.Freezing = n.freeze()
+	out.Freezing = n.Freeze()
 	return out, nil
 }
 
