@@ -37,6 +37,7 @@ type host struct {
 	leads     bool
 	answers   map[uint64]func(reply)
 	early     *lockquorum.State // of a mutant
+	freezing  *voter.Freezing   // its pieces are being stored
 	met       begin             // who votes, as the machine has heard
 
 	past      past // how far the ledger knows that it came
@@ -155,7 +156,7 @@ func (h *host) start() {
 		return
 	}
 	h.boot = w.rng.Uint64()
-	h.answers, h.leads, h.early = map[uint64]func(reply){}, false, nil
+	h.answers, h.leads, h.early, h.freezing = map[uint64]func(reply){}, false, nil, nil
 	from := cloneStored(h.disk.durable)
 	h.disk.now = cloneStored(from)
 	node, err := voter.Open(voter.Config{
@@ -260,9 +261,6 @@ func (h *host) latest() (*lockquorum.State, voter.Reach) {
 				certified[lock.Lock] = d.Heads
 			}
 		}
-	}
-	if h.w.cfg.Mutant == AppliedOnly && h.node != nil && h.node.State().Epoch() == far.Epoch {
-		st = h.node.State()
 	}
 	return st, far
 }
@@ -419,7 +417,12 @@ func (h *host) send(m *pb.Message) {
 		h.w.send(h.index, to.index, func() { to.deliver(h.device, epoch, seen, b, pieces) })
 	}
 	if m.GetType() == pb.MsgSnap {
-		h.node.Sent(m.GetTo(), at >= 0)
+		node, took := h.node, at >= 0 && h.w.chance(80)
+		h.w.after(h.w.between(10*time.Millisecond, 500*time.Millisecond), func() { // it hears how it went, or takes it for lost
+			if h.node == node {
+				node.Sent(m.GetTo(), took)
+			}
+		})
 	} else if at < 0 {
 		h.node.Unreachable(m.GetTo())
 	}
@@ -427,22 +430,8 @@ func (h *host) send(m *pb.Message) {
 
 func (h *host) done(out voter.Outcome) bool {
 	w := h.w
-	if out.Freezing != nil {
-		snapshot, forget, err := h.node.Compact(out.Freezing)
-		if err != nil {
-			w.fail("I-sound", "a snapshot is not made: %v", err)
-			return false
-		}
-		if !(w.cfg.Mutant == NoSnapshot && !proto.Equal(snapshot.GetMetadata().GetConfState(), h.disk.now.Snapshot.GetMetadata().GetConfState())) {
-			w.report.Snapshots++
-			d := &h.disk.now
-			d.Snapshot, d.Pieces = snapshot, out.Freezing
-			d.Entries = slices.DeleteFunc(slices.Clone(d.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= forget })
-			if err := h.sync(true); err != nil {
-				h.crash(err.Error(), true)
-				return false
-			}
-		}
+	if out.Freezing != nil && !h.freezes(out.Freezing) {
+		return false
 	}
 	if out.Led {
 		if _, settled := h.node.Leader(); settled && !h.leads {
@@ -459,6 +448,50 @@ func (h *host) done(out voter.Outcome) bool {
 			delete(h.answers, a.Proposal)
 			answer(h.reply(a.Result, a.Err))
 		}
+	}
+	return true
+}
+
+// freezes has the pieces of a snapshot stored, which takes a while now and then.
+func (h *host) freezes(f *voter.Freezing) bool {
+	if h.w.chance(50) {
+		return h.compact(f)
+	}
+	node := h.node
+	h.freezing = f
+	h.w.after(h.w.between(time.Millisecond, time.Second), func() {
+		if h.node == node && h.compact(f) {
+			h.pump()
+		}
+	})
+	return true
+}
+
+// compact has a snapshot whose pieces are stored take the place of the one before.
+func (h *host) compact(f *voter.Freezing) bool {
+	w := h.w
+	if h.freezing == f {
+		h.freezing = nil
+	}
+	snapshot, forget, err := h.node.Compact(f)
+	switch {
+	case err != nil:
+		w.fail("I-sound", "a snapshot is not made: %v", err)
+		return false
+	case snapshot == nil: // another one has come
+	case w.cfg.Mutant == NoSnapshot && !proto.Equal(snapshot.GetMetadata().GetConfState(), h.disk.now.Snapshot.GetMetadata().GetConfState()):
+	default:
+		w.report.Snapshots++
+		d := &h.disk.now
+		d.Snapshot, d.Pieces = snapshot, f
+		d.Entries = slices.DeleteFunc(slices.Clone(d.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= forget })
+		if err := h.sync(true); err != nil {
+			h.crash(err.Error(), true)
+			return false
+		}
+	}
+	if next := h.node.Freeze(); next != nil {
+		return h.freezes(next)
 	}
 	return true
 }
@@ -525,6 +558,33 @@ func (h *host) ask(c lockquorum.Command, seen []lockquorum.Seen, answer func(rep
 		then(h.reply(r, nil))
 	} else {
 		h.answers[number] = then
+	}
+	h.pump()
+}
+
+// read has the voter answer with how far it has come, if it leads, and with all that was answered before.
+func (h *host) read(seen []lockquorum.Seen, answer func(reply)) {
+	if node := h.node; node == nil {
+		return
+	} else if h.w.now < h.paused { // it is read when the machine goes on
+		h.w.after(h.paused-h.w.now, func() {
+			if h.node == node {
+				h.read(seen, answer)
+			}
+		})
+		return
+	}
+	if _, settled := h.node.Leader(); settled && h.w.cfg.Mutant == ReadsMemory {
+		answer(h.reply(lockquorum.Result{}, nil))
+		return
+	}
+	if h.w.cfg.Mutant == NoWitness {
+		seen = nil
+	}
+	if number, err := h.node.Read(seen...); err != nil {
+		answer(h.reply(lockquorum.Result{}, err))
+	} else {
+		h.answers[number] = answer
 	}
 	h.pump()
 }
