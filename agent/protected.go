@@ -106,13 +106,20 @@ func (u *use) Token() lockquorum.Token {
 // underLeases writes under whatever leases this device holds, and commits what that came to: only under the leases that it needed, so that a chart
 // is written whatever becomes of what another lock guards.
 func underLeases[T any](ctx context.Context, a *Agent, write func(context.Context) (T, error)) (T, error) {
+	var held []quorum.Held
+	if s := a.quorum.Load(); s != nil {
+		held = slices.DeleteFunc(s.Held(), quorum.Held.Own)
+	}
+	return writeUnder(ctx, a, held, write)
+}
+
+// writeUnder is underLeases with these.
+func writeUnder[T any](ctx context.Context, a *Agent, leases []quorum.Held, write func(context.Context) (T, error)) (T, error) {
 	var held []*use
 	under := ctx
-	if s := a.quorum.Load(); s != nil {
-		for _, h := range s.Held() {
-			u := &use{Held: h}
-			held, under = append(held, u), replica.Under(under, u)
-		}
+	for _, h := range leases {
+		u := &use{Held: h}
+		held, under = append(held, u), replica.Under(under, u)
 	}
 	v, err := write(under)
 	if err != nil {

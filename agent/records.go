@@ -93,11 +93,6 @@ func (a *Agent) Find(ctx context.Context, text string, limit int) ([]api.Match, 
 	return v, explain(err)
 }
 
-// Import writes a batch.
-func (a *Agent) Import(ctx context.Context, user string, batch api.ImportBatch) (api.ImportResult, error) {
-	return underLeases(ctx, a, func(ctx context.Context) (api.ImportResult, error) { return a.records.Import(ctx, user, batch) })
-}
-
 // Export writes resources to w.
 func (a *Agent) Export(ctx context.Context, w io.Writer, opts api.ExportOptions) error {
 	return explain(a.records.Export(ctx, w, opts))

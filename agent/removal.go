@@ -38,6 +38,14 @@ func (a *Agent) Remove(ctx context.Context, req api.RemovalRequest) (report api.
 			Message: "it is an administrator's device and was added before this one: whoever has it could remove this one in return",
 			Hint:    "remove it with the recovery code: --recovery; or all the same: --yes"}
 	}
+	if report.Quorum, err = a.leavesVoters(ctx, before, device, req.AlthoughVoter); err != nil {
+		return report, explain(err)
+	}
+	if report.Quorum != nil && !req.AlthoughVoter && (recovery != nil || a.isAdmin(before)) { // others are told that they may not
+		e := a.stillVotes(device, report.Quorum)
+		e.Hint += "; if it was lost or stolen, remove it at once: --stolen"
+		return report, e
+	}
 	cut, err := a.records.CutOf(device)
 	if err != nil {
 		return report, explain(err)
@@ -124,6 +132,13 @@ func (a *Agent) SetRole(ctx context.Context, req api.RoleRequest) error {
 	}
 	var cut trust.Cut
 	if !role.MayWrite() {
+		left, err := a.leavesVoters(ctx, a.records.State(), device, false)
+		if err != nil {
+			return explain(err)
+		}
+		if left != nil && a.isAdmin(a.records.State()) {
+			return a.stillVotes(device, left)
+		}
 		if cut, err = a.records.CutOf(device); err != nil {
 			return explain(err)
 		}
@@ -135,6 +150,12 @@ func (a *Agent) SetRole(ctx context.Context, req api.RoleRequest) error {
 		e, err := a.keys.SetRole(st, device, role, cut, time.Now())
 		return []trust.Entry{e}, err
 	})
+}
+
+// isAdmin reports whether this device is an administrator's.
+func (a *Agent) isAdmin(st *trust.State) bool {
+	m, ok := st.Member(a.keys.Device())
+	return ok && m.Role == trust.RoleAdmin
 }
 
 func roleNamed(name string) (trust.Role, bool) {

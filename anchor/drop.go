@@ -12,18 +12,24 @@ import (
 	"chartmesh/wire"
 )
 
-// Drop takes a practice off the anchor: its devices are let in no more, and what is held of it is deleted. They keep everything. The error
-// is ErrUnknown.
+// ErrVotes says that the anchor keeps leases and numbers of a practice, as far as it knows.
+var ErrVotes = errors.New("this anchor keeps leases and numbers of the practice: without it they may stop")
+
+// Drop takes a practice off the anchor: its devices are let in no more, and what is held of it is deleted. They keep everything. Errors are
+// ErrUnknown and, unless it is to be dropped all the same, ErrVotes.
 //
 // Who is connected is told first: else he would go on counting on what is not held any more. If it is not dropped after all, he finds out
 // by the next session. Then the record goes, and a note of its number comes in its place: what a crash leaves is deleted by the next Run, and no number is
 // given twice.
-func (a *Anchor) Drop(ctx context.Context, id trust.EntryID) error {
+func (a *Anchor) Drop(ctx context.Context, id trust.EntryID, althoughVoter bool) error {
 	a.admission.Lock()
 	defer a.admission.Unlock()
 	p := a.find(id)
-	if p == nil {
+	switch {
+	case p == nil:
 		return ErrUnknown
+	case !althoughVoter && a.votes(p):
+		return ErrVotes
 	}
 	p.dropped.Store(true)
 	a.host.Forget(p)

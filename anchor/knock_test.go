@@ -183,7 +183,7 @@ func TestReadmitDropped(t *testing.T) {
 		}
 		w.x.knocks(a, entries(w.x.state), false)
 	}}
-	must(t, a.Drop(t.Context(), w.p.id))
+	must(t, a.Drop(t.Context(), w.p.id, false))
 	if r.Former(x) || !r.Former(other.x.keys.Device()) {
 		t.Error("who may knock is another than those whose practice is held")
 	}

@@ -36,6 +36,7 @@ var (
 	figPractices  = figures.Gauge("chartmesh_anchor_practices", "Practices by state.", "state")
 	figUsedUp     = figures.Gauge("chartmesh_anchor_practices_used_up", "Practices of which no more is taken, since their share is used up.")
 	figDeleting   = figures.Gauge("chartmesh_anchor_practices_deleting", "Dropped practices of which something is left.")
+	figVoters     = figures.Gauge("chartmesh_anchor_voters", "Voters on leases and numbers, by state.", "state")
 	figHeldBytes  = figures.Gauge("chartmesh_anchor_held_bytes", "Bytes of keys and values held, of all practices.")
 	figHeldChunks = figures.Gauge("chartmesh_anchor_held_chunks", "Chunks held, of all practices.")
 	figSessions   = figures.Gauge("chartmesh_anchor_sessions", "Devices with a session now.")
@@ -56,7 +57,7 @@ var (
 
 // Describe implements prometheus.Collector.
 func (m *metrics) Describe(to chan<- *prometheus.Desc) {
-	figures.Describe(to, figInfo, figUptime, figHealthy, figPractices, figUsedUp, figDeleting, figHeldBytes, figHeldChunks, figSessions,
+	figures.Describe(to, figInfo, figUptime, figHealthy, figPractices, figUsedUp, figDeleting, figVoters, figHeldBytes, figHeldChunks, figSessions,
 		figSessionsT, figBytes, figChunks, figStore, figFree, figHeap, figGoroutines, figOneBytes, figOneChunks, figOneShare, figOneConnected,
 		figOneMoved)
 }
@@ -70,10 +71,14 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	put(figHealthy, figures.OneIf(a.Healthy() == nil))
 	moved := a.host.Moved()
 	states := map[string]int{"held": 0, "waiting": 0, "left": 0, "damaged": 0}
+	voters := map[string]int{"awake": 0, "resting": 0, "out": 0}
 	var usedUp int
 	var held storage.Amount
 	for _, p := range a.list() {
 		states[p.stateName()]++
+		if v := a.quorums.voter(p); v != nil {
+			voters[v.state()]++
+		}
 		if p.UsedUp() {
 			usedUp++
 		}
@@ -95,6 +100,9 @@ func (m *metrics) Collect(to chan<- prometheus.Metric) {
 	}
 	for state, n := range states {
 		put(figPractices, float64(n), state)
+	}
+	for state, n := range voters {
+		put(figVoters, float64(n), state)
 	}
 	put(figUsedUp, float64(usedUp))
 	put(figDeleting, float64(a.deleting.Load()))

@@ -3,6 +3,7 @@ package anchor
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -269,6 +270,17 @@ type Voter struct {
 	Out    string `json:"out,omitempty"` // why it stays out
 }
 
+// state says in a word how it is.
+func (v *Voter) state() string {
+	switch {
+	case v.Out != "":
+		return "out"
+	case v.Awake:
+		return "awake"
+	}
+	return "resting"
+}
+
 // voter returns how the voter of a practice is; nil: there is none.
 func (q *quorums) voter(p *practice) *Voter {
 	if p.share == nil {
@@ -297,6 +309,16 @@ func (q *quorums) voter(p *practice) *Voter {
 		v.Out = at.Stopped.Error()
 	}
 	return v
+}
+
+// votes reports whether the anchor keeps leases and numbers of a practice, as far as it knows.
+func (a *Anchor) votes(p *practice) bool {
+	st := p.State()
+	if p.share == nil || st == nil || !p.IsAnchor() {
+		return false
+	}
+	list, err := local.LastHeard(p.share, st)
+	return err == nil && slices.Contains(list, a.Device())
 }
 
 // metered takes no more off a stream than the rate of its practice allows, once that is known.

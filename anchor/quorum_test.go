@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -139,6 +140,11 @@ func TestVotes(t *testing.T) {
 	if v := a.quorums.voter(p); v == nil || !v.Awake || !v.Leads || v.Voters != 1 {
 		t.Errorf("its voter is %+v", v)
 	}
+	var figures bytes.Buffer
+	must(t, a.Metrics(&figures))
+	if want := `chartmesh_anchor_voters{state="awake"} 1`; !strings.Contains(figures.String(), want) {
+		t.Errorf("its figures lack %s", want)
+	}
 	a.quorums.rest(time.Now())
 	if v := a.quorums.voter(p); !v.Awake {
 		t.Error("it rests although it was asked just now")
@@ -183,8 +189,12 @@ func TestVotes(t *testing.T) {
 	})
 	number(4, 4)
 
-	must(t, a.Drop(t.Context(), p.id))
-	if n, err := berg.number(device, a, 5); err == nil {
+	if err := a.Drop(t.Context(), p.id, false); !errors.Is(err, ErrVotes) {
+		t.Errorf("a practice that it votes in is dropped: %v", err)
+	}
+	number(5, 5)
+	must(t, a.Drop(t.Context(), p.id, true))
+	if n, err := berg.number(device, a, 6); err == nil {
 		t.Errorf("a practice that was dropped is given %d", n)
 	}
 	must(t, a.sweepAll(t.Context()))

@@ -205,7 +205,7 @@ func testDrop(t *testing.T, lost int) {
 
 	whole := a.store
 	a.store = &fails{whole, lost}
-	err := a.Drop(t.Context(), berg.id())
+	err := a.Drop(t.Context(), berg.id(), false)
 	if (err == nil) != (lost > 0) {
 		t.Fatalf("drop: %v", err)
 	}
@@ -232,12 +232,12 @@ func testDrop(t *testing.T, lost int) {
 		if a.find(berg.id()) == nil {
 			t.Error("it is dropped although that failed")
 		}
-		must(t, a.Drop(t.Context(), berg.id()))
+		must(t, a.Drop(t.Context(), berg.id(), false))
 	}
 	if a.find(berg.id()) != nil || a.admits(berg.keys.Device()) {
 		t.Fatal("it is there after a restart")
 	}
-	if err := a.Drop(t.Context(), berg.id()); !errors.Is(err, ErrUnknown) {
+	if err := a.Drop(t.Context(), berg.id(), false); !errors.Is(err, ErrUnknown) {
 		t.Errorf("dropped again: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -292,7 +292,7 @@ func TestSweepWaits(t *testing.T) {
 		}
 		must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{berg.seals("one").Bytes()}))
 	}}
-	must(t, a.Drop(t.Context(), berg.id()))
+	must(t, a.Drop(t.Context(), berg.id(), false))
 	must(t, <-swept)
 	must(t, a.sweepAll(t.Context()))
 	if n := under(t, a, p.Number); n > 0 {

@@ -128,6 +128,7 @@ type QuorumVoter struct {
 	Anchor    bool `json:"anchor,omitempty"`
 	Leads     bool `json:"leads,omitempty"`
 	Reachable bool `json:"reachable"`
+	Removed   bool `json:"removed,omitempty"` // it was removed from the practice, or may not write any more: nobody hears it
 }
 
 // QuorumChange says which devices are to vote, by name or peer ID, and which no more.

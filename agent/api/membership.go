@@ -130,6 +130,8 @@ type RemovalRequest struct {
 	RecoveryCode string `json:"recovery_code,omitempty"`
 	// AlthoughOlder removes an administrator that was added before who removes it, also without a recovery code.
 	AlthoughOlder bool `json:"although_older,omitempty"`
+	// AlthoughVoter removes a device, or an anchor, that keeps leases and numbers: one that was lost or stolen.
+	AlthoughVoter bool `json:"although_voter,omitempty"`
 }
 
 // RemovalReport says what a removed device had, and so may still know.
@@ -138,7 +140,16 @@ type RemovalReport struct {
 	Role        string         `json:"role"`
 	LastContact *time.Time     `json:"last_contact,omitempty"` // as far as this device knows
 	Scopes      []RemovedScope `json:"scopes"`
-	Older       bool           `json:"older,omitempty"` // an administrator that was added before who removed it, without a recovery code
+	Older       bool           `json:"older,omitempty"`  // an administrator that was added before who removed it, without a recovery code
+	Quorum      *QuorumLeft    `json:"quorum,omitempty"` // it kept leases and numbers
+}
+
+// QuorumLeft is what a voter that was removed leaves of its quorum.
+type QuorumLeft struct {
+	Voters int     `json:"voters"` // with it
+	Left   []Party `json:"left"`
+	GoesOn bool    `json:"goes_on"` // while all that are left can be reached
+	Next   string  `json:"next"`    // what to do
 }
 
 // RemovedScope is what a removed device had of a scope.

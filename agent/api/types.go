@@ -317,6 +317,7 @@ type ImportResult struct {
 type ImportError struct {
 	Index  int    `json:"index"` // in Resources
 	Reason string `json:"reason"`
+	Lock   string `json:"lock,omitempty"` // that guards it, and no lease of it was there to be had
 }
 
 // ExportOptions selects what Export writes.

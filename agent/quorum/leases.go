@@ -23,12 +23,13 @@ type holding struct {
 	lease   *client.Lease
 	commits chan struct{}
 	end     *time.Timer // gives it back; nil: its holder does
+	own     bool        // see Use
 }
 
-func (h *holding) held() Held { return Held{h.name, h.lease, h.commits} }
+func (h *holding) held() Held { return Held{h.name, h.lease, h.commits, h.own} }
 
-// hold takes a lease, and notes it.
-func (s *Service) hold(ctx context.Context, req api.LeaseRequest) (*holding, lockquorum.LockID, error) {
+// hold takes a lease, and notes it. waiting bounds the wait for it.
+func (s *Service) hold(ctx, waiting context.Context, req api.LeaseRequest, own bool) (*holding, lockquorum.LockID, error) {
 	id, err := s.lock(ctx, req.Name)
 	if err != nil {
 		return nil, id, s.explain(err)
@@ -40,11 +41,11 @@ func (s *Service) hold(ctx context.Context, req api.LeaseRequest) (*holding, loc
 	if req.Try {
 		take = s.client.TryAcquire
 	}
-	l, err := take(ctx, id, leaseTTL)
+	l, err := take(waiting, id, leaseTTL)
 	if err != nil {
 		return nil, id, s.explain(err)
 	}
-	h := &holding{name: req.Name, lease: l, commits: make(chan struct{}, 1)}
+	h := &holding{name: req.Name, lease: l, commits: make(chan struct{}, 1), own: own}
 	s.mu.Lock()
 	s.mu.held[id] = h
 	s.mu.Unlock()
@@ -90,7 +91,7 @@ const (
 
 // AcquireLease implements api.Exclusive.
 func (s *Service) AcquireLease(ctx context.Context, _ string, req api.LeaseRequest) (api.Lease, error) {
-	h, id, err := s.hold(ctx, req)
+	h, id, err := s.hold(ctx, ctx, req, false)
 	if err != nil {
 		return api.Lease{}, err
 	}
@@ -106,7 +107,7 @@ func (s *Service) AcquireLease(ctx context.Context, _ string, req api.LeaseReque
 
 // HoldLease implements api.Exclusive.
 func (s *Service) HoldLease(ctx context.Context, _ string, req api.LeaseRequest, held func(api.Lease) error) error {
-	h, id, err := s.hold(ctx, req)
+	h, id, err := s.hold(ctx, ctx, req, false)
 	if err != nil {
 		return err
 	}
@@ -124,6 +125,37 @@ func (s *Service) HoldLease(ctx context.Context, _ string, req api.LeaseRequest,
 	}
 	return nil // it was given back by name
 }
+
+// useWait bounds how long Use waits for others who hold the lock.
+const useWait = 10 * time.Second
+
+// Use takes a lease for what do writes, and gives it back. One at a time does so, and nobody else in this process writes under it. Where the lease is not to be
+// had do does not run, and the error is an ErrNotHad.
+func (s *Service) Use(ctx context.Context, name string, do func(Held) error) error {
+	select {
+	case s.using <- struct{}{}:
+		defer func() { <-s.using }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	waiting, cancel := context.WithTimeout(ctx, useWait)
+	defer cancel()
+	h, id, err := s.hold(ctx, waiting, api.LeaseRequest{Name: name}, true)
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return err
+	case waiting.Err() != nil:
+		return fmt.Errorf("%w: %w", ErrNotHad, s.explain(client.ErrHeld))
+	default:
+		return fmt.Errorf("%w: %w", ErrNotHad, err)
+	}
+	defer func() { _ = s.giveBack(id, h) }() // if that fails, the lease ends by itself
+	return do(h.held())
+}
+
+// ErrNotHad says that a lease was not to be had.
+var ErrNotHad = errors.New("no lease is to be had")
 
 // mine says what is known of a lease that this process holds.
 func (s *Service) mine(id lockquorum.LockID, h *holding) api.Lease {

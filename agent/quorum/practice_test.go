@@ -244,3 +244,14 @@ func (m *member) openCircle() {
 	_, err := m.service.OpenCircle(m.of.t.Context(), api.CircleRequest{Name: "invoices", First: 1, Last: 1000})
 	must(m.of.t, err)
 }
+
+// remove removes a device from the practice at an administrator's word; nobody reaches it any more.
+func (p *practice) remove(by, gone *member) {
+	p.t.Helper()
+	p.mu.Lock()
+	gone.cut = true
+	p.mu.Unlock()
+	e, err := by.keys.Remove(by.members(), gone.keys.Device(), nil, time.Now())
+	must(p.t, err)
+	must(p.t, p.learn(by, e))
+}

@@ -64,6 +64,7 @@ type Held struct {
 	name    string
 	lease   *client.Lease
 	commits chan struct{} // room for who commits
+	own     bool
 }
 
 // Held lists the leases that this process holds. Those that were lost are not among them, however long they were to be kept.
@@ -77,6 +78,9 @@ func (s *Service) Held() (list []Held) {
 	}
 	return list
 }
+
+// Own reports whether whoever took it writes under it alone: see Use.
+func (h Held) Own() bool { return h.own }
 
 // Lock is the name of the lock.
 func (h Held) Lock() string { return h.name }
@@ -128,6 +132,15 @@ func (s *Service) Certify(ctx context.Context, lock string, document lockquorum.
 		return err
 	})
 	return signed, s.explain(err)
+}
+
+// Ask asks for a moment who votes.
+func (s *Service) Ask(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, asksAround)
+	defer cancel()
+	if st, err := s.client.Read(ctx); err == nil {
+		s.voter.Heard(ctx, st)
+	}
 }
 
 // Voters lists the devices that vote, as this one last heard.

@@ -68,7 +68,8 @@ type Service struct {
 	ranges *ranges.Allocator
 	low    chan struct{} // this device has few numbers of a range left
 
-	founding sync.Mutex // one founding at a time
+	founding sync.Mutex    // one founding at a time
+	using    chan struct{} // room for who uses a lease of his own
 
 	mu struct {
 		sync.Mutex
@@ -79,7 +80,7 @@ type Service struct {
 
 // Open opens the device's part, and founds the quorum if that is to be done and is this device's to do. Nothing runs before Run.
 func Open(ctx context.Context, cfg Config) (_ *Service, err error) {
-	s := &Service{cfg: cfg, log: cfg.Logger, self: cfg.Keys.Device()}
+	s := &Service{cfg: cfg, log: cfg.Logger, self: cfg.Keys.Device(), using: make(chan struct{}, 1)}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

@@ -96,13 +96,16 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 		self := v.Device == s.self
 		out.Voters = append(out.Voters, api.QuorumVoter{
 			Party: s.cfg.Name(v.Device), Self: self, Anchor: s.cfg.Members().IsAnchor(v.Device), Leads: v.Device == leader, Reachable: self && at.Runs || s.reaches(v.Device),
+			Removed: !lockquorum.MayVote(s.cfg.Members(), v.Device),
 		})
 	}
 	if len(voters) == 1 {
 		out.Risk = oneVoter
 	}
-	if out.State != api.QuorumOK && running {
+	if running && out.State != api.QuorumOK {
 		out.Next = s.next(at.Stopped)
+	} else if running && slices.ContainsFunc(out.Voters, func(v api.QuorumVoter) bool { return v.Removed }) {
+		out.Next = "a voter was removed from the practice, and the others must all be reached: an administrator's device puts another one in its place: `chartmesh quorum add NAME`"
 	}
 	out.Founded, out.Notice = s.founded()
 	return out, nil
@@ -111,13 +114,27 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 // next says what to do where the quorum does not go on.
 func (s *Service) next(stopped error) string {
 	what := "start the agents of the voters that are missing; where they do not come back, "
-	if stopped != nil {
+	switch {
+	case stopped != nil:
 		what = "where no other voters go on, "
+	case !s.mayGoOn():
+		what = "too few voters are left that belong to the practice: "
 	}
 	if m, _ := s.cfg.Members().Member(s.self); m.Role == trust.RoleAdmin {
 		return what + "found the quorum anew: `chartmesh quorum reseed`"
 	}
 	return what + "an administrator's device founds the quorum anew: `chartmesh quorum reseed`"
+}
+
+// mayGoOn reports whether a majority of the voters belongs to the practice.
+func (s *Service) mayGoOn() bool {
+	belong, voters := 0, s.voter.Voting()
+	for _, v := range voters {
+		if lockquorum.MayVote(s.cfg.Members(), v.Device) {
+			belong++
+		}
+	}
+	return belong > len(voters)/2
 }
 
 // founded says who founded the quorum anew, and who did so apart from that.
@@ -232,7 +249,10 @@ func (s *Service) noQuorum(e *client.NoQuorumError) string {
 		if !slices.Contains(e.Reached, v.Device) {
 			who := s.cfg.Name(v.Device)
 			name := cmp.Or(who.Name, who.PeerID)
-			if slices.Contains(e.Ended, v.Device) && len(voters) > 1 {
+			switch {
+			case !lockquorum.MayVote(s.cfg.Members(), v.Device):
+				name += " (it was removed from the practice)"
+			case slices.Contains(e.Ended, v.Device) && len(voters) > 1:
 				name += " (its voter does not have all that it said, and stays out)"
 			}
 			missing = append(missing, name)
@@ -243,6 +263,8 @@ func (s *Service) noQuorum(e *client.NoQuorumError) string {
 		return thereIsNone + "none of the voters leads"
 	case len(voters) == 1 && voters[0].Device == s.self:
 		return thereIsNone + "this device's voter does not run"
+	case len(voters) == 1 && !lockquorum.MayVote(s.cfg.Members(), voters[0].Device):
+		return thereIsNone + "who keeps leases and numbers was removed from the practice: " + missing[0]
 	case len(voters) == 1 && slices.Contains(e.Ended, voters[0].Device):
 		return thereIsNone + missing[0] + " keeps leases and numbers, and its voter does not have all that it said, and stays out"
 	case len(voters) == 1:

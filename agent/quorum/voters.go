@@ -21,7 +21,9 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 	}
 	var now []lockquorum.DeviceID
 	for _, v := range st.Voters() {
-		now = append(now, v.Device)
+		if lockquorum.MayVote(s.cfg.Members(), v.Device) { // one that was removed goes with the next change
+			now = append(now, v.Device)
+		}
 	}
 	want := wanted(now, add, remove, s.self, s.cfg.Members().IsAnchor)
 	for try := 0; ; try++ {
@@ -60,7 +62,7 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 	return s.Quorum(ctx)
 }
 
-// wanted returns who is to vote. An anchor that is added to a voter alone takes its place, and this device that of an anchor alone that is removed: two voters
+// wanted returns who is to vote. An anchor that is added to a voter alone takes its place, and this device that of a voter alone that is removed: two voters
 // would be worse than one. Three that are added, with an anchor among them, are all who vote then.
 func wanted(now, add, remove []lockquorum.DeviceID, self lockquorum.DeviceID, anchor func(lockquorum.DeviceID) bool) []lockquorum.DeviceID {
 	isNew := func(d lockquorum.DeviceID) bool { return !slices.Contains(now, d) }
@@ -68,7 +70,7 @@ func wanted(now, add, remove []lockquorum.DeviceID, self lockquorum.DeviceID, an
 	switch {
 	case fresh && len(remove) == 0 && (len(add) == 3 || len(add) == 1 && len(now) == 1):
 		return add
-	case len(add) == 0 && len(now) == 1 && slices.Equal(now, remove) && anchor(now[0]):
+	case len(add) == 0 && len(now) == 1 && slices.Equal(now, remove) && now[0] != self:
 		return []lockquorum.DeviceID{self}
 	}
 	want := slices.DeleteFunc(slices.Clone(now), func(d lockquorum.DeviceID) bool { return slices.Contains(remove, d) })

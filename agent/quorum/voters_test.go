@@ -1,13 +1,19 @@
 package quorum
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
+	"chartmesh/trust"
 )
 
-// TestWanted: an anchor takes the place of one voter, and this device that of an anchor alone; else voters come and go as they are named.
+// TestWanted: an anchor takes the place of one voter, and this device that of another one alone; else voters come and go as they are named.
 func TestWanted(t *testing.T) {
 	type list = []lockquorum.DeviceID
 	self, b, c, anchor, other := lockquorum.DeviceID{1}, lockquorum.DeviceID{2}, lockquorum.DeviceID{3}, lockquorum.DeviceID{8}, lockquorum.DeviceID{9}
@@ -30,10 +36,50 @@ func TestWanted(t *testing.T) {
 		{"other three with the anchor", list{self, b, c}, list{anchor, self, b}, nil, list{anchor, self, b}},
 		{"two of three go", list{anchor, b, c}, nil, list{b, c}, list{anchor}},
 		{"the anchor that votes alone goes", list{anchor}, nil, list{anchor}, list{self}},
-		{"the device that votes alone goes", list{b}, nil, list{b}, list{}},
+		{"another device that votes alone goes", list{b}, nil, list{b}, list{self}},
+		{"this device, which votes alone, goes", list{self}, nil, list{self}, list{}},
 	} {
 		if got := wanted(x.now, x.add, x.remove, self, isAnchor); !slices.Equal(got, x.want) {
 			t.Errorf("%s: %v are to vote, not %v", x.name, got, x.want)
 		}
 	}
+}
+
+// TestVoterRemoved: a voter of three that was removed from the practice is shown, the two others go on, and another one takes its place; with two of them removed it is
+// said that the quorum is to be founded anew.
+func TestVoterRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPractice(t, trust.RoleServer, trust.RoleServer, trust.RoleServer)
+		p.three()
+		a, b, d := p.named("A"), p.named("B"), p.named("D")
+		a.openCircle()
+		first := a.number("Invoice/1")
+		p.remove(a, p.named("C"))
+		status := a.waitState(api.QuorumOK)
+		if i := slices.IndexFunc(status.Voters, func(v api.QuorumVoter) bool { return v.Removed }); i < 0 || status.Voters[i].Name != "C" || !strings.Contains(status.Next, "quorum add") {
+			t.Errorf("with a voter removed it says %+v", status)
+		}
+		status, err := a.service.ChangeQuorum(t.Context(), p.ids("D"), nil)
+		must(t, err)
+		var names []string
+		for _, v := range status.Voters {
+			names = append(names, v.Name)
+		}
+		if slices.Sort(names); !slices.Equal(names, []string{"A", "B", "D"}) || status.Next != "" {
+			t.Errorf("in its place: %+v", status)
+		}
+		if n := d.number("Invoice/2"); n.Number != first.Number+1 {
+			t.Errorf("it gives %+v after %+v", n, first)
+		}
+		p.remove(a, b)
+		p.remove(a, d)
+		_, err = assign(t, a.service, "Invoice/3")
+		if e := (*api.Error)(nil); !errors.As(err, &e) || e.Code != api.CodeUnavailable || !strings.Contains(e.Message, "removed from the practice") {
+			t.Errorf("with one left of three: %v", err)
+		}
+		time.Sleep(time.Minute)
+		if status := a.waitState(api.QuorumNone); !strings.HasPrefix(status.Next, "too few voters are left") || !strings.Contains(status.Next, "quorum reseed") {
+			t.Errorf("with one left of three it says %+v", status)
+		}
+	})
 }

@@ -359,7 +359,7 @@ func (t *transaction) tryBody(ctx context.Context, at logs.Ref, sealed chunk.Sea
 	}
 	if len(d.erased) > 0 {
 		if d.erases(refOf(sealed)) {
-			return nil, nil // it waits to be deleted
+			return nil, t.eraseAgain(d) // it waits to be deleted
 		}
 		return late(), nil
 	}

@@ -12,6 +12,7 @@ import (
 	"chartmesh/chunk"
 	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
+	"chartmesh/fhir"
 	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/wire"
@@ -327,8 +328,10 @@ func (t *transaction) eraseDocument(ctx context.Context, e *erasure, covers chun
 	for _, key := range e.keys {
 		if ref, ok := parseRef(key); ok {
 			t.batch.Delete(storage.Imported.Key(ref.typ, ref.id))
-			t.batch.Delete(storage.Saving.Key(ref.typ, ref.id))
 		}
+	}
+	if err := t.forgetShown(d.id); err != nil {
+		return err
 	}
 	if err := t.forgetPacks(d); err != nil {
 		return err
@@ -344,6 +347,20 @@ func (t *transaction) eraseDocument(ctx context.Context, e *erasure, covers chun
 	t.putErasure(e)
 	t.events = append(t.events, Event{Kind: "document-erased"})
 	return nil
+}
+
+// eraseAgain has what a document's orders name deleted once more, if it was: a chunk of it has come again, since what stood in its place was damaged.
+func (t *transaction) eraseAgain(d *document) error {
+	return t.r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Erasure.With(d.id), nil, func(_, value []byte) error {
+			e, err := parseErasure(d.id, value)
+			if err == nil && e.state == erasureDone {
+				e.state = erasureAgreed
+				t.putErasure(e)
+			}
+			return err
+		})
+	})
 }
 
 // holdLate holds a chunk of an erased document that no order names.
@@ -492,6 +509,32 @@ func (r *Replica) reviewErasures(ctx context.Context) error {
 
 func sortedErasures(m map[chunk.ID]*erasure) []chunk.ID {
 	return slices.SortedFunc(maps.Keys(m), func(a, b chunk.ID) int { return bytes.Compare(a[:], b[:]) })
+}
+
+// mayBegin refuses a new resource of a patient whose own document was erased: it may belong in one that there was not, and that no order names.
+func (t *transaction) mayBegin(obj fhir.Object) error {
+	patient := fhir.Place(obj).Patient
+	if patient == "" {
+		return nil
+	}
+	p := fhir.Place(fhir.Object{"resourceType": "Patient", "id": patient})
+	scope, err := t.r.scope(p.Scope)
+	if err != nil || !t.r.State().MayRead(t.r.Device(), scope) {
+		return err
+	}
+	doc, err := t.r.keys.DocumentID(scope, "section", p.Patient, p.Section)
+	if err != nil {
+		return fmt.Errorf("place resource: %w", err)
+	}
+	return t.r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Erasure.With(doc), nil, func(_, value []byte) error {
+			e, err := parseErasure(doc, value)
+			if err == nil && e.state != erasureOrdered {
+				err = errErased
+			}
+			return err
+		})
+	})
 }
 
 // errErased refuses what would be written to an erased document.

@@ -35,7 +35,7 @@ type incoming struct {
 // what was last imported of it, so that an old file reverts nothing: equal to that changes nothing, else the difference is
 // applied there, concurrent with what people edited since.
 //
-// Others get their turn between two changes.
+// What a lock guards of which ctx has no lease is refused, with the lock's name. Others get their turn between two changes.
 func (r *Replica) Import(ctx context.Context, user string, batch api.ImportBatch) (api.ImportResult, error) {
 	run := importing{r: r, user: user}
 	items := run.parse(batch)
@@ -173,6 +173,11 @@ func (run *importing) write(ctx context.Context, j *importJob) ([]*importJob, er
 	case errors.Is(err, errTooLarge):
 		run.refuse(j.items[0].index, "too large or too deep for one record")
 		return nil, nil
+	case errors.Is(err, errErased):
+		for _, in := range j.items {
+			run.refuse(in.index, errErased.Message)
+		}
+		return nil, nil
 	case err != nil:
 		return nil, err
 	}
@@ -209,6 +214,10 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 			}
 		}
 		j, v, err := run.t.locate(in.obj, in.ref)
+		if errors.Is(err, errErased) {
+			run.refuse(in.index, errErased.Message)
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -251,7 +260,7 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 			if !ok {
 				return nil, err
 			}
-			run.refuse(in.index, refused.Message)
+			run.result.Refused = append(run.result.Refused, api.ImportError{Index: in.index, Reason: refused.Message, Lock: lacksLease(ctx, j)})
 			continue
 		}
 		at := place{j.doc, in.base != nil, joinHashes(in.base)}

@@ -466,3 +466,12 @@ func (t *transaction) mayWriteAt(ctx context.Context, j job) error {
 	}
 	return err
 }
+
+// lacksLease names the lock under whose lease alone a job may be done, if there is none; empty: that does not stand against it.
+func lacksLease(ctx context.Context, j job) string {
+	lock, _ := LockOf(j.scope, j.doc)
+	if _, has := ctx.Value(leaseKey{lock}).(Lease); has {
+		return ""
+	}
+	return lock
+}

@@ -183,6 +183,31 @@ func (r *Replica) SaveLost(ctx context.Context) (saved int, err error) {
 	return saved, nil
 }
 
+// forgetShown forgets what is to be written once more of what a document showed, which was erased.
+func (t *transaction) forgetShown(doc crdt.DocumentID) error {
+	err := t.r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Saving.All(), nil, func(key, value []byte) error {
+			list, err := parseShown(bytes.Clone(value))
+			if err != nil {
+				return fmt.Errorf("%w: %w", storage.ErrDamaged, err)
+			}
+			rest := slices.DeleteFunc(slices.Clone(list), func(s shownOnce) bool { return s.doc == doc })
+			switch {
+			case len(rest) == len(list):
+			case len(rest) == 0:
+				t.batch.Delete(bytes.Clone(key))
+			default:
+				t.batch.Put(bytes.Clone(key), marshalShown(rest))
+			}
+			return nil
+		})
+	})
+	if err := storage.IgnoreDamaged(err); err != nil { // an erasure does not wait for what a repair drops
+		return fmt.Errorf("forget what was kept of an erased document: %w", err)
+	}
+	return nil
+}
+
 // writeShown writes once more what was shown of a resource, and forgets that it is to be written.
 func (t *transaction) writeShown(ctx context.Context, ref fhirRef) (wrote bool, err error) {
 	key := storage.Saving.Key(ref.typ, ref.id)
@@ -199,6 +224,9 @@ func (t *transaction) writeShown(ctx context.Context, ref fhirRef) (wrote bool, 
 	}
 	for _, s := range list {
 		changed, err := t.writeOnce(ctx, ref, s)
+		if errors.Is(err, errErased) {
+			continue
+		}
 		if err != nil {
 			return false, err
 		}

@@ -238,12 +238,26 @@ func (c *verification) documents(ctx context.Context) error {
 		err = nil
 	}
 	for id := range c.carried { // what is left belongs to documents without a record
+		waits, unread := c.waitsToBeErased(id)
+		if err = errors.Join(err, unread); waits {
+			continue
+		}
 		lacks, unread := c.lacksCarried(id, nil)
 		if err = errors.Join(err, unread); lacks {
 			c.findDerived("document", short(id[:]), "it is missing, and chunks of it are applied")
 		}
 	}
 	return err
+}
+
+// waitsToBeErased reports whether chunks of a document that was erased are still to be deleted.
+func (c *verification) waitsToBeErased(id crdt.DocumentID) (waits bool, err error) {
+	err = c.v.Scan(storage.Erasure.With(id), nil, func(_, value []byte) error {
+		e, err := parseErasure(id, value)
+		waits = waits || err == nil && e.state == erasureAgreed
+		return nil //nolint:nilerr // found with its kind
+	})
+	return waits, storage.IgnoreDamaged(err)
 }
 
 // lacksCarried reports whether a chunk that counts as applied carries a change that a document neither has nor keeps aside for another chunk

@@ -431,6 +431,9 @@ func (t *transaction) locate(obj fhir.Object, ref fhirRef) (job, *view, error) {
 		return j, shown.view, err
 	}
 	j, err := t.placeOf(obj, ref)
+	if err == nil {
+		err = t.mayBegin(obj)
+	}
 	return j, nil, err
 }
 

@@ -144,10 +144,26 @@ func printStatus(w io.Writer, s anchor.Status) error {
 			}
 			b.WriteString("\n")
 		}
+		if v := p.Voter; v != nil {
+			b.WriteString("  " + voterLine(*v) + "\n")
+		}
 		if p.UsedUp {
 			b.WriteString("  its share is used up: nothing more of it is taken (chartmesh-anchor quota)\n")
 		}
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// voterLine says how an anchor's voter is, on leases and numbers.
+func voterLine(v anchor.Voter) string {
+	switch {
+	case v.Out != "":
+		return "its voter on leases and numbers stays out: " + v.Out
+	case !v.Awake:
+		return "votes on leases and numbers, or did: it rests until a device asks"
+	case v.Leads:
+		return fmt.Sprintf("votes on leases and numbers, and leads (%d voters)", v.Voters)
+	}
+	return fmt.Sprintf("votes on leases and numbers (%d voters)", v.Voters)
 }

@@ -35,7 +35,7 @@ const maxRequest = 4 << 10
 
 // refusals are the errors that travel, by their codes.
 var refusals = map[string]error{"token": p2p.ErrToken, "other-anchor": anchor.ErrOtherAnchor, "admitted": anchor.ErrAdmitted,
-	"unknown": anchor.ErrUnknown, "ambiguous": anchor.ErrAmbiguous, "quota": anchor.ErrQuota}
+	"unknown": anchor.ErrUnknown, "ambiguous": anchor.ErrAmbiguous, "quota": anchor.ErrQuota, "votes": anchor.ErrVotes}
 
 type control struct {
 	server *http.Server
@@ -82,11 +82,11 @@ func listenControl(dir string, a *anchor.Anchor) (*control, error) {
 		}
 		return a.SetQuota(ctx, *id, n.Change)
 	}))
-	mux.HandleFunc("POST /v1/drop", ofOne(a, func(ctx context.Context, id *anchor.ID, _ named) (any, error) {
+	mux.HandleFunc("POST /v1/drop", ofOne(a, func(ctx context.Context, id *anchor.ID, n named) (any, error) {
 		if id == nil {
 			return nil, anchor.ErrUnknown
 		}
-		return dropped{id.String()}, a.Drop(ctx, *id)
+		return dropped{id.String()}, a.Drop(ctx, *id, n.AlthoughVoter)
 	}))
 	c := &control{
 		server: &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: time.Minute, MaxHeaderBytes: maxRequest},

@@ -125,6 +125,26 @@ func TestConfirm(t *testing.T) {
 	}
 }
 
+// TestStatusSaysVoters: for a person too, status says of which practices the anchor votes on leases and numbers, and why it does not.
+func TestStatusSaysVoters(t *testing.T) {
+	for _, x := range []struct {
+		voter *anchor.Voter
+		want  string
+	}{
+		{nil, ""},
+		{&anchor.Voter{}, "  votes on leases and numbers, or did: it rests until a device asks\n"},
+		{&anchor.Voter{Awake: true, Leads: true, Voters: 3}, "  votes on leases and numbers, and leads (3 voters)\n"},
+		{&anchor.Voter{Awake: true, Voters: 3}, "  votes on leases and numbers (3 voters)\n"},
+		{&anchor.Voter{Out: "it was put back"}, "  its voter on leases and numbers stays out: it was put back\n"},
+	} {
+		var out bytes.Buffer
+		must(t, printStatus(&out, anchor.Status{Practices: []anchor.Practice{{Known: true, Anchor: true, Voter: x.voter}}}))
+		if !strings.Contains(out.String(), x.want) || x.voter == nil && strings.Contains(out.String(), "leases") {
+			t.Errorf("of %+v it says %s", x.voter, out.String())
+		}
+	}
+}
+
 // TestCommands has an example in the help of every command, and every command that tells something tells it as JSON.
 func TestCommands(t *testing.T) {
 	for _, cmd := range root().Commands() {

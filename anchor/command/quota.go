@@ -153,14 +153,15 @@ var (
 )
 
 func dropCommand(dir *string) *cobra.Command {
-	var yes, asJSON bool
+	var yes, voter, asJSON bool
 	cmd := &cobra.Command{
 		Use: "drop PRACTICE", Short: "Let a practice go, and delete what is held of it", Args: exactly(1, "drop takes a practice: the beginning of its ID, as status shows it"),
 		Long: `Lets a practice go: its devices are let in no more, and what is held of it is deleted. They keep everything. If it is admitted again, by a
 token of "chartmesh anchor add", they fill it again.
 
 Have an administrator of the practice take the anchor out of it first ("chartmesh peer remove NAME"): devices that have it still cannot tell that
-it dropped their practice from that it is away, and go on showing what it held as stored there.`,
+it dropped their practice from that it is away, and go on showing what it held as stored there. An anchor that keeps leases and numbers of the
+practice (status says so) is to do so no more before that ("chartmesh quorum remove NAME"); with --voter it is dropped all the same.`,
 		Example: "  chartmesh-anchor drop 836284be\n  chartmesh-anchor drop 836284be --yes --json",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			in, ok := cmd.InOrStdin().(*os.File)
@@ -176,7 +177,7 @@ it dropped their practice from that it is away, and go on showing what it held a
 					return err
 				}
 			}
-			id, err := drop(cmd.Context(), *dir, args[0])
+			id, err := drop(cmd.Context(), *dir, args[0], voter)
 			if err != nil {
 				return err
 			}
@@ -189,6 +190,7 @@ it dropped their practice from that it is away, and go on showing what it held a
 		},
 	}
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&voter, "voter", false, "drop it although this anchor keeps its leases and numbers: its devices then begin them anew")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -218,6 +220,8 @@ type usages struct {
 type named struct {
 	Practice string        `json:"practice"`
 	Change   anchor.Change `json:"change,omitzero"`
+	// AlthoughVoter drops a practice also if the anchor keeps its leases and numbers.
+	AlthoughVoter bool `json:"although_voter,omitempty"`
 }
 
 // dropped is the answer to drop.
@@ -226,12 +230,12 @@ type dropped struct {
 }
 
 func quota(ctx context.Context, dir, practice string, c anchor.Change) (u anchor.Usage, err error) {
-	err = post(ctx, dir, "/v1/quota", named{practice, c}, &u)
+	err = post(ctx, dir, "/v1/quota", named{Practice: practice, Change: c}, &u)
 	return u, err
 }
 
-func drop(ctx context.Context, dir, practice string) (d dropped, err error) {
-	err = post(ctx, dir, "/v1/drop", named{Practice: practice}, &d)
+func drop(ctx context.Context, dir, practice string, althoughVoter bool) (d dropped, err error) {
+	err = post(ctx, dir, "/v1/drop", named{Practice: practice, AlthoughVoter: althoughVoter}, &d)
 	return d, err
 }
 

@@ -45,7 +45,7 @@ func exitOf(err error) int {
 	case usage:
 		return exitUsage
 	case errors.Is(err, p2p.ErrToken), errors.Is(err, anchor.ErrOtherAnchor), errors.Is(err, anchor.ErrAdmitted),
-		errors.Is(err, anchor.ErrUnknown), errors.Is(err, anchor.ErrAmbiguous), errors.Is(err, anchor.ErrQuota):
+		errors.Is(err, anchor.ErrUnknown), errors.Is(err, anchor.ErrAmbiguous), errors.Is(err, anchor.ErrQuota), errors.Is(err, anchor.ErrVotes):
 		return exitRefused
 	case errors.Is(err, errAbsent):
 		return exitAbsent
@@ -67,6 +67,8 @@ func hintOf(err error) string {
 		return "`chartmesh-anchor usage` lists the practices"
 	case errors.Is(err, anchor.ErrAmbiguous):
 		return "give more of the ID"
+	case errors.Is(err, anchor.ErrVotes):
+		return "an administrator of the practice runs `chartmesh quorum remove` with the anchor's name first; drop it all the same: --voter"
 	case errors.Is(err, errAbsent):
 		return "start it with `chartmesh-anchor run`, or name its folder with --data"
 	}

@@ -41,6 +41,9 @@ Bundles of type transaction, batch and collection are unpacked; others are store
 again in the same import, the last one stands. Importing a file again changes nothing, also not what was edited here since:
 what counts is what changed in the file since it was last imported.
 
+Code lists, settings, billing runs and final invoices are changed by one workstation at a time: the import takes the leases that
+it needs, one after the other, and gives them back. Where one is not to be had within 10 seconds, that much is refused and named.
+
 A bad file, line or entry is named, and the rest goes on; the exit code is then 7.`,
 		Example: `  chartmesh import ./bundles
   chartmesh import export.ndjson.gz --json

@@ -237,7 +237,7 @@ DEVICE is a name or a peer ID, as "chartmesh peer list" shows them.`,
 }
 
 func (c *cli) peerRemoveCommand() *cobra.Command {
-	var yes, recovery bool
+	var yes, recovery, stolen bool
 	cmd := &cobra.Command{
 		Use:   "remove DEVICE",
 		Short: "remove a device for ever, for example one that was stolen",
@@ -248,14 +248,18 @@ somebody to decide ("chartmesh quarantine list"). If the device is found again, 
 What the device has read it may keep: the report says what that was. DEVICE is a name or a peer ID.
 
 An administrator's device that was added before this one can remove this one in return, until all have heard of its removal. With
---recovery the removal is made with the recovery code, which nobody can gainsay; it is read from stdin.`,
+--recovery the removal is made with the recovery code, which nobody can gainsay; it is read from stdin.
+
+A device, or an anchor, that keeps leases and numbers (chartmesh quorum status) is to do so no more first: chartmesh quorum remove. With
+--stolen it is removed at once all the same; what is left of the quorum is said, and what to do then.`,
 		Example: `  chartmesh peer remove Laptop
   chartmesh peer remove Laptop --yes --json
+  chartmesh peer remove Server-Nord --stolen
   chartmesh peer remove Laptop --recovery`,
 		Args: cobra.ExactArgs(1),
 		RunE: c.do(func(ctx context.Context, args []string) (err error) {
 			p := c.printer()
-			req := api.RemovalRequest{Device: args[0], AlthoughOlder: yes}
+			req := api.RemovalRequest{Device: args[0], AlthoughOlder: yes, AlthoughVoter: stolen}
 			switch {
 			case recovery:
 				if req.RecoveryCode, err = c.readSecret(p, "Recovery code:"); err != nil {
@@ -288,12 +292,16 @@ An administrator's device that was added before this one can remove this one in 
 	flags := cmd.Flags()
 	flags.BoolVar(&yes, "yes", false, "do not ask, and do not insist on the recovery code for an older administrator")
 	flags.BoolVar(&recovery, "recovery", false, "remove it with the recovery code, read from stdin")
+	flags.BoolVar(&stolen, "stolen", false, "it was lost or stolen: remove it at once, although it keeps leases and numbers")
 	return cmd
 }
 
 func (p *printer) removed(report api.RemovalReport) {
 	p.line("removed %s, %s", who(report.Device), report.Role)
 	p.line("last contact: %s", ago(report.LastContact, time.Now()))
+	if report.Quorum != nil {
+		p.quorumLeft(*report.Quorum)
+	}
 	if report.Role == "anchor" {
 		p.remark("It keeps what it has, which it cannot read, and is given nothing more.")
 		return
@@ -307,6 +315,20 @@ func (p *printer) removed(report api.RemovalReport) {
 		p.line("%s: of what it wrote %s count", s.Name, plural(s.Chunks, "chunk"))
 	}
 	p.remark("What it has read it may keep. What comes of it later is listed by: chartmesh quarantine list")
+}
+
+// quorumLeft says what a voter that was removed leaves of its quorum.
+func (p *printer) quorumLeft(q api.QuorumLeft) {
+	if !q.GoesOn {
+		p.line("it kept leases and numbers: nobody gets any from now on; reading and writing records goes on")
+	} else {
+		var names []string
+		for _, left := range q.Left {
+			names = append(names, party(left))
+		}
+		p.line("it was one of %d voters, which keep leases and numbers: they go on while all that are left are reached: %s", q.Voters, strings.Join(names, ", "))
+	}
+	p.remark("%s", q.Next)
 }
 
 func (c *cli) recoveryCommand() *cobra.Command {
@@ -354,7 +376,7 @@ one is left. It can then invite new devices, remove the lost ones and replace th
 				return p.failed
 			}
 			p.line("This device is an administrator's now.")
-			p.hint("remove the lost ones: chartmesh peer remove NAME; let new ones join: chartmesh invite")
+			p.hint("remove the lost ones: chartmesh peer remove NAME --stolen; let new ones join: chartmesh invite")
 			return p.failed
 		}),
 	}

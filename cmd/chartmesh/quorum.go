@@ -54,6 +54,9 @@ func (c *cli) quorumStatus(s api.QuorumStatus) error {
 		if v.Self {
 			row[1] = "this device"
 		}
+		if v.Removed {
+			row[1] = "removed from the practice"
+		}
 		if v.Leads {
 			row[2] = "leads"
 		}
@@ -98,9 +101,9 @@ administrator's device may.`,
 }
 
 func (c *cli) quorumRemoveCommand() *cobra.Command {
-	return c.quorumChangeCommand("remove NAME…", "have two of three devices, or an anchor, keep leases and numbers no more",
-		`Has two of three devices vote no more, so that one is left. Two of the three must be running now. Of an anchor that votes alone
-this device takes the place. Only an administrator's device may.`,
+	return c.quorumChangeCommand("remove NAME…", "have two of three devices, or the one, keep leases and numbers no more",
+		`Has two of three devices vote no more, so that one is left. Two of the three must be running now. Of an anchor or a device that votes
+alone this device takes the place. Only an administrator's device may.`,
 		`  chartmesh quorum remove Server-Nord Server-Sued
   chartmesh quorum remove Anker                        this device votes in the anchor's place`,
 		func(names []string) api.QuorumChange { return api.QuorumChange{Remove: names} })

@@ -81,5 +81,5 @@ func (p *printer) restored(r api.Restored, opts restoreOptions) {
 		rows = append(rows, []string{d.Name, d.Site, d.Role, answered})
 	}
 	p.table([]string{"DEVICE", "SITE", "ROLE", ""}, rows)
-	p.hint("next: chartmesh agent, and then chartmesh status --wait in-sync; remove what is lost: chartmesh peer remove NAME --recovery")
+	p.hint("next: chartmesh agent, and then chartmesh status --wait in-sync; remove what is lost: chartmesh peer remove NAME --recovery --stolen")
 }

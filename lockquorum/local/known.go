@@ -8,6 +8,7 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/storage"
+	"chartmesh/trust"
 	"chartmesh/wire"
 )
 
@@ -20,10 +21,22 @@ type known struct {
 // itemKnown is its number under storage.Quorum. Those before are the driver's.
 const itemKnown = 4
 
-// loadKnown reads who the voters were. Who never heard of any asks the device that founded the practice.
+// loadKnown reads who the voters were.
 func (v *Voter) loadKnown() error {
-	k := known{voters: []lockquorum.Voter{{ID: 1, Device: v.cfg.Members().Founding().Device.ID}}}
-	err := v.cfg.Store.View(func(r storage.Reader) error {
+	k, err := readKnown(v.cfg.Store, v.cfg.Members())
+	if err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.mu.known = k
+	return nil
+}
+
+// readKnown reads who the voters were. Who never heard of any asks the device that founded the practice.
+func readKnown(store storage.Store, members *trust.State) (known, error) {
+	k := known{voters: []lockquorum.Voter{{ID: 1, Device: members.Founding().Device.ID}}}
+	err := store.View(func(r storage.Reader) error {
 		b, err := r.Get(storage.Quorum.Key(itemKnown))
 		if err != nil {
 			return err
@@ -32,12 +45,32 @@ func (v *Voter) loadKnown() error {
 		return err
 	})
 	if storage.IgnoreNotFound(err) != nil {
-		return fmt.Errorf("read who votes: %w", err)
+		return known{}, fmt.Errorf("read who votes: %w", err)
 	}
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	v.mu.known = k
-	return nil
+	return k, nil
+}
+
+// LastHeard returns who votes as a store last heard of it, of which no Voter is open: as its own voter stored it, or as it was told, or as the membership log founds it.
+func LastHeard(store storage.Store, members *trust.State) (list []trust.DeviceID, err error) {
+	k, err := readKnown(store, members)
+	if err != nil {
+		return nil, err
+	}
+	if own, err := driver.ReadKept(store); err == nil { // what is damaged of it says nothing
+		if st, _, err := own.Latest(); err == nil {
+			if at := (lockquorum.Place{Epoch: st.Epoch(), Index: st.Index()}); at.Compare(k.at) >= 0 && len(st.Voters()) > 0 {
+				k = known{at, st.Voters()}
+			}
+		}
+	}
+	founded := lockquorum.Foundings(members)
+	if force := founded[len(founded)-1]; k.at.Epoch < force.Epoch {
+		k.voters = force.Voters
+	}
+	for _, v := range k.voters {
+		list = append(list, v.Device)
+	}
+	return list, nil
 }
 
 // Voting returns who votes: by this device's own voter, or as it was last heard of, or as the membership log founds it.

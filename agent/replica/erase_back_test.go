@@ -1,0 +1,302 @@
+package replica_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+
+	"chartmesh/agent/api"
+	"chartmesh/chunk"
+	"chartmesh/storage"
+)
+
+// sealedOf counts the chunks with changes of a patient's documents that a device's store still has, in any place.
+func (d *device) sealedOf(words ...string) (found []string) {
+	d.t.Helper()
+	must(d.t, d.twin.View(func(v storage.Reader) error {
+		for _, k := range []storage.Kind{storage.Chunk.Kind, storage.Branch.Kind, storage.Loose.Kind} {
+			if err := v.Scan(k.All(), nil, func(_, value []byte) error {
+				s, err := chunk.Parse(bytes.Clone(value))
+				if err != nil {
+					return err
+				}
+				body, err := chunk.Open(d.keys, s)
+				if err != nil {
+					return err
+				}
+				raw := ""
+				switch b := body.(type) {
+				case *chunk.Changes:
+					for _, c := range b.Changes {
+						raw += string(c.Raw)
+					}
+				case *chunk.Checkpoint:
+					for _, p := range b.Parts {
+						for _, c := range p.Changes {
+							raw += string(c.Raw)
+						}
+					}
+				}
+				for _, w := range words {
+					if strings.Contains(raw, w) {
+						found = append(found, w)
+					}
+				}
+				return nil
+			}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+	slices.Sort(found)
+	return found
+}
+
+// TestErasedNames: no name of a resource of an erased document is left in what a device stores, but in the event that it is gone.
+func TestErasedNames(t *testing.T) {
+	d := practice(t, "A", "B")
+	a, b := d[0], d[1]
+	a.promote(b)
+	a.put(`{"resourceType":"Patient","id":"kennung-77","name":[{"family":"Zwiebelfisch"}]}`, false)
+	a.put(`{"resourceType":"Observation","id":"messung-88","status":"final","code":{"text":"weight"},"subject":{"reference":"Patient/kennung-77"}}`, false)
+	a.edit("Observation/messung-88", func(obj map[string]any) { obj["valueString"] = "81 kg" })
+	sync(t, a, b)
+	e := a.order(orderOf("Patient/kennung-77"))
+	sync(t, a, b)
+	b.agree(e.ID)
+	sync(t, a, b)
+	for _, x := range d {
+		gone := map[string]int{}
+		must(t, x.Events(t.Context(), 0, false, func(e api.Event) error {
+			if e.Resource != "" {
+				gone[e.Kind+" "+e.Resource]++
+			}
+			return nil
+		}))
+		if len(gone) != 2 || gone["resource-deleted Patient/kennung-77"] != 1 || gone["resource-deleted Observation/messung-88"] != 1 {
+			t.Errorf("%s tells who follows its events %v", x.name, gone)
+		}
+		var b storage.Batch
+		must(t, x.twin.View(func(v storage.Reader) error {
+			return v.Keys(storage.Event.All(), nil, func(key []byte) error { b.Delete(bytes.Clone(key)); return nil })
+		}))
+		must(t, x.twin.Commit(t.Context(), &b))
+		if found := x.stores("Zwiebelfisch", "kennung-77", "messung-88", "81 kg"); len(found) != 0 {
+			t.Errorf("%s still stores %q", x.name, found)
+		}
+	}
+}
+
+// TestErasedComesAgain: a device that has deleted, and then lost to damage what it knows of that, deletes again what a device brings that has not heard.
+func TestErasedComesAgain(t *testing.T) {
+	d := practice(t, "A", "B", "C")
+	a, b, c := d[0], d[1], d[2]
+	a.promote(b)
+	c.put(`{"resourceType":"Patient","id":"p1","name":[{"family":"Zwiebelfisch"}]}`, false)
+	sync(t, a, c)
+	sync(t, a, b)
+	e := a.order(orderOf("Patient/p1"))
+	sync(t, a, b)
+	b.agree(e.ID)
+	sync(t, a, b)
+	if found := a.sealedOf("Zwiebelfisch"); len(found) != 0 {
+		t.Fatalf("A still has %q", found)
+	}
+	a.corrupt(storage.Skip.Number())
+	a.crash()
+	a.verify(true)
+	a.take(c, c.ownLog()...)
+	a.applyAll()
+	sync(t, a, c)
+	sync(t, a, c)
+	for _, x := range d {
+		if found := x.sealedOf("Zwiebelfisch"); len(found) != 0 {
+			t.Errorf("%s has %q", x.name, found)
+		}
+		if list := x.erasures(); len(list) != 1 || list[0].State != "erased" {
+			t.Errorf("%s lists %+v", x.name, list)
+		}
+	}
+	if r := a.verify(false); !r.Clean {
+		t.Errorf("A: %+v", r)
+	}
+}
+
+// TestErasedSalvaged: what a salvage brings back that was deleted is deleted again.
+func TestErasedSalvaged(t *testing.T) {
+	d := practice(t, "A", "B")
+	a, b := d[0], d[1]
+	a.promote(b)
+	a.eraseChart()
+	sync(t, a, b)
+	e := a.order(orderOf("Patient/p1"))
+	sync(t, a, b)
+	before := map[string][]byte{}
+	must(t, b.twin.View(func(v storage.Reader) error {
+		return v.Scan(storage.Chunk.All(), nil, func(k, value []byte) error {
+			before[string(k)] = bytes.Clone(value)
+			return nil
+		})
+	}))
+	b.agree(e.ID)
+	sync(t, a, b)
+	var batch storage.Batch // removed values may come back
+	for k, value := range before {
+		batch.Put([]byte(k), value)
+	}
+	must(t, b.twin.Commit(t.Context(), &batch))
+	b.refill(func([]byte) bool { return true })
+	sync(t, a, b)
+	if found := b.sealedOf("Zwiebelfisch", "weight"); len(found) != 0 {
+		t.Errorf("B has %q", found)
+	}
+	if found := b.stores("Zwiebelfisch", "weight"); len(found) != 0 {
+		t.Errorf("B stores %q", found)
+	}
+	if list := b.erasures(); len(list) != 1 || list[0].State != "erased" {
+		t.Errorf("B lists %+v", list)
+	}
+	if s, _ := sync(t, a, b); !s.Agreed || a.export() != b.export() {
+		t.Errorf("they do not agree: %+v", s)
+	}
+	if r := b.verify(false); !r.Clean {
+		t.Errorf("B: %+v", r)
+	}
+}
+
+// TestErasedOwnDamaged: a device whose own chunk is damaged when its document is erased erases it all the same.
+func TestErasedOwnDamaged(t *testing.T) {
+	d := practice(t, "A", "B", "C")
+	a, b, c := d[0], d[1], d[2]
+	a.promote(b)
+	c.put(`{"resourceType":"Patient","id":"p1","name":[{"family":"Zwiebelfisch"}]}`, false)
+	c.put(`{"resourceType":"Patient","id":"p2","name":[{"family":"Klein"}]}`, false)
+	sync(t, a, c)
+	sync(t, a, b)
+	c.without(c.written(1).ID())
+	e := a.order(orderOf("Patient/p1"))
+	sync(t, a, b)
+	b.agree(e.ID)
+	sync(t, a, b)
+	for range 3 {
+		sync(t, b, c)
+	}
+	if strings.Contains(c.export(), "Zwiebelfisch") || !strings.Contains(c.export(), "Klein") {
+		t.Errorf("C shows %s", c.export())
+	}
+	if list := c.erasures(); len(list) != 1 || list[0].State != "erased" {
+		t.Errorf("C lists %+v", list)
+	}
+	if s, _ := sync(t, b, c); !s.Agreed || c.export() != a.export() {
+		t.Errorf("they do not agree: %+v", s)
+	}
+}
+
+// TestErasedPatientStays: a patient who was erased is not written anew in a document that was not there before.
+func TestErasedPatientStays(t *testing.T) {
+	d := practice(t, "A", "B")
+	a, b := d[0], d[1]
+	a.promote(b)
+	a.eraseChart()
+	sync(t, a, b)
+	e := a.order(orderOf("Patient/p1"))
+	sync(t, a, b)
+	b.agree(e.ID)
+	body := `{"resourceType":"Observation","id":"o25","status":"final","code":{"text":"new year"},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2025-03-04"}`
+	if _, err := b.Put(t.Context(), "b", []byte(body), false); api.CodeOf(err) != api.CodeDeleted {
+		t.Errorf("a record of an erased patient is begun: %v", err)
+	}
+	res, err := b.Import(t.Context(), "b", api.ImportBatch{Resources: []json.RawMessage{[]byte(body), []byte(`{"resourceType":"Organization","id":"org2","name":"Andere"}`)}})
+	must(t, err)
+	if len(res.Refused) != 1 || strings.Contains(b.export(), "new year") || !strings.Contains(b.export(), "Andere") {
+		t.Errorf("import: %+v", res)
+	}
+}
+
+// TestImportOfErased: what an import has of an erased record is refused, and the rest of it is imported.
+func TestImportOfErased(t *testing.T) {
+	d := practice(t, "A", "B")
+	a, b := d[0], d[1]
+	a.promote(b)
+	a.eraseChart()
+	sync(t, a, b)
+	e := a.order(orderOf("Patient/p1"))
+	sync(t, a, b)
+	b.agree(e.ID)
+	res, err := b.Import(t.Context(), "b", api.ImportBatch{Resources: []json.RawMessage{
+		[]byte(`{"resourceType":"Patient","id":"p1","name":[{"family":"Zwiebelfisch"}]}`),
+		[]byte(`{"resourceType":"Observation","id":"o25","status":"final","code":{"text":"new year"},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2025-03-04"}`),
+		[]byte(`{"resourceType":"Organization","id":"org2","name":"Andere"}`)}})
+	must(t, err)
+	if len(res.Refused) != 2 || res.Created != 1 || strings.Contains(b.export(), "p1") || !strings.Contains(b.export(), "Andere") {
+		t.Errorf("%+v, and B shows %s", res, b.export())
+	}
+}
+
+// TestVerifyWhileErasing: what waits to be deleted is nothing that a repair is needed for.
+func TestVerifyWhileErasing(t *testing.T) {
+	d := practice(t, "A", "B", "C", "D")
+	a, b, c, slow := d[0], d[1], d[2], d[3]
+	a.promote(b)
+	a.put(`{"resourceType":"Patient","id":"p1","name":[{"family":"Zwiebelfisch"}]}`, false)
+	sync(t, a, slow)
+	slow.edit("Patient/p1", func(obj map[string]any) { obj["gender"] = "female" })
+	sync(t, a, slow)
+	sync(t, a, b)
+	e := a.order(orderOf("Patient/p1"))
+	log := a.ownLog()
+	sync(t, a, b)
+	b.agree(e.ID)
+	must(t, c.AddEntries(t.Context(), a.Device(), a.EntriesSince(nil)))
+	c.take(a, append(log, b.ownLog()...)...) // without what D wrote
+	if list := c.erasures(); len(list) != 1 || list[0].State != "agreed" {
+		t.Fatalf("C lists %+v", list)
+	}
+	if r := c.verify(false); !r.Clean {
+		t.Errorf("while it waits: %+v", r)
+	}
+	sync(t, b, c)
+	if list := c.erasures(); list[0].State != "erased" || len(c.sealedOf("Zwiebelfisch")) != 0 {
+		t.Errorf("C lists %+v", list)
+	}
+	if r := c.verify(false); !r.Clean {
+		t.Errorf("after it: %+v", r)
+	}
+}
+
+// TestErasedWhileSaved: what a repair kept of a lost chunk, to write it once more, goes with its document, and the repair comes to its end.
+func TestErasedWhileSaved(t *testing.T) {
+	d := practice(t, "A", "B", "C")
+	a, b, c := d[0], d[1], d[2]
+	a.promote(b)
+	c.put(`{"resourceType":"Patient","id":"p1","name":[{"family":"Zwiebelfisch"}]}`, false)
+	c.put(`{"resourceType":"Patient","id":"p2","name":[{"family":"Klein"}]}`, false)
+	sync(t, a, c)
+	sync(t, a, b)
+	c.without(c.written(1).ID())
+	c.without(c.written(2).ID())
+	c.corrupt(storage.DocumentsOf.Number())
+	c.verify(true)
+	if len(c.stores("Zwiebelfisch")) == 0 {
+		t.Fatal("the repair keeps nothing")
+	}
+	e := a.order(orderOf("Patient/p1"))
+	sync(t, a, b)
+	b.agree(e.ID)
+	sync(t, a, b)
+	sync(t, b, c)
+	sync(t, b, c)
+	if found := c.stores("Zwiebelfisch"); len(found) != 0 {
+		t.Errorf("C stores %q", found)
+	}
+	_, err := c.EndRepair(t.Context())
+	must(t, err)
+	_, err = c.SaveLost(t.Context())
+	must(t, err)
+	if found := c.stores("Zwiebelfisch"); len(found) != 0 || !strings.Contains(c.export(), "Klein") {
+		t.Errorf("C stores %q and shows %s", found, c.export())
+	}
+}
