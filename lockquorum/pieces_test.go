@@ -188,7 +188,7 @@ func TestViews(t *testing.T) {
 	numbers(t, st, circle, 0, 5000, assigned(circle))
 	numbers(t, st, circle, 0, 3000, used(circle))
 	for i := range 3000 {
-		raw = apply(t, st, &lockquorum.Command{Device: lockquorum.DeviceID{byte(i % 4), 9}, Session: lockquorum.SessionID{byte(i % 4), 9}, Seq: uint64(i/4 + 2), Done: uint64(i/4 + 1),
+		apply(t, st, &lockquorum.Command{Device: lockquorum.DeviceID{byte(i % 4), 9}, Session: lockquorum.SessionID{byte(i % 4), 9}, Seq: uint64(i/4 + 2), Done: uint64(i/4 + 1),
 			Operation: &lockquorum.Acquire{Lock: lockquorum.LockID{byte(i >> 8), byte(i), 5}, TTL: 1000}}, i < 4)
 	}
 	for _, id := range st.Circles() {
@@ -249,7 +249,7 @@ func TestViews(t *testing.T) {
 }
 
 // apply applies a command, within a session that is opened first if that is said.
-func apply(t testing.TB, st *lockquorum.State, c *lockquorum.Command, open bool) (raw []byte) {
+func apply(t testing.TB, st *lockquorum.State, c *lockquorum.Command, open bool) {
 	t.Helper()
 	if open {
 		apply(t, st, &lockquorum.Command{Device: c.Device, Session: c.Session, Seq: 1, Operation: &lockquorum.Open{TTL: 3_600_000}}, false)
@@ -261,7 +261,6 @@ func apply(t testing.TB, st *lockquorum.State, c *lockquorum.Command, open bool)
 	if r, _ := st.Apply(st.Index()+1, c, raw); r.Code != lockquorum.CodeDone {
 		t.Fatalf("%T: %v", c.Operation, r.Code)
 	}
-	return raw
 }
 
 // FuzzAssemble: what is read of pieces is written in the same ones, and goes on. The input is the pieces, of which so many are the head.

@@ -192,12 +192,22 @@ func ParseView(q Query, b []byte) (*View, error) {
 // Marshal returns what the View was read of.
 func (v *View) Marshal() []byte { return v.bytes }
 
-// Epoch, Index and Clock are those of the State, and Chain, Seen and Voters.
-func (v *View) Epoch() uint64   { return v.st.epoch }
-func (v *View) Index() uint64   { return v.st.index }
-func (v *View) Clock() int64    { return v.st.clock }
+// Epoch is the State's.
+func (v *View) Epoch() uint64 { return v.st.epoch }
+
+// Index is the State's.
+func (v *View) Index() uint64 { return v.st.index }
+
+// Clock is the leader's, as it answered.
+func (v *View) Clock() int64 { return v.st.clock }
+
+// Chain is the State's.
 func (v *View) Chain() [32]byte { return v.st.chain }
-func (v *View) Seen() Seen      { return v.st.Seen() }
+
+// Seen returns how far the State had come.
+func (v *View) Seen() Seen { return v.st.Seen() }
+
+// Voters returns the State's.
 func (v *View) Voters() []Voter { return v.st.Voters() }
 
 // Lease returns what is said of a lock; false if it was not read, or nobody ever asked for it.
@@ -220,13 +230,17 @@ func (v *View) Numbers() (SeriesID, []Number) {
 	return v.st.circles[v.query.ID].id(int(v.series - 1)), v.numbers
 }
 
-// Range returns the parts of a range that was read, ascending, and Ranges which were.
+// Range returns the parts of a range that was read, ascending.
 func (v *View) Range(id RangeID) []Part { return v.st.Range(id) }
-func (v *View) Ranges() []RangeID       { return v.st.Ranges() }
 
-// Defined returns what a range that was read was defined as, and Free how many of its numbers nobody has.
+// Ranges returns the ranges that were read, ascending.
+func (v *View) Ranges() []RangeID { return v.st.Ranges() }
+
+// Defined returns what a range that was read was defined as.
 func (v *View) Defined(id RangeID) (Definition, bool) { return v.st.Defined(id) }
-func (v *View) Free(id RangeID) int64                 { return v.st.Free(id) }
+
+// Free returns how many numbers of a range that was read nobody has.
+func (v *View) Free(id RangeID) int64 { return v.st.Free(id) }
 
 // FreePart returns numbers of a range that was read that nobody has, as many as size in one piece or fewer; false if there are none.
 func (v *View) FreePart(id RangeID, size int64) (lo, hi int64, ok bool) {

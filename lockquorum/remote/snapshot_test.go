@@ -84,7 +84,7 @@ func (c counting) Write(b []byte) (int, error) {
 }
 
 // send sends a snapshot over a connection that breaks after so many writes, and says how that went and how many writes it took.
-func send(t *testing.T, s *Server, m *pb.Message, pieces lockquorum.Pieces, writes int) (err error, took int) {
+func send(t *testing.T, s *Server, m *pb.Message, pieces lockquorum.Pieces, writes int) (took int, err error) {
 	t.Helper()
 	left := writes
 	messenger := NewMessenger(practice, func(context.Context, lockquorum.DeviceID) (Stream, error) {
@@ -97,7 +97,7 @@ func send(t *testing.T, s *Server, m *pb.Message, pieces lockquorum.Pieces, writ
 	must(t, messenger.SendSnapshot(quorumtest.B, lockquorum.Seen{Place: lockquorum.Place{Epoch: 1}}, m, pieces, func(err error) { done <- err }))
 	err = <-done
 	synctest.Wait()
-	return err, writes - left
+	return writes - left, err
 }
 
 // TestSnapshot: a snapshot is sent in pieces, of which the other voter is sent what it lacks; wherever the connection breaks it is not taken, and goes on from there.
@@ -110,19 +110,19 @@ func TestSnapshot(t *testing.T) {
 			r := &receiver{has: map[lockquorum.Sum][]byte{}}
 			s := &Server{Practice: practice, Votes: func(lockquorum.DeviceID) bool { return true }, Snapshot: r.snapshot}
 			if breaks < 0 { // to find out how long it takes
-				err, n := send(t, s, m, frozen, plenty)
+				n, err := send(t, s, m, frozen, plenty)
 				must(t, err)
 				if took = n; r.taken != 1 {
 					t.Fatal("it was not taken")
 				}
 				continue
 			}
-			err, _ := send(t, s, m, frozen, breaks)
+			_, err := send(t, s, m, frozen, breaks)
 			if breaks < took && (err == nil || r.taken != 0) {
 				t.Fatalf("broken after %d of %d writes it is taken %d times (%v)", breaks, took, r.taken, err)
 			}
 			had := len(r.has)
-			err, n := send(t, s, m, frozen, plenty)
+			n, err := send(t, s, m, frozen, plenty)
 			must(t, err)
 			if r.taken == 0 || n > took-had {
 				t.Errorf("broken after %d of %d writes, with %d pieces, it took %d once more", breaks, took, had, n)
@@ -138,22 +138,22 @@ func TestSnapshotRefused(t *testing.T) {
 		votes := false
 		r := &receiver{has: map[lockquorum.Sum][]byte{}}
 		s := &Server{Practice: practice, Votes: func(lockquorum.DeviceID) bool { return votes }, Snapshot: r.snapshot}
-		if err, _ := send(t, s, m, frozen, 100); err == nil || r.taken+len(r.has) > 0 {
+		if _, err := send(t, s, m, frozen, 100); err == nil || r.taken+len(r.has) > 0 {
 			t.Errorf("of a device that does not vote %d pieces were taken (%v)", len(r.has), err)
 		}
 		votes = true
-		if err, _ := send(t, s, m, forged{frozen}, 100); err == nil || r.taken+len(r.has) > 0 {
+		if _, err := send(t, s, m, forged{frozen}, 100); err == nil || r.taken+len(r.has) > 0 {
 			t.Errorf("of pieces that are others %d were taken (%v)", len(r.has), err)
 		}
-		if err, _ := send(t, s, m, forged{nil}, 100); !errors.Is(err, lockquorum.ErrPiece) || r.taken > 0 {
+		if _, err := send(t, s, m, forged{nil}, 100); !errors.Is(err, lockquorum.ErrPiece) || r.taken > 0 {
 			t.Errorf("without its pieces a snapshot is taken (%v)", err)
 		}
 		no := proto.Clone(m).(*pb.Message)
 		no.Snapshot.Data = []byte("cmlq")
-		if err, _ := send(t, s, no, frozen, 100); err == nil || r.taken > 0 {
+		if _, err := send(t, s, no, frozen, 100); err == nil || r.taken > 0 {
 			t.Errorf("what is no manifest is taken (%v)", err)
 		}
-		must(t, func() error { err, _ := send(t, s, m, frozen, 100); return err }())
+		must(t, func() error { _, err := send(t, s, m, frozen, 100); return err }())
 		if r.taken != 1 {
 			t.Error("it is not taken after that")
 		}

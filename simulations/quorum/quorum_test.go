@@ -109,7 +109,7 @@ func TestMutants(t *testing.T) {
 	for _, m := range []Mutant{WallClock, NoDrift, NoBarrier, NoSync, LeaderMemory, ReadsMemory, TTLFromReply, NoSnapshot, RestAtTwo, NoWitness, SameEpoch,
 		PartsForgotten, LogKept, TokenOrder, SyncIgnored, FullIgnored, EndedGoesOn, AppliedOnly} {
 		t.Run(string(m), func(t *testing.T) {
-			if slow := []Mutant{WallClock, NoDrift, PartsForgotten, LogKept}; slices.Contains(slow, m) && os.Getenv("MUTANTS")+os.Getenv("HEAVY") == "" {
+			if slow := []Mutant{WallClock, NoDrift, ReadsMemory, PartsForgotten, LogKept, AppliedOnly}; slices.Contains(slow, m) && os.Getenv("MUTANTS")+os.Getenv("HEAVY") == "" {
 				t.Skip("it takes long: MUTANTS=1")
 			}
 			for seed := uint64(1); seed <= n; seed++ {
