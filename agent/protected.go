@@ -94,8 +94,12 @@ func (a *Agent) ending(ctx context.Context, h quorum.Held) {
 // use is a lease that a write may be made under. Whoever asks for its token makes it.
 type use struct {
 	quorum.Held
-	made bool
+	made  bool
+	wrote []replica.Change
 }
+
+// Wrote implements replica.Noting.
+func (u *use) Wrote(c replica.Change) { u.wrote = append(u.wrote, c) }
 
 // Token implements replica.Lease.
 func (u *use) Token() lockquorum.Token {
@@ -129,13 +133,32 @@ func writeUnder[T any](ctx context.Context, a *Agent, leases []quorum.Held, writ
 		if !u.made {
 			continue
 		}
-		if err := a.commit(ctx, u.Held); err != nil {
+		err := a.commit(ctx, u.Held)
+		if err == nil {
+			err = a.committed(u.wrote)
+		}
+		if err != nil {
 			return v, &api.Error{Code: api.CodeLease, Err: err, Message: "it is written on this device and not committed: " + err.Error(),
 				Hint: "as long as the lease lasts it is tried again when the lease is given back; else it is kept aside: see chartmesh quarantine list"}
 		}
 	}
 	return v, nil
 }
+
+// committed is an error unless all that a write came to is certified. Nothing may be left to propose for another reason: the end of the lease came to be known here meanwhile, and
+// what was written under it is late.
+func (a *Agent) committed(wrote []replica.Change) error {
+	for _, c := range wrote {
+		if ok, err := a.records.Committed(c); err != nil {
+			return explain(err)
+		} else if !ok {
+			return errLate
+		}
+	}
+	return nil
+}
+
+var errLate = errors.New("its lease ended before")
 
 // commit has what was written under a lease certified.
 func (a *Agent) commit(ctx context.Context, h quorum.Held) error {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"chartmesh/chunk"
+	"chartmesh/storage"
 	"chartmesh/trust"
 	"chartmesh/trust/keyring"
 )
@@ -179,6 +180,12 @@ func TestBadErasures(t *testing.T) {
 			order := r.writers[0].orders(1, append(more, edits...)...)
 			r.takes(order, r.writers[2].agrees(1, order, ""))
 		},
+		"a certificate among them, as a protected document has": func(r *retained, edits []chunk.Sealed) {
+			certificate := r.writers[1].seal(&chunk.Certificate{Document: [32]byte{1}, Statement: []byte("s"), Voter: r.writers[1].Device(), Heads: [][32]byte{{1}}})
+			r.takes(certificate)
+			order := r.writers[0].orders(1, append(edits, certificate)...)
+			r.takes(order, r.writers[2].agrees(1, order, ""))
+		},
 		"an order among them": func(r *retained, edits []chunk.Sealed) {
 			first := r.writers[0].orders(1, edits[0])
 			order := r.writers[0].orders(1, append(edits, first)...)
@@ -281,5 +288,73 @@ func TestForgedErasure(t *testing.T) {
 	must(t, r.p.Arrive(t.Context(), r.keys.Device(), [][]byte{order.Bytes(), assent.Bytes(), value}))
 	if _, skips := stored(t, r.p); skips != 1 {
 		t.Error("the skip of two administrators is not taken")
+	}
+}
+
+// TestErasedComesAgain: what was erased and comes again, since the skip in its place does not read any more, is deleted again.
+func TestErasedComesAgain(t *testing.T) {
+	r := newRetained(t, 2)
+	r.joins(trust.RoleAdmin)
+	r.brings(r.p)
+	a, b, c := r.writers[0], r.writers[1], r.writers[2]
+	edits := b.edits(1, 3)
+	order := a.orders(1, edits...)
+	assent := c.agrees(1, order, "")
+	r.takes(slices.Concat(edits, []chunk.Sealed{order, assent})...)
+	r.keeps("erased", 2, 1)
+	for _, crash := range []bool{false, true} {
+		must(t, r.p.store.View(func(v storage.Reader) error {
+			return v.Keys(storage.Skip.All(), nil, func(key []byte) error {
+				defer r.twin.Corrupt(append(storage.Within.Key(7), key...))
+				return nil
+			})
+		}))
+		if _, err := r.p.Chunks(r.scope(), edits[0].Log(), 0, 1<<20); err == nil {
+			t.Fatal("the skip reads")
+		}
+		if crash {
+			r.crash()
+		}
+		if n := r.p.Vector(r.scope())[edits[0].Log()].Counter; n != 0 {
+			t.Fatalf("%d chunks are still claimed", n)
+		}
+		r.takes(edits...)
+		r.keeps("they come again", 2, 1)
+		r.complete("after they came again")
+	}
+}
+
+// TestForgedEnd: a checkpoint, or an order, that names another last chunk of the same tip deletes nothing: no log would go on after the skip that rests on it.
+func TestForgedEnd(t *testing.T) {
+	for name, say := range map[string]func(a, b, c *writer, covers chunk.Covers, edits []chunk.Sealed) []chunk.Sealed{
+		"a checkpoint": func(a, b, c *writer, covers chunk.Covers, edits []chunk.Sealed) []chunk.Sealed {
+			body := packed(1, edits...)
+			body.Covers = covers
+			pack := b.seal(body)
+			return []chunk.Sealed{pack, a.says(1, pack, true), c.says(1, pack, true)}
+		},
+		"an order": func(a, _, c *writer, covers chunk.Covers, _ []chunk.Sealed) []chunk.Sealed {
+			order := a.seal(&chunk.Erasure{Document: [32]byte{1}, Covers: covers})
+			return []chunk.Sealed{order, c.agrees(1, order, "")}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRetained(t, 2)
+			r.joins(trust.RoleAdmin)
+			r.brings(r.p)
+			a, b, c := r.writers[0], r.writers[1], r.writers[2]
+			edits := a.edits(1, 3)
+			r.takes(slices.Concat(edits, a.edits(2, 2))...)
+			covers := packed(1, edits...).Covers
+			covers[0].Last[31] ^= 1
+			r.takes(say(a, b, c, covers, edits)...)
+			must(t, settles(t.Context(), r.p))
+			if n := r.p.Deleted(); n != 0 {
+				t.Errorf("%d chunks are deleted", n)
+			}
+			if forks := r.passesOn(r.p, r.fresh()).Forks(r.scope()); len(forks) != 0 {
+				t.Errorf("a newcomer holds logs with several histories: %v", forks)
+			}
+		})
 	}
 }

@@ -34,8 +34,9 @@ type erasable struct {
 type ordered struct {
 	scope  trust.ScopeID
 	links  links
-	words  []chunk.Sealed // on checkpoints, which need not be among them
-	chunks uint64         // that no agreed order names
+	packs  map[spot]*packedAt
+	words  map[spot]chunk.Sealed // on checkpoints, which need not be among them
+	chunks uint64                // that no agreed order names
 }
 
 // PlanErasure says what an order would name, and what stands against it.
@@ -92,7 +93,7 @@ func (x *erasable) add(scope trust.ScopeID, doc crdt.DocumentID) error {
 	if err != nil {
 		return fmt.Errorf("name a document to erase: %w", err)
 	}
-	x.docs[doc], x.tags[tag] = &ordered{scope: scope, links: links{}}, doc
+	x.docs[doc], x.tags[tag] = &ordered{scope: scope, links: links{}, packs: map[spot]*packedAt{}, words: map[spot]chunk.Sealed{}}, doc
 	return nil
 }
 
@@ -230,18 +231,13 @@ func (x *erasable) scan(v storage.Reader) error {
 			x.against("", "chunks of it are here that their log does not reach yet: wait until this device is in sync")
 			return nil
 		}
-		switch h.Kind {
+		switch at := (spot{sealed.Log(), h.Counter}); h.Kind {
 		case chunk.KindCover:
-			d.words = append(d.words, sealed)
+			d.words[at] = sealed
 		case chunk.KindCheckpoint:
-			covers, err := sealed.Covers()
-			if err != nil {
-				return err
-			}
-			d.links.cover(covers)
-			fallthrough
+			d.packs[at] = &packedAt{sealed: sealed}
 		case chunk.KindChanges:
-			d.links[spot{sealed.Log(), h.Counter}] = linkOf(sealed)
+			d.links[at] = linkOf(sealed)
 		}
 		return nil
 	}); err != nil {
@@ -249,10 +245,13 @@ func (x *erasable) scan(v storage.Reader) error {
 	}
 	for _, doc := range sortedKeys(x.docs) {
 		d := x.docs[doc]
-		for _, w := range d.words {
+		if err := d.addPacks(v); err != nil {
+			return fmt.Errorf("look for what is to be erased: %w", err)
+		}
+		for at, w := range d.words {
 			on, _, err := w.Verdict()
 			if l, ok := d.links[spot{on.Log, on.Counter}]; err == nil && ok && l.tip == chunk.At(on.Counter, on.ID).Tip {
-				d.links[spot{w.Log(), w.Header().Counter}] = linkOf(w)
+				d.links[at] = linkOf(w)
 			}
 		}
 		if len(d.links) == 0 {

@@ -300,3 +300,58 @@ func TestErasedWhileSaved(t *testing.T) {
 		t.Errorf("C stores %q and shows %s", found, c.export())
 	}
 }
+
+// TestEraseBesideBadCheckpoint: a member's checkpoint that claims to stand for what is not there, or of another document, hinders no erasure: the order leaves it out.
+func TestEraseBesideBadCheckpoint(t *testing.T) {
+	for name, bend := range map[string]func(*chunk.Checkpoint){
+		"another history":      func(c *chunk.Checkpoint) { c.Covers[0].Last[0] ^= 1 },
+		"another chunk within": func(c *chunk.Checkpoint) { c.Covers[0].Tips[2][0] ^= 1 },
+		"what there is not": func(c *chunk.Checkpoint) {
+			run := &c.Covers[0]
+			run.To, run.Tips = run.To+1, append(run.Tips, chunk.At(run.To, run.Last).Tip)
+			c.Others = append(c.Others, chunk.Spot{Counter: run.To})
+		},
+		"another document's": func(*chunk.Checkpoint) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := practice(t, "A", "B", "forger")
+			a, b := p[0], p[1]
+			a.promote(b)
+			a.put(compactPatient, false)
+			a.editMany(0, 3)
+			if name == "another document's" {
+				a.put(`{"resourceType":"Patient","id":"p2","name":[{"family":"Klein"}]}`, false)
+			}
+			for _, x := range p[1:] {
+				sync(t, a, x)
+			}
+			f := forge(p[2])
+			doc := f.Document("section", "p1", "core")
+			body := checkpointOf(t, a, f.Scope, doc)
+			bend(body)
+			bad := f.Seal(body)
+			for _, d := range []*device{a, b} {
+				d.take(f.device, bad)
+			}
+			e := a.order(orderOf("Patient/p1"))
+			sync(t, a, b)
+			if e = b.agree(e.ID); e.State != "erased" {
+				t.Errorf("%+v", e)
+			}
+			sync(t, a, b)
+			for _, d := range []*device{a, b} {
+				held := d.heldList(false)
+				if len(held) != 1 || held[0].State != "quarantined" || strings.Contains(d.export(), "Berg") {
+					t.Errorf("%s holds %+v and shows %s", d.name, held, d.export())
+				}
+				if name == "another document's" && !strings.Contains(d.export(), "Klein") {
+					t.Errorf("%s lost another's", d.name)
+				}
+				if n, _, _ := d.chunksOf(); n > 4 {
+					t.Errorf("%s stores %d chunks", d.name, n)
+				}
+			}
+			alike(t, a, b)
+		})
+	}
+}

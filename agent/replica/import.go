@@ -251,16 +251,20 @@ func (run *importing) sort(ctx context.Context, items []*incoming, pause bool) (
 				run.t = run.r.begin(ctx)
 			}
 		}
+		may := run.t.mayWriteAt
 		if known {
-			run.result.Unchanged++
-			continue
+			may = func(ctx context.Context, j job) error { return run.t.again(ctx, j, in.ref.key()) }
 		}
-		if err := run.t.mayWriteAt(ctx, j); err != nil {
+		if err := may(ctx, j); err != nil {
 			refused, ok := errors.AsType[*api.Error](err)
 			if !ok {
 				return nil, err
 			}
 			run.result.Refused = append(run.result.Refused, api.ImportError{Index: in.index, Reason: refused.Message, Lock: lacksLease(ctx, j)})
+			continue
+		}
+		if known {
+			run.result.Unchanged++
 			continue
 		}
 		at := place{j.doc, in.base != nil, joinHashes(in.base)}

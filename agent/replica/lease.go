@@ -28,6 +28,19 @@ type Lease interface {
 	Certified(lockquorum.DocumentID) lockquorum.Heads
 }
 
+// Noting is a Lease that is told what is written under it, before that is durable.
+type Noting interface {
+	Lease
+	Wrote(Change)
+}
+
+// Change names a change of a document.
+type Change struct {
+	Scope    trust.ScopeID
+	Document crdt.DocumentID
+	Hash     crdt.ChangeHash
+}
+
 type leaseKey struct{ lock string }
 
 // Under returns a context under which the documents may be written that a lease's lock guards. A context may have several leases.
@@ -342,6 +355,18 @@ func (r *Replica) Uncommitted() (list []Proposal, err error) {
 	return list, nil
 }
 
+// Committed reports whether a change of a protected document counts: somebody certified it. One that was written here and does not is pending, or late.
+func (r *Replica) Committed(c Change) (bool, error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	d, err := r.document(c.Scope, c.Document)
+	if err != nil {
+		return false, err
+	}
+	_, overlaid := d.overlay[c.Hash]
+	return d.index.Has(c.Hash) && !overlaid, nil
+}
+
 func (r *Replica) propose(d *document, token lockquorum.Token) (p Proposal, ok bool) {
 	p = Proposal{Lock: d.lock, Scope: d.scope, Document: d.id, Token: token, Name: r.quorum.Document(d.id)}
 	set := d.settled()
@@ -453,6 +478,31 @@ func uncommitted(v storage.Reader, scope trust.ScopeID, doc crdt.DocumentID, key
 		return false, fmt.Errorf("read what is not committed: %w", err)
 	}
 	return found, nil
+}
+
+// again is for a resource that stands as it is to be written: what of that is not certified has to be committed now, under the lease under which it was written. Whoever writes something again
+// was perhaps told that it is not committed.
+func (t *transaction) again(ctx context.Context, j job, key string) error {
+	if _, protected := LockOf(j.scope, j.doc); !protected {
+		return nil
+	}
+	d, err := t.r.document(j.scope, j.doc)
+	if err != nil {
+		return err
+	}
+	l, noting := ctx.Value(leaseKey{d.lock}).(Noting)
+	for hash, o := range d.overlay {
+		if !slices.Contains(o.keys, key) {
+			continue
+		}
+		if _, err := t.fence(ctx, d); err != nil {
+			return err
+		}
+		if noting {
+			l.Wrote(Change{j.scope, d.id, hash})
+		}
+	}
+	return nil
 }
 
 // mayWriteAt reports whether a job may write where it does: an ordinary document, or under a lease.

@@ -163,6 +163,61 @@ func TestLateWork(t *testing.T) {
 	}
 }
 
+// noting is a lease that is told what is written under it.
+type noting struct {
+	*lease
+	wrote []replica.Change
+}
+
+func (n *noting) Wrote(c replica.Change) { n.wrote = append(n.wrote, c) }
+
+// TestWrittenAgain: what is written again, and stands here without being committed, has to be committed then: by a lease that covers it, which hears of it.
+func TestWrittenAgain(t *testing.T) {
+	a := practice(t, "surgery")[0]
+	q := newQuorum(t, a)
+	l := q.acquire(lists)
+	a.under(l, list("A"), false)
+	l.commit(a)
+	q.certify(a, lists, "CodeSystem/c1")
+	ref := api.Ref{Type: "CodeSystem", ID: "c1"}
+	was, err := a.Get(t.Context(), ref, "")
+	must(t, err)
+	repeated := []byte(strings.Replace(string(was.JSON), `"A"`, `"B"`, 1)) // on the version before
+	first := &noting{lease: l}
+	if _, err := a.Put(replica.Under(t.Context(), first), "user", repeated, false); err != nil || len(first.wrote) != 1 {
+		t.Fatalf("written was %v (%v)", first.wrote, err)
+	}
+	now, err := a.Get(t.Context(), ref, "")
+	must(t, err)
+	if done, err := a.Committed(first.wrote[0]); err != nil || done || !now.Uncommitted {
+		t.Fatalf("before the commit: %v (%v), %+v", done, err, now)
+	}
+	for _, body := range []json.RawMessage{repeated, now.JSON} {
+		if w, err := a.Put(t.Context(), "user", body, false); api.CodeOf(err) != api.CodeLease {
+			t.Errorf("without a lease %s: %+v, %v", body, w, err)
+		}
+		again := &noting{lease: l}
+		w, err := a.Put(replica.Under(t.Context(), again), "user", body, false)
+		if err != nil || w.Outcome != "repeated" && w.Outcome != "unchanged" || !slices.Equal(again.wrote, first.wrote) {
+			t.Errorf("%s: %+v, %v; told was %v", body, w, err, again.wrote)
+		}
+	}
+	res, err := a.Import(t.Context(), "user", api.ImportBatch{Resources: []json.RawMessage{now.JSON}})
+	if err != nil || len(res.Refused) != 1 {
+		t.Errorf("imported again without a lease: %+v, %v", res, err)
+	}
+	l.commit(a)
+	q.certify(a, lists, "CodeSystem/c1")
+	if done, err := a.Committed(first.wrote[0]); err != nil || !done {
+		t.Errorf("committed: %v (%v)", done, err)
+	}
+	l.release()
+	if _, err := a.Put(t.Context(), "user", repeated, false); err != nil {
+		t.Errorf("again, since it is committed: %v", err)
+	}
+	rest(t, a)
+}
+
 // What is released and is late again is not settled any more.
 func TestReleasedTooLate(t *testing.T) {
 	p := practice(t, "surgery", "branch")

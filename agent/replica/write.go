@@ -133,6 +133,9 @@ func (t *transaction) edit(ctx context.Context, j job, by author, origin chunk.O
 	if err != nil {
 		return false, 0, err
 	}
+	if l, ok := ctx.Value(leaseKey{d.lock}).(Noting); ok {
+		l.Wrote(Change{j.scope, d.id, c.Hash})
+	}
 	if j.base == nil {
 		err := t.verify(d, j)
 		if errors.Is(err, errReadBack) && !j.again {
@@ -351,6 +354,9 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 	}
 	switch {
 	case (blind || j.base != nil) && !v.Removed && !j.over && bytes.Equal(v.JSON, j.json[ref.key()]):
+		if err := t.again(ctx, j, ref.key()); err != nil {
+			return api.Written{}, err
+		}
 		return t.written(j.doc, ref, "unchanged", 0)
 	case blind:
 		return api.Written{}, &api.Error{Code: api.CodeConflict, Message: ref.key() + " exists and the file names no version",
@@ -370,6 +376,9 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 					Message: "this was written on that version of " + ref.key() + " before, and was changed since; nothing was written",
 					Hint:    "see `chartmesh history " + ref.key() + "`; to write it on purpose start from `chartmesh get " + ref.key() + "`"}
 			}
+			if err := t.again(ctx, j, ref.key()); err != nil {
+				return api.Written{}, err
+			}
 			return t.written(j.doc, ref, "repeated", 0)
 		}
 	}
@@ -383,6 +392,9 @@ func (t *transaction) put(ctx context.Context, by author, obj fhir.Object, ref f
 	}
 	if !changed {
 		outcome = "unchanged"
+		if err := t.again(ctx, j, ref.key()); err != nil {
+			return api.Written{}, err
+		}
 	}
 	return t.written(j.doc, ref, outcome, opened)
 }

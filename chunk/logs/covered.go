@@ -194,6 +194,8 @@ func (x *deletion) skip(scope trust.ScopeID, run chunk.Covered, from uint64) (sk
 	skip.From = from
 	last, err := ReadChunk(x.v, scope, run.Log, run.To)
 	switch {
+	case err == nil && last.ID() != run.Last:
+		return skip, ErrOtherHistory
 	case err == nil:
 		skip.Key = last.LogKey()
 	case errors.Is(err, storage.ErrNotFound):
@@ -202,7 +204,7 @@ func (x *deletion) skip(scope trust.ScopeID, run chunk.Covered, from uint64) (sk
 			return skip, cmp.Or(err, ErrNotHeld)
 		}
 		// It may go on beyond the run.
-		if at, err := (&History{Reader: x.v, Scope: scope, Log: run.Log}).At(run.To); err != nil || at != chunk.At(run.To, run.Last) {
+		if at, err := (&History{Reader: x.v, Scope: scope, Log: run.Log}).At(run.To); err != nil || at != chunk.At(run.To, run.Last) || there.To == run.To && there.Last != run.Last {
 			return skip, cmp.Or(err, ErrOtherHistory)
 		}
 		skip.Key = there.Key
@@ -227,7 +229,12 @@ func (x *deletion) fits(sealed chunk.Sealed) error {
 		return ErrCoversWrongly
 	}
 	switch sealed.Header().Kind {
-	case chunk.KindChanges, chunk.KindCertificate:
+	case chunk.KindChanges:
+		return nil
+	case chunk.KindCertificate: // of a protected document, which is packed, and not erased
+		if x.checkpoint.IsErasure() {
+			return ErrCoversWrongly
+		}
 		return nil
 	case chunk.KindCheckpoint:
 		earlier, err := sealed.Covers()

@@ -1,7 +1,10 @@
 package logs
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 
 	"chartmesh/storage"
@@ -15,15 +18,25 @@ import (
 func (s *Set) TakeBack(ctx context.Context, at storage.Ref, why error, note func(b *storage.Batch, end uint64) error) (taken bool, err error) {
 	s.arrive.Lock()
 	defer s.arrive.Unlock()
+	settling := s.settler.at
+	settling.Look = storage.Chunk.All()
+	noted := func(b *storage.Batch, end uint64) error {
+		if s.settler.on { // what comes again may have been deleted for an order that is settled
+			b.Put(storage.Meta.Key(metaSettling), settling.Marshal())
+		}
+		return note(b, end)
+	}
 	if at.ID != [32]byte{} {
-		taken, err = true, s.takeBackBranch(ctx, at, why, note)
+		taken, err = true, s.takeBackBranch(ctx, at, why, noted)
 	} else {
-		taken, err = s.takeBackMain(ctx, Ref{at.Scope, at.Log, at.Counter}, why, note)
+		taken, err = s.takeBackMain(ctx, Ref{at.Scope, at.Log, at.Counter}, why, noted)
 	}
 	if err != nil {
 		return false, fmt.Errorf("take back a damaged chunk: %w", err)
 	}
 	if taken {
+		s.settler.at = settling
+		s.settler.news.Store(true)
 		s.changed()
 	}
 	return taken, nil
@@ -65,6 +78,9 @@ func (s *Set) takeBackMain(ctx context.Context, at Ref, why error, note func(*st
 	batch.Delete(storage.Chunk.Key(at.Scope, at.Log, at.Counter))
 	var head End
 	err = s.store.View(func(v storage.Reader) error {
+		if err := dropSkip(v, &batch, at); err != nil {
+			return err
+		}
 		for c := at.Counter - 1; c > 0; c-- {
 			h, err := HeldBy(v, at.Scope, at.Log, c)
 			if err == nil {
@@ -97,4 +113,16 @@ func (s *Set) takeBackMain(ctx context.Context, at Ref, why error, note func(*st
 		s.Memory.AdvanceLocked(at.Scope, at.Log, head)
 	}
 	return true, nil
+}
+
+// dropSkip removes the skip over a counter if it does not read: whoever looks for one there would stop at it.
+func dropSkip(v storage.Reader, batch *storage.Batch, at Ref) error {
+	return v.Keys(storage.Skip.With2(at.Scope, at.Log), storage.Skip.Key(at.Scope, at.Log, at.Counter), func(key []byte) error {
+		_, err := v.Get(key)
+		if !errors.Is(err, storage.ErrDamaged) {
+			return cmp.Or(err, storage.ErrStop)
+		}
+		batch.Delete(bytes.Clone(key))
+		return storage.ErrStop
+	})
 }
