@@ -62,21 +62,21 @@ const plenty = 1 << 20
 // TestReceivesInParts: what has come of a snapshot changes nothing before all has; what came before the connection broke does not come again while the process lives,
 // and after a restart all comes.
 func TestReceivesInParts(t *testing.T) {
-	st := full(t, 30_000, 3)
+	st := full(t, 20_000, 3)
 	synctest.Test(t, func(t *testing.T) {
 		twin := founded(t, 2, 3)
 		d := open(t, twin, Config{})
 		stop := start(t, d)
 		m, from := snapshotOf(st)
 		before := d.Status()
-		all, err := receives(d, m, from, 100)
+		all, err := receives(d, m, from, 75)
 		if at := d.Status(); err == nil || at.Chain != before.Chain || at.Index != before.Index {
 			t.Fatalf("of a part of a snapshot a voter has come to %d (%v)", at.Index, err)
 		}
 		if n := count(t, twin); n < 50 {
-			t.Errorf("of 100 pieces %d were kept", n)
+			t.Errorf("of 75 pieces %d were kept", n)
 		}
-		rest, err := receives(d, m, from, 10)
+		rest, err := receives(d, m, from, 3)
 		if err == nil || rest > all-50 {
 			t.Errorf("of %d pieces %d are asked for once more (%v)", all, rest, err)
 		}
@@ -97,7 +97,7 @@ func TestReceivesInParts(t *testing.T) {
 
 // TestKilledWhileReceiving: wherever a voter is killed that is sent a snapshot, it has its old State or the new one, and comes to have the new one.
 func TestKilledWhileReceiving(t *testing.T) {
-	st := full(t, 30_000, 3)
+	st := full(t, 20_000, 3)
 	chains := map[[32]byte]int{}
 	for _, stage := range []storage.Stage{storage.Begin, storage.Applied, storage.Synced} {
 		for at := range 5 {
