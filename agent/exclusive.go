@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/quorum"
@@ -82,6 +83,15 @@ func (n network) Open(ctx context.Context, d trust.DeviceID) (remote.Stream, err
 func (n network) Reaches(d trust.DeviceID) bool {
 	host := n.a.host.Load()
 	return host != nil && host.Reaches(d)
+}
+
+// RoundTrip implements local.Network.
+func (n network) RoundTrip(d trust.DeviceID) time.Duration {
+	host := n.a.host.Load()
+	if host == nil {
+		return 0
+	}
+	return host.RoundTrip(d)
 }
 
 // serveQuorum answers a question of another device about leases and numbers.

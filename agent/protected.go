@@ -48,7 +48,8 @@ func (a *Agent) granted(ctx context.Context, h quorum.Held) {
 	}
 }
 
-// barrier waits until this device holds what was committed last under a lease's lock.
+// barrier waits until this device holds what was committed last under a lease's lock, and knows what became of what was written here under earlier leases of it: the voters' word
+// on that seals them.
 func (a *Agent) barrier(ctx context.Context, s *quorum.Service, h quorum.Held) error {
 	for _, d := range h.Documents() {
 		holds := func() (bool, error) { return a.records.Holds(h.Lock(), d, h.Certified(d)) }
@@ -57,7 +58,13 @@ func (a *Agent) barrier(ctx context.Context, s *quorum.Service, h quorum.Held) e
 			return err
 		}
 	}
-	return nil
+	list, err := a.records.Uncommitted()
+	for _, p := range list {
+		if p.Lock == h.Lock() && p.Token != h.Token() {
+			err = errors.Join(err, a.certify(ctx, s, p))
+		}
+	}
+	return err
 }
 
 // awaitCommitted waits until what is certified of a document is here and counts. Who committed it may be gone before its certificate was anywhere,
@@ -115,6 +122,24 @@ func underLeases[T any](ctx context.Context, a *Agent, write func(context.Contex
 		held = slices.DeleteFunc(s.Held(), quorum.Held.Own)
 	}
 	return writeUnder(ctx, a, held, write)
+}
+
+// checkLease asks whether the lease still holds under which a resource is written, if this device has it.
+func (a *Agent) checkLease(ctx context.Context, resource []byte) {
+	s := a.quorum.Load()
+	if s == nil {
+		return
+	}
+	held := slices.DeleteFunc(s.Held(), quorum.Held.Own)
+	if len(held) == 0 {
+		return
+	}
+	lock := replica.LockOfResource(resource)
+	for _, h := range held {
+		if h.Lock() == lock {
+			h.Check(ctx)
+		}
+	}
 }
 
 // writeUnder is underLeases with these.
@@ -182,6 +207,9 @@ func (a *Agent) commitNow(ctx context.Context, h quorum.Held) error {
 		a.push(ctx, s, p)
 		err := h.Commit(ctx, p.Name, p.Heads)
 		if err != nil && !quorum.Uncertain(err) {
+			if quorum.Lost(err) { // the voters' word says that it is late; if it does not come now, it is asked for again
+				_ = a.certify(ctx, s, p)
+			}
 			return s.Explain(err)
 		}
 		open[p.Document] = err != nil

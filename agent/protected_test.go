@@ -115,3 +115,32 @@ func TestCommitTogether(t *testing.T) {
 		t.Errorf("what was answered as done is not certified: %s (%v)", r.JSON, err)
 	}
 }
+
+// TestBrokenLease: under a lease that was broken nothing is written, and the next one goes on from what was committed.
+func TestBrokenLease(t *testing.T) {
+	a := running(t)
+	ctx := t.Context()
+	put := func(title string) error {
+		_, err := a.Put(ctx, "user", json.RawMessage(fmt.Sprintf(`{"resourceType":"CodeSystem","id":"c1","title":%q}`, title)), true)
+		return err
+	}
+	take := func() {
+		_, err := a.AcquireLease(ctx, "", api.LeaseRequest{Name: fhir.LockCodeLists, For: time.Hour.Milliseconds()})
+		must(t, err)
+	}
+	take()
+	must(t, put("before"))
+	_, err := a.BreakLease(ctx, "user", api.BreakRequest{Name: fhir.LockCodeLists, Reason: "x"})
+	must(t, err)
+	if err := put("after"); api.CodeOf(err) != api.CodeLease {
+		t.Errorf("under a broken lease: %v", err)
+	}
+	if r, err := a.Get(ctx, api.Ref{Type: "CodeSystem", ID: "c1"}, ""); err != nil || !strings.Contains(string(r.JSON), "before") || r.Uncommitted {
+		t.Errorf("it stands as %s (%v)", r.JSON, err)
+	}
+	if list, err := a.Held(ctx, api.HeldQuery{}); err != nil || len(list.Chunks) > 0 {
+		t.Errorf("kept aside are %+v (%v)", list.Chunks, err)
+	}
+	take()
+	must(t, put("next"))
+}

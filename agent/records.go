@@ -65,8 +65,9 @@ func (a *Agent) Get(ctx context.Context, ref api.Ref, version string) (api.Resou
 	return v, explain(err)
 }
 
-// Put writes one resource.
+// Put writes one resource. What a lock guards is written if its lease has not just been broken: that is asked, so that it need not be kept aside as late.
 func (a *Agent) Put(ctx context.Context, user string, resource json.RawMessage, force bool) (api.Written, error) {
+	a.checkLease(ctx, resource)
 	return underLeases(ctx, a, func(ctx context.Context) (api.Written, error) { return a.records.Put(ctx, user, resource, force) })
 }
 

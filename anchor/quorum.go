@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/local"
 	"chartmesh/lockquorum/remote"
@@ -261,6 +262,9 @@ func (v voters) Open(ctx context.Context, d trust.DeviceID) (remote.Stream, erro
 // Reaches implements local.Network.
 func (v voters) Reaches(d trust.DeviceID) bool { return v.p.admits(d) && v.a.host.Reaches(d) }
 
+// RoundTrip implements local.Network.
+func (v voters) RoundTrip(d trust.DeviceID) time.Duration { return v.a.host.RoundTrip(d) }
+
 // Voter is how an anchor's voter of a practice is.
 type Voter struct {
 	Awake  bool   `json:"awake"` // it runs; else it does when it is asked
@@ -306,9 +310,20 @@ func (q *quorums) voter(p *practice) *Voter {
 		v.Leads, v.Voters, v.Index = at.Voter.Leads, len(at.Voter.Voters), at.Voter.Index
 	}
 	if at.Stopped != nil {
-		v.Out = at.Stopped.Error()
+		v.Out = staysOut(at.Stopped)
 	}
 	return v
+}
+
+// staysOut says why a voter stays out, and what becomes of that.
+func staysOut(err error) string {
+	switch {
+	case errors.Is(err, local.ErrWentBack):
+		return "this folder was put back from a copy: an administrator of the practice makes it a voter anew (chartmesh quorum remove, add), or, if it was the only one, founds the quorum anew (chartmesh quorum reseed)"
+	case errors.Is(err, lockquorum.ErrLost):
+		return "it has lost something that it stored: an administrator of the practice makes it a voter anew (chartmesh quorum remove, add), or, if it was the only one, founds the quorum anew (chartmesh quorum reseed)"
+	}
+	return err.Error()
 }
 
 // votes reports whether the anchor keeps leases and numbers of a practice, as far as it knows.

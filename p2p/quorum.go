@@ -59,3 +59,19 @@ func (h *Host) Reaches(device trust.DeviceID) bool {
 	id, err := PeerID(device)
 	return err == nil && h.cfg.Admit(device) && h.host.Network().Connectedness(id) == network.Connected
 }
+
+// RoundTrip returns how long the way to a device and back was when it was last measured; 0: it never was.
+func (h *Host) RoundTrip(device trust.DeviceID) time.Duration {
+	h.mu.Lock()
+	m := h.mu.peers[device]
+	if m == nil || m.link == nil {
+		defer h.mu.Unlock()
+		if m == nil {
+			return 0
+		}
+		return m.last.RTT
+	}
+	l := m.link
+	h.mu.Unlock()
+	return l.session.Status().RTT
+}

@@ -69,7 +69,7 @@ type QuorumStatus struct {
 	Index  uint64        `json:"index"` // of the last command that is known here
 	Leader *Party        `json:"leader,omitempty"`
 	Voters []QuorumVoter `json:"voters"`
-	// Risk names what this quorum cannot notice; empty: nothing that one of three voters would not.
+	// Risk names what this quorum cannot notice.
 	Risk string `json:"risk,omitempty"`
 	// Next says what to do where it does not go on.
 	Next string `json:"next,omitempty"`
@@ -129,6 +129,8 @@ type QuorumVoter struct {
 	Leads     bool `json:"leads,omitempty"`
 	Reachable bool `json:"reachable"`
 	Removed   bool `json:"removed,omitempty"` // it was removed from the practice, or may not write any more: nobody hears it
+	// Out is why its voter gives nothing, although its device is reached, while the quorum goes on.
+	Out string `json:"out,omitempty"`
 }
 
 // QuorumChange says which devices are to vote, by name or peer ID, and which no more.

@@ -284,6 +284,12 @@ func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequ
 	if err := s.client.Break(ctx, id, token, sealed); err != nil {
 		return api.Lease{}, s.explain(err)
 	}
+	s.mu.Lock()
+	mine := s.mu.held[id]
+	s.mu.Unlock()
+	if mine != nil { // it need not wait for the next renewal to hear of it
+		mine.held().Check(ctx)
+	}
 	out := s.describe(st, l)
 	out.Held, out.Ended = false, lockquorum.SealBroken.String()
 	return out, nil

@@ -56,6 +56,9 @@ func (m *member) Open(ctx context.Context, d trust.DeviceID) (remote.Stream, err
 	return pipe{here}, nil
 }
 
+// RoundTrip implements local.Network.
+func (m *member) RoundTrip(trust.DeviceID) time.Duration { return time.Millisecond }
+
 // Reaches implements local.Network.
 func (m *member) Reaches(d trust.DeviceID) bool {
 	to := m.of.device(d)
@@ -170,6 +173,7 @@ func (m *member) start() {
 		Enter: func(_ context.Context, e trust.Entry) error { return m.of.learn(m, e) },
 		Name:  func(id trust.DeviceID) api.Party { return m.of.party(id) },
 		Log:   local.Log{Current: func() [32]byte { return m.log }, Continues: func(since [32]byte) bool { return since == m.log }, Original: func() bool { return m.log[1] == 0 }},
+		Wrote: func(log [32]byte) bool { return log[0] == m.log[0] }, Replaced: func([32]byte) bool { return false },
 	})
 	must(m.of.t, err)
 	m.service = s

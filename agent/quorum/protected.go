@@ -3,6 +3,7 @@ package quorum
 import (
 	"context"
 	"errors"
+	"time"
 
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/certificate"
@@ -82,6 +83,16 @@ func (s *Service) Held() (list []Held) {
 // Own reports whether whoever took it writes under it alone: see Use.
 func (h Held) Own() bool { return h.own }
 
+// checkWait bounds how long Check waits for a voter.
+const checkWait = time.Second
+
+// Check asks for a moment whether the lease still holds: it may have been broken.
+func (h Held) Check(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, checkWait)
+	defer cancel()
+	h.lease.Check(ctx)
+}
+
 // Lock is the name of the lock.
 func (h Held) Lock() string { return h.name }
 
@@ -155,6 +166,9 @@ func (s *Service) Voters() (list []trust.DeviceID) {
 func Uncertain(err error) bool {
 	return errors.Is(err, client.ErrOutcomeUnknown) || errors.Is(err, client.ErrOtherHeads)
 }
+
+// Lost reports whether an error of Held.Commit says that the lease is over.
+func Lost(err error) bool { return errors.Is(err, client.ErrLeaseLost) }
 
 // Explain says an error of a lease in words for people.
 func (s *Service) Explain(err error) error { return s.explain(err) }

@@ -111,6 +111,7 @@ func (s *Service) Run(ctx context.Context) error {
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	s.client.Close(closing) // while the voter runs, since it may be the one that is told
 	cancel()
+	s.voter.Seen().Flush(context.WithoutCancel(ctx))
 	s.mu.Lock()
 	s.mu.running = false
 	s.mu.Unlock()

@@ -438,6 +438,51 @@ func TestLostIsNotHeld(t *testing.T) {
 	})
 }
 
+// TestBrokenElsewhere: a lease that another device broke commits nothing more, although its holder has not heard of that; who asks hears of it at once.
+func TestBrokenElsewhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPractice(t, trust.RoleAdmin)
+		a, b := p.named("A").service, p.named("B").service
+		p.named("B").waitState(api.QuorumOK)
+		broken := func() Held {
+			_, err := b.AcquireLease(t.Context(), "", api.LeaseRequest{Name: "billing", For: time.Hour.Milliseconds()})
+			must(t, err)
+			h := b.Held()[0]
+			_, err = a.BreakLease(t.Context(), "", api.BreakRequest{Name: "billing", Reason: "x"})
+			must(t, err)
+			if len(b.Held()) != 1 {
+				t.Fatal("it has heard of the break already: the test shows nothing")
+			}
+			return h
+		}
+		if err := broken().Commit(t.Context(), lockquorum.DocumentID{1}, lockquorum.Heads{1}); !Lost(err) {
+			t.Errorf("a commit under a broken lease: %v", err)
+		}
+		id, err := a.id(kindLock, "billing")
+		must(t, err)
+		st, err := a.read(t.Context(), lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
+		must(t, err)
+		if l, ok := st.Lease(id); !ok || len(l.Documents) > 0 {
+			t.Errorf("committed are %+v", l.Documents)
+		}
+		h, now := broken(), time.Now()
+		h.Check(t.Context())
+		if h.Context().Err() == nil || len(b.Held()) > 0 || time.Since(now) > time.Second {
+			t.Errorf("after %v its holder has not heard of it", time.Since(now))
+		}
+		_, err = b.AcquireLease(t.Context(), "", api.LeaseRequest{Name: "billing"})
+		must(t, err)
+		now = time.Now()
+		p.mu.Lock()
+		p.named("A").cut = true
+		p.mu.Unlock()
+		b.Held()[0].Check(t.Context())
+		if len(b.Held()) != 1 || time.Since(now) > checkWait {
+			t.Errorf("without a quorum, after %v it holds %d", time.Since(now), len(b.Held()))
+		}
+	})
+}
+
 // TestEndingTakesLong: what is to be done before a lease is given back has the time that waiting for others and a commit take.
 func TestEndingTakesLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

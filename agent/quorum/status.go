@@ -48,8 +48,11 @@ func (s *Service) serves() error {
 	return nil
 }
 
-// risk of a single voter.
-const oneVoter = "there is one voter: if its folder is put back from a copy and nobody has seen the later state, a number can be given twice"
+// What a quorum cannot notice.
+const (
+	oneVoter  = "there is one voter: if its folder is put back from a copy and nobody has seen the later state, a number can be given twice"
+	allVoters = "if the folders of all voters are put back from copies, or of two while the third is away, and nobody has seen the later state, a number can be given twice"
+)
 
 // asksAround bounds how long a status waits for a voter's word.
 const asksAround = 3 * time.Second
@@ -92,20 +95,29 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 		out.State, out.Leader = api.QuorumOK, &who
 	}
 	voters := s.voter.Voting()
-	for _, v := range voters {
+	var silent []string
+	if out.State == api.QuorumOK {
+		silent = s.silent(ctx, voters, leader)
+	}
+	for i, v := range voters {
 		self := v.Device == s.self
 		out.Voters = append(out.Voters, api.QuorumVoter{
 			Party: s.cfg.Name(v.Device), Self: self, Anchor: s.cfg.Members().IsAnchor(v.Device), Leads: v.Device == leader, Reachable: self && at.Runs || s.reaches(v.Device),
 			Removed: !lockquorum.MayVote(s.cfg.Members(), v.Device),
 		})
+		if silent != nil {
+			out.Voters[i].Out = silent[i]
+		}
 	}
-	if len(voters) == 1 {
+	if out.Risk = allVoters; len(voters) == 1 {
 		out.Risk = oneVoter
 	}
 	if running && out.State != api.QuorumOK {
 		out.Next = s.next(at.Stopped)
 	} else if running && slices.ContainsFunc(out.Voters, func(v api.QuorumVoter) bool { return v.Removed }) {
 		out.Next = "a voter was removed from the practice, and the others must all be reached: an administrator's device puts another one in its place: `chartmesh quorum add NAME`"
+	} else if running {
+		out.Next = replace(out.Voters)
 	}
 	out.Founded, out.Notice = s.founded()
 	return out, nil
@@ -234,7 +246,7 @@ func (s *Service) explain(err error) error {
 }
 
 // putRight says what becomes of a voter that has lost something.
-const putRight = "an administrator takes that voter out and makes it one anew (`chartmesh quorum remove`, `add`), or, if it is the only one, founds the quorum anew: `chartmesh quorum reseed`"
+const putRight = "an administrator takes that voter out, of three with another one that does not lead, and makes both voters anew (`chartmesh quorum remove`, `add`), or, if it is the only one, founds the quorum anew: `chartmesh quorum reseed`"
 
 const thereIsNone = "there is no quorum: "
 

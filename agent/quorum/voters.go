@@ -47,7 +47,8 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 	switch {
 	case errors.Is(err, remote.ErrVoters), errors.Is(err, driver.ErrVoters):
 		return api.QuorumStatus{}, &api.Error{Code: api.CodeInvalid, Message: "a quorum has one voter or three", Err: err,
-			Hint: "from one, add two at once: with two, leases and numbers would wait whenever either is away; an anchor alone takes the place of one"}
+			Hint: "from one, add two at once: with two, leases and numbers would wait whenever either is away; an anchor alone takes the place of one. " +
+				"From three, remove two at once, which do not lead; then they, or others, can be added"}
 	case errors.Is(err, remote.ErrMissing), errors.Is(err, lockquorum.ErrOutcomeUnknown):
 		return api.QuorumStatus{}, &api.Error{Code: api.CodeUnavailable, Message: "a device that is to vote is not reached, or not ready", Err: err,
 			Hint: "the voters of before go on; start its agent, or see chartmesh status for the anchor, and give the command again"}

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/driver"
+	"chartmesh/storage"
 	"chartmesh/trust"
 )
 
@@ -80,6 +83,42 @@ func TestVoterRemoved(t *testing.T) {
 		time.Sleep(time.Minute)
 		if status := a.waitState(api.QuorumNone); !strings.HasPrefix(status.Next, "too few voters are left") || !strings.Contains(status.Next, "quorum reseed") {
 			t.Errorf("with one left of three it says %+v", status)
+		}
+	})
+}
+
+// TestWitnessAtTheEnd: what a voter that ends has applied last is kept outside of its folder too, also what it was about to apply when it was told to end.
+func TestWitnessAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := founding(t, trust.RoleAdmin)
+		s := d.open(t)
+		stop := run(t, s)
+		_, err := s.OpenCircle(t.Context(), api.CircleRequest{Name: "invoices", First: 1, Last: 100})
+		must(t, err)
+		_, err = assign(t, s, "Invoice/1") // its name is stored, so that the voter is the next that stores something
+		must(t, err)
+		synctest.Wait()
+		stuck, free := make(chan struct{}), make(chan struct{})
+		var once sync.Once
+		d.store.OnCommit(func(at storage.Stage, _ int) error {
+			if at == storage.Synced {
+				once.Do(func() { close(stuck); <-free })
+			}
+			return nil
+		})
+		go func() { _, _ = assign(t, s, "Invoice/1") }()
+		<-stuck
+		ended := make(chan struct{})
+		go func() { defer close(ended); stop() }()
+		time.Sleep(time.Minute) // all that waits for nothing but the time has ended
+		close(free)
+		<-ended
+		kept, err := driver.ReadKept(d.store)
+		must(t, err)
+		st, _, err := kept.Latest()
+		must(t, err)
+		if d.witness.at.Index != st.Index() {
+			t.Errorf("the witness says %d, and it has applied %d", d.witness.at.Index, st.Index())
 		}
 	})
 }

@@ -355,3 +355,39 @@ func TestEraseBesideBadCheckpoint(t *testing.T) {
 		})
 	}
 }
+
+// TestOrderOfTwoPatients: an administrator's bent program gives another patient's order together with one that is talked about: nobody is led to agree to both.
+func TestOrderOfTwoPatients(t *testing.T) {
+	d := practice(t, "A", "B", "C")
+	a, b, c := d[0], d[1], d[2]
+	a.promote(b)
+	a.promote(c)
+	a.put(`{"resourceType":"Patient","id":"p1","name":[{"family":"Zwiebelfisch"}]}`, false)
+	a.put(`{"resourceType":"Observation","id":"o3","status":"final","code":{"text":"pulse"},"subject":{"reference":"Patient/p2"},"effectiveDateTime":"2019-03-04"}`, false)
+	sync(t, a, b)
+	var list [][]byte
+	var first chunk.Sealed
+	for n, section := range map[uint64][]string{1: {"section", "p1", "core"}, 2: {"section", "p2", "2019"}} {
+		clinical := clinicalOf(t, a.State())
+		doc, err := a.keys.DocumentID(clinical, section...)
+		must(t, err)
+		s := a.written(n)
+		covers := chunk.Covers{{Run: chunk.Run{Log: s.Log(), From: n, To: n, Last: s.ID()}, Tips: []chunk.Tip{chunk.At(n-1, s.Header().Previous).Tip}}}
+		p := chunk.Params{Membership: c.State(), Scope: clinical, Log: chunk.CurrentLog(c.keys), Counter: uint64(len(list)) + 1, Previous: first.ID()}
+		order, err := chunk.Seal(c.keys, p, &chunk.Erasure{Document: doc, Covers: covers, TimeMillis: 7})
+		must(t, err)
+		first, list = order, append(list, order.Bytes())
+	}
+	must(t, b.AddEntries(t.Context(), a.Device(), a.EntriesSince(nil)))
+	b.take(c, list...)
+	given := b.erasures()
+	if len(given) != 1 || given[0].Documents != 2 {
+		t.Fatalf("B lists %+v", given)
+	}
+	if _, err := b.AgreeErasure(t.Context(), "b", given[0].ID, nil); api.CodeOf(err) != api.CodeInvalid {
+		t.Errorf("B agrees: %v", err)
+	}
+	if !strings.Contains(b.export(), "pulse") {
+		t.Error("another patient's record is erased")
+	}
+}

@@ -15,6 +15,7 @@ import (
 	"chartmesh/chunk"
 	"chartmesh/chunk/logs"
 	"chartmesh/crdt"
+	"chartmesh/fhir"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
@@ -120,7 +121,14 @@ func (r *Replica) mayAgree(v storage.Reader, group []*erasure, rooted bool) erro
 	if len(open) == 0 {
 		return refuse("somebody has agreed to it already", "see chartmesh erase list")
 	}
+	patients := map[string]bool{}
 	for _, e := range open {
+		if err := patientsIn(v, e.document, patients); err != nil {
+			return err
+		}
+		if len(patients) > 1 {
+			return refuse("what was ordered is not of one patient alone; do not agree to it", "ask who gave it: chartmesh erase list")
+		}
 		if !r.State().WasAdministrator(e.by.device) {
 			return refuse("who ordered it is no administrator, so that it never counts", "somebody who is has to order it: chartmesh erase order")
 		}
@@ -150,6 +158,21 @@ func (r *Replica) mayAgree(v storage.Reader, group []*erasure, rooted bool) erro
 		}
 	}
 	return nil
+}
+
+// patientsIn adds whose the live resources of a document are; "": nobody's alone.
+func patientsIn(v storage.Reader, doc crdt.DocumentID, patients map[string]bool) error {
+	return v.Scan(storage.ResourceIn.With(doc), nil, func(_, value []byte) error {
+		w, err := parseView(value)
+		if err != nil || w.Removed {
+			return err
+		}
+		obj, err := fhir.Parse(w.JSON)
+		if err == nil {
+			patients[fhir.Place(obj).Patient] = true
+		}
+		return err
+	})
 }
 
 func orderName(id chunk.ID) string { return hex.EncodeToString(id[:]) }

@@ -58,6 +58,15 @@ func (r *Replica) guards(obj fhir.Object) string {
 	return fhir.Lock(obj)
 }
 
+// LockOfResource names the lock under which a resource is written that is given as JSON; empty: none, or it is no resource.
+func LockOfResource(raw []byte) string {
+	obj, _, err := parseResource(raw)
+	if err != nil {
+		return ""
+	}
+	return fhir.Lock(obj)
+}
+
 // LockOf returns the name of the lock that guards a document of a scope; false for an ordinary one.
 func LockOf(scope trust.ScopeID, id crdt.DocumentID) (lock string, protected bool) {
 	if string(id[markAt:classAt]) != string(markOf(scope)) {

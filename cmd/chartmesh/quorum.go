@@ -18,8 +18,9 @@ func (c *cli) quorumStatusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "say who the voters are, and how things stand with them",
-		Long: `Says which devices keep leases and numbers (the voters), which of them can be reached, and which one leads. Leases and numbers need a
-majority of them; everything else goes on without.`,
+		Long: `Says which devices keep leases and numbers (the voters), which of them can be reached, which gives nothing any more, and which one leads.
+Leases and numbers need a majority of them; everything else goes on without. It says too what nobody can notice: where all that knows of
+a number is put back from copies, of one voter or of all, that number can be given twice.`,
 		Example: `  chartmesh quorum status
   chartmesh quorum status --json`,
 		Args: cobra.NoArgs,
@@ -53,6 +54,9 @@ func (c *cli) quorumStatus(s api.QuorumStatus) error {
 		}
 		if v.Self {
 			row[1] = "this device"
+		}
+		if v.Out != "" {
+			row[1] += ": " + v.Out
 		}
 		if v.Removed {
 			row[1] = "removed from the practice"

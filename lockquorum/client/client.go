@@ -60,14 +60,14 @@ func (m Moment) before(u Moment) bool { return m.Monotonic < u.Monotonic && m.Wa
 
 const (
 	DefaultSessionTTL = time.Minute
-	DefaultPatience   = 4 * time.Second // an election takes two at most, where voters see each other
+	DefaultPatience   = 5 * time.Second // an election takes three at most, where voters see each other
 
 	// Drift is by how much of its time a lease ends earlier for its holder: twice as far as clocks that never jump may run apart.
 	Drift = 0.03
 	// attempt is how long one voter is waited for at first, and twice as long each time that all were asked: it may have gone, and its connection
 	// does not show it yet. Asking another one in the same place is safe.
-	attempt   = time.Second
-	maxDouble = 3
+	attempt   = 500 * time.Millisecond
+	maxDouble = 4
 	// waiting is how long one is waited for by who waits for its turn.
 	waiting = 5 * time.Second
 	// retry is after how long all are asked again.
@@ -226,8 +226,18 @@ func (c *Client) do(ctx context.Context, r lockquorum.Request) (a lockquorum.Ans
 // *NoQuorumError.
 func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, lockquorum.Engine) error) error {
 	unknown, until := false, c.cfg.Now().Monotonic+c.cfg.Patience
+	silent := map[lockquorum.DeviceID]bool{} // has not answered in time: the others are asked first
 	for round := 0; ; round++ {
 		list := c.voters()
+		slices.SortStableFunc(list, func(a, b Voter) int {
+			switch {
+			case silent[a.Device] == silent[b.Device]:
+				return 0
+			case silent[b.Device]:
+				return -1
+			}
+			return 1
+		})
 		reached := map[lockquorum.DeviceID]bool{}
 		var last error
 		var ended []lockquorum.DeviceID
@@ -244,6 +254,7 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 			}
 			err := ask(one, v.Engine)
 			late := one.Err() != nil && errors.Is(err, context.DeadlineExceeded) // it was not even asked in time: the next one is
+			silent[v.Device] = one.Err() != nil && err != nil
 			cancel()
 			switch not := (*lockquorum.NotLeaderError)(nil); {
 			case err == nil:

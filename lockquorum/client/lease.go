@@ -32,7 +32,8 @@ type Lease struct {
 		certified map[lockquorum.DocumentID]lockquorum.Heads
 		open      map[lockquorum.DocumentID]unanswered
 	}
-	committing chan struct{} // one at a time
+	committing chan struct{}      // one at a time
+	checks     chan chan struct{} // see Check
 }
 
 // unanswered is a commit of which it is not known whether it was carried out.
@@ -83,7 +84,7 @@ func (c *Client) ask(ctx context.Context, o *lockquorum.Acquire) (*Lease, error)
 		c.put(s)
 		return nil, codeError(a.Code)
 	}
-	l := &Lease{c: c, s: s, lock: o.Lock, token: a.Token, ttl: time.Duration(o.TTL) * time.Millisecond, committing: make(chan struct{}, 1)}
+	l := &Lease{c: c, s: s, lock: o.Lock, token: a.Token, ttl: time.Duration(o.TTL) * time.Millisecond, committing: make(chan struct{}, 1), checks: make(chan chan struct{})}
 	l.mu.open = map[lockquorum.DocumentID]unanswered{}
 	l.begin(a, asked)
 	if left := l.deadline().Monotonic - c.cfg.Now().Monotonic; left < l.lasts()*2/3 {
@@ -188,38 +189,65 @@ func (l *Lease) watch() {
 	}
 }
 
-// renew renews the lease whenever a third of it is over.
+// renew renews the lease whenever a third of it is over, and when Check asks for it.
 func (l *Lease) renew() {
 	timer := time.NewTimer(l.ttl / 3)
 	defer timer.Stop()
-	var asks *lockquorum.Request
-	var asked Moment
+	var open unanswered // the renewal that has no answer yet
 	for {
+		var checked chan struct{}
 		select {
 		case <-l.ctx.Done():
 			return
 		case <-timer.C:
+		case checked = <-l.checks:
 		}
-		if asks == nil { // else the one before has no answer yet
-			r := l.s.next(&lockquorum.Renew{Lock: l.lock, Token: l.token})
-			asks, asked = &r, l.c.cfg.Now()
+		next := l.renewOnce(&open)
+		if checked != nil {
+			close(checked)
 		}
-		a, err := l.c.do(l.ctx, *asks)
-		switch {
-		case l.ctx.Err() != nil:
-			return
-		case err != nil:
-			timer.Reset(max(l.ttl/40, 10*time.Millisecond))
-			continue
-		case a.Code != lockquorum.CodeDone:
-			l.lose(fmt.Errorf("%w: the quorum ended it", ErrStaleToken))
-			return
-		}
-		l.s.answered(*asks, asked)
-		l.begin(a, asked)
-		asks = nil
-		l.settleAll()
-		timer.Reset(max(0, l.ttl/3-(l.c.cfg.Now().Monotonic-asked.Monotonic)))
+		timer.Reset(next)
+	}
+}
+
+// renewOnce asks for a renewal, again in its place if the one before has no answer yet, and returns when it is time for the next.
+func (l *Lease) renewOnce(open *unanswered) time.Duration {
+	if open.request.Operation == nil {
+		*open = unanswered{l.s.next(&lockquorum.Renew{Lock: l.lock, Token: l.token}), l.c.cfg.Now()}
+	}
+	a, err := l.c.do(l.ctx, open.request)
+	switch {
+	case l.ctx.Err() != nil:
+		return 0
+	case err != nil:
+		return max(l.ttl/40, 10*time.Millisecond)
+	case a.Code != lockquorum.CodeDone:
+		l.lose(fmt.Errorf("%w: the quorum ended it", ErrStaleToken))
+		return 0
+	}
+	asked := open.asked
+	l.s.answered(open.request, asked)
+	l.begin(a, asked)
+	*open = unanswered{}
+	l.settleAll()
+	return max(0, l.ttl/3-(l.c.cfg.Now().Monotonic-asked.Monotonic))
+}
+
+// Check asks whether the lease still holds, by renewing it at once, and returns when that has an answer, or ctx ends. Without it the holder hears of a break at the next
+// renewal; what he would commit until then is refused.
+func (l *Lease) Check(ctx context.Context) {
+	checked := make(chan struct{})
+	select {
+	case l.checks <- checked:
+	case <-l.ctx.Done():
+		return
+	case <-ctx.Done():
+		return
+	}
+	select {
+	case <-checked:
+	case <-l.ctx.Done():
+	case <-ctx.Done():
 	}
 }
 

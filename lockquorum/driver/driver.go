@@ -49,9 +49,12 @@ type Config struct {
 	Now func() time.Duration
 	// Boot is drawn by chance, for each process another one; 0: here.
 	Boot uint64
-	// Tick is how often a leader says a word; Election after how many without one another is wanted. 0: the defaults, for a LAN.
-	Tick     time.Duration
-	Election int
+	// Tick is what a voter counts time in where all voters are Near, FarTick where one is not or is preferred: an anchor, which may vote in many
+	// quorums. A leader says a word every Heartbeat of them; Election is after how many without one another is wanted. 0: the defaults.
+	Tick, FarTick       time.Duration
+	Heartbeat, Election int
+	// Near reports whether the way to a device is short, as it was when it was last connected; nil: to none it is.
+	Near func(lockquorum.DeviceID) bool
 	// Prefer reports whether a device's voter is to lead when it has been well for PreferAfter: an anchor's, as it is known now; nil: none is.
 	Prefer      func(lockquorum.DeviceID) bool
 	PreferAfter time.Duration
@@ -69,7 +72,9 @@ type Begin struct {
 
 // Defaults of a Config.
 const (
-	DefaultTick          = 100 * time.Millisecond
+	DefaultTick          = 50 * time.Millisecond
+	DefaultFarTick       = 150 * time.Millisecond
+	DefaultHeartbeat     = 3
 	DefaultElection      = 10
 	DefaultPreferAfter   = 30 * time.Second
 	DefaultSnapshotEvery = 4096
@@ -193,6 +198,12 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	if cfg.Tick == 0 {
 		cfg.Tick = DefaultTick
 	}
+	if cfg.FarTick == 0 {
+		cfg.FarTick = DefaultFarTick
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = DefaultHeartbeat
+	}
 	if cfg.Election == 0 {
 		cfg.Election = DefaultElection
 	}
@@ -229,7 +240,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 	}
 	err = guarded(func() (err error) {
 		d.node, err = voter.Open(voter.Config{
-			ID: cfg.ID, Boot: cfg.Boot, Election: cfg.Election, PreferAfter: int(cfg.PreferAfter / cfg.Tick),
+			ID: cfg.ID, Boot: cfg.Boot, Heartbeat: cfg.Heartbeat, Election: cfg.Election, PreferAfter: int(cfg.PreferAfter / cfg.FarTick),
 			SnapshotEvery: cfg.SnapshotEvery, Logger: raftLog{d.log},
 		}, stored)
 		return err
@@ -253,7 +264,8 @@ func (d *Driver) Run(ctx context.Context) error {
 	if ran {
 		return errors.New("run voter: it ran before")
 	}
-	tick := time.NewTicker(d.cfg.Tick)
+	pace := d.pace()
+	tick := time.NewTicker(pace)
 	defer tick.Stop()
 	err := guarded(func() error {
 		if d.node.Alone() {
@@ -270,6 +282,10 @@ func (d *Driver) Run(ctx context.Context) error {
 		case <-d.stop:
 			continue
 		case <-tick.C:
+			if now := d.pace(); now != pace {
+				pace = now
+				tick.Reset(pace)
+			}
 			do = d.tick
 		case m := <-d.inbox:
 			do = func() { d.step(m) }
@@ -363,42 +379,6 @@ func (d *Driver) step(m letter) {
 	d.node.Step(m.message)
 }
 
-// preferred returns the voter that is to lead when it is well; 0: it is this one, or there is none.
-func (d *Driver) preferred() (id uint64) {
-	if d.cfg.Prefer == nil || d.cfg.Prefer(d.cfg.Device) {
-		return 0
-	}
-	for _, v := range d.node.State().Voters() {
-		if d.cfg.Prefer(v.Device) {
-			return v.ID
-		}
-	}
-	return 0
-}
-
-func (d *Driver) tick() {
-	if _, settled := d.node.Leader(); settled {
-		d.node.Prefer(d.preferred())
-	}
-	d.node.Tick()
-	now := d.cfg.Now()
-	// Who leads and hears nothing has the clock go on in the log when a lease may have ended.
-	if _, settled := d.node.Leader(); settled && d.ticking == 0 && d.node.Clock(now) >= d.node.State().NextExpiry() {
-		d.ticking, _ = d.node.Propose(now, &lockquorum.Command{Operation: &lockquorum.Tick{}})
-	}
-	for at, list := range d.queued {
-		kept := list[:0]
-		for _, c := range list {
-			if c.ctx.Err() == nil {
-				kept = append(kept, c)
-			}
-		}
-		if d.queued[at] = kept; len(kept) == 0 {
-			delete(d.queued, at)
-		}
-	}
-}
-
 func (d *Driver) propose(c *call) {
 	if c.ctx.Err() != nil {
 		return // nobody waits for it
@@ -430,6 +410,14 @@ func (d *Driver) pump(ctx context.Context) error {
 		if !ok {
 			return nil
 		}
+		for _, m := range b.Ahead {
+			d.send(m)
+		}
+		before, err := d.node.Before(d.cfg.Now(), b)
+		if err != nil {
+			return fmt.Errorf("%w: %w", ErrBroken, err)
+		}
+		d.done(before)
 		w := Write{HardState: b.HardState, Snapshot: b.Snapshot, Replace: b.Snapshot != nil, Entries: b.Entries, Sync: b.Sync}
 		if b.Pieces != nil {
 			w.Pieces = b.Pieces

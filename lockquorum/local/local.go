@@ -72,6 +72,17 @@ type Network interface {
 	Open(context.Context, trust.DeviceID) (remote.Stream, error)
 	// Reaches reports whether a device is connected.
 	Reaches(trust.DeviceID) bool
+	// RoundTrip returns how long the way to a device and back was when it was last measured; 0: it never was.
+	RoundTrip(trust.DeviceID) time.Duration
+}
+
+// nearby is how long the way to a voter and back is at most, for one on the same LAN.
+const nearby = 10 * time.Millisecond
+
+// near reports whether the way to a device is short.
+func (v *Voter) near(d lockquorum.DeviceID) bool {
+	took := v.cfg.Network.RoundTrip(d)
+	return took > 0 && took <= nearby
 }
 
 // Voter is one device's place in its practice's quorum. Its methods are safe for concurrent use.
@@ -307,7 +318,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	if v.cfg.Network != nil {
 		messenger := remote.NewMessenger(v.server.Practice, v.cfg.Network.Open, v.cfg.Network.Reaches)
 		defer messenger.Close()
-		cfg.Transport = messenger
+		cfg.Transport, cfg.Near = messenger, v.near
 	}
 	d, err := driver.Open(ctx, cfg)
 	if err != nil {
@@ -328,12 +339,17 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Unlock()
 	v.isReady.Do(func() { close(v.ready) })
 	running, stop := context.WithCancelCause(ctx)
+	kept := &keeping{v: v, d: d, rec: rec}
 	var watch sync.WaitGroup
-	watch.Go(func() { stop(v.watch(running, d, rec)) })
+	var watched error
+	watch.Go(func() { watched = kept.watch(running); stop(watched) })
 	watch.Go(func() { v.prove(running, d) })
 	err = d.Run(running)
 	stop(nil)
 	watch.Wait()
+	if watched == nil {
+		kept.write()
+	}
 	v.mu.Lock()
 	v.mu.driver = nil
 	v.mu.Unlock()

@@ -29,38 +29,45 @@ func (v *Voter) wentBack(voter uint64, at driver.Status) error {
 // errFollow ends a run of the voter: the membership log says something else than it goes by.
 var errFollow = errors.New("another quorum is in force")
 
-// watch writes down outside of the folder how far the voter came, until ctx ends. What was applied is stored, so that a folder that has less has
-// gone back. It is ErrWentBack if the folder turns out not to be the one that it was: another device has shown it.
-func (v *Voter) watch(ctx context.Context, d *driver.Driver, rec driver.Record) error {
-	var written Reached
-	failed := false
-	write := func() {
-		st := d.Status()
-		now := Reached{st.Epoch, rec.ID, st.Term, st.Index}
-		if v.cfg.Witness == nil || now == written {
-			return
-		}
-		err := v.cfg.Witness.Write(now)
-		if err != nil && !failed {
-			v.log.Warn("how far this device's voter came is not kept outside of the folder; if that is put back from a copy, nobody may notice", "error", err)
-		}
-		if failed = err != nil; !failed {
-			written = now
-		}
+// keeping writes down outside of the folder how far a voter came. What was applied is stored, so that a folder that has less has gone back.
+type keeping struct {
+	v       *Voter
+	d       *driver.Driver
+	rec     driver.Record
+	written Reached
+	failed  bool
+}
+
+func (k *keeping) write() {
+	v, st := k.v, k.d.Status()
+	now := Reached{st.Epoch, k.rec.ID, st.Term, st.Index}
+	if v.cfg.Witness == nil || now == k.written {
+		return
 	}
+	err := v.cfg.Witness.Write(now)
+	if err != nil && !k.failed {
+		v.log.Warn("how far this device's voter came is not kept outside of the folder; if that is put back from a copy, nobody may notice", "error", err)
+	}
+	if k.failed = err != nil; !k.failed {
+		k.written = now
+	}
+}
+
+// watch writes it down until ctx ends; whoever ended the voter writes it down once more, when that has applied its last. It is ErrWentBack if the folder turns out
+// not to be the one that it was: another device has shown it.
+func (k *keeping) watch(ctx context.Context) error {
 	tick := time.NewTicker(WitnessEvery)
 	defer tick.Stop()
 	for {
-		if !v.cfg.Log.Continues(rec.Log) {
+		if !k.v.cfg.Log.Continues(k.rec.Log) {
 			return ErrWentBack
 		}
-		if v.due() {
+		if k.v.due() {
 			return errFollow
 		}
-		write()
+		k.write()
 		select {
 		case <-ctx.Done():
-			write()
 			return nil
 		case <-tick.C:
 		}

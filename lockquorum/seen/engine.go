@@ -26,7 +26,7 @@ func (s *showing) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum
 	r.Shown = s.k.Shows()
 	a, err := s.Engine.Do(ctx, from, r)
 	if err == nil {
-		err = s.takes(ctx, r.Shown, a.Position)
+		err = s.takes(ctx, r.Shown, a.Position, lasts(r.Operation))
 	}
 	if err != nil {
 		return lockquorum.Answer{}, err
@@ -42,7 +42,7 @@ func (s *showing) Read(ctx context.Context, from lockquorum.DeviceID, q lockquor
 		err = fmt.Errorf("%w: it is at %v, and says %v", lockquorum.ErrUnsigned, st.Seen().Place, p.Place)
 	}
 	if err == nil {
-		err = s.takes(ctx, shown, p)
+		err = s.takes(ctx, shown, p, true)
 	}
 	if err != nil {
 		return nil, lockquorum.Position{}, err
@@ -50,8 +50,17 @@ func (s *showing) Read(ctx context.Context, from lockquorum.DeviceID, q lockquor
 	return st, p, nil
 }
 
+// lasts reports whether what an operation answers outlasts the process that asks. A lease does not, and what was certified under it is.
+func lasts(o lockquorum.Operation) bool {
+	switch o.(type) {
+	case *lockquorum.Open, *lockquorum.Keep, *lockquorum.End, *lockquorum.Acquire, *lockquorum.Cancel, *lockquorum.Renew, *lockquorum.Release:
+		return false
+	}
+	return true
+}
+
 // takes checks what came with an answer, and keeps it if it is one that others believe.
-func (s *showing) takes(ctx context.Context, shown []lockquorum.Position, p lockquorum.Position) error {
+func (s *showing) takes(ctx context.Context, shown []lockquorum.Position, p lockquorum.Position, lasts bool) error {
 	st := s.k.cfg.Members()
 	if p.Voter != s.voter || !s.k.verifies(st.Practice(), p) {
 		return lockquorum.ErrUnsigned
@@ -60,7 +69,7 @@ func (s *showing) takes(ctx context.Context, shown []lockquorum.Position, p lock
 		return err
 	}
 	if s.k.counts(st, p.Voter) {
-		s.k.told(ctx, p)
+		s.k.told(ctx, p, lasts)
 	}
 	return nil
 }

@@ -3,7 +3,8 @@
 // Nouns: a Keeper is what one device keeps: a lockquorum.Memory in its store. A position is a voter's signed word (lockquorum.Position).
 //
 // Guarantees: only what a device signed that may have voted is kept, shown and carried on. What a voter of another device answered is passed on once the
-// position that came with it is durable: whoever got a number can show it after a crash too. An answer that does not go on from what was shown is refused.
+// position that came with it is durable: whoever got a number can show it after a crash too. Of a lease, which does not outlast the process of its holder, it is
+// durable a second later. An answer that does not go on from what was shown is refused.
 //
 // Left to others: what a voter makes of what it is shown (package voter); how positions travel from device to device (p2p/session).
 package seen
@@ -15,6 +16,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"time"
 
 	"chartmesh/lockquorum"
 	"chartmesh/storage"
@@ -43,6 +45,7 @@ type Keeper struct {
 		memory, stored lockquorum.Memory
 		voters         func() []lockquorum.Voter    // nil: none are known
 		good           map[lockquorum.Position]bool // signatures that verify
+		due            bool                         // a write is to come, see Soon
 	}
 }
 
@@ -159,15 +162,38 @@ func (k *Keeper) Carried(ctx context.Context, b []byte) error {
 	return k.write(ctx)
 }
 
-// told keeps what came with an answer.
-func (k *Keeper) told(ctx context.Context, p lockquorum.Position) {
+// Soon is within what time it is durable what came with an answer that does not last.
+const Soon = time.Second
+
+// told keeps what came with an answer; durably at once if the answer lasts.
+func (k *Keeper) told(ctx context.Context, p lockquorum.Position, lasts bool) {
 	k.mu.Lock()
-	later := k.mu.memory.Told(p)
+	later := k.mu.memory.Told(p) && p.Voter != k.cfg.Self
+	due := k.mu.due
+	k.mu.due = due || later && !lasts
 	k.mu.Unlock()
-	if !later || p.Voter == k.cfg.Self {
-		return
+	switch {
+	case !later:
+	case lasts:
+		k.note(ctx)
+	case !due:
+		time.AfterFunc(Soon, func() { k.Flush(context.WithoutCancel(ctx)) })
 	}
-	if err := k.write(ctx); err != nil {
+}
+
+// Flush makes durable what is to be soon.
+func (k *Keeper) Flush(ctx context.Context) {
+	k.mu.Lock()
+	due := k.mu.due
+	k.mu.due = false
+	k.mu.Unlock()
+	if due {
+		k.note(ctx)
+	}
+}
+
+func (k *Keeper) note(ctx context.Context) {
+	if err := k.write(ctx); err != nil && !errors.Is(err, storage.ErrClosed) {
 		k.cfg.Logger.Warn("how far the quorum came is not noted; if its voter is put back from a copy, nobody may notice", "error", err)
 	}
 }

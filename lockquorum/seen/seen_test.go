@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"chartmesh/internal/fuzzing"
@@ -118,6 +119,51 @@ func TestKept(t *testing.T) {
 	if got := k.Shows(); len(got) != 2 || got[1].Index != 9 || !bytes.Equal(k.Carries(), sign(at(1, 9)).Marshal()) {
 		t.Errorf("what was heard of is shown as %v", got)
 	}
+}
+
+// TestSoon: of a lease it need not be durable at once how far the quorum was, and is within a second, or when the process ends; of what lasts it is.
+func TestSoon(t *testing.T) {
+	keys, st := founded(t)
+	synctest.Test(t, func(t *testing.T) {
+		twin := storage.NewTwin()
+		k := open(t, twin, st)
+		stored := func() uint64 {
+			m := open(t, twin.Copy(), st).mu.memory
+			return m.Own.Index
+		}
+		from := &answering{}
+		ask := func(index uint64, o lockquorum.Operation) {
+			t.Helper()
+			from.next = lockquorum.SignPosition(keys, st.Practice(), at(1, index))
+			_, err := k.Engine(keys.Device(), from).Do(t.Context(), lockquorum.DeviceID{}, lockquorum.Request{Operation: o})
+			must(t, err)
+			if got := k.Shows()[0].Index; got != index {
+				t.Fatalf("it shows %d, and was answered at %d", got, index)
+			}
+		}
+		ask(5, &lockquorum.Acquire{})
+		if got := stored(); got != 0 {
+			t.Fatalf("a lease at 5 waits for %d to be stored", got)
+		}
+		time.Sleep(Soon / 2)
+		ask(6, &lockquorum.Release{})
+		time.Sleep(Soon / 2)
+		synctest.Wait()
+		if got := stored(); got != 6 {
+			t.Fatalf("a second later %d is stored", got)
+		}
+		for i, o := range []lockquorum.Operation{&lockquorum.Assign{}, &lockquorum.Commit{}, &lockquorum.Resolve{}, &lockquorum.Take{}, &lockquorum.Voters{}, &lockquorum.Break{}} {
+			index := uint64(10 + i)
+			if ask(index, o); stored() != index {
+				t.Fatalf("%T at %d was answered, and %d is stored", o, index, stored())
+			}
+		}
+		ask(20, &lockquorum.Renew{})
+		k.Flush(t.Context())
+		if got := stored(); got != 20 {
+			t.Fatalf("in the end %d is stored", got)
+		}
+	})
 }
 
 // TestOwnVoter: what this device's own voter says is not written: it would go back with it. A voter that this device knows counts, whatever its role.

@@ -79,7 +79,7 @@ func TestShown(t *testing.T) {
 			if test.back {
 				from = before.copied()
 			}
-			c := &cluster{t: t, nodes: map[uint64]*Node{}, stored: map[uint64]*Stored{1: from}, cut: map[uint64]bool{}, answers: map[uint64][]Answer{}}
+			c := &cluster{t: t, nodes: map[uint64]*Node{}, stored: map[uint64]*Stored{1: from}, cut: map[uint64]bool{}, answers: map[uint64][]Answer{}, ahead: map[uint64]int{}}
 			c.open(1)
 			n := c.leader()
 			for i := range test.again {
@@ -172,7 +172,7 @@ func TestMovesUnderLoad(t *testing.T) {
 						continue
 					}
 					busy = true
-					for _, m := range b.Messages {
+					for _, m := range slices.Concat(b.Ahead, b.Messages) {
 						if last := len(m.GetEntries()) - 1; id == 1 && steps >= at && steps < at+6 && last >= 0 && m.GetEntries()[last].GetType() == pb.EntryNormal {
 							continue // lost on the way
 						}

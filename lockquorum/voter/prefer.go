@@ -14,15 +14,15 @@ type preference struct {
 	quiet int // for how many it has not been heard
 }
 
-// maxQuiet is for how many ticks on end it may not be heard. It is asked at every tick, so that the way to it may be longer than that.
-const maxQuiet = 5
+// maxQuiet is for how many of the leader's words on end it may not answer; the way to it may be longer than that.
+const maxQuiet = 3
 
-// tick takes what is seen, and reports whether to hand over now.
-func (p *preference) tick(s sight, after int) bool {
+// tick takes what is seen, and reports whether to hand over now. Quiet is for how many ticks it may not be heard.
+func (p *preference) tick(s sight, after, quiet int) bool {
 	if p.quiet++; s.heard {
 		p.quiet = 0
 	}
-	if !s.votes || s.changing || p.quiet > maxQuiet || s.behind > maxInflight {
+	if !s.votes || s.changing || p.quiet > quiet || s.behind > maxInflight {
 		p.well = 0
 		return false
 	}
@@ -53,7 +53,7 @@ func (n *Node) prefer() {
 		s.behind = last - p.Match
 	}
 	n.heard = false
-	if n.preference.tick(s, n.cfg.PreferAfter) {
+	if n.preference.tick(s, n.cfg.PreferAfter, maxQuiet*n.cfg.Heartbeat) {
 		n.raft.TransferLeader(n.cfg.Prefer)
 	}
 }

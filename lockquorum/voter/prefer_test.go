@@ -33,7 +33,7 @@ func TestPreference(t *testing.T) {
 		var p preference
 		var got []int
 		for i := 1; i <= 100; i++ {
-			if p.tick(c.at(i), after) {
+			if p.tick(c.at(i), after, 5) {
 				got = append(got, i)
 			}
 		}

@@ -33,8 +33,8 @@ type Config struct {
 	ID uint64
 	// Boot is drawn by chance when the process starts: proposals of an earlier one are not taken for this one's.
 	Boot uint64
-	// Election is after how many ticks without word from the leader another one is wanted; a leader says a word every tick.
-	Election int
+	// Heartbeat is after how many ticks a leader says a word, 0: after each; Election after how many without one another is wanted.
+	Heartbeat, Election int
 	// Prefer is the voter that leads when it is well: the anchor. Zero: none.
 	Prefer uint64
 	// PreferAfter is for how many ticks it has to have been well.
@@ -61,8 +61,8 @@ type Batch struct {
 	Pieces    *lockquorum.Frozen // of the snapshot
 	Entries   []*pb.Entry
 	Sync      bool
-	// Messages are to be sent after that. A leader's may be sent before.
-	Messages []*pb.Message
+	// Ahead are a leader's entries for others, which may be sent before that: their disks need not wait for its own. Messages are to be sent after it.
+	Ahead, Messages []*pb.Message
 
 	ready raft.Ready
 	taken *Taken
@@ -172,6 +172,7 @@ func Open(cfg Config, from *Stored) (_ *Node, err error) {
 		}
 	}()
 	defer n.contain()
+	n.cfg.Heartbeat = max(1, cfg.Heartbeat)
 	n.chains.add(n.state.Seen())
 	if from != nil {
 		if err := from.whole(); err != nil {
@@ -203,7 +204,7 @@ func Open(cfg Config, from *Stored) (_ *Node, err error) {
 		}
 	}
 	node, err := raft.NewRawNode(&raft.Config{
-		ID: cfg.ID, ElectionTick: cfg.Election, HeartbeatTick: 1, Storage: n.log, Applied: n.applied,
+		ID: cfg.ID, ElectionTick: cfg.Election, HeartbeatTick: n.cfg.Heartbeat, Storage: n.log, Applied: n.applied,
 		MaxSizePerMsg: maxMessage, MaxInflightMsgs: maxInflight, MaxUncommittedEntriesSize: maxUncommitted,
 		// A leader that a majority does not hear steps down; who was away does not push it out; and nobody but the leader stamps commands.
 		CheckQuorum: true, PreVote: true, DisableProposalForwarding: true, StepDownOnRemoval: true, Logger: refusing{cfg.Logger},
@@ -357,23 +358,56 @@ func (n *Node) Batch() (Batch, bool) {
 		return Batch{}, false
 	}
 	rd := n.raft.Ready()
-	b := Batch{HardState: rd.HardState, Entries: rd.Entries, Sync: rd.MustSync, Messages: rd.Messages, ready: rd}
+	b := Batch{HardState: rd.HardState, Entries: rd.Entries, Sync: rd.MustSync, ready: rd}
 	if !raft.IsEmptySnap(rd.Snapshot) {
 		b.taken = n.takenOf(rd.Snapshot)
 		b.Snapshot, b.Pieces, b.Sync = rd.Snapshot, b.taken.frozen, true
 	}
 	n.taken = nil
+	ahead := n.ahead(rd)
+	for _, m := range rd.Messages {
+		if ahead && m.GetType() == pb.MsgApp {
+			b.Ahead = append(b.Ahead, m)
+		} else {
+			b.Messages = append(b.Messages, m)
+		}
+	}
 	return b, true
+}
+
+// ahead reports whether entries may be sent before they are stored here: this Node leads, in a term that is stored. It counts itself among those
+// who have them once it does.
+func (n *Node) ahead(rd raft.Ready) bool {
+	if n.raft.BasicStatus().RaftState != raft.StateLeader {
+		return false
+	}
+	stored, _, err := n.log.InitialState()
+	return err == nil && (rd.HardState == nil || rd.HardState.GetTerm() == stored.GetTerm() && rd.HardState.GetVote() == stored.GetVote())
+}
+
+// Before applies what of a Batch is agreed on and stored here by now, so that its answers need not wait for what else the Batch stores. It may be called
+// before that is, and Advance follows in any case.
+func (n *Node) Before(now time.Duration, b Batch) (out Outcome, err error) {
+	if b.ready.SoftState != nil || b.Snapshot != nil || len(b.Entries) == 0 {
+		return out, nil
+	}
+	defer n.errs(&out, &err)
+	defer n.contain()
+	for _, e := range b.ready.CommittedEntries {
+		if e.GetIndex() >= b.Entries[0].GetIndex() || e.GetType() != pb.EntryNormal {
+			break
+		}
+		if err := n.apply(now, e, &out); err != nil {
+			return out, fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
+		}
+	}
+	return out, nil
 }
 
 // Advance says that a Batch was carried out, at a time of this Node's own clock. An error says that what the quorum agreed on does not read
 // here, or is not what it was seen to be: this voter must not go on, see Err.
 func (n *Node) Advance(now time.Duration, b Batch) (out Outcome, err error) {
-	defer func() {
-		if n.err != nil {
-			out.Answers, err = nil, n.err
-		}
-	}()
+	defer n.errs(&out, &err)
 	defer n.contain()
 	if n.err != nil {
 		return out, n.err
@@ -396,6 +430,9 @@ func (n *Node) Advance(now time.Duration, b Batch) (out Outcome, err error) {
 		return out, err
 	}
 	for _, e := range b.ready.CommittedEntries {
+		if e.GetIndex() <= n.applied { // Before has
+			continue
+		}
 		if err := n.apply(now, e, &out); err != nil {
 			return out, fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
@@ -406,6 +443,13 @@ func (n *Node) Advance(now time.Duration, b Batch) (out Outcome, err error) {
 	n.raft.Advance(b.ready)
 	out.Freezing = n.Freeze()
 	return out, nil
+}
+
+// errs has an Outcome say nothing where the Node ended.
+func (n *Node) errs(out *Outcome, err *error) {
+	if n.err != nil {
+		out.Answers, *err = nil, n.err
+	}
 }
 
 // lead notes who leads. Who ceases to does not know what becomes of what it proposed.

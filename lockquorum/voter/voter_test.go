@@ -26,12 +26,13 @@ type cluster struct {
 	cut     map[uint64]bool
 	now     time.Duration
 	answers map[uint64][]Answer
+	ahead   map[uint64]int // messages that were sent before anything was stored
 }
 
 func found(t *testing.T, n int) *cluster {
 	t.Helper()
 	cryptotest.SetGlobalRandom(t, 1)
-	c := &cluster{t: t, nodes: map[uint64]*Node{}, stored: map[uint64]*Stored{}, cut: map[uint64]bool{}, answers: map[uint64][]Answer{}}
+	c := &cluster{t: t, nodes: map[uint64]*Node{}, stored: map[uint64]*Stored{}, cut: map[uint64]bool{}, answers: map[uint64][]Answer{}, ahead: map[uint64]int{}}
 	st := lockquorum.New(1)
 	var list []lockquorum.Voter
 	for i := range n {
@@ -69,6 +70,19 @@ func (c *cluster) settle() {
 				continue
 			}
 			busy = true
+			if hs, stored := b.HardState, c.stored[id].HardState; len(b.Ahead) > 0 && hs != nil && (hs.GetTerm() != stored.GetTerm() || hs.GetVote() != stored.GetVote()) {
+				c.t.Fatalf("%d says %v ahead of %v, and has stored %v", id, b.Ahead, hs, stored)
+			}
+			for _, m := range b.Ahead {
+				if c.ahead[id]++; m.GetType() != pb.MsgApp {
+					c.t.Fatalf("%v goes ahead", m.GetType())
+				}
+			}
+			c.carry(id, b.Ahead)
+			before, err := n.Before(c.now, b)
+			if err != nil {
+				c.t.Fatal(err)
+			}
 			s := c.stored[id]
 			if b.HardState != nil {
 				s.HardState = b.HardState
@@ -80,11 +94,7 @@ func (c *cluster) settle() {
 				first := b.Entries[0].GetIndex()
 				s.Entries = append(slices.DeleteFunc(slices.Clone(s.Entries), func(e *pb.Entry) bool { return e.GetIndex() >= first }), b.Entries...)
 			}
-			for _, m := range b.Messages {
-				if to := m.GetTo(); c.nodes[to] != nil && !c.cut[id] && !c.cut[to] {
-					c.deliver(n, m)
-				}
-			}
+			c.carry(id, b.Messages)
 			out, err := n.Advance(c.now, b)
 			if err != nil {
 				c.t.Fatal(err)
@@ -97,7 +107,16 @@ func (c *cluster) settle() {
 				s.Snapshot, s.Pieces = snapshot, out.Freezing
 				s.Entries = slices.DeleteFunc(slices.Clone(s.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= forget })
 			}
-			c.answers[id] = append(c.answers[id], out.Answers...)
+			c.answers[id] = append(c.answers[id], append(before.Answers, out.Answers...)...)
+		}
+	}
+}
+
+// carry brings messages to those who are not cut off.
+func (c *cluster) carry(from uint64, list []*pb.Message) {
+	for _, m := range list {
+		if to := m.GetTo(); c.nodes[to] != nil && !c.cut[from] && !c.cut[to] {
+			c.deliver(c.nodes[from], m)
 		}
 	}
 }

@@ -105,6 +105,7 @@ func (a *admin) leader() *host {
 // choose decides on who is to vote, if something is to be changed.
 func (a *admin) choose(leader *host) bool {
 	w, now := a.w, leader.node.State().Voters()
+	a.fresh = nil // of what was wanted before
 	conf := leader.node.Conf()
 	voting := slices.DeleteFunc(slices.Clone(now), func(v lockquorum.Voter) bool { return !slices.Contains(conf.GetVoters(), v.ID) })
 	if len(voting) != 1 && len(voting) != 3 || len(conf.GetVotersOutgoing()) > 0 {
@@ -117,7 +118,7 @@ func (a *admin) choose(leader *host) bool {
 		}
 	}
 	for _, h := range w.hosts { // who does not vote any more, stops
-		if id := h.disk.durable.id; id != 0 && h.runs() && a.reaches(h.index) && h.epoch() == a.epoch && len(conf.GetLearners()) == 0 &&
+		if id := h.disk.durable.id; id != 0 && h.runs() && a.reaches(h.index) && h.epoch() == a.epoch &&
 			!slices.ContainsFunc(now, func(v lockquorum.Voter) bool { return v.ID == id }) && w.chance(10) {
 			w.note("machine %d votes no more", h.index)
 			h.replace(stored{})

@@ -160,7 +160,7 @@ func (h *host) start() {
 	from := cloneStored(h.disk.durable)
 	h.disk.now = cloneStored(from)
 	node, err := voter.Open(voter.Config{
-		ID: from.id, Boot: h.boot, Election: 10, Prefer: w.prefer(), PreferAfter: 200, SnapshotEvery: w.snapshotEvery,
+		ID: from.id, Boot: h.boot, Heartbeat: 3, Election: 10, Prefer: w.prefer(), PreferAfter: 200, SnapshotEvery: w.snapshotEvery,
 		Logger: &raft.DefaultLogger{Logger: log.New(io.Discard, "", 0)},
 	}, &from.Stored)
 	if err != nil {
@@ -365,6 +365,17 @@ func (h *host) pump() {
 			return
 		}
 		if !ok {
+			return
+		}
+		for _, m := range b.Ahead {
+			h.send(m)
+		}
+		before, err := h.node.Before(h.stamp(), b)
+		if err != nil {
+			h.ends(err, h.epoch())
+			return
+		}
+		if !h.done(before) {
 			return
 		}
 		if err := h.save(b); err != nil {

@@ -51,8 +51,9 @@ func TestQuorum(t *testing.T) {
 	}
 	v := reflect.ValueOf(all)
 	for i := range v.NumField() {
-		switch name := v.Type().Field(i).Name; name {
-		case "Unseen", "TwoEpochs", "LostAtReseed", "LostCommits", "Trace", "Twins", "Doubled": // they need not happen
+		switch name := v.Type().Field(i).Name; {
+		case name == "Forks" && n < 200: // it is seldom
+		case slices.Contains([]string{"Unseen", "TwoEpochs", "LostAtReseed", "LostCommits", "Trace", "Twins", "Doubled"}, name): // they need not happen
 		default:
 			if v.Field(i).Int() == 0 {
 				t.Errorf("%s did not happen in %d worlds, which are for that too", name, n)
