@@ -69,6 +69,22 @@ func TestTake(t *testing.T) {
 	}
 }
 
+// TestTheLastPartIsGivenBack: of a part with the largest number there is, whose numbers were all given, the first that was not is one beyond. The session
+// keeps that answer, and so does who restores a snapshot.
+func TestTheLastPartIsGivenBack(t *testing.T) {
+	q := begin(t)
+	c := q.client("a")
+	c.expect(lockquorum.CodeDone, &lockquorum.Define{Range: patients, First: lockquorum.MaxNumber - 9, Last: lockquorum.MaxNumber, Increment: 1, Part: 10})
+	p := c.take(1, 0)
+	back := &lockquorum.GiveBack{Void: lockquorum.Void{Range: patients, Min: p.Min, From: p.Max + 1}}
+	if r := c.expect(lockquorum.CodeDone, back); r.Number != lockquorum.MaxNumber+1 {
+		t.Errorf("it is given back from %d", r.Number)
+	}
+	c.expect(lockquorum.CodeDone, back)
+	c.expect(lockquorum.CodeResolved, &lockquorum.GiveBack{Void: lockquorum.Void{Range: patients, Min: p.Min, From: p.Max}})
+	c.expect(lockquorum.CodeDone, &lockquorum.Keep{})
+}
+
 // TestOlderSnapshots: a State without a definition has the snapshot that it had before there were any.
 func TestOlderSnapshots(t *testing.T) {
 	for want, st := range map[byte]*lockquorum.State{1: full(t), 2: defined(t)} {

@@ -171,7 +171,7 @@ func readResult(r *wire.Reader) (a Result) {
 	a.Token = readToken(r)
 	a.Expiry = readExpiry(r)
 	a.Series = SeriesID{r.Uvarint(1<<63 - 1), r.Uvarint(MaxSeries)}
-	a.Number = readNumber(r)
+	a.Number = int64(r.Uvarint(MaxNumber + 1)) // of a part that is void, the first that was not given
 	r.Fixed(a.Heads[:])
 	return a
 }

@@ -264,6 +264,7 @@ func (r *Replica) reviewCuts(ctx context.Context) (more bool, err error) {
 			return fmt.Errorf("note that nothing more is to be looked at: %w", err)
 		}
 		r.cutting = nil
+		r.erasuresAt = [32]byte{} // an order or an assent may be within its author's cut by now
 		r.reviewedTo.Store(asked)
 		r.notify()
 		return nil

@@ -391,3 +391,130 @@ func TestOrderOfTwoPatients(t *testing.T) {
 		t.Error("another patient's record is erased")
 	}
 }
+
+// TestOverlappingErasures: two orders that were given apart, each over a part of what the other names, take together what either names, in any order.
+func TestOverlappingErasures(t *testing.T) {
+	for name, meet := range map[string]func(t *testing.T, a, b, c, n *device){
+		"the first, then the second": func(t *testing.T, a, b, c, n *device) { sync(t, a, n); sync(t, c, n) },
+		"the second, then the first": func(t *testing.T, a, b, c, n *device) { sync(t, c, n); sync(t, a, n) },
+		"crashes between":            func(t *testing.T, a, b, c, n *device) { sync(t, c, n); n.crash(); sync(t, b, n); n.crash() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := practice(t, "A", "B", "C", "E", "N")
+			a, b, c, e, n := d[0], d[1], d[2], d[3], d[4]
+			for _, x := range d[1:4] {
+				a.promote(x)
+			}
+			a.eraseChart()
+			for _, x := range d[1:] {
+				sync(t, a, x)
+			}
+			// A and B have an edit of A's more, C and E one of C's.
+			a.edit("Patient/p1", func(obj map[string]any) { obj["active"] = false })
+			sync(t, a, b)
+			c.edit("Patient/p1", func(obj map[string]any) { obj["birthDate"] = "1970-01-01" })
+			sync(t, c, e)
+			n.edit("Patient/p1", func(obj map[string]any) { obj["maritalStatus"] = map[string]any{"text": "kept"} })
+			one, two := a.order(orderOf("Patient/p1")), c.order(orderOf("Patient/p1"))
+			sync(t, a, b)
+			sync(t, c, e)
+			b.agree(one.ID)
+			e.agree(two.ID)
+			sync(t, a, b)
+			sync(t, c, e)
+			meet(t, a, b, c, n)
+			for range 3 {
+				for _, x := range d[1:] {
+					sync(t, a, x)
+				}
+			}
+			for _, x := range d {
+				for _, l := range x.erasures() {
+					if l.State != "erased" || len(l.Late) != 1 {
+						t.Errorf("%s lists %+v", x.name, l)
+					}
+				}
+				if held := x.heldList(false); len(held) != 1 {
+					t.Errorf("%s holds %+v", x.name, held)
+				}
+				if found := x.sealedOf("Zwiebelfisch", "weight"); len(found) != 0 {
+					t.Errorf("%s has %q", x.name, found)
+				}
+				if r := x.verify(false); !r.Clean {
+					t.Errorf("%s: %+v", x.name, r)
+				}
+			}
+			for _, x := range d[1:] {
+				alike(t, a, x)
+				if s, _ := sync(t, a, x); !s.Agreed {
+					t.Errorf("A and %s do not agree: %+v", x.name, s)
+				}
+			}
+		})
+	}
+}
+
+// TestErasureWithinCut: an order of somebody who was removed, in a log with several histories, counts as soon as what the cut names has come, and not at the next start.
+func TestErasureWithinCut(t *testing.T) {
+	d := practice(t, "A", "B", "C", "N")
+	a, b, c, n := d[0], d[1], d[2], d[3]
+	a.promote(b)
+	a.promote(c)
+	a.put(`{"resourceType":"Patient","id":"p1","name":[{"family":"Zwiebelfisch"}]}`, false)
+	for _, x := range d[1:] {
+		sync(t, a, x)
+	}
+	was := b.twin.Copy()
+	b.put(`{"resourceType":"Organization","id":"one"}`, false)
+	sync(t, b, n)
+	b = b.rollBack(was, b.keys)
+	e := b.order(orderOf("Patient/p1"))
+	b.put(`{"resourceType":"Organization","id":"two"}`, false)
+	own := b.ownLog()
+	sync(t, a, b)
+	sync(t, a, c)
+	c.agree(e.ID)
+	a.remove(b)
+	must(t, n.AddEntries(t.Context(), a.Device(), a.EntriesSince(nil)))
+	n.take(b, own[0])
+	n.take(c, c.ownLog()...)
+	if list := n.erasures(); len(list) != 1 || list[0].State != "ordered" {
+		t.Fatalf("N lists %+v", list)
+	}
+	n.take(b, own[1])
+	if list := n.erasures(); list[0].State != "erased" || strings.Contains(n.export(), "Zwiebelfisch") {
+		t.Errorf("N lists %+v", list)
+	}
+}
+
+// TestErasedPatientBegunApart: a record of an erased patient that somebody begins who has not heard, in a document that was not there before, is shown, and the patient's
+// order takes it away.
+func TestErasedPatientBegunApart(t *testing.T) {
+	d := practice(t, "A", "B", "C")
+	a, b, c := d[0], d[1], d[2]
+	a.promote(b)
+	a.eraseChart()
+	sync(t, a, b)
+	sync(t, a, c)
+	e := a.order(orderOf("Patient/p1"))
+	sync(t, a, b)
+	b.agree(e.ID)
+	c.put(`{"resourceType":"Observation","id":"o25","status":"final","code":{"text":"new year"},"subject":{"reference":"Patient/p1"},"effectiveDateTime":"2025-03-04"}`, false)
+	sync(t, b, c)
+	sync(t, a, b)
+	for _, x := range d {
+		if !strings.Contains(x.export(), "new year") || len(x.heldList(false)) != 0 {
+			t.Errorf("%s shows %s and holds %+v", x.name, x.export(), x.heldList(false))
+		}
+	}
+	again := b.order(orderOf("Patient/p1"))
+	if again.Documents != 1 || again.Resources["Observation"] != 1 {
+		t.Errorf("%+v", again)
+	}
+	sync(t, a, b)
+	a.agree(again.ID)
+	sync(t, a, c)
+	if strings.Contains(c.export(), "new year") || len(c.sealedOf("new year")) != 0 {
+		t.Errorf("C shows %s", c.export())
+	}
+}

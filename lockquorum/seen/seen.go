@@ -165,15 +165,16 @@ func (k *Keeper) Carried(ctx context.Context, b []byte) error {
 // Soon is within what time it is durable what came with an answer that does not last.
 const Soon = time.Second
 
-// told keeps what came with an answer; durably at once if the answer lasts.
+// told keeps what came with an answer; durably at once if the answer lasts, whichever answer was the first to be told from that far.
 func (k *Keeper) told(ctx context.Context, p lockquorum.Position, lasts bool) {
 	k.mu.Lock()
-	later := k.mu.memory.Told(p) && p.Voter != k.cfg.Self
+	k.mu.memory.Told(p)
+	behind := k.mu.stored.Own.Compare(p.Place) < 0 && p.Voter != k.cfg.Self
 	due := k.mu.due
-	k.mu.due = due || later && !lasts
+	k.mu.due = due || behind && !lasts
 	k.mu.Unlock()
 	switch {
-	case !later:
+	case !behind:
 	case lasts:
 		k.note(ctx)
 	case !due:

@@ -166,6 +166,48 @@ func TestSoon(t *testing.T) {
 	})
 }
 
+// TestSoonIsNotTooLate: what lasts is durable when it is passed on, also where a lease that was answered from the same place, or a later one, was told before.
+func TestSoonIsNotTooLate(t *testing.T) {
+	keys, st := founded(t)
+	synctest.Test(t, func(t *testing.T) {
+		for _, lasting := range []uint64{8, 7} {
+			twin := storage.NewTwin()
+			k := open(t, twin, st)
+			at := func(index uint64) lockquorum.Position {
+				return lockquorum.SignPosition(keys, st.Practice(), at(1, index))
+			}
+			// Both were asked before either was answered.
+			renewed, assigned := &waiting{make(chan lockquorum.Position)}, &waiting{make(chan lockquorum.Position)}
+			ask := func(from *waiting, o lockquorum.Operation) {
+				_, err := k.Engine(keys.Device(), from).Do(t.Context(), lockquorum.DeviceID{}, lockquorum.Request{Operation: o})
+				must(t, err)
+			}
+			go ask(renewed, &lockquorum.Renew{})
+			done := make(chan struct{})
+			go func() { defer close(done); ask(assigned, &lockquorum.Assign{}) }()
+			renewed.answers <- at(8)
+			synctest.Wait()
+			assigned.answers <- at(lasting)
+			<-done
+			if got := open(t, twin.Copy(), st).mu.memory.Own.Index; got < lasting {
+				t.Errorf("a number was given at %d and is passed on, and after a crash %d is known", lasting, got)
+			}
+			k.Flush(t.Context())
+		}
+	})
+}
+
+// waiting answers a question from where it is told to.
+type waiting struct{ answers chan lockquorum.Position }
+
+func (w *waiting) Do(context.Context, lockquorum.DeviceID, lockquorum.Request) (lockquorum.Answer, error) {
+	return lockquorum.Answer{Position: <-w.answers}, nil
+}
+
+func (w *waiting) Read(context.Context, lockquorum.DeviceID, ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+	return nil, lockquorum.Position{}, errors.ErrUnsupported
+}
+
 // TestOwnVoter: what this device's own voter says is not written: it would go back with it. A voter that this device knows counts, whatever its role.
 func TestOwnVoter(t *testing.T) {
 	keys, st := founded(t)
