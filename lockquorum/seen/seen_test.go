@@ -204,7 +204,7 @@ func (w *waiting) Do(context.Context, lockquorum.DeviceID, lockquorum.Request) (
 	return lockquorum.Answer{Position: <-w.answers}, nil
 }
 
-func (w *waiting) Read(context.Context, lockquorum.DeviceID, ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+func (w *waiting) Read(context.Context, lockquorum.DeviceID, lockquorum.Query, ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
 	return nil, lockquorum.Position{}, errors.ErrUnsupported
 }
 
