@@ -90,7 +90,7 @@ var rules = map[string]rule{
 	"anchor/kept":    {module: []string{"trust", "chunk", "chunk/logs", "lockquorum/seen", "storage", "p2p/session"}},
 	"anchor": {
 		module: []string{
-			"wire", "trust", "anchor/kept", "internal/figures", "storage", "p2p", "p2p/session", "lockquorum/driver", "lockquorum/local", "lockquorum/remote",
+			"wire", "trust", "anchor/kept", "internal/figures", "storage", "p2p", "p2p/session", "lockquorum", "lockquorum/driver", "lockquorum/local", "lockquorum/remote",
 		},
 		others: []string{"github.com/prometheus/client_golang", "golang.org/x/time/rate"},
 	},

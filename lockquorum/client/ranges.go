@@ -8,7 +8,7 @@ import (
 
 // Define says which numbers a range has, and how many of them a device takes at a time; 0: an administrator grants them.
 func (c *Client) Define(ctx context.Context, o lockquorum.Define) error {
-	_, err := c.once(ctx, &o)
+	_, err := c.inSession(ctx, &o)
 	return err
 }
 
