@@ -25,6 +25,8 @@ type Document struct {
 	At    Place // of the command that certified them: of two certificates of a document the later one counts
 	// Previous heads were certified before; zeros: none that is remembered.
 	Previous Heads
+	// Before lists all that are remembered of those, the newest last: a break may take the document back to them.
+	Before []Heads
 }
 
 // Lease returns what is said of a lock; false for one that nobody ever asked for.
@@ -42,7 +44,7 @@ func (s *State) Lease(id LockID) (Lease, bool) {
 	}
 	for _, id := range sorted(l.documents) {
 		d := l.documents[id]
-		doc := Document{ID: id, Heads: d.heads, Token: d.token, At: d.at}
+		doc := Document{ID: id, Heads: d.heads, Token: d.token, At: d.at, Before: slices.Clone(d.history)}
 		if n := len(d.history); n > 0 {
 			doc.Previous = d.history[n-1]
 		}

@@ -251,8 +251,8 @@ func TestBreak(t *testing.T) {
 		held, err := a.Acquire(t.Context(), lock, ttl)
 		must(t, err)
 		must(t, held.Commit(t.Context(), doc, lockquorum.Heads{1}))
-		must(t, b.Break(t.Context(), lock, held.Token(), []byte("why")))
-		if err := b.Break(t.Context(), lock, held.Token(), nil); !errors.Is(err, client.ErrStaleToken) {
+		must(t, b.Break(t.Context(), lock, held.Token(), nil, []byte("why")))
+		if err := b.Break(t.Context(), lock, held.Token(), nil, nil); !errors.Is(err, client.ErrStaleToken) {
 			t.Errorf("a lease that is over is broken: %v", err)
 		}
 		if err := held.Commit(t.Context(), doc, lockquorum.Heads{2}); !errors.Is(err, client.ErrLeaseLost) || !errors.Is(err, client.ErrStaleToken) {
@@ -263,7 +263,7 @@ func TestBreak(t *testing.T) {
 		}
 		other, err := a.Acquire(t.Context(), lock, ttl)
 		must(t, err)
-		must(t, b.Break(t.Context(), lock, other.Token(), nil))
+		must(t, b.Break(t.Context(), lock, other.Token(), nil, nil))
 		<-other.Done() // by the next renewal
 	})
 }
