@@ -265,7 +265,7 @@ func (s *Service) NotHere(ctx context.Context, name string, holds func(lock stri
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
 	if err != nil {
 		return nil, err
 	}
