@@ -35,6 +35,8 @@ func (w wired) Open(ctx context.Context, _ trust.DeviceID) (remote.Stream, error
 
 func (wired) Reaches(trust.DeviceID) bool { return true }
 
+func (wired) Doubt(trust.DeviceID) {}
+
 func (wired) RoundTrip(trust.DeviceID) time.Duration { return 0 }
 
 // votes has the anchor be the only voter of a customer's practice, in the place of its device.

@@ -74,6 +74,8 @@ type Network interface {
 	Reaches(trust.DeviceID) bool
 	// RoundTrip returns how long the way to a device and back was when it was last measured; 0: it never was.
 	RoundTrip(trust.DeviceID) time.Duration
+	// Doubt says that a device has not answered in time, though it is connected: it may be gone, and its connection not show it yet.
+	Doubt(trust.DeviceID)
 }
 
 // nearby is how long the way to a voter and back is at most, for one on the same LAN.
@@ -423,10 +425,14 @@ func (v *Voter) Serve(ctx context.Context, st remote.Stream, from trust.DeviceID
 
 // Remote returns the voter of another device.
 func (v *Voter) Remote(d trust.DeviceID) *remote.Engine {
-	return &remote.Engine{Practice: v.server.Practice, Open: func(ctx context.Context) (remote.Stream, error) {
+	e := &remote.Engine{Practice: v.server.Practice, Open: func(ctx context.Context) (remote.Stream, error) {
 		if v.cfg.Network == nil {
 			return nil, lockquorum.ErrUnreachable
 		}
 		return v.cfg.Network.Open(ctx, d)
 	}}
+	if v.cfg.Network != nil {
+		e.Doubt = func() { v.cfg.Network.Doubt(d) }
+	}
+	return e
 }

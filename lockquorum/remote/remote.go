@@ -226,6 +226,8 @@ type Engine struct {
 	Practice trust.EntryID
 	// Open opens a stream to the device. It fails at once where the device is not connected.
 	Open func(context.Context) (Stream, error)
+	// Doubt is told that the device has not answered in time, though it is connected; nil: nobody is.
+	Doubt func()
 }
 
 var _ lockquorum.Engine = (*Engine)(nil)
@@ -278,6 +280,9 @@ func (e *Engine) exchange(ctx context.Context, q question, limit int, pieces []b
 		err = more(st, a)
 	}
 	if err != nil {
+		if e.Doubt != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			e.Doubt()
+		}
 		return answer{}, fmt.Errorf("%w: %w", lockquorum.ErrOutcomeUnknown, err)
 	}
 	return a, nil

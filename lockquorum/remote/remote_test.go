@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -436,4 +437,36 @@ func TestCertify(t *testing.T) {
 	if _, err := e.Certify(t.Context(), lockquorum.LockID{9}, lockquorum.DocumentID{2}); !errors.Is(err, lockquorum.ErrNotLeader) {
 		t.Errorf("who does not lead answers %v", err)
 	}
+}
+
+// TestDoubt: it is said of a device that it does not answer, not of one that who asked did not wait for.
+func TestDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		doubts := 0
+		e := &Engine{Practice: practice, Doubt: func() { doubts++ }, Open: func(context.Context) (Stream, error) {
+			here, there := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, there) }()
+			return pipe{here}, nil
+		}}
+		for _, c := range []struct {
+			end  func(context.Context) (context.Context, context.CancelFunc)
+			want int
+		}{
+			{func(ctx context.Context) (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(ctx)
+				time.AfterFunc(time.Second, cancel)
+				return ctx, cancel
+			}, 0},
+			{func(ctx context.Context) (context.Context, context.CancelFunc) {
+				return context.WithTimeout(ctx, time.Second)
+			}, 1},
+		} {
+			ctx, cancel := c.end(t.Context())
+			_, err := e.Do(ctx, lockquorum.DeviceID{}, lockquorum.Request{Operation: &lockquorum.Tick{}})
+			cancel()
+			if !errors.Is(err, lockquorum.ErrOutcomeUnknown) || doubts != c.want {
+				t.Errorf("%v, and it was doubted %d times", err, doubts)
+			}
+		}
+	})
 }
