@@ -147,7 +147,7 @@ func (s *Service) Certify(ctx context.Context, lock string, document lockquorum.
 func (s *Service) Ask(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, asksAround)
 	defer cancel()
-	if st, err := s.client.Read(ctx); err == nil {
+	if st, err := s.client.Read(ctx, voters); err == nil {
 		s.voter.Heard(ctx, st)
 	}
 }

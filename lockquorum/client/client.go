@@ -327,13 +327,29 @@ func given(ctx context.Context, unknown bool) error {
 	return context.Cause(ctx)
 }
 
-// Read returns what the quorum agrees on, with all that was answered before.
-func (c *Client) Read(ctx context.Context) (st *lockquorum.State, err error) {
+// Read returns what is asked for of what the quorum agrees on, with all that was answered before: of a list, a part.
+func (c *Client) Read(ctx context.Context, q lockquorum.Query) (v *lockquorum.View, err error) {
 	err = c.any(ctx, false, func(ctx context.Context, e lockquorum.Engine) (err error) {
-		st, _, err = e.Read(ctx, c.cfg.Self)
+		v, _, err = e.Read(ctx, c.cfg.Self, q)
 		return err
 	})
-	return st, err
+	return v, err
+}
+
+// ReadAll is Read of a whole list of locks, circles or ranges, each as it was when its part was read.
+func (c *Client) ReadAll(ctx context.Context, q lockquorum.Query) (*lockquorum.View, error) {
+	all, err := c.Read(ctx, q)
+	for more := err == nil; more; {
+		if q, more = all.Next(); !more {
+			break
+		}
+		part, err := c.Read(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		all = all.And(part)
+	}
+	return all, err
 }
 
 // session is the commands of one lease after another. Each has one, since the answer to who waits comes after others', and answers are kept from the

@@ -155,7 +155,7 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 		return nil, err
 	}
 	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.answers, cfg.Names, v.certify
-	v.server.Begin, v.server.Change, v.server.Votes, v.server.Receive = v.Begin, v.Change, v.votes, v.receive
+	v.server.Begin, v.server.Change, v.server.Votes, v.server.Receive, v.server.Snapshot = v.Begin, v.Change, v.votes, v.receive, v.takeSnapshot
 	v.server.Testify, v.server.Founds, v.server.Prepare = v.Testify, v.founder, v.Prepare
 	return v, nil
 }
@@ -299,6 +299,14 @@ func (v *Voter) receive(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Mess
 	if d := v.running(); d != nil {
 		d.Receive(from, at, m)
 	}
+}
+
+// takeSnapshot takes a message of another voter that carries a snapshot.
+func (v *Voter) takeSnapshot(ctx context.Context, from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message, fetch remote.Fetch) error {
+	if d := v.running(); d != nil {
+		return d.ReceiveSnapshot(ctx, from, at, m, fetch)
+	}
+	return lockquorum.ErrStopped
 }
 
 func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
