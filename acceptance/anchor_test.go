@@ -202,6 +202,7 @@ type holds struct {
 		Chunks  uint64 `json:"chunks"`
 		Voter   struct {
 			Awake bool   `json:"awake"`
+			Index uint64 `json:"index"`
 			Out   string `json:"out"`
 		} `json:"voter"`
 	} `json:"practices"`

@@ -124,13 +124,24 @@ func (s *State) endSession(id SessionID, how How) {
 	count(s.sessionsOf, s.sessions[id].device, -1)
 	delete(s.sessions, id)
 	s.events = append(s.events, Event{Happening: Ended, Session: id})
-	for _, name := range sorted(s.locks) {
+	for _, name := range s.locksOfSession(id) {
 		l := s.locks[name]
 		l.queue = slices.DeleteFunc(l.queue, func(w waiter) bool { return w.session == id })
 		if l.holder == id {
 			s.seal(name, l, how)
 		}
 	}
+}
+
+// locksOfSession returns what a session holds and waits for, ascending. Thousands of sessions may end at once, and few of all locks are one's.
+func (s *State) locksOfSession(id SessionID) (list []LockID) {
+	for name, l := range s.locks {
+		if l.holder == id || slices.ContainsFunc(l.queue, func(w waiter) bool { return w.session == id }) {
+			list = append(list, name)
+		}
+	}
+	slices.SortFunc(list, compareIDs[LockID])
+	return list
 }
 
 func (o *Acquire) apply(s *State, c *Command) Result {

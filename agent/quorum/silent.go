@@ -27,7 +27,7 @@ func (s *Service) silent(ctx context.Context, voters []lockquorum.Voter, leader 
 	for i, v := range voters {
 		one, ok := s.voterOf(v.Device)
 		switch {
-		case v.Device == leader:
+		case v.Device == leader, !lockquorum.MayVote(s.cfg.Members(), v.Device):
 		case !ok:
 			out[i] = noVoter
 		case v.Device != s.self && s.reaches(v.Device):
@@ -46,7 +46,7 @@ const (
 
 // asked asks one voter that does not lead: one that is well names who does.
 func (s *Service) asked(ctx context.Context, v client.Voter) string {
-	_, _, err := v.Engine.Read(ctx, s.self)
+	_, _, err := v.Engine.Read(ctx, s.self, voters)
 	switch {
 	case errors.Is(err, lockquorum.ErrLost):
 		return stayedOut
@@ -54,6 +54,17 @@ func (s *Service) asked(ctx context.Context, v client.Voter) string {
 		return noVoter
 	}
 	return ""
+}
+
+// tooFew reports whether no majority of the voters is left once those are left out that give nothing.
+func tooFew(voters []api.QuorumVoter) bool {
+	out := 0
+	for _, v := range voters {
+		if v.Out != "" {
+			out++
+		}
+	}
+	return len(voters) > 0 && len(voters)-out <= len(voters)/2
 }
 
 // replace says how a voter that gives nothing is made one anew, while the others go on.

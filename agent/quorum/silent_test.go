@@ -45,7 +45,7 @@ func TestSilent(t *testing.T) {
 					if says, _ := out(b); says != c.says {
 						t.Errorf("B says of itself %q", says)
 					}
-				} else if status := b.waitState(api.QuorumStopped); !strings.Contains(status.Next, "quorum reseed") {
+				} else if status := b.waitState(api.QuorumStopped); !strings.Contains(status.Next, "copied from a device that still runs") || !strings.Contains(status.Next, "while other voters go on") {
 					t.Errorf("B says %+v", status)
 				}
 				if n := a.number("Invoice/2"); n.Number != first.Number+1 {
@@ -66,4 +66,23 @@ func TestSilent(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestTooFew: where most voters were put back it is said that the quorum is to be founded anew, and not that agents are to be started.
+func TestTooFew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPractice(t, trust.RoleServer, trust.RoleServer)
+		p.three()
+		a := p.named("A")
+		for _, name := range []string{"B", "C"} {
+			m := p.named(name)
+			m.end()
+			m.moves()
+			m.start()
+		}
+		time.Sleep(time.Minute)
+		if status := a.waitState(api.QuorumNone); !strings.HasPrefix(status.Next, "too few voters are left that have all") || !strings.Contains(status.Next, "quorum reseed") {
+			t.Errorf("it says %+v", status)
+		}
+	})
 }

@@ -21,12 +21,15 @@ import (
 // goesOn says what works without a quorum.
 const goesOn = "reading and writing records goes on; what needs a lease or a number waits: an invoice stays a draft"
 
-// read returns what the quorum agrees on.
-func (s *Service) read(ctx context.Context) (*lockquorum.State, error) {
+// voters asks for nothing but how far the quorum has come, and who votes.
+var voters = lockquorum.Query{Kind: lockquorum.ReadVoters}
+
+// read returns what is asked for of what the quorum agrees on: of a list of locks, circles or ranges, all.
+func (s *Service) read(ctx context.Context, q lockquorum.Query) (*lockquorum.View, error) {
 	if err := s.serves(); err != nil {
 		return nil, err
 	}
-	st, err := s.client.Read(ctx)
+	st, err := s.client.ReadAll(ctx, q)
 	if err != nil {
 		return nil, s.explain(err)
 	}
@@ -75,7 +78,7 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	default:
 		ctx, cancel := context.WithTimeout(ctx, asksAround)
 		defer cancel()
-		st, err := s.client.Read(ctx)
+		st, err := s.client.Read(ctx, voters)
 		no, none := errors.AsType[*client.NoQuorumError](err)
 		switch {
 		case err == nil:
@@ -93,7 +96,7 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	}
 	voters := s.voter.Voting()
 	var silent []string
-	if out.State == api.QuorumOK {
+	if running {
 		silent = s.silent(ctx, voters, leader)
 	}
 	for i, v := range voters {
@@ -110,7 +113,7 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 		out.Risk = oneVoter
 	}
 	if running && out.State != api.QuorumOK {
-		out.Next = s.next(at.Stopped)
+		out.Next = s.next(at.Stopped, out.Voters)
 	} else if running && slices.ContainsFunc(out.Voters, func(v api.QuorumVoter) bool { return v.Removed }) {
 		out.Next = "a voter was removed from the practice, and the others must all be reached: an administrator's device puts another one in its place: `chartmesh quorum add NAME`"
 	} else if running {
@@ -121,13 +124,18 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 }
 
 // next says what to do where the quorum does not go on.
-func (s *Service) next(stopped error) string {
+func (s *Service) next(stopped error, voters []api.QuorumVoter) string {
 	what := "start the agents of the voters that are missing; where they do not come back, "
 	switch {
-	case stopped != nil:
-		what = "where no other voters go on, "
 	case !s.mayGoOn():
 		what = "too few voters are left that belong to the practice: "
+	case tooFew(voters):
+		what = "too few voters are left that have all that they said: "
+	case stopped != nil:
+		what = "while other voters go on, an administrator makes this device a voter anew (`chartmesh quorum remove`, `add`); where none do, "
+	}
+	if errors.Is(stopped, local.ErrWentBack) {
+		what = "if this folder was copied from a device that still runs, stop this agent; else " + what
 	}
 	if m, _ := s.cfg.Members().Member(s.self); m.Role == trust.RoleAdmin {
 		return what + "found the quorum anew: `chartmesh quorum reseed`"
