@@ -154,7 +154,7 @@ func (p *printer) oneRange(r api.Range) {
 		p.table([]string{"DEVICE", "FIRST", "LAST", "STATE", "LEFT", "", "LAST CONTACT"}, rows)
 	}
 	for _, part := range r.Parts {
-		again := ""
+		var again string
 		switch {
 		case part.State == api.PartForgotten:
 			again = "this device does not know any more how far it came in the part that begins with " + number(part.First) + ", since its store was lost or filled anew: it gives nothing from it"
