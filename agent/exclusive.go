@@ -96,6 +96,13 @@ func (n network) RoundTrip(d trust.DeviceID) time.Duration {
 	return host.RoundTrip(d)
 }
 
+// Doubt implements local.Network.
+func (n network) Doubt(d trust.DeviceID) {
+	if host := n.a.host.Load(); host != nil {
+		host.Doubt(d)
+	}
+}
+
 // serveQuorum answers a question of another device about leases and numbers.
 func (a *Agent) serveQuorum(ctx context.Context, s p2p.QuorumStream, from trust.DeviceID) {
 	if service := a.quorum.Load(); service != nil {

@@ -67,7 +67,9 @@ type Series struct {
 	ID          SeriesID
 	First, Last int64
 	Closed      How // zero: it gives numbers. SealReseeded: it may have given more than is known.
-	Numbers     []Number
+	// How many numbers it gave, and how many of these are used and void.
+	Given, Used, Void int
+	Numbers           []Number // in a View: none
 }
 
 // Number is what is known of a number.
@@ -80,18 +82,26 @@ type Number struct {
 	Note   []byte   // sealed, of who said what became of it
 }
 
-// Circle returns a circle's series, the first one first; false for one that was never opened.
+// Circle returns a circle's series with all that they gave, the first one first; false for one that was never opened.
 func (s *State) Circle(id CircleID) (list []Series, ok bool) {
+	list, ok = s.series(id)
+	for i := range list {
+		in := &s.circles[id].series[i]
+		for n := range in.count {
+			list[i].Numbers = append(list[i].Numbers, in.number(n))
+		}
+	}
+	return list, ok
+}
+
+// series returns a circle's series without their numbers.
+func (s *State) series(id CircleID) (list []Series, ok bool) {
 	c := s.circles[id]
 	if c == nil {
 		return nil, false
 	}
 	for i, in := range c.series {
-		out := Series{ID: c.id(i), First: in.first, Last: in.last, Closed: in.closed}
-		for i, n := range in.numbers {
-			out.Numbers = append(out.Numbers, Number{in.first + int64(i), n.item, n.state, n.by, n.clock, n.note})
-		}
-		list = append(list, out)
+		list = append(list, Series{ID: c.id(i), First: in.first, Last: in.last, Closed: in.closed, Given: in.count, Used: in.used, Void: in.void})
 	}
 	return list, true
 }

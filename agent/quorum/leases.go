@@ -182,7 +182,7 @@ func (s *Service) ReleaseLease(ctx context.Context, name string) error {
 
 // Leases implements api.Exclusive.
 func (s *Service) Leases(ctx context.Context) ([]api.Lease, error) {
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadLocks})
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +199,7 @@ func (s *Service) Leases(ctx context.Context) ([]api.Lease, error) {
 	return list, nil
 }
 
-func (s *Service) describe(st *lockquorum.State, l lockquorum.Lease) api.Lease {
+func (s *Service) describe(st *lockquorum.View, l lockquorum.Lease) api.Lease {
 	out := api.Lease{Name: s.nameOf(kindLock, l.Lock), ID: short(l.Lock), Waiting: []api.Party{}}
 	if !l.Token.IsZero() {
 		out.Token = l.Token.String()
@@ -240,7 +240,7 @@ func (s *Service) WaitLease(ctx context.Context, name string) (api.Lease, error)
 		return api.Lease{}, s.explain(err)
 	}
 	for {
-		st, err := s.read(ctx)
+		st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
 		if err != nil {
 			return api.Lease{}, err
 		}
@@ -265,7 +265,7 @@ func (s *Service) NotHere(ctx context.Context, name string, holds func(lock stri
 	if err != nil {
 		return nil, s.explain(err)
 	}
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
 	if err != nil {
 		return nil, err
 	}
@@ -305,7 +305,7 @@ func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequ
 	if err != nil {
 		return api.Lease{}, s.explain(err)
 	}
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
 	if err != nil {
 		return api.Lease{}, err
 	}

@@ -458,9 +458,9 @@ func TestBrokenElsewhere(t *testing.T) {
 		if err := broken().Commit(t.Context(), lockquorum.DocumentID{1}, lockquorum.Heads{1}); !Lost(err) {
 			t.Errorf("a commit under a broken lease: %v", err)
 		}
-		st, err := a.read(t.Context())
-		must(t, err)
 		id, err := a.id(kindLock, "billing")
+		must(t, err)
+		st, err := a.read(t.Context(), lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
 		must(t, err)
 		if l, ok := st.Lease(id); !ok || len(l.Documents) > 0 {
 			t.Errorf("committed are %+v", l.Documents)
