@@ -190,7 +190,12 @@ func Assemble(manifest []byte, from Pieces) (*State, error) {
 		return b, nil
 	}
 	var head []byte
+	once := map[Sum]bool{} // no two pieces of a head are the same: what comes is not to become more in memory
 	for i := range heads {
+		if once[sums[i]] {
+			return nil, fmt.Errorf("assemble quorum: %w: a piece of the head comes twice", wire.ErrMalformed)
+		}
+		once[sums[i]] = true
 		b, err := piece(i)
 		if err != nil {
 			return nil, err

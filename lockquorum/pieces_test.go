@@ -159,6 +159,73 @@ func TestPiecesRefused(t *testing.T) {
 	}
 }
 
+// TestOnePieceManyTimes: a manifest that names one piece of the head many thousand times makes no memory of many thousand.
+func TestOnePieceManyTimes(t *testing.T) {
+	piece := make([]byte, 256<<10)
+	sum := lockquorum.SumOf(piece)
+	var w wire.Writer
+	w.Raw([]byte{'c', 'm', 'l', 'm', 1})
+	w.Uvarint(1000)
+	w.Uvarint(1000)
+	for range 1000 {
+		w.Raw(sum[:])
+	}
+	got := fuzzing.Allocated(func() {
+		if _, err := lockquorum.Assemble(w.Bytes(), some{sum: piece}); !errors.Is(err, wire.ErrMalformed) {
+			t.Errorf("it is taken: %v", err)
+		}
+	})
+	if got > 4<<20 {
+		t.Errorf("it takes %d bytes", got)
+	}
+}
+
+// TestListsEnd: a part of a list that is not the one that follows does not read, else who asks for one after another might never come to an end.
+func TestListsEnd(t *testing.T) {
+	circle := lockquorum.CircleID{1}
+	st := opened(t, circle)
+	numbers(t, st, circle, 0, 5000, assigned(circle))
+	q := lockquorum.Query{Kind: lockquorum.ReadNumbers, ID: circle}
+	part := st.View(q, 0)
+	v, err := lockquorum.ParseView(q, part)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, more := v.Next()
+	if !more {
+		t.Fatal("that is all")
+	}
+	if _, err := lockquorum.ParseView(next, part); !errors.Is(err, wire.ErrMalformed) {
+		t.Errorf("the first part is read as the second: %v", err)
+	}
+	q.Kind = lockquorum.ReadLocks
+	for i := range uint64(2000) {
+		q := lockquorum.Command{Session: lockquorum.SessionID{1}, Seq: i + 1, Done: i, Operation: &lockquorum.Open{TTL: 60_000}}
+		if i > 0 {
+			q.Operation = &lockquorum.Acquire{Lock: lockquorum.LockID{byte(i >> 8), byte(i)}, TTL: 60_000}
+		}
+		raw, err := q.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		st.Apply(10_000+i, &q, raw)
+	}
+	q.ID = [32]byte{}
+	part = st.View(q, 0)
+	if v, err = lockquorum.ParseView(q, part); err != nil {
+		t.Fatal(err)
+	}
+	if next, more = v.Next(); !more {
+		t.Fatal("these are all locks")
+	}
+	if _, err := lockquorum.ParseView(next, part); !errors.Is(err, wire.ErrMalformed) {
+		t.Errorf("the first locks are read as the second: %v", err)
+	}
+	if len(everything(t, st, q)) < 2 {
+		t.Error("all of it is one part")
+	}
+}
+
 // everything reads all of a list, part by part.
 func everything(t testing.TB, st *lockquorum.State, q lockquorum.Query) (list []*lockquorum.View) {
 	t.Helper()

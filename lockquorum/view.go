@@ -183,10 +183,37 @@ func ParseView(q Query, b []byte) (*View, error) {
 		}
 		v.numbers = append(v.numbers, Number{in.first + int64(from+i), n.item, n.state, n.by, n.clock, n.note})
 	}
+	if r.Err() == nil && !v.goesOn() {
+		r.Fail("a part of a list that is not the next one")
+	}
 	if err := r.Close(); err != nil {
 		return nil, fmt.Errorf("read view: %w", err)
 	}
 	return v, nil
+}
+
+// goesOn reports whether a part of a list is behind the one before, and brings something if more is to follow: whoever asks for one after another comes to an end.
+func (v *View) goesOn() bool {
+	switch q := v.query; {
+	case q.Kind == ReadLocks:
+		return isBehind(v.st.locks, q.ID, v.more)
+	case q.Kind == ReadCircles:
+		return isBehind(v.st.circles, q.ID, v.more)
+	case q.Kind == ReadRanges:
+		return isBehind(v.st.ranges, q.ID, v.more)
+	case q.Kind == ReadNumbers && len(v.numbers) > 0:
+		return v.series > q.Series || v.series == q.Series && v.numbers[0].Number >= q.Number
+	}
+	return !v.more
+}
+
+func isBehind[K ~[32]byte, V any](m map[K]V, behind K, more bool) bool {
+	for id := range m {
+		if behind != (K{}) && compareIDs(id, behind) <= 0 {
+			return false
+		}
+	}
+	return !more || len(m) > 0
 }
 
 // Marshal returns what the View was read of.
@@ -263,7 +290,7 @@ func (v *View) And(part *View) *View {
 // Next asks for what follows of a list; false: that was all.
 func (v *View) Next() (Query, bool) {
 	q := v.query
-	if !v.more {
+	if !v.more || len(v.st.locks) >= MaxLocks || len(v.st.circles) >= MaxCircles || len(v.st.ranges) >= MaxRanges {
 		return q, false
 	}
 	switch q.Kind {
