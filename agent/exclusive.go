@@ -9,6 +9,7 @@ import (
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
+	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/local"
 	"chartmesh/lockquorum/ranges"
 	"chartmesh/lockquorum/remote"
@@ -92,6 +93,13 @@ func (n network) RoundTrip(d trust.DeviceID) time.Duration {
 		return 0
 	}
 	return host.RoundTrip(d)
+}
+
+// Doubt implements local.Network.
+func (n network) Doubt(d trust.DeviceID) {
+	if host := n.a.host.Load(); host != nil {
+		host.Doubt(d)
+	}
 }
 
 // serveQuorum answers a question of another device about leases and numbers.
@@ -241,9 +249,28 @@ func (a *Agent) ReleaseLease(ctx context.Context, name string) error {
 	return s.ReleaseLease(ctx, name)
 }
 
-// BreakLease implements api.Exclusive.
+// BreakLease implements api.Exclusive. What documents are taken back to is put into this device's log for the others.
 func (a *Agent) BreakLease(ctx context.Context, user string, req api.BreakRequest) (api.Lease, error) {
-	return asked(a, func(s *quorum.Service) (api.Lease, error) { return s.BreakLease(ctx, user, req) })
+	s, err := a.exclusive()
+	if err != nil {
+		return api.Lease{}, err
+	}
+	var back []lockquorum.Certified
+	if req.TakeBack {
+		if back, err = s.NotHere(ctx, req.Name, a.records.Holds); err != nil {
+			return api.Lease{}, explain(err)
+		}
+	}
+	out, err := s.BreakLease(ctx, user, req, back)
+	if err != nil {
+		return out, err
+	}
+	for _, d := range back {
+		if err := a.certify(ctx, s, replica.Proposal{Lock: req.Name, Name: d.Document}); err != nil { // whoever is granted a lease next asks for it again
+			a.log.Warn("a document was taken back, and that is not put into the log yet", "error", err)
+		}
+	}
+	return out, nil
 }
 
 // Circles implements api.Exclusive.

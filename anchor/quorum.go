@@ -265,6 +265,9 @@ func (v voters) Reaches(d trust.DeviceID) bool { return v.p.admits(d) && v.a.hos
 // RoundTrip implements local.Network.
 func (v voters) RoundTrip(d trust.DeviceID) time.Duration { return v.a.host.RoundTrip(d) }
 
+// Doubt implements local.Network.
+func (v voters) Doubt(d trust.DeviceID) { v.a.host.Doubt(d) }
+
 // Voter is how an anchor's voter of a practice is.
 type Voter struct {
 	Awake  bool   `json:"awake"` // it runs; else it does when it is asked

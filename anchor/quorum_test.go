@@ -35,6 +35,8 @@ func (w wired) Open(ctx context.Context, _ trust.DeviceID) (remote.Stream, error
 
 func (wired) Reaches(trust.DeviceID) bool { return true }
 
+func (wired) Doubt(trust.DeviceID) {}
+
 func (wired) RoundTrip(trust.DeviceID) time.Duration { return 0 }
 
 // votes has the anchor be the only voter of a customer's practice, in the place of its device.
@@ -68,7 +70,7 @@ func (c *customer) votes(a *Anchor) *local.Voter {
 		}
 		return err
 	})
-	st, _, err := device.Remote(a.Device()).Read(c.t.Context(), c.keys.Device())
+	st, _, err := device.Remote(a.Device()).Read(c.t.Context(), c.keys.Device(), lockquorum.Query{Kind: lockquorum.ReadVoters})
 	must(c.t, err)
 	device.Heard(c.t.Context(), st) // it votes no more, and says nothing to the anchor as a voter
 	return device
@@ -130,7 +132,7 @@ func TestVotes(t *testing.T) {
 	over := make(chan struct{})
 	go func() { defer close(over); a.quorums.serve(t.Context(), pipe{there}, tal.keys.Device()) }()
 	stranger := &remote.Engine{Practice: p.id, Open: func(context.Context) (remote.Stream, error) { return pipe{here}, nil }}
-	if _, _, err := stranger.Read(t.Context(), tal.keys.Device()); err == nil {
+	if _, _, err := stranger.Read(t.Context(), tal.keys.Device(), lockquorum.Query{Kind: lockquorum.ReadVoters}); err == nil {
 		t.Error("another practice's device reads")
 	}
 	<-over

@@ -11,8 +11,9 @@ type Engine interface {
 	// one that is asked for with Wait, when its session has the lease or ends. Errors are ErrForbidden, ErrBusy, ErrOutcomeUnknown, ErrStopped, ErrUnreachable, a
 	// *NotLeaderError, ErrLost, ErrOver, and those of Marshal. Where the outcome is unknown, asking again under the same place in the session is safe.
 	Do(ctx context.Context, from DeviceID, r Request) (Answer, error)
-	// Read returns a copy of the State that has all that was answered before Read was called, and how far that is. shown is as in a Request, and errors are those of Do.
-	Read(ctx context.Context, from DeviceID, shown ...Position) (*State, Position, error)
+	// Read returns what is asked for of a State that has all that was answered before Read was called, and how far that is. shown is as in a Request, and errors are those
+	// of Do.
+	Read(ctx context.Context, from DeviceID, q Query, shown ...Position) (*View, Position, error)
 }
 
 // Request is what a client asks for. Who asks is not in it.

@@ -24,6 +24,16 @@ func EpochOf(entry trust.EntryID, after uint64) (uint64, bool) {
 	return epoch, epoch <= MaxEpoch
 }
 
+// MayBe reports whether there may be a quorum of an epoch for who holds a membership log: it founds one, or another reseed that it does not hold yet has. Of what
+// is said of epochs beyond that nothing is believed: whoever made one up that no reseed ever reaches would stop the practice's quorum for good.
+func MayBe(st *trust.State, epoch uint64) bool {
+	if epoch>>generationShift <= 1 { // of the first epoch, or the next: so it is wherever no quorum was ever founded anew
+		return true
+	}
+	list := AllFoundings(st)
+	return epoch>>generationShift <= list[len(list)-1].Epoch>>generationShift+1
+}
+
 // Adopt adds a part of a range of which a device says that it has it, to a State that a quorum is founded anew with: the voters that granted it may be lost. Of
 // numbers that the State has granted otherwise nothing changes; false says that there are some. A part that either knows as taken back is.
 func (s *State) Adopt(id RangeID, of Part) bool {

@@ -32,6 +32,9 @@ func (q *quorum) apply(c *lockquorum.Command) (lockquorum.Result, []lockquorum.E
 	if err != nil {
 		q.t.Fatalf("restore at %d: %v", q.index, err)
 	}
+	if before := q.st.Freeze(); q.index%2 == 0 { // in pieces
+		twin = assembled(q.t, before.Manifest(), before, q.st.Snapshot())
+	}
 	parsed, err := lockquorum.Parse(raw)
 	if err != nil {
 		q.t.Fatal(err)

@@ -15,8 +15,12 @@ type series struct {
 	epoch       uint64 // that began it
 	first, last int64
 	closed      How // zero: it gives numbers. SealReseeded: it may have given more than is known here.
-	numbers     []number
+	given
+	pages []*page // all are full but the last
 }
+
+// given counts the numbers that a series gave, and those of them that are used and void.
+type given struct{ count, used, void int }
 
 // place says where an item's number stands: in which series, and at which place from its first.
 type place struct{ series, at int }
@@ -99,7 +103,7 @@ func (o *Assign) apply(s *State, cmd *Command) Result {
 	}
 	n := len(c.series) - 1
 	now := &c.series[n]
-	next := now.first + int64(len(now.numbers))
+	next := now.first + int64(now.count)
 	switch {
 	case now.closed != 0:
 		return Result{Code: CodeClosed, Series: c.id(n)}
@@ -108,8 +112,8 @@ func (o *Assign) apply(s *State, cmd *Command) Result {
 	case len(c.items) >= MaxItems:
 		return Result{Code: CodeFull, Series: c.id(n)}
 	}
-	c.items[o.Item] = place{n, len(now.numbers)}
-	now.numbers = append(now.numbers, number{item: o.Item, state: NumberReserved, by: cmd.Device, clock: s.clock})
+	c.items[o.Item] = place{n, now.count}
+	now.add(number{item: o.Item, state: NumberReserved, by: cmd.Device, clock: s.clock})
 	return Result{Code: CodeDone, Series: c.id(n), Number: next}
 }
 
@@ -124,9 +128,9 @@ func (o *Resolve) apply(s *State, _ *Command) Result {
 	}
 	in := &c.series[p.series]
 	r := Result{Code: CodeDone, Series: c.id(p.series), Number: in.first + int64(p.at)}
-	switch n := &in.numbers[p.at]; n.state {
+	switch in.at(p.at).state {
 	case NumberReserved:
-		n.state, n.note = o.To, bytes.Clone(o.Note)
+		in.resolve(p.at, o.To, bytes.Clone(o.Note))
 	case o.To: // again
 	default:
 		r.Code = CodeResolved

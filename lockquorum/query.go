@@ -25,6 +25,8 @@ type Document struct {
 	At    Place // of the command that certified them: of two certificates of a document the later one counts
 	// Previous heads were certified before; zeros: none that is remembered.
 	Previous Heads
+	// Before lists all that are remembered of those, the newest last: a break may take the document back to them.
+	Before []Heads
 }
 
 // Lease returns what is said of a lock; false for one that nobody ever asked for.
@@ -42,7 +44,7 @@ func (s *State) Lease(id LockID) (Lease, bool) {
 	}
 	for _, id := range sorted(l.documents) {
 		d := l.documents[id]
-		doc := Document{ID: id, Heads: d.heads, Token: d.token, At: d.at}
+		doc := Document{ID: id, Heads: d.heads, Token: d.token, At: d.at, Before: slices.Clone(d.history)}
 		if n := len(d.history); n > 0 {
 			doc.Previous = d.history[n-1]
 		}
@@ -65,7 +67,9 @@ type Series struct {
 	ID          SeriesID
 	First, Last int64
 	Closed      How // zero: it gives numbers. SealReseeded: it may have given more than is known.
-	Numbers     []Number
+	// How many numbers it gave, and how many of these are used and void.
+	Given, Used, Void int
+	Numbers           []Number // in a View: none
 }
 
 // Number is what is known of a number.
@@ -78,18 +82,26 @@ type Number struct {
 	Note   []byte   // sealed, of who said what became of it
 }
 
-// Circle returns a circle's series, the first one first; false for one that was never opened.
+// Circle returns a circle's series with all that they gave, the first one first; false for one that was never opened.
 func (s *State) Circle(id CircleID) (list []Series, ok bool) {
+	list, ok = s.series(id)
+	for i := range list {
+		in := &s.circles[id].series[i]
+		for n := range in.count {
+			list[i].Numbers = append(list[i].Numbers, in.number(n))
+		}
+	}
+	return list, ok
+}
+
+// series returns a circle's series without their numbers.
+func (s *State) series(id CircleID) (list []Series, ok bool) {
 	c := s.circles[id]
 	if c == nil {
 		return nil, false
 	}
 	for i, in := range c.series {
-		out := Series{ID: c.id(i), First: in.first, Last: in.last, Closed: in.closed}
-		for i, n := range in.numbers {
-			out.Numbers = append(out.Numbers, Number{in.first + int64(i), n.item, n.state, n.by, n.clock, n.note})
-		}
-		list = append(list, out)
+		list = append(list, Series{ID: c.id(i), First: in.first, Last: in.last, Closed: in.closed, Given: in.count, Used: in.used, Void: in.void})
 	}
 	return list, true
 }

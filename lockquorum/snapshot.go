@@ -9,10 +9,10 @@ import (
 	"chartmesh/wire"
 )
 
-// snapshotMagic begins a State's snapshot, before its version: 2 where a range is defined, else 1, which older voters read too.
+// snapshotMagic begins a State's snapshot in one, before its version: 2 where a range is defined, else 1, which older voters read too.
 var snapshotMagic = []byte{'c', 'm', 'l', 'q'}
 
-// Snapshot writes a State: equal States give equal bytes.
+// Snapshot writes a State in one: equal States give equal bytes. Voters keep and send it in pieces, see Freeze.
 //
 // Maps are written as their length and their entries, ascending by key; docs/spec/lockquorum.md has the layout.
 func (s *State) Snapshot() []byte {
@@ -20,43 +20,61 @@ func (s *State) Snapshot() []byte {
 	w.Raw(snapshotMagic)
 	version := s.version()
 	w.Byte(version)
+	s.append(&w, version, (*circle).append)
+	return w.Bytes()
+}
+
+// append writes a State, with circles as is said.
+func (s *State) append(w *wire.Writer, version byte, circles func(*circle, *wire.Writer)) {
 	w.Uvarint(s.epoch)
 	w.Uvarint(s.index)
 	w.Uvarint(uint64(s.clock))
 	w.Raw(s.chain[:])
-	appendVoters(&w, s.voters)
+	appendVoters(w, s.voters)
 	w.Uvarint(uint64(len(s.sessions)))
 	for _, id := range sorted(s.sessions) {
 		w.Raw(id[:])
-		s.sessions[id].append(&w)
+		s.sessions[id].append(w)
 	}
 	w.Uvarint(uint64(len(s.locks)))
 	for _, id := range sorted(s.locks) {
 		w.Raw(id[:])
-		s.locks[id].append(&w)
+		s.locks[id].append(w)
 	}
 	w.Uvarint(uint64(len(s.circles)))
 	for _, id := range sorted(s.circles) {
 		w.Raw(id[:])
-		s.circles[id].append(&w)
+		circles(s.circles[id], w)
 	}
 	w.Uvarint(uint64(len(s.ranges)))
 	for _, id := range sorted(s.ranges) {
 		w.Raw(id[:])
-		s.ranges[id].append(&w, version)
+		s.ranges[id].append(w, version)
 	}
-	return w.Bytes()
 }
 
-// Restore reads a snapshot. What it holds together is checked as far as Apply relies on it; wire.ErrMalformed if it does not.
+// Restore reads a snapshot in one. What it holds together is checked as far as Apply relies on it; wire.ErrMalformed if it does not.
 func Restore(b []byte) (*State, error) {
-	s := New(0)
 	r := wire.NewReader(b)
 	magic := bytes.Equal(r.Raw(len(snapshotMagic)), snapshotMagic)
 	version := r.Byte()
 	if !magic || version != 1 && version != 2 {
 		r.Fail("magic or version")
 	}
+	s := readState(r, version, (*State).readCircle)
+	if r.Err() == nil && s.version() != version {
+		r.Fail("a version that is not needed")
+	}
+	if err := r.Close(); err != nil {
+		return nil, fmt.Errorf("restore quorum: %w", err)
+	}
+	s.derive()
+	return s, nil
+}
+
+// readState is append's inverse.
+func readState(r *wire.Reader, version byte, circles func(*State, *wire.Reader) *circle) *State {
+	s := New(0)
 	s.epoch = r.Uvarint(1<<63 - 1)
 	s.index = r.Uvarint(1 << 62)
 	s.clock = int64(r.Uvarint(MaxClock))
@@ -66,14 +84,13 @@ func Restore(b []byte) (*State, error) {
 		r.Fail("a session of zeros")
 	}
 	readMap(r, MaxLocks, s.locks, s.readLock)
-	readMap(r, MaxCircles, s.circles, s.readCircle)
+	readMap(r, MaxCircles, s.circles, func(r *wire.Reader) *circle { return circles(s, r) })
 	readMap(r, MaxRanges, s.ranges, func(r *wire.Reader) *division { return readDivision(r, version) })
-	if r.Err() == nil && s.version() != version {
-		r.Fail("a version that is not needed")
-	}
-	if err := r.Close(); err != nil {
-		return nil, fmt.Errorf("restore quorum: %w", err)
-	}
+	return s
+}
+
+// derive finds what follows from the rest.
+func (s *State) derive() {
 	for _, ses := range s.sessions {
 		count(s.sessionsOf, ses.device, 1)
 	}
@@ -81,7 +98,6 @@ func Restore(b []byte) (*State, error) {
 		count(s.locksOf, l.by, 1)
 	}
 	s.findDue()
-	return s, nil
 }
 
 // readMap reads entries that are ascending by key.
@@ -273,25 +289,41 @@ func readDocument(r *wire.Reader) *document {
 
 func (c *circle) append(w *wire.Writer) {
 	w.Uvarint(uint64(len(c.series)))
-	for _, in := range c.series {
-		w.Uvarint(in.epoch)
-		w.Uvarint(uint64(in.first))
-		w.Uvarint(uint64(in.last))
-		w.Byte(byte(in.closed))
-		w.Uvarint(uint64(len(in.numbers)))
-		for _, n := range in.numbers {
-			w.Raw(n.item[:])
-			w.Byte(byte(n.state))
-			w.Raw(n.by[:])
-			w.Uvarint(uint64(n.clock))
-			w.Blob(n.note)
+	for i := range c.series {
+		in := &c.series[i]
+		in.append(w)
+		w.Uvarint(uint64(in.count))
+		for _, p := range in.pages {
+			p.append(w)
 		}
 	}
 }
 
-// readCircle reads a circle: all its series but the last are closed, and that one too if another epoch began it; and an item has one number.
+// append writes a series without its numbers.
+func (in *series) append(w *wire.Writer) {
+	w.Uvarint(in.epoch)
+	w.Uvarint(uint64(in.first))
+	w.Uvarint(uint64(in.last))
+	w.Byte(byte(in.closed))
+}
+
+// readCircle reads a circle with its numbers.
 func (s *State) readCircle(r *wire.Reader) *circle {
+	return s.readSeries(r, func(c *circle, in *series, count int) {
+		for range count {
+			n := readGiven(r)
+			if r.Err() != nil || !c.took(r, n.item, len(c.series), in.count) {
+				return
+			}
+			in.add(n)
+		}
+	})
+}
+
+// readSeries reads a circle's series: all but the last are closed, and that one too if another epoch began it. numbers takes what one gave.
+func (s *State) readSeries(r *wire.Reader, numbers func(c *circle, in *series, count int)) *circle {
 	c := &circle{items: map[ItemID]place{}}
+	left := MaxItems
 	for range r.Uvarint(MaxSeries) {
 		in := series{epoch: r.Uvarint(s.epoch), first: readNumber(r), last: readNumber(r), closed: How(r.Byte())}
 		if in.first > in.last || in.closed != 0 && in.closed != SealReleased && in.closed != SealReseeded {
@@ -300,24 +332,9 @@ func (s *State) readCircle(r *wire.Reader) *circle {
 		if n := len(c.series); n > 0 && (c.series[n-1].closed == 0 || c.series[n-1].epoch > in.epoch) || in.closed == 0 && in.epoch != s.epoch {
 			r.Fail("a series after one that is open, or of another epoch")
 		}
-		for range r.Uvarint(uint64(min(MaxItems-len(c.items), int(in.last-in.first)+1))) {
-			n := number{}
-			r.Fixed(n.item[:])
-			if n.state = NumberState(r.Byte()); n.state < NumberReserved || n.state > NumberVoid {
-				r.Fail("what became of a number")
-			}
-			r.Fixed(n.by[:])
-			n.clock = int64(r.Uvarint(MaxClock))
-			n.note = bytes.Clone(r.Blob(MaxNote))
-			if _, twice := c.items[n.item]; twice {
-				r.Fail("an item with two numbers")
-			}
-			if r.Err() != nil {
-				return nil
-			}
-			c.items[n.item] = place{len(c.series), len(in.numbers)}
-			in.numbers = append(in.numbers, n)
-		}
+		count := int(r.Uvarint(uint64(min(left, int(in.last-in.first)+1))))
+		left -= count
+		numbers(c, &in, count)
 		if r.Err() != nil {
 			return nil
 		}
@@ -327,4 +344,14 @@ func (s *State) readCircle(r *wire.Reader) *circle {
 		r.Fail("a circle without a series")
 	}
 	return c
+}
+
+// took notes that an item has a number: it has one.
+func (c *circle) took(r *wire.Reader, item ItemID, series, at int) bool {
+	if _, twice := c.items[item]; twice {
+		r.Fail("an item with two numbers")
+		return false
+	}
+	c.items[item] = place{series, at}
+	return true
 }

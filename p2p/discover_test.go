@@ -159,9 +159,18 @@ func (r *relay) copy(to, from net.Conn) {
 }
 
 // TestDeadSessionEndsSoon: a session whose path has died without a sign is noticed within seconds of a change of the
-// network, and the device reaches its peer by another path at once.
+// network, or of somebody's doubt, and the device reaches its peer by another path at once.
 func TestDeadSessionEndsSoon(t *testing.T) {
-	a, b, _ := pair(t, tcpOnly)
+	a, b := endsSoon(t, func(a, b *site) { a.NetworkChanged(); b.NetworkChanged() })
+	if changes := a.Traffic().NetworkChanges + b.Traffic().NetworkChanges; changes < 4 {
+		t.Errorf("%d changes are counted", changes)
+	}
+	endsSoon(t, func(a, b *site) { a.Doubt(b.id.Device()); b.Doubt(a.id.Device()) })
+}
+
+// endsSoon has a path die after somebody was told what he is told again then, while it lived.
+func endsSoon(t *testing.T, tell func(a, b *site)) (a, b *site) {
+	a, b, _ = pair(t, tcpOnly)
 	to, err := multiaddr.NewMultiaddr(b.Addresses()[0])
 	if err != nil {
 		t.Fatal(err)
@@ -204,13 +213,11 @@ func TestDeadSessionEndsSoon(t *testing.T) {
 	a.SetPeers([]p2p.PeerAddr{{Device: b.id.Device(), Addrs: []string{through.String()}}})
 	wait(t, "both agree", agreed(a, b))
 	since := a.peer(b.id.Device()).Since
-	a.NetworkChanged() // the path lives: nothing happens
 	r.mu.Lock()
 	r.dead = true
 	r.mu.Unlock()
 	begun := time.Now()
-	a.NetworkChanged()
-	b.NetworkChanged()
+	tell(a, b)
 	a.SetPeers([]p2p.PeerAddr{b.at()})
 	wait(t, "both agree again", func() bool {
 		return agreed(a, b)() && a.peer(b.id.Device()).Since.After(since) && b.peer(a.id.Device()).Since.After(since)
@@ -218,7 +225,11 @@ func TestDeadSessionEndsSoon(t *testing.T) {
 	if took := time.Since(begun); took > 12*time.Second {
 		t.Errorf("it took %v", took)
 	}
-	if a.Traffic().NetworkChanges < 2 {
-		t.Errorf("%+v", a.Traffic())
+	since = a.peer(b.id.Device()).Since
+	tell(a, b) // the path lives: nothing happens
+	wait(t, "the path shows that it lives", func() bool { return a.peer(b.id.Device()).LastContact.After(begun) })
+	if !a.peer(b.id.Device()).Since.Equal(since) {
+		t.Error("a path that lives was ended")
 	}
+	return a, b
 }

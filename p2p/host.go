@@ -95,6 +95,8 @@ type member struct {
 	directAt  time.Time // it is tried directly although a relay passes its link on, not before
 	directs   int       // how often that was tried for this link
 
+	doubted time.Time // when it was last asked for a sign of life, see Doubt
+
 	knockAt   time.Time // when it is taken not to let this device in; zero: never
 	offered   [32]byte  // the heads of the entries that it was offered, and did not let this device in for
 	offeredAt time.Time // when it last answered to that

@@ -86,7 +86,7 @@ const (
 	strangerLimit   = 30 * time.Second       // then a stranger's connection is closed
 	linkSettled     = time.Second            // an inbound connection beside a younger link is of two that dialled at once
 	soonMost        = time.Second            // within which all dial again when the network has changed, each at its time
-	probePatience   = 4 * time.Second        // for a sign of life when the network has changed
+	probePatience   = 4 * time.Second        // for a sign of life when the network has changed, or somebody doubts
 	heardFor        = 3 * time.Minute        // an announcement on the local network counts
 	reservationTime = time.Hour              // of a place at a relay; it ends with the connection
 	circuitAgain    = time.Minute            // before a peer is tried through relays once more

@@ -75,3 +75,17 @@ func (h *Host) RoundTrip(device trust.DeviceID) time.Duration {
 	h.mu.Unlock()
 	return l.session.Status().RTT
 }
+
+// Doubt says that a connected device has not answered in time: it is asked for a sign of life, and its connection ended if none comes.
+func (h *Host) Doubt(device trust.DeviceID) {
+	h.mu.Lock()
+	m, now := h.mu.peers[device], time.Now()
+	if m == nil || m.link == nil || now.Sub(m.doubted) < probePatience {
+		h.mu.Unlock()
+		return
+	}
+	l := m.link
+	m.doubted = now
+	h.mu.Unlock()
+	h.probe(l)
+}

@@ -122,6 +122,9 @@ var (
 	RangeNumber = define2[digest, uint64](0x65, "range number", "range", "n")
 	RangeItem   = define2[digest, digest](0x66, "range item", "range", "name")
 
+	// QuorumPiece holds a piece of a voter's snapshot.
+	QuorumPiece = define1[digest](0x68, "quorum piece", "hash")
+
 	// Within holds the store of one of many practices, at a number that the anchor gives it; see Part.
 	Within = define1[uint64](0x70, "within", "practice number")
 	// Practice holds what an anchor knows of a practice beside that.

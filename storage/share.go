@@ -94,7 +94,7 @@ func (s *Share) count(r Reader) (a Amount, err error) {
 var (
 	sealedKinds = []byte{Chunk.number, Branch.number, Loose.number}
 	loadKinds   = append([]byte{Skip.number}, sealedKinds...)
-	entryKinds  = []byte{Member.number, Quorum.number, QuorumEntry.number}
+	entryKinds  = []byte{Member.number, Quorum.number, QuorumEntry.number, QuorumPiece.number}
 )
 
 func kindIn(key, kinds []byte) bool { return slices.Contains(kinds, key[0]) }

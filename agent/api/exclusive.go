@@ -151,6 +151,8 @@ type Lease struct {
 	Waiting []Party      `json:"waiting"`           // in the order in which they will have it
 	Ended   string       `json:"ended,omitempty"`   // how the last one ended: released, expired, broken
 	Breaks  []LeaseBreak `json:"breaks,omitempty"`
+	// TakenBack says how many documents BreakLease took back.
+	TakenBack int `json:"taken_back,omitempty"`
 }
 
 // LeaseBreak is a lease that was broken.
@@ -174,6 +176,8 @@ type BreakRequest struct {
 	Name   string `json:"name"`
 	Token  string `json:"token,omitempty"` // that it is thought to have; empty: whichever is held
 	Reason string `json:"reason"`
+	// TakeBack goes back, of documents of which the device does not have what is certified, to the last that it has and that was certified before; also if nobody holds the lease.
+	TakeBack bool `json:"take_back,omitempty"`
 }
 
 // Circle is a circle of numbers.

@@ -182,7 +182,7 @@ func (s *Service) ReleaseLease(ctx context.Context, name string) error {
 
 // Leases implements api.Exclusive.
 func (s *Service) Leases(ctx context.Context) ([]api.Lease, error) {
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadLocks})
 	if err != nil {
 		return nil, err
 	}
@@ -199,7 +199,7 @@ func (s *Service) Leases(ctx context.Context) ([]api.Lease, error) {
 	return list, nil
 }
 
-func (s *Service) describe(st *lockquorum.State, l lockquorum.Lease) api.Lease {
+func (s *Service) describe(st *lockquorum.View, l lockquorum.Lease) api.Lease {
 	out := api.Lease{Name: s.nameOf(kindLock, l.Lock), ID: short(l.Lock), Waiting: []api.Party{}}
 	if !l.Token.IsZero() {
 		out.Token = l.Token.String()
@@ -240,7 +240,7 @@ func (s *Service) WaitLease(ctx context.Context, name string) (api.Lease, error)
 		return api.Lease{}, s.explain(err)
 	}
 	for {
-		st, err := s.read(ctx)
+		st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
 		if err != nil {
 			return api.Lease{}, err
 		}
@@ -259,18 +259,58 @@ func (s *Service) WaitLease(ctx context.Context, name string) (api.Lease, error)
 	}
 }
 
-// BreakLease implements api.Exclusive.
-func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequest) (api.Lease, error) {
+// NotHere lists what documents of a lock are to be taken back to: those of which nobody here can tell what is certified. holds reports whether heads are held here.
+func (s *Service) NotHere(ctx context.Context, name string, holds func(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error)) ([]lockquorum.Certified, error) {
+	id, err := s.lock(ctx, name)
+	if err != nil {
+		return nil, s.explain(err)
+	}
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
+	if err != nil {
+		return nil, err
+	}
+	l, _ := st.Lease(id)
+	var back []lockquorum.Certified
+	never := 0
+	for _, d := range l.Documents {
+		here, err := holds(name, d.ID, d.Heads)
+		if err != nil {
+			return nil, err
+		}
+		for i := len(d.Before) - 1; !here; i-- {
+			if i < 0 {
+				never++
+				break
+			}
+			if here, err = holds(name, d.ID, d.Before[i]); err != nil {
+				return nil, err
+			} else if here {
+				back = append(back, lockquorum.Certified{Document: d.ID, Heads: d.Before[i]})
+			}
+		}
+	}
+	switch {
+	case len(back) > 0:
+		return back, nil
+	case never > 0:
+		return nil, &api.Error{Code: api.CodeConflict, Message: "nothing that was committed before under that lock, and is remembered, is here: there is nothing to go back to",
+			Hint: "bring back the device that wrote it, or give the command at one that has more"}
+	}
+	return nil, &api.Error{Code: api.CodeConflict, Message: "all that was committed under that lock is here: nothing is to be taken back"}
+}
+
+// BreakLease ends a lease, whoever holds it, and takes documents back, also if nobody holds it.
+func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequest, back []lockquorum.Certified) (api.Lease, error) {
 	id, err := s.lock(ctx, req.Name)
 	if err != nil {
 		return api.Lease{}, s.explain(err)
 	}
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
 	if err != nil {
 		return api.Lease{}, err
 	}
 	l, ok := st.Lease(id)
-	if !ok || l.Holder == (lockquorum.DeviceID{}) {
+	if !ok || l.Holder == (lockquorum.DeviceID{}) && len(back) == 0 {
 		return api.Lease{}, &api.Error{Code: api.CodeNotFound, Message: "nobody holds that lock", Hint: "see chartmesh lease list"}
 	}
 	token := l.Token
@@ -281,7 +321,7 @@ func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequ
 	if err != nil {
 		return api.Lease{}, s.explain(err)
 	}
-	if err := s.client.Break(ctx, id, token, sealed); err != nil {
+	if err := s.client.Break(ctx, id, token, back, sealed); err != nil {
 		return api.Lease{}, s.explain(err)
 	}
 	s.mu.Lock()
@@ -291,6 +331,8 @@ func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequ
 		mine.held().Check(ctx)
 	}
 	out := s.describe(st, l)
-	out.Held, out.Ended = false, lockquorum.SealBroken.String()
+	if out.TakenBack = len(back); out.Held {
+		out.Held, out.Ended = false, lockquorum.SealBroken.String()
+	}
 	return out, nil
 }

@@ -13,7 +13,7 @@ import (
 
 // Circles implements api.Exclusive.
 func (s *Service) Circles(ctx context.Context) ([]api.Circle, error) {
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadCircles})
 	if err != nil {
 		return nil, err
 	}
@@ -30,21 +30,11 @@ func (s *Service) Circles(ctx context.Context) ([]api.Circle, error) {
 	return list, nil
 }
 
-func (s *Service) describeCircle(st *lockquorum.State, id lockquorum.CircleID) api.Circle {
+func (s *Service) describeCircle(st *lockquorum.View, id lockquorum.CircleID) api.Circle {
 	out := api.Circle{Name: s.nameOf(kindCircle, id), ID: short(id), Series: []api.NumberSeries{}}
 	list, _ := st.Circle(id)
 	for _, in := range list {
-		series := api.NumberSeries{ID: in.ID.String(), First: in.First, Last: in.Last, Given: len(in.Numbers)}
-		for _, n := range in.Numbers {
-			switch n.State {
-			case lockquorum.NumberUsed:
-				series.Used++
-			case lockquorum.NumberVoid:
-				series.Void++
-			default:
-				series.Reserved++
-			}
-		}
+		series := api.NumberSeries{ID: in.ID.String(), First: in.First, Last: in.Last, Given: in.Given, Used: in.Used, Void: in.Void, Reserved: in.Given - in.Used - in.Void}
 		switch in.Closed {
 		case 0:
 		case lockquorum.SealReseeded:
@@ -85,7 +75,7 @@ func (s *Service) withCircle(ctx context.Context, name string, change func(lockq
 	if err := change(id); err != nil {
 		return api.Circle{}, s.explain(err)
 	}
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadCircle, ID: id})
 	if err != nil {
 		return api.Circle{}, err
 	}
@@ -154,35 +144,83 @@ func (s *Service) Numbers(ctx context.Context, name string) (api.NumberReport, e
 		return api.NumberReport{}, s.explain(err)
 	}
 	circle := lockquorum.CircleID(id)
-	st, err := s.read(ctx)
+	q := lockquorum.Query{Kind: lockquorum.ReadNumbers, ID: id}
+	v, err := s.part(ctx, q)
 	if err != nil {
 		return api.NumberReport{}, err
 	}
-	list, ok := st.Circle(circle)
-	if !ok {
+	if _, ok := v.Circle(circle); !ok {
 		return api.NumberReport{}, s.explain(client.ErrUnknown)
 	}
-	var unknowns []unknown
-	for _, in := range list {
-		for _, n := range in.Numbers {
-			if len(n.Note) == 0 { // else that says the name
-				unknowns = append(unknowns, unknown{kind: kindItem, id: n.Item, circle: name, by: n.By})
+	report := api.NumberReport{Circle: s.describeCircle(v, circle), Numbers: []api.Number{}}
+	report.Name = name
+	for more := true; more; {
+		series, list := v.Numbers()
+		s.learnItems(ctx, name, list)
+		for _, n := range list {
+			report.Numbers = append(report.Numbers, s.describeNumber(name, circle, series, n))
+		}
+		if q, more = v.Next(); more {
+			if v, err = s.part(ctx, q); err != nil {
+				return api.NumberReport{}, err
 			}
+		}
+	}
+	s.recount(&report)
+	return report, nil
+}
+
+// recount has a report's circle say what the numbers say that stand in it: more may have been given while they were read.
+func (s *Service) recount(report *api.NumberReport) {
+	at := map[string]*api.NumberSeries{}
+	for i := range report.Series {
+		in := &report.Series[i]
+		in.Given, in.Used, in.Void, in.Reserved = 0, 0, 0, 0
+		at[in.ID] = in
+	}
+	for _, n := range report.Numbers {
+		in := at[n.Series]
+		if in == nil {
+			continue
+		}
+		in.Given++
+		switch n.State {
+		case api.NumberUsed:
+			in.Used++
+		case api.NumberVoid:
+			in.Void++
+		default:
+			in.Reserved++
+		}
+	}
+}
+
+// part reads a part of a list.
+func (s *Service) part(ctx context.Context, q lockquorum.Query) (*lockquorum.View, error) {
+	if err := s.serves(); err != nil {
+		return nil, err
+	}
+	v, err := s.client.Read(ctx, q)
+	return v, s.explain(err)
+}
+
+// learnItems asks for the names of items whose notes do not say them.
+func (s *Service) learnItems(ctx context.Context, circle string, list []lockquorum.Number) {
+	var unknowns []unknown
+	for _, n := range list {
+		if len(n.Note) == 0 {
+			unknowns = append(unknowns, unknown{kind: kindItem, id: n.Item, circle: circle, by: n.By})
 		}
 	}
 	s.learn(ctx, unknowns)
-	report := api.NumberReport{Circle: s.describeCircle(st, circle), Numbers: []api.Number{}}
-	report.Name = name
-	for _, in := range list {
-		for _, n := range in.Numbers {
-			by := s.cfg.Name(n.By)
-			out := number(name, s.nameOf(kindItem, n.Item), n.Item, client.Number{Series: in.ID, Number: n.Number}, n.State.String())
-			out.Device = &by
-			if said, ok := s.open(n.Note, about(kindItem, circle, n.Item)); ok {
-				out.User, out.Time, out.Reason, out.Item = said.user, &said.time, said.reason, cmp.Or(out.Item, said.subject)
-			}
-			report.Numbers = append(report.Numbers, out)
-		}
+}
+
+func (s *Service) describeNumber(name string, circle lockquorum.CircleID, series lockquorum.SeriesID, n lockquorum.Number) api.Number {
+	by := s.cfg.Name(n.By)
+	out := number(name, s.nameOf(kindItem, n.Item), n.Item, client.Number{Series: series, Number: n.Number}, n.State.String())
+	out.Device = &by
+	if said, ok := s.open(n.Note, about(kindItem, circle, n.Item)); ok {
+		out.User, out.Time, out.Reason, out.Item = said.user, &said.time, said.reason, cmp.Or(out.Item, said.subject)
 	}
-	return report, nil
+	return out
 }

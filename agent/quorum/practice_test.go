@@ -56,6 +56,9 @@ func (m *member) Open(ctx context.Context, d trust.DeviceID) (remote.Stream, err
 	return pipe{here}, nil
 }
 
+// Doubt implements local.Network.
+func (m *member) Doubt(trust.DeviceID) {}
+
 // RoundTrip implements local.Network.
 func (m *member) RoundTrip(trust.DeviceID) time.Duration { return time.Millisecond }
 

@@ -50,11 +50,9 @@ func (n Names) Heads(document [32]byte, heads [][32]byte) lockquorum.Heads {
 	return n.hash("heads", parts...)
 }
 
-// Voted implements certificate.Voters: whoever a quorum may have had vote (decision 0067).
-func (n Names) Voted(st *trust.State, _ uint64, device trust.DeviceID) certificate.Word {
-	m, ok := st.Member(device)
-	switch {
-	case device == st.Founding().Device.ID, st.IsAnchor(device), st.Former(device), ok && (m.Role == trust.RoleAdmin || m.Role == trust.RoleServer):
+// Voted implements certificate.Voters: whoever a quorum may have had vote (decision 0067), of an epoch that there may be.
+func (n Names) Voted(st *trust.State, epoch uint64, device trust.DeviceID) certificate.Word {
+	if lockquorum.MayBe(st, epoch) && lockquorum.MayHaveVoted(st, device) {
 		return certificate.Yes
 	}
 	return certificate.Unknown
@@ -149,7 +147,7 @@ func (s *Service) Certify(ctx context.Context, lock string, document lockquorum.
 func (s *Service) Ask(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, asksAround)
 	defer cancel()
-	if st, err := s.client.Read(ctx); err == nil {
+	if st, err := s.client.Read(ctx, voters); err == nil {
 		s.voter.Heard(ctx, st)
 	}
 }

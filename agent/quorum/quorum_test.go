@@ -254,7 +254,7 @@ func TestNames(t *testing.T) {
 		}
 		_, err = s.AcquireLease(t.Context(), "Dr. Berg", api.LeaseRequest{Name: "Verg\u00fctung"})
 		must(t, err)
-		_, err = s.BreakLease(t.Context(), "Dr. Berg", api.BreakRequest{Name: "Verg\u00fctung", Reason: "too long"})
+		_, err = s.BreakLease(t.Context(), "Dr. Berg", api.BreakRequest{Name: "Verg\u00fctung", Reason: "too long"}, nil)
 		must(t, err)
 		_, err = s.OpenCircle(t.Context(), api.CircleRequest{Name: "invoices", First: 1, Last: 100})
 		must(t, err)
@@ -327,7 +327,7 @@ func TestHeld(t *testing.T) {
 			t.Errorf("who goes: %v", err)
 		}
 		over = hold(t.Context())
-		_, err := s.BreakLease(t.Context(), "", api.BreakRequest{Name: "billing", Reason: "x"})
+		_, err := s.BreakLease(t.Context(), "", api.BreakRequest{Name: "billing", Reason: "x"}, nil)
 		must(t, err)
 		if err := <-over; api.CodeOf(err) != api.CodeHeld {
 			t.Errorf("who lost it: %v", err)
@@ -429,7 +429,7 @@ func TestLostIsNotHeld(t *testing.T) {
 		if got := s.Held(); len(got) != 1 {
 			t.Fatalf("%d leases are held", len(got))
 		}
-		_, err = s.BreakLease(t.Context(), "", api.BreakRequest{Name: "billing", Reason: "x"})
+		_, err = s.BreakLease(t.Context(), "", api.BreakRequest{Name: "billing", Reason: "x"}, nil)
 		must(t, err)
 		time.Sleep(leaseTTL)
 		if got := s.Held(); len(got) != 0 {
@@ -448,7 +448,7 @@ func TestBrokenElsewhere(t *testing.T) {
 			_, err := b.AcquireLease(t.Context(), "", api.LeaseRequest{Name: "billing", For: time.Hour.Milliseconds()})
 			must(t, err)
 			h := b.Held()[0]
-			_, err = a.BreakLease(t.Context(), "", api.BreakRequest{Name: "billing", Reason: "x"})
+			_, err = a.BreakLease(t.Context(), "", api.BreakRequest{Name: "billing", Reason: "x"}, nil)
 			must(t, err)
 			if len(b.Held()) != 1 {
 				t.Fatal("it has heard of the break already: the test shows nothing")
@@ -458,9 +458,9 @@ func TestBrokenElsewhere(t *testing.T) {
 		if err := broken().Commit(t.Context(), lockquorum.DocumentID{1}, lockquorum.Heads{1}); !Lost(err) {
 			t.Errorf("a commit under a broken lease: %v", err)
 		}
-		st, err := a.read(t.Context())
-		must(t, err)
 		id, err := a.id(kindLock, "billing")
+		must(t, err)
+		st, err := a.read(t.Context(), lockquorum.Query{Kind: lockquorum.ReadLock, ID: id})
 		must(t, err)
 		if l, ok := st.Lease(id); !ok || len(l.Documents) > 0 {
 			t.Errorf("committed are %+v", l.Documents)

@@ -29,8 +29,8 @@ func (s *Service) openRanges() {
 type rangeQuorum struct{ s *Service }
 
 // Read implements ranges.Quorum.
-func (q rangeQuorum) Read(ctx context.Context) (*lockquorum.State, error) {
-	st, err := q.s.client.Read(ctx)
+func (q rangeQuorum) Read(ctx context.Context) (*lockquorum.View, error) {
+	st, err := q.s.client.ReadAll(ctx, lockquorum.Query{Kind: lockquorum.ReadRanges})
 	if err == nil {
 		q.s.voter.Heard(ctx, st)
 	}
@@ -230,7 +230,7 @@ func (s *Service) withRange(ctx context.Context, name string, change func(lockqu
 	if err := change(id); err != nil {
 		return api.Range{}, s.explainRange(err)
 	}
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadRange, ID: id})
 	if err != nil {
 		return api.Range{}, err
 	}
@@ -259,7 +259,7 @@ func (s *Service) GrantRange(ctx context.Context, req api.RangeGrant, to []trust
 
 func (s *Service) grant(ctx context.Context, id lockquorum.RangeID, req api.RangeGrant, device trust.DeviceID) error {
 	for try := 1; ; try++ {
-		st, err := s.client.Read(ctx)
+		st, err := s.client.Read(ctx, lockquorum.Query{Kind: lockquorum.ReadRange, ID: id})
 		if err != nil {
 			return err
 		}
@@ -286,7 +286,7 @@ func (s *Service) grant(ctx context.Context, id lockquorum.RangeID, req api.Rang
 // VoidRange implements api.Ranges.
 func (s *Service) VoidRange(ctx context.Context, user string, req api.RangeVoid) (api.Range, error) {
 	return s.withRange(ctx, req.Name, func(id lockquorum.RangeID) error {
-		st, err := s.client.Read(ctx)
+		st, err := s.client.Read(ctx, lockquorum.Query{Kind: lockquorum.ReadRange, ID: id})
 		if err != nil {
 			return err
 		}

@@ -13,7 +13,7 @@ import (
 
 // Ranges implements api.Ranges.
 func (s *Service) Ranges(ctx context.Context) ([]api.Range, error) {
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadRanges})
 	if api.CodeOf(err) == api.CodeUnavailable {
 		return s.ownRanges(err)
 	} else if err != nil {
@@ -63,7 +63,7 @@ func (s *Service) ownRanges(why error) ([]api.Range, error) {
 	return sortRanges(list), nil
 }
 
-func (s *Service) describeRange(st *lockquorum.State, id lockquorum.RangeID) (api.Range, error) {
+func (s *Service) describeRange(st *lockquorum.View, id lockquorum.RangeID) (api.Range, error) {
 	r, err := s.describeParts(id, st.Range(id))
 	d, _ := st.Defined(id)
 	r.First, r.Last, r.Increment, r.Part, r.Free = d.First, d.Last, d.Increment, d.Part, st.Free(id)
@@ -116,7 +116,7 @@ func (s *Service) RangeReport(ctx context.Context, name string) (api.RangeReport
 	if err != nil {
 		return api.RangeReport{}, s.explain(err)
 	}
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, lockquorum.Query{Kind: lockquorum.ReadRange, ID: id})
 	if err != nil {
 		return api.RangeReport{}, err
 	}

@@ -105,7 +105,7 @@ func (s *Service) mayFound(voters, gone []trust.DeviceID) error {
 func (s *Service) stuck(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, asksAround)
 	defer cancel()
-	if st, err := s.client.Read(ctx); err == nil {
+	if st, err := s.client.Read(ctx, voters); err == nil {
 		s.voter.Heard(ctx, st)
 		return &api.Error{Code: api.CodeConflict, Message: "the quorum goes on, and need not be founded anew",
 			Hint: "`chartmesh quorum remove` and `chartmesh quorum add` change who votes"}
@@ -281,7 +281,7 @@ func (s *Service) begun(ctx context.Context) (api.QuorumStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, begins)
 	defer cancel()
 	for {
-		st, err := s.client.Read(ctx)
+		st, err := s.client.Read(ctx, voters)
 		if err == nil {
 			s.voter.Heard(ctx, st)
 			if status, err := s.Quorum(ctx); err == nil && status.State == api.QuorumOK {

@@ -46,7 +46,7 @@ const (
 
 // asked asks one voter that does not lead: one that is well names who does.
 func (s *Service) asked(ctx context.Context, v client.Voter) string {
-	_, _, err := v.Engine.Read(ctx, s.self)
+	_, _, err := v.Engine.Read(ctx, s.self, voters)
 	switch {
 	case errors.Is(err, lockquorum.ErrLost):
 		return stayedOut

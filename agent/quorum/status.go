@@ -21,12 +21,15 @@ import (
 // goesOn says what works without a quorum.
 const goesOn = "reading and writing records goes on; what needs a lease or a number waits: an invoice stays a draft"
 
-// read returns what the quorum agrees on.
-func (s *Service) read(ctx context.Context) (*lockquorum.State, error) {
+// voters asks for nothing but how far the quorum has come, and who votes.
+var voters = lockquorum.Query{Kind: lockquorum.ReadVoters}
+
+// read returns what is asked for of what the quorum agrees on: of a list of locks, circles or ranges, all.
+func (s *Service) read(ctx context.Context, q lockquorum.Query) (*lockquorum.View, error) {
 	if err := s.serves(); err != nil {
 		return nil, err
 	}
-	st, err := s.client.Read(ctx)
+	st, err := s.client.ReadAll(ctx, q)
 	if err != nil {
 		return nil, s.explain(err)
 	}
@@ -75,7 +78,7 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	default:
 		ctx, cancel := context.WithTimeout(ctx, asksAround)
 		defer cancel()
-		st, err := s.client.Read(ctx)
+		st, err := s.client.Read(ctx, voters)
 		no, none := errors.AsType[*client.NoQuorumError](err)
 		switch {
 		case err == nil:

@@ -15,7 +15,7 @@ import (
 
 // ChangeQuorum implements api.Exclusive: it asks who leads.
 func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID) (api.QuorumStatus, error) {
-	st, err := s.read(ctx)
+	st, err := s.read(ctx, voters)
 	if err != nil {
 		return api.QuorumStatus{}, err
 	}
@@ -40,7 +40,7 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 		case <-ctx.Done():
 		case <-time.After(time.Second):
 		}
-		if _, err := s.read(ctx); err != nil { // which finds out who leads
+		if _, err := s.read(ctx, voters); err != nil { // which finds out who leads
 			return api.QuorumStatus{}, err
 		}
 	}
@@ -57,7 +57,7 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 	case err != nil:
 		return api.QuorumStatus{}, s.explain(err)
 	}
-	if _, err = s.read(ctx); err != nil { // hears who votes now
+	if _, err = s.read(ctx, voters); err != nil { // hears who votes now
 		return api.QuorumStatus{}, err
 	}
 	return s.Quorum(ctx)
@@ -99,7 +99,7 @@ func (s *Service) meet(ctx context.Context) {
 			continue
 		}
 		asking, cancel := context.WithTimeout(ctx, asksAround)
-		st, err := s.client.Read(asking)
+		st, err := s.client.Read(asking, voters)
 		cancel()
 		if err == nil {
 			s.voter.Heard(ctx, st)

@@ -102,7 +102,8 @@ func (t *transaction) fence(ctx context.Context, d *document) (chunk.Fence, erro
 
 func barrierPending(lock string) error {
 	return &api.Error{Code: api.CodeUnavailable, Message: "what was committed last under the lock " + lock + " has not arrived here yet",
-		Hint: "it comes from another device; try again when that has been in contact"}
+		Hint: "it comes from the device that wrote it; try again when that has been in contact. If that is lost for good, an administrator goes back to what is here: " +
+			"`chartmesh lease break " + lock + " --take-back --reason TEXT`"}
 }
 
 // passes reports whether what a lease knows to be certified of a document is applied here, by a certificate or as written under it.

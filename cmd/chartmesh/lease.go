@@ -166,9 +166,14 @@ func (c *cli) leaseBreakCommand() *cobra.Command {
 		Use:   "break NAME --reason TEXT",
 		Short: "end somebody else's lease",
 		Long: `Ends the lease of a lock, whoever holds it. What its holder commits later is kept aside and shown, and never merged silently. It is
-noted who broke it and why. Only an administrator's device may.`,
-		Example: `  chartmesh lease break billing --reason "the workstation in room 2 does not answer"`,
-		Args:    cobra.ExactArgs(1),
+noted who broke it and why. Only an administrator's device may.
+
+With --take-back, also if nobody holds it: where edits say for good that what was committed last has not arrived, since the device that
+wrote it is lost, the documents go back to the last that was committed before and is on this device. If that device turns up, what it
+wrote is kept aside and shown. Bring it back first, if that can be done.`,
+		Example: `  chartmesh lease break billing --reason "the workstation in room 2 does not answer"
+  chartmesh lease break code-lists --take-back --reason "the laptop with the last change is lost"`,
+		Args: cobra.ExactArgs(1),
 		RunE: c.do(func(ctx context.Context, args []string) error {
 			author, err := c.author()
 			if err != nil {
@@ -186,8 +191,13 @@ noted who broke it and why. Only an administrator's device may.`,
 				p := c.printer()
 				if c.json {
 					p.json(lease)
-				} else if lease.Holder != nil {
-					p.remark("the lease %s of %s is broken", lease.Token, visible(party(*lease.Holder)))
+				} else {
+					if lease.Holder != nil {
+						p.remark("the lease %s of %s is broken", lease.Token, visible(party(*lease.Holder)))
+					}
+					if lease.TakenBack > 0 {
+						p.line("%s taken back to what was committed before and is here", plural(lease.TakenBack, "document"))
+					}
 				}
 				return p.failed
 			})
@@ -196,6 +206,7 @@ noted who broke it and why. Only an administrator's device may.`,
 	flags := cmd.Flags()
 	flags.StringVar(&req.Reason, "reason", "", "why, for everybody to read")
 	flags.StringVar(&req.Token, "token", "", "only if the lease that is held has this `TOKEN`")
+	flags.BoolVar(&req.TakeBack, "take-back", false, "go back where what was committed last is lost")
 	return cmd
 }
 

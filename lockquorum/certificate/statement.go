@@ -37,8 +37,16 @@ type Statement struct {
 	Previous lockquorum.Heads // that were certified before; zeros: none is known
 }
 
+// State is what a quorum agrees on, as far as it is about a lock: a lockquorum.State, or a View.
+type State interface {
+	Epoch() uint64
+	Index() uint64
+	Chain() [32]byte
+	Lease(lockquorum.LockID) (lockquorum.Lease, bool)
+}
+
 // Of returns what a State says of a document that a lock guards. The State may know of neither.
-func Of(st *lockquorum.State, practice trust.EntryID, lock lockquorum.LockID, document lockquorum.DocumentID) Statement {
+func Of(st State, practice trust.EntryID, lock lockquorum.LockID, document lockquorum.DocumentID) Statement {
 	s := Statement{Practice: practice, Place: lockquorum.Place{Epoch: st.Epoch(), Index: st.Index()}, Chain: st.Chain(), Lock: lock, Document: document}
 	l, _ := st.Lease(lock)
 	s.Token, s.How, s.EndedAt = l.Token, l.How, l.SealedAt

@@ -68,6 +68,8 @@ const (
 	// does not show it yet. Asking another one in the same place is safe.
 	attempt   = 500 * time.Millisecond
 	maxDouble = 4
+	// few is how long a voter is looked for that leads, while no majority can be asked: a connection may just be made.
+	few = 1500 * time.Millisecond
 	// waiting is how long one is waited for by who waits for its turn.
 	waiting = 5 * time.Second
 	// retry is after how long all are asked again.
@@ -96,8 +98,8 @@ var (
 
 // NoQuorumError is an ErrNoQuorum, and an ErrOutcomeUnknown where somebody may have carried out what was asked for.
 type NoQuorumError struct {
-	Voters  int // that are known
-	Reached []lockquorum.DeviceID
+	Voters  int                   // that are known
+	Reached []lockquorum.DeviceID // that have answered, be it that they do not lead
 	Ended   []lockquorum.DeviceID // whose voters have ended for good: lockquorum.ErrLost, lockquorum.ErrOver
 	Unknown bool
 	Err     error // what the last one said
@@ -270,8 +272,10 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 			case errors.Is(err, lockquorum.ErrLost), errors.Is(err, lockquorum.ErrOver):
 				ended = append(ended, v.Device)
 			case errors.Is(err, lockquorum.ErrStopped), errors.Is(err, lockquorum.ErrUnreachable):
+			case late:
+				reached[v.Device] = true
 			default:
-				if ctx.Err() == nil && !late {
+				if ctx.Err() == nil {
 					return err
 				}
 			}
@@ -280,10 +284,16 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 				return given(ctx, unknown)
 			}
 		}
-		if len(reached) == 0 || c.cfg.Now().Monotonic >= until {
+		end := until
+		if 2*len(reached) <= len(list) { // who leads would be among others, and is no nearer
+			end -= c.cfg.Patience - min(c.cfg.Patience, few)
+		}
+		if len(reached) == 0 || c.cfg.Now().Monotonic >= end {
 			e := &NoQuorumError{Voters: len(list), Ended: ended, Unknown: unknown, Err: last}
 			for d := range reached {
-				e.Reached = append(e.Reached, d)
+				if !silent[d] {
+					e.Reached = append(e.Reached, d)
+				}
 			}
 			return e
 		}
@@ -317,13 +327,29 @@ func given(ctx context.Context, unknown bool) error {
 	return context.Cause(ctx)
 }
 
-// Read returns what the quorum agrees on, with all that was answered before.
-func (c *Client) Read(ctx context.Context) (st *lockquorum.State, err error) {
+// Read returns what is asked for of what the quorum agrees on, with all that was answered before: of a list, a part.
+func (c *Client) Read(ctx context.Context, q lockquorum.Query) (v *lockquorum.View, err error) {
 	err = c.any(ctx, false, func(ctx context.Context, e lockquorum.Engine) (err error) {
-		st, _, err = e.Read(ctx, c.cfg.Self)
+		v, _, err = e.Read(ctx, c.cfg.Self, q)
 		return err
 	})
-	return st, err
+	return v, err
+}
+
+// ReadAll is Read of a whole list of locks, circles or ranges, each as it was when its part was read.
+func (c *Client) ReadAll(ctx context.Context, q lockquorum.Query) (*lockquorum.View, error) {
+	all, err := c.Read(ctx, q)
+	for more := err == nil; more; {
+		if q, more = all.Next(); !more {
+			break
+		}
+		part, err := c.Read(ctx, q)
+		if err != nil {
+			return nil, err
+		}
+		all = all.And(part)
+	}
+	return all, err
 }
 
 // session is the commands of one lease after another. Each has one, since the answer to who waits comes after others', and answers are kept from the

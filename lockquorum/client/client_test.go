@@ -1,11 +1,13 @@
 package client_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -251,8 +253,8 @@ func TestBreak(t *testing.T) {
 		held, err := a.Acquire(t.Context(), lock, ttl)
 		must(t, err)
 		must(t, held.Commit(t.Context(), doc, lockquorum.Heads{1}))
-		must(t, b.Break(t.Context(), lock, held.Token(), []byte("why")))
-		if err := b.Break(t.Context(), lock, held.Token(), nil); !errors.Is(err, client.ErrStaleToken) {
+		must(t, b.Break(t.Context(), lock, held.Token(), nil, []byte("why")))
+		if err := b.Break(t.Context(), lock, held.Token(), nil, nil); !errors.Is(err, client.ErrStaleToken) {
 			t.Errorf("a lease that is over is broken: %v", err)
 		}
 		if err := held.Commit(t.Context(), doc, lockquorum.Heads{2}); !errors.Is(err, client.ErrLeaseLost) || !errors.Is(err, client.ErrStaleToken) {
@@ -263,7 +265,7 @@ func TestBreak(t *testing.T) {
 		}
 		other, err := a.Acquire(t.Context(), lock, ttl)
 		must(t, err)
-		must(t, b.Break(t.Context(), lock, other.Token(), nil))
+		must(t, b.Break(t.Context(), lock, other.Token(), nil, nil))
 		<-other.Done() // by the next renewal
 	})
 }
@@ -325,6 +327,60 @@ func TestNoQuorum(t *testing.T) {
 	})
 }
 
+// follows is a voter that follows nobody.
+type follows struct{ lockquorum.Engine }
+
+func (follows) Do(context.Context, lockquorum.DeviceID, lockquorum.Request) (lockquorum.Answer, error) {
+	return lockquorum.Answer{}, &lockquorum.NotLeaderError{}
+}
+
+// gone is a voter that is not connected.
+type gone struct{ lockquorum.Engine }
+
+func (gone) Do(context.Context, lockquorum.DeviceID, lockquorum.Request) (lockquorum.Answer, error) {
+	return lockquorum.Answer{}, lockquorum.ErrUnreachable
+}
+
+// TestFewVoters: where no majority is reached that is said soon, else when an election had its time; who was silent is not said to be reached.
+func TestFewVoters(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		engines []lockquorum.Engine
+		reached []lockquorum.DeviceID
+		least   time.Duration
+		most    time.Duration
+	}{
+		{"two are gone", []lockquorum.Engine{follows{}, gone{}, gone{}}, []lockquorum.DeviceID{{1}}, time.Second, 2 * time.Second},
+		{"one is silent, one gone", []lockquorum.Engine{follows{}, hangs{}, gone{}}, []lockquorum.DeviceID{{1}}, 4 * time.Second, 12 * time.Second},
+		{"nobody leads yet", []lockquorum.Engine{follows{}, follows{}, gone{}}, []lockquorum.DeviceID{{1}, {2}}, 4 * time.Second, 6 * time.Second},
+		{"all are gone", []lockquorum.Engine{gone{}, gone{}, gone{}}, nil, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, _ := join(t, nil, quorumtest.A, func(cfg *client.Config) {
+					cfg.Voters = func() (list []client.Voter) {
+						for i, e := range c.engines {
+							list = append(list, client.Voter{Device: lockquorum.DeviceID{byte(i + 1)}, Engine: e})
+						}
+						return list
+					}
+				})
+				begun := time.Now()
+				_, err := a.Assign(t.Context(), circle, lockquorum.ItemID{1})
+				took := time.Since(begun)
+				no := (*client.NoQuorumError)(nil)
+				if !errors.As(err, &no) || no.Voters != 3 || took < c.least || took > c.most {
+					t.Fatalf("after %v: %v", took, err)
+				}
+				slices.SortFunc(no.Reached, func(a, b lockquorum.DeviceID) int { return cmp.Compare(a[0], b[0]) })
+				if !slices.Equal(no.Reached, c.reached) {
+					t.Errorf("reached were %v", no.Reached)
+				}
+			})
+		})
+	}
+}
+
 // TestLostAnswers: whatever is lost on the way, an item has one number and there is no gap.
 func TestLostAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -347,10 +403,10 @@ func TestLostAnswers(t *testing.T) {
 			}
 			given[n.Number] = item
 		}
-		st, err := first.Read(t.Context())
+		st, err := first.Read(t.Context(), lockquorum.Query{Kind: lockquorum.ReadCircle, ID: circle})
 		must(t, err)
 		list, _ := st.Circle(circle)
-		if got := len(list[0].Numbers); got != 150 && got != len(given) {
+		if got := list[0].Given; got != 150 && got != len(given) {
 			t.Errorf("%d numbers were given to %d items", got, len(given))
 		}
 	})
@@ -371,7 +427,7 @@ func TestCommitUnknown(t *testing.T) {
 		if got := l.Certified(doc); got != (lockquorum.Heads{2}) {
 			t.Errorf("%x is certified", got)
 		}
-		st, err := b.Read(t.Context())
+		st, err := b.Read(t.Context(), lockquorum.Query{Kind: lockquorum.ReadLock, ID: lock})
 		must(t, err)
 		if at, _ := st.Lease(lock); at.Documents[0].Heads != (lockquorum.Heads{2}) {
 			t.Errorf("the quorum certifies %x", at.Documents[0].Heads)

@@ -68,7 +68,7 @@ func TestLateCopies(t *testing.T) {
 		must(t, a.Define(t.Context(), lockquorum.Define{Range: patients, First: 1, Last: 9, Increment: 1, Part: 3}))
 		must(t, b.Define(t.Context(), lockquorum.Define{Range: patients, First: 1, Last: 99, Increment: 1, Part: 5}))
 		way.arrives(t)
-		st, err := b.Read(t.Context())
+		st, err := b.Read(t.Context(), lockquorum.Query{Kind: lockquorum.ReadRange, ID: patients})
 		must(t, err)
 		if d, _ := st.Defined(patients); d.Last != 99 || d.By != quorumtest.B {
 			t.Errorf("the range is what was said before: %+v", d)

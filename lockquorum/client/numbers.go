@@ -65,8 +65,9 @@ func (c *Client) CloseCircle(ctx context.Context, circle lockquorum.CircleID) (l
 	return a.Series, err
 }
 
-// Break ends somebody's lease, which its token names. It is ErrStaleToken if that is over.
-func (c *Client) Break(ctx context.Context, lock lockquorum.LockID, token lockquorum.Token, note []byte) error {
-	_, err := c.inSession(ctx, &lockquorum.Break{Lock: lock, Token: token, Note: note})
+// Break ends somebody's lease, which its token names, and takes documents back to heads that were certified before. It is ErrStaleToken if the lease is over and no document is
+// taken back, or another one was granted, and ErrOtherHeads if such heads are not remembered.
+func (c *Client) Break(ctx context.Context, lock lockquorum.LockID, token lockquorum.Token, back []lockquorum.Certified, note []byte) error {
+	_, err := c.inSession(ctx, &lockquorum.Break{Lock: lock, Token: token, Back: back, Note: note})
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	pb "go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -21,15 +22,21 @@ type Disk interface {
 	Load(ctx context.Context) (*voter.Stored, error)
 	// Save stores what a Batch says. Where Sync is set, it is durable when Save returns. After an error nothing more is saved.
 	Save(ctx context.Context, w Write) error
+	// Keep stores pieces of a snapshot that is to be saved, which then takes less time. It may be called beside Save, as what follows may.
+	Keep(ctx context.Context, sums []lockquorum.Sum, from lockquorum.Pieces) error
+	// Lacks returns those of the pieces that are not stored, and Piece one that is.
+	Lacks(sums []lockquorum.Sum) []lockquorum.Sum
+	lockquorum.Pieces
 }
 
 // Write is what is to be stored, all or nothing. Nil: as it was.
 type Write struct {
 	HardState *pb.HardState
 	Snapshot  *pb.Snapshot
-	Replace   bool        // the snapshot takes the place of all entries
-	Entries   []*pb.Entry // take the place of those from the first one's index on
-	Forget    uint64      // entries up to there are not needed any more; 0: all are
+	Pieces    lockquorum.Pieces // of the snapshot
+	Replace   bool              // the snapshot takes the place of all entries
+	Entries   []*pb.Entry       // take the place of those from the first one's index on
+	Forget    uint64            // entries up to there are not needed any more; 0: all are
 	Sync      bool
 	// Ended is voter.ErrLost or voter.ErrOver once the voter has ended for good, which Load is from now on.
 	Ended error
@@ -57,6 +64,9 @@ type Record struct {
 type StoreDisk struct {
 	store storage.Store
 	hard  hardState // as it is to be stored next
+
+	pieces sync.Mutex
+	has    map[lockquorum.Sum]bool // that are stored
 }
 
 // hardState is Raft's, and which entries follow the snapshot: a scan that ends early must not look like a shorter log.
@@ -88,9 +98,12 @@ func Found(ctx context.Context, store storage.Store, rec Record, from *voter.Sto
 	if !errors.Is(err, storage.ErrNotFound) {
 		return errors.Join(errors.New("found voter: there is one already"), err)
 	}
+	d := &StoreDisk{store: store}
+	if err := d.keepFoundLocked(ctx, from); err != nil {
+		return fmt.Errorf("found voter: %w", err)
+	}
 	var b storage.Batch
 	b.Put(storage.Quorum.Key(itemVoter), rec.marshal())
-	d := &StoreDisk{store: store}
 	w := Write{Sync: true}
 	if from != nil {
 		w.HardState, w.Snapshot, w.Replace, w.Entries = from.HardState, from.Snapshot, from.Snapshot != nil, from.Entries
@@ -111,6 +124,9 @@ func Forget(ctx context.Context, store storage.Store) error {
 	if err == nil {
 		err = store.Commit(ctx, &b)
 	}
+	if err == nil {
+		_, err = sweep(ctx, store)
+	}
 	if err != nil {
 		return fmt.Errorf("forget voter: %w", err)
 	}
@@ -125,7 +141,7 @@ func (d *StoreDisk) Rebind(ctx context.Context, rec Record) error {
 }
 
 // Load implements Disk.
-func (d *StoreDisk) Load(context.Context) (out *voter.Stored, err error) {
+func (d *StoreDisk) Load(ctx context.Context) (out *voter.Stored, err error) {
 	err = d.store.View(func(r storage.Reader) error {
 		if err := ended(r); err != nil {
 			return err
@@ -136,9 +152,15 @@ func (d *StoreDisk) Load(context.Context) (out *voter.Stored, err error) {
 	if err != nil {
 		return nil, err
 	}
+	d.pieces.Lock()
+	defer d.pieces.Unlock()
+	if d.has, err = sweep(ctx, d.store); err != nil {
+		return nil, lost(err)
+	}
 	if d.hard == (hardState{}) && out.Snapshot == nil {
 		return nil, nil
 	}
+	out.Pieces = d
 	return out, nil
 }
 
@@ -184,11 +206,14 @@ func lost(err error) error {
 
 // Save implements Disk. What need not be durable is stored with what comes next.
 func (d *StoreDisk) Save(ctx context.Context, w Write) error {
+	if w.Snapshot != nil {
+		return d.saveSnapshot(ctx, w)
+	}
 	var b storage.Batch
 	if err := d.put(&b, w); err != nil {
 		return err
 	}
-	if !w.Sync && len(w.Entries) == 0 && w.Snapshot == nil {
+	if !w.Sync && len(w.Entries) == 0 {
 		return nil
 	}
 	return d.store.Commit(ctx, &b)
@@ -202,11 +227,7 @@ func (d *StoreDisk) put(b *storage.Batch, w Write) error {
 		note(b, w.Ended)
 	}
 	if w.Snapshot != nil {
-		value, err := marshalSnapshot(w.Snapshot)
-		if err != nil {
-			return err
-		}
-		b.Put(storage.Quorum.Key(itemSnapshot), value)
+		b.Put(storage.Quorum.Key(itemSnapshot), marshalSnapshot(w.Snapshot))
 	}
 	forget := func(from, to uint64) {
 		for i := from; i != 0 && i <= to; i++ {
@@ -320,10 +341,20 @@ func parseEntry(b []byte) (*pb.Entry, error) {
 	return e, r.Err()
 }
 
-// marshalSnapshot writes: 1 | index | term | four lists of voters, each a count and numbers | leaves by itself (1) | State.
-func marshalSnapshot(s *pb.Snapshot) ([]byte, error) {
+// Versions of a snapshot that is stored: with its State in one, as older voters wrote it and a quorum is founded anew with, and with its manifest.
+const (
+	snapshotInOne    = 1
+	snapshotInPieces = 2
+)
+
+// marshalSnapshot writes: version | index | term | four lists of voters, each a count and numbers | leaves by itself (1) | State, or its manifest.
+func marshalSnapshot(s *pb.Snapshot) []byte {
 	var w wire.Writer
-	w.Byte(recordVersion)
+	if lockquorum.IsManifest(s.GetData()) {
+		w.Byte(snapshotInPieces)
+	} else {
+		w.Byte(snapshotInOne)
+	}
 	m := s.GetMetadata()
 	w.Uvarint(m.GetIndex())
 	w.Uvarint(m.GetTerm())
@@ -336,15 +367,15 @@ func marshalSnapshot(s *pb.Snapshot) ([]byte, error) {
 	}
 	w.Bool(c.GetAutoLeave())
 	w.Raw(s.GetData())
-	if n := len(w.Bytes()); n > storage.MaxValue {
-		return nil, fmt.Errorf("store a snapshot of %d bytes: %w", n, storage.ErrTooLarge)
-	}
-	return w.Bytes(), nil
+	return w.Bytes()
 }
 
 func parseSnapshot(b []byte) (*pb.Snapshot, error) {
 	r := wire.NewReader(b)
-	version(r)
+	v := r.Byte()
+	if v != snapshotInOne && v != snapshotInPieces {
+		r.Fail("version")
+	}
 	c := &pb.ConfState{}
 	m := &pb.SnapshotMetadata{Index: proto.Uint64(r.Uvarint(maxIndex)), Term: proto.Uint64(r.Uvarint(maxIndex)), ConfState: c}
 	for _, list := range []*[]uint64{&c.Voters, &c.Learners, &c.VotersOutgoing, &c.LearnersNext} {
@@ -357,5 +388,9 @@ func parseSnapshot(b []byte) (*pb.Snapshot, error) {
 	if r.Bool() {
 		c.AutoLeave = proto.Bool(true)
 	}
-	return &pb.Snapshot{Metadata: m, Data: append([]byte(nil), r.Rest()...)}, r.Err()
+	s := &pb.Snapshot{Metadata: m, Data: append([]byte(nil), r.Rest()...)}
+	if lockquorum.IsManifest(s.Data) != (v == snapshotInPieces) {
+		r.Fail("a State that is written otherwise than the version says")
+	}
+	return s, r.Err()
 }

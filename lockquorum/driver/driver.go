@@ -85,6 +85,9 @@ type Transport interface {
 	// Send takes a message for a voter, with how far its sender has come, or the epoch alone. It must not block and keeps the message; an error
 	// says that it will not arrive.
 	Send(to lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) error
+	// SendSnapshot is Send of a message that carries a snapshot, of which the receiver is sent the pieces that it lacks. Unless it returns an error it
+	// calls done once, with nil when the other voter has taken it.
+	SendSnapshot(to lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message, pieces lockquorum.Pieces, done func(error)) error
 }
 
 // Errors of Run, each of which a Status shows.
@@ -117,9 +120,11 @@ type Driver struct {
 	calls chan *call
 	inbox chan letter
 	asks  chan func()
+	kept  chan kept
 	stop  chan struct{}
 	once  sync.Once
 	ended chan struct{}
+	work  sync.WaitGroup // what goes on beside Run
 
 	// The goroutine of Run alone has these.
 	node    *voter.Node
@@ -150,6 +155,7 @@ type place struct {
 type letter struct {
 	at      lockquorum.Seen
 	message *pb.Message
+	taken   *voter.Taken // the message carries a snapshot
 }
 
 type call struct {
@@ -157,13 +163,13 @@ type call struct {
 	command lockquorum.Command
 	seen    []lockquorum.Seen // what was shown with it
 	wait    bool
-	read    bool
-	answer  chan reply // has room for the one that comes
+	query   *lockquorum.Query // nil: it is a command
+	answer  chan reply        // has room for the one that comes
 }
 
 type reply struct {
 	answer lockquorum.Answer
-	state  []byte          // a snapshot
+	view   []byte          // of who reads
 	seen   lockquorum.Seen // how far the State had come
 	err    error
 }
@@ -215,7 +221,7 @@ func Open(ctx context.Context, cfg Config) (*Driver, error) {
 		cfg.Boot = n.Uint64()
 	}
 	d := &Driver{
-		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan letter, maxInbox), asks: make(chan func()), stop: make(chan struct{}), ended: make(chan struct{}),
+		cfg: cfg, log: cfg.Logger, calls: make(chan *call, maxCalls), inbox: make(chan letter, maxInbox), asks: make(chan func()), kept: make(chan kept), stop: make(chan struct{}), ended: make(chan struct{}),
 		waiting: map[uint64]*call{}, queued: map[place][]*call{},
 	}
 	d.mu.met = cfg.Begin
@@ -286,6 +292,12 @@ func (d *Driver) Run(ctx context.Context) error {
 		case c := <-d.calls:
 			do = func() { d.propose(c) }
 		case do = <-d.asks:
+		case k := <-d.kept:
+			if err = d.compact(ctx, k); err != nil {
+				d.publish(false, err)
+				continue
+			}
+			do = func() {}
 		}
 		err = guarded(func() error {
 			do()
@@ -300,6 +312,7 @@ func (d *Driver) Run(ctx context.Context) error {
 		}
 	}
 	d.end(err)
+	d.work.Wait()
 	if err != nil {
 		d.log.Error("a voter has stopped", "error", err)
 	}
@@ -359,6 +372,10 @@ func (d *Driver) step(m letter) {
 	if m.at.Index > 0 {
 		d.node.Shown(m.at)
 	}
+	if m.taken != nil {
+		d.node.Take(m.taken)
+		return
+	}
 	d.node.Step(m.message)
 }
 
@@ -366,7 +383,13 @@ func (d *Driver) propose(c *call) {
 	if c.ctx.Err() != nil {
 		return // nobody waits for it
 	}
-	number, err := d.node.Propose(d.cfg.Now(), &c.command, c.seen...)
+	var number uint64
+	var err error
+	if c.query != nil {
+		number, err = d.node.Read(c.seen...)
+	} else {
+		number, err = d.node.Propose(d.cfg.Now(), &c.command, c.seen...)
+	}
 	if errors.Is(err, lockquorum.ErrNotLeader) {
 		err = &lockquorum.NotLeaderError{Leader: d.leader()}
 	}
@@ -395,7 +418,11 @@ func (d *Driver) pump(ctx context.Context) error {
 			return fmt.Errorf("%w: %w", ErrBroken, err)
 		}
 		d.done(before)
-		if err := d.save(ctx, Write{HardState: b.HardState, Snapshot: b.Snapshot, Replace: b.Snapshot != nil, Entries: b.Entries, Sync: b.Sync}); err != nil {
+		w := Write{HardState: b.HardState, Snapshot: b.Snapshot, Replace: b.Snapshot != nil, Entries: b.Entries, Sync: b.Sync}
+		if b.Pieces != nil {
+			w.Pieces = b.Pieces
+		}
+		if err := d.save(ctx, w); err != nil {
 			return err
 		}
 		for _, m := range b.Messages {
@@ -405,10 +432,8 @@ func (d *Driver) pump(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrBroken, err)
 		}
-		if out.Snapshot != nil {
-			if err := d.save(ctx, Write{Snapshot: out.Snapshot, Forget: out.Forget, Sync: true}); err != nil {
-				return err
-			}
+		if out.Freezing != nil {
+			d.keep(ctx, out.Freezing)
 		}
 		d.done(out)
 	}
@@ -432,13 +457,15 @@ func (d *Driver) save(ctx context.Context, w Write) error {
 
 func (d *Driver) send(m *pb.Message) {
 	to := d.deviceOf(m.GetTo())
+	if m.GetType() == pb.MsgSnap {
+		d.sendSnapshot(to, m)
+		return
+	}
 	err := errNoVoter
 	if d.cfg.Transport != nil && to != (lockquorum.DeviceID{}) {
 		err = d.cfg.Transport.Send(to, d.at(), m)
 	}
-	if m.GetType() == pb.MsgSnap {
-		d.node.Sent(m.GetTo(), err == nil)
-	} else if err != nil {
+	if err != nil {
 		d.node.Unreachable(m.GetTo())
 	}
 }
@@ -498,86 +525,4 @@ func (d *Driver) deviceOf(id uint64) lockquorum.DeviceID {
 func (d *Driver) leader() lockquorum.DeviceID {
 	id, _ := d.node.Leader()
 	return d.deviceOf(id)
-}
-
-// done answers what came of a Batch.
-func (d *Driver) done(out voter.Outcome) {
-	var snapshot []byte
-	seen := d.node.State().Seen()
-	for _, a := range out.Answers {
-		if a.Proposal == d.ticking {
-			d.ticking = 0
-		}
-		c := d.waiting[a.Proposal]
-		if c == nil {
-			continue
-		}
-		delete(d.waiting, a.Proposal)
-		switch {
-		case a.Err != nil:
-			c.answer <- reply{err: a.Err}
-		case c.read:
-			if snapshot == nil { // one for all who read at this place
-				snapshot = d.node.State().Snapshot()
-			}
-			c.answer <- reply{state: snapshot, seen: seen}
-		case c.wait && a.Result.Code == lockquorum.CodeQueued:
-			at := place{c.command.Session, c.command.Seq}
-			d.queued[at] = append(d.queued[at], c)
-		default:
-			c.answer <- reply{answer: d.answer(c, a.Result, a.Index), seen: seen}
-		}
-	}
-	for _, e := range out.Events {
-		switch e.Happening {
-		case lockquorum.Granted:
-			l, _ := d.node.State().Lease(e.Lock)
-			for _, c := range d.queued[place{e.Session, e.Seq}] {
-				c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeDone, Token: e.Token, Expiry: l.Expiry}, e.Token.Index), seen: seen}
-			}
-			delete(d.queued, place{e.Session, e.Seq})
-		case lockquorum.Left:
-			for _, c := range d.queued[place{e.Session, e.Seq}] {
-				c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeUnknown}, d.node.State().Index()), seen: seen}
-			}
-			delete(d.queued, place{e.Session, e.Seq})
-		case lockquorum.Ended:
-			for at, list := range d.queued {
-				if at.session != e.Session {
-					continue
-				}
-				for _, c := range list {
-					c.answer <- reply{answer: d.answer(c, lockquorum.Result{Code: lockquorum.CodeNoSession}, d.node.State().Index()), seen: seen}
-				}
-				delete(d.queued, at)
-			}
-		}
-	}
-	if _, settled := d.node.Leader(); out.Led && !settled {
-		d.ticking = 0
-		for at, list := range d.queued { // it waits on, and another one knows when its turn has come
-			for _, c := range list {
-				c.answer <- reply{err: lockquorum.ErrOutcomeUnknown}
-			}
-			delete(d.queued, at)
-		}
-	}
-}
-
-func (d *Driver) answer(c *call, r lockquorum.Result, index uint64) lockquorum.Answer {
-	st := d.node.State()
-	a := lockquorum.Answer{Result: r, Place: lockquorum.Place{Epoch: st.Epoch(), Index: index}}
-	switch o := c.command.Operation.(type) {
-	case *lockquorum.Acquire:
-		if r.Code == lockquorum.CodeDone {
-			l, _ := st.Lease(o.Lock)
-			a.Documents = l.Documents
-		}
-	case *lockquorum.Renew:
-		if r.Code == lockquorum.CodeDone {
-			l, _ := st.Lease(o.Lock)
-			a.Documents = l.Documents
-		}
-	}
-	return a
 }

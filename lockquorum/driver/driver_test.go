@@ -24,6 +24,7 @@ type network struct {
 	voters map[lockquorum.DeviceID]*Driver
 	cut    map[lockquorum.DeviceID]bool
 	sent   int
+	pieces int
 	heard  func(from lockquorum.DeviceID, at lockquorum.Seen) // nil: nobody listens
 	stop   map[lockquorum.DeviceID]func() error
 }
@@ -47,6 +48,32 @@ func (w end) Send(to lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) err
 	}
 	m = proto.Clone(m).(*pb.Message)
 	time.AfterFunc(time.Millisecond, func() { d.Receive(w.from, at, m) })
+	return nil
+}
+
+func (w end) SendSnapshot(to lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message, all lockquorum.Pieces, done func(error)) error {
+	w.n.mu.Lock()
+	defer w.n.mu.Unlock()
+	d := w.n.voters[to]
+	if d == nil || w.n.cut[to] || w.n.cut[w.from] {
+		return errors.New("it is not there")
+	}
+	m = proto.Clone(m).(*pb.Message)
+	time.AfterFunc(time.Millisecond, func() {
+		done(d.ReceiveSnapshot(context.Background(), w.from, at, m, func(sums []lockquorum.Sum, take func([]byte) error) error {
+			for _, sum := range sums {
+				piece, err := all.Piece(sum)
+				if err != nil {
+					return err
+				}
+				w.n.set(func() { w.n.pieces++ })
+				if err := take(piece); err != nil {
+					return err
+				}
+			}
+			return nil
+		}))
+	})
 	return nil
 }
 
@@ -147,8 +174,8 @@ func (l leader) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.R
 	return a, err
 }
 
-func (l leader) Read(ctx context.Context, from lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
-	return l.find().Read(ctx, from, shown...)
+func (l leader) Read(ctx context.Context, from lockquorum.DeviceID, q lockquorum.Query, shown ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
+	return l.find().Read(ctx, from, q, shown...)
 }
 
 // set changes the network.

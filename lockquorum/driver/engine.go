@@ -23,17 +23,17 @@ func (d *Driver) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.
 	return got.answer, err
 }
 
-// Read implements lockquorum.Engine. What is read is at the place of a Tick of its own, so that no voter that has lost the lead answers.
-func (d *Driver) Read(ctx context.Context, from lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+// Read implements lockquorum.Engine. A majority confirms that this voter leads before it answers.
+func (d *Driver) Read(ctx context.Context, from lockquorum.DeviceID, q lockquorum.Query, shown ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
 	if !d.cfg.Allow(from, nil) {
 		return nil, lockquorum.Position{}, lockquorum.ErrForbidden
 	}
-	got, err := d.ask(ctx, &call{command: lockquorum.Command{Operation: &lockquorum.Tick{}}, read: true, seen: append(d.trusted(shown), d.heard()...)})
+	got, err := d.ask(ctx, &call{query: &q, seen: append(d.trusted(shown), d.heard()...)})
 	if err != nil {
 		return nil, lockquorum.Position{}, err
 	}
-	st, err := lockquorum.Restore(got.state)
-	return st, d.position(got.seen), err
+	v, err := lockquorum.ParseView(q, got.view)
+	return v, d.position(got.seen), err
 }
 
 // Show shows the voter how far its own device has heard that the quorum came, and returns how that stands to what it has. It ends by another history, and by a later
@@ -130,18 +130,23 @@ func (d *Driver) stopped() error {
 // Receive takes a message that came from a device, as the connection proves, with how far that had come. What is not from a voter of this quorum, or of another epoch, is
 // dropped; so is what there is no room for, as a network would.
 func (d *Driver) Receive(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) {
-	st := d.Status()
-	if !st.Running || at.Epoch != st.Epoch || m.GetTo() != d.cfg.ID {
-		return
-	}
-	v, met := lockquorum.Voter{ID: m.GetFrom(), Device: from}, d.met()
-	if !slices.Contains(st.Voters, v) && (met.Epoch != at.Epoch || !slices.Contains(met.Voters, v)) {
+	if !d.hears(from, at, m) {
 		return
 	}
 	select {
-	case d.inbox <- letter{at, m}:
+	case d.inbox <- letter{at: at, message: m}:
 	default:
 	}
+}
+
+// hears reports whether a message is from a voter of this quorum to this one.
+func (d *Driver) hears(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message) bool {
+	st := d.Status()
+	if !st.Running || at.Epoch != st.Epoch || m.GetTo() != d.cfg.ID {
+		return false
+	}
+	v, met := lockquorum.Voter{ID: m.GetFrom(), Device: from}, d.met()
+	return slices.Contains(st.Voters, v) || met.Epoch == at.Epoch && slices.Contains(met.Voters, v)
 }
 
 // Status returns how things stand.

@@ -19,16 +19,23 @@ type Prepared struct {
 	Entry trust.EntryID // of the membership log, that founds the quorum
 }
 
-// Prepare stores a voter that is prepared, in the place of another one that was. It is durable when Prepare returns.
+// Prepare stores a voter that is prepared, in the place of another one that was, in a store that has no voter. It is durable when Prepare returns.
 func Prepare(ctx context.Context, store storage.Store, p Prepared, st *lockquorum.State) error {
-	snapshot, err := marshalSnapshot(voter.Found(st).Snapshot)
-	if err != nil {
+	return (&StoreDisk{store: store}).Prepare(ctx, p, st)
+}
+
+// Prepare is that in the store of a voter, which may run: the two have pieces in common.
+func (d *StoreDisk) Prepare(ctx context.Context, p Prepared, st *lockquorum.State) error {
+	from := voter.Found(st)
+	d.pieces.Lock()
+	defer d.pieces.Unlock()
+	if err := d.keepFoundLocked(ctx, from); err != nil {
 		return fmt.Errorf("prepare voter: %w", err)
 	}
 	var b storage.Batch
 	b.Put(storage.Quorum.Key(itemPrepared), p.marshal())
-	b.Put(storage.Quorum.Key(itemBegins), snapshot)
-	if err := store.Commit(ctx, &b); err != nil {
+	b.Put(storage.Quorum.Key(itemBegins), marshalSnapshot(from.Snapshot))
+	if err := d.store.Commit(ctx, &b); err != nil {
 		return fmt.Errorf("prepare voter: %w", err)
 	}
 	return nil
@@ -51,7 +58,7 @@ func LoadPrepared(store storage.Store) (p Prepared, st *lockquorum.State, err er
 		if err != nil {
 			return err
 		}
-		st, err = lockquorum.Restore(snapshot.GetData())
+		st, err = voter.Restore(snapshot, within{r})
 		return err
 	})
 	if err != nil {
@@ -75,10 +82,13 @@ func TakeUp(ctx context.Context, store storage.Store) error {
 	b.Put(storage.Quorum.Key(itemVoter), p.Record.marshal())
 	from := voter.Found(st)
 	d := &StoreDisk{store: store}
+	if err := d.keepFoundLocked(ctx, from); err != nil { // none, unless it was prepared by an older version
+		return fmt.Errorf("take up voter: %w", err)
+	}
 	if err := d.put(&b, Write{HardState: from.HardState, Snapshot: from.Snapshot, Replace: true}); err != nil {
 		return fmt.Errorf("take up voter: %w", err)
 	}
-	if err := store.Commit(ctx, &b); err != nil {
+	if err := store.Commit(ctx, &b); err != nil { // the pieces of before go when the voter is opened
 		return fmt.Errorf("take up voter: %w", err)
 	}
 	return nil
@@ -89,7 +99,8 @@ func Discard(ctx context.Context, store storage.Store) error {
 	var b storage.Batch
 	b.Delete(storage.Quorum.Key(itemPrepared))
 	b.Delete(storage.Quorum.Key(itemBegins))
-	if err := store.Commit(ctx, &b); err != nil {
+	err := store.Commit(ctx, &b) // its pieces go when a voter is opened
+	if err != nil {
 		return fmt.Errorf("discard the voter that was prepared: %w", err)
 	}
 	return nil

@@ -33,6 +33,11 @@ func (c counted) Send(to lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message)
 	return nil
 }
 
+// SendSnapshot implements Transport: all voters have the same from the beginning.
+func (c counted) SendSnapshot(lockquorum.DeviceID, lockquorum.Seen, *pb.Message, lockquorum.Pieces, func(error)) error {
+	return errNoVoter
+}
+
 // BenchmarkIdle has 1,000 groups of three voters do nothing for a minute of real time, in one process, and says what one group takes: all three voters together, without
 // connections and encryption. HEAVY=1, or 20 groups for 2 s.
 func BenchmarkIdle(b *testing.B) {

@@ -30,7 +30,10 @@ type Reach = voter.Reach
 var keptMagic = []byte{'c', 'm', 'q', 'l', 1}
 
 // MaxKept is how long what Marshal writes may be.
-const MaxKept = 96 << 20
+const MaxKept = lockquorum.MaxSnapshot + 96<<20
+
+// maxKeptSnapshot is how long a snapshot may be in it.
+const maxKeptSnapshot = lockquorum.MaxSnapshot + 1<<10
 
 // maxKeptEntry is how long an entry may be in it: a command, in an envelope.
 const maxKeptEntry = lockquorum.MaxCommand + 1<<10
@@ -55,13 +58,30 @@ func ReadKept(store storage.Store) (k Kept, err error) {
 		if errors.Is(err, voter.ErrLost) { // what there is still counts
 			k.Whole, err = false, nil
 		}
-		k.Stored = *stored
+		if k.Stored = *stored; err != nil {
+			return err
+		}
+		if k.Stored.Snapshot, err = inOne(k.Stored.Snapshot, within{r}); errors.Is(err, voter.ErrLost) {
+			k.Whole, err = false, nil
+		}
 		return err
 	})
 	if err != nil {
 		return Kept{}, fmt.Errorf("read what the voter stored: %w", err)
 	}
 	return k, nil
+}
+
+// inOne returns a snapshot that needs no pieces; nil: it lacks some.
+func inOne(s *pb.Snapshot, pieces lockquorum.Pieces) (*pb.Snapshot, error) {
+	if s == nil {
+		return nil, nil
+	}
+	st, err := voter.Restore(s, pieces)
+	if err != nil {
+		return nil, lost(err)
+	}
+	return &pb.Snapshot{Metadata: s.GetMetadata(), Data: st.Snapshot()}, nil
 }
 
 // Latest returns the State that the whole of it amounts to, and how far it reaches: voter.Latest, also of what is not whole any more.
@@ -105,10 +125,7 @@ func (k Kept) Marshal() ([]byte, error) {
 	}
 	var snapshot []byte
 	if k.Stored.Snapshot != nil {
-		var err error
-		if snapshot, err = marshalSnapshot(k.Stored.Snapshot); err != nil {
-			return nil, err
-		}
+		snapshot = marshalSnapshot(k.Stored.Snapshot)
 	}
 	w.Blob(snapshot)
 	w.Uvarint(uint64(len(k.Stored.Entries)))
@@ -135,7 +152,7 @@ func ParseKept(b []byte) (k Kept, err error) {
 	k.Stored.HardState = &pb.HardState{
 		Term: proto.Uint64(r.Uvarint(maxIndex)), Vote: proto.Uint64(r.Uvarint(maxIndex)), Commit: proto.Uint64(r.Uvarint(maxIndex)),
 	}
-	if snapshot := r.Blob(storage.MaxValue); len(snapshot) > 0 {
+	if snapshot := r.Blob(maxKeptSnapshot); len(snapshot) > 0 {
 		if k.Stored.Snapshot, err = parseSnapshot(snapshot); err != nil {
 			return Kept{}, err
 		}

@@ -70,7 +70,7 @@ func TestHeard(t *testing.T) {
 		for what, heard := range map[string][]lockquorum.Position{"nothing": nil, "it": {last}} {
 			d := open(t, old.Copy(), Config{Heard: func() []lockquorum.Position { return heard }})
 			start(t, d)
-			_, _, err := d.Read(t.Context(), quorumtest.C)
+			_, _, err := d.Read(t.Context(), quorumtest.C, lockquorum.Query{Kind: lockquorum.ReadVoters})
 			if errors.Is(err, lockquorum.ErrOutcomeUnknown) != (heard != nil) {
 				t.Errorf("whose device has heard %s answers %v", what, err)
 			}

@@ -22,7 +22,7 @@ func (v *Voter) certify(ctx context.Context, from trust.DeviceID, lock lockquoru
 func (v *Voter) Sign(ctx context.Context, from trust.DeviceID, e lockquorum.Engine, lock lockquorum.LockID, document lockquorum.DocumentID,
 	shown ...lockquorum.Position,
 ) (certificate.Signed, error) {
-	st, _, err := e.Read(ctx, from, shown...)
+	st, _, err := e.Read(ctx, from, lockquorum.Query{Kind: lockquorum.ReadLock, ID: lock}, shown...)
 	if err != nil {
 		return certificate.Signed{}, err
 	}

@@ -216,7 +216,15 @@ func (v *Voter) Prepare(ctx context.Context, from lockquorum.DeviceID, p remote.
 		return remote.ErrMissing
 	}
 	next := driver.Prepared{Record: driver.Record{Practice: v.server.Practice, Epoch: p.Epoch, ID: p.Number, Log: v.cfg.Log.Current()}, Entry: p.Entry}
-	if err := driver.Prepare(ctx, v.cfg.Store, next, st); err != nil {
+	v.mu.Lock()
+	disk := v.mu.disk
+	v.mu.Unlock()
+	if disk == nil {
+		err = driver.Prepare(ctx, v.cfg.Store, next, st)
+	} else {
+		err = disk.Prepare(ctx, next, st)
+	}
+	if err != nil {
 		return err
 	}
 	v.mu.Lock()

@@ -99,7 +99,7 @@ func (v *Voter) leftLocked(st driver.Status) bool {
 }
 
 // Heard notes who votes, of what a quorum agreed on.
-func (v *Voter) Heard(ctx context.Context, st *lockquorum.State) {
+func (v *Voter) Heard(ctx context.Context, st *lockquorum.View) {
 	k := known{lockquorum.Place{Epoch: st.Epoch(), Index: st.Index()}, st.Voters()}
 	v.mu.Lock()
 	was := v.mu.known

@@ -74,6 +74,8 @@ type Network interface {
 	Reaches(trust.DeviceID) bool
 	// RoundTrip returns how long the way to a device and back was when it was last measured; 0: it never was.
 	RoundTrip(trust.DeviceID) time.Duration
+	// Doubt says that a device has not answered in time, though it is connected: it may be gone, and its connection not show it yet.
+	Doubt(trust.DeviceID)
 }
 
 // nearby is how long the way to a voter and back is at most, for one on the same LAN.
@@ -153,7 +155,7 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 		return nil, err
 	}
 	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.answers, cfg.Names, v.certify
-	v.server.Begin, v.server.Change, v.server.Votes, v.server.Receive = v.Begin, v.Change, v.votes, v.receive
+	v.server.Begin, v.server.Change, v.server.Votes, v.server.Receive, v.server.Snapshot = v.Begin, v.Change, v.votes, v.receive, v.takeSnapshot
 	v.server.Testify, v.server.Founds, v.server.Prepare = v.Testify, v.founder, v.Prepare
 	return v, nil
 }
@@ -299,6 +301,14 @@ func (v *Voter) receive(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Mess
 	}
 }
 
+// takeSnapshot takes a message of another voter that carries a snapshot.
+func (v *Voter) takeSnapshot(ctx context.Context, from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message, fetch remote.Fetch) error {
+	if d := v.running(); d != nil {
+		return d.ReceiveSnapshot(ctx, from, at, m, fetch)
+	}
+	return lockquorum.ErrStopped
+}
+
 func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 	v.mu.Lock()
 	rec, begin := v.mu.record, driver.Begin{Epoch: v.mu.record.Epoch, Voters: v.mu.known.voters}
@@ -415,10 +425,14 @@ func (v *Voter) Serve(ctx context.Context, st remote.Stream, from trust.DeviceID
 
 // Remote returns the voter of another device.
 func (v *Voter) Remote(d trust.DeviceID) *remote.Engine {
-	return &remote.Engine{Practice: v.server.Practice, Open: func(ctx context.Context) (remote.Stream, error) {
+	e := &remote.Engine{Practice: v.server.Practice, Open: func(ctx context.Context) (remote.Stream, error) {
 		if v.cfg.Network == nil {
 			return nil, lockquorum.ErrUnreachable
 		}
 		return v.cfg.Network.Open(ctx, d)
 	}}
+	if v.cfg.Network != nil {
+		e.Doubt = func() { v.cfg.Network.Doubt(d) }
+	}
+	return e
 }

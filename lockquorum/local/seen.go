@@ -23,7 +23,7 @@ func (v *Voter) signs(s lockquorum.Seen) lockquorum.Position {
 // proveAgain is after how long it is looked again whether a voter has come as far as its device has heard.
 const proveAgain = time.Second
 
-// prove holds what this device has heard of the quorum against its own voter, until ctx ends: whoever leads has to have that, and finds out by a command. One
+// prove holds what this device has heard of the quorum against its own voter, until ctx ends: whoever leads has to have that, and finds out as it reads. One
 // that follows may be behind.
 func (v *Voter) prove(ctx context.Context, d *driver.Driver) {
 	for {
@@ -33,7 +33,7 @@ func (v *Voter) prove(ctx context.Context, d *driver.Driver) {
 				continue
 			}
 			if behind = true; d.Status().Leads {
-				if _, _, err := d.Read(ctx, v.self, p); err == nil {
+				if _, _, err := d.Read(ctx, v.self, lockquorum.Query{Kind: lockquorum.ReadVoters}, p); err == nil {
 					behind = false
 				}
 			}
@@ -80,7 +80,7 @@ func (e ended) Do(context.Context, lockquorum.DeviceID, lockquorum.Request) (loc
 }
 
 // Read implements lockquorum.Engine.
-func (e ended) Read(context.Context, lockquorum.DeviceID, ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+func (e ended) Read(context.Context, lockquorum.DeviceID, lockquorum.Query, ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
 	return nil, lockquorum.Position{}, e.why
 }
 
@@ -97,9 +97,9 @@ func (h hinting) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum.
 }
 
 // Read implements lockquorum.Engine.
-func (h hinting) Read(ctx context.Context, from lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
-	st, p, err := h.Engine.Read(ctx, from, shown...)
-	return st, p, h.hint(err)
+func (h hinting) Read(ctx context.Context, from lockquorum.DeviceID, q lockquorum.Query, shown ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
+	v, p, err := h.Engine.Read(ctx, from, q, shown...)
+	return v, p, h.hint(err)
 }
 
 func (h hinting) hint(err error) error {

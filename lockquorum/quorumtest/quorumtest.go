@@ -69,7 +69,7 @@ func Run(t *testing.T, open Subject) {
 func begin(t *testing.T, e lockquorum.Engine) {
 	t.Helper()
 	for range 100 {
-		if _, _, err := e.Read(t.Context(), A); err == nil {
+		if _, _, err := e.Read(t.Context(), A, lockquorum.Query{Kind: lockquorum.ReadVoters}); err == nil {
 			return
 		}
 		time.Sleep(100 * time.Millisecond)
@@ -308,7 +308,7 @@ func strangers(t *testing.T, e lockquorum.Engine) {
 	if _, err := e.Do(t.Context(), Stranger, lockquorum.Request{Operation: &lockquorum.Assign{}}); !errors.Is(err, lockquorum.ErrForbidden) {
 		t.Errorf("a stranger's operation: %v", err)
 	}
-	if _, _, err := e.Read(t.Context(), Stranger); !errors.Is(err, lockquorum.ErrForbidden) {
+	if _, _, err := e.Read(t.Context(), Stranger, lockquorum.Query{Kind: lockquorum.ReadVoters}); !errors.Is(err, lockquorum.ErrForbidden) {
 		t.Errorf("a stranger reads: %v", err)
 	}
 }
@@ -318,7 +318,7 @@ func read(t *testing.T, e lockquorum.Engine) {
 	for i := range 5 {
 		l := lockquorum.LockID{byte(i)}
 		held := a.must(&lockquorum.Acquire{Lock: l, TTL: ttl}, lockquorum.CodeDone)
-		st, _, err := e.Read(t.Context(), B)
+		st, _, err := e.Read(t.Context(), B, lockquorum.Query{Kind: lockquorum.ReadLock, ID: l})
 		if err != nil {
 			t.Fatal(err)
 		}

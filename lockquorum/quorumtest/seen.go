@@ -21,7 +21,7 @@ func howFar(t *testing.T, e lockquorum.Engine) {
 		if err != nil || a.Code != lockquorum.CodeDone || !Trusts(a.Position) || a.Position.Compare(a.Place) < 0 || a.Position.Compare(last.Place) <= 0 {
 			t.Fatalf("after %v it answers %v with %v (%v)", last.Place, a.Code, a.Position.Seen, err)
 		}
-		st, read, err := e.Read(t.Context(), B, last, a.Position)
+		st, read, err := e.Read(t.Context(), B, lockquorum.Query{Kind: lockquorum.ReadVoters}, last, a.Position)
 		if err != nil || !Trusts(read) || read.Seen != st.Seen() || read.GoesOn(a.Position.Seen) != nil {
 			t.Fatalf("after %v it reads %v, and says %v (%v)", a.Position.Place, st.Seen(), read.Seen, err)
 		}
@@ -45,7 +45,7 @@ func ends(t *testing.T, e lockquorum.Engine, bend func(*lockquorum.Seen), want e
 	if a, err := shows(t, e, a.Position, shown); err == nil {
 		t.Errorf("who has seen %v is answered from %v", seen.Place, a.Position.Place)
 	}
-	if _, _, err := e.Read(t.Context(), B, shown); err == nil {
+	if _, _, err := e.Read(t.Context(), B, lockquorum.Query{Kind: lockquorum.ReadVoters}, shown); err == nil {
 		t.Errorf("who has seen %v may read", seen.Place)
 	} else if !errors.Is(err, want) && !errors.Is(err, lockquorum.ErrNotLeader) && !errors.Is(err, lockquorum.ErrOutcomeUnknown) &&
 		!errors.Is(err, lockquorum.ErrStopped) { // it may be about to end

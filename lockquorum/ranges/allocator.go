@@ -49,7 +49,7 @@ type Log struct {
 
 // Quorum is what is asked of it. Errors are those of package lockquorum/client.
 type Quorum interface {
-	Read(ctx context.Context) (*lockquorum.State, error)
+	Read(ctx context.Context) (*lockquorum.View, error)
 	Take(ctx context.Context, id lockquorum.RangeID, log [32]byte, have int) error
 	GiveBack(ctx context.Context, id lockquorum.RangeID, lo, from int64) error
 }

@@ -93,7 +93,7 @@ func (a *Allocator) noteAsked(ctx context.Context, id lockquorum.RangeID, log [3
 }
 
 // learn notes what the State says of this device's parts. The range of which a part was asked for, and the answer has come, is answered; zeros: none is.
-func (a *Allocator) learn(ctx context.Context, st *lockquorum.State, answered lockquorum.RangeID) error {
+func (a *Allocator) learn(ctx context.Context, st *lockquorum.View, answered lockquorum.RangeID) error {
 	a.write.Lock()
 	defer a.write.Unlock()
 	ids, err := a.ranges()
@@ -220,7 +220,7 @@ func (a *Allocator) tend(ctx context.Context) error {
 	return errors.Join(failed...)
 }
 
-func (a *Allocator) tendOf(ctx context.Context, id lockquorum.RangeID, st *lockquorum.State) error {
+func (a *Allocator) tendOf(ctx context.Context, id lockquorum.RangeID, st *lockquorum.View) error {
 	back, more, err := a.due(ctx, id, st)
 	if err != nil {
 		return err
@@ -239,7 +239,7 @@ func (a *Allocator) tendOf(ctx context.Context, id lockquorum.RangeID, st *lockq
 
 // due returns the parts of a range that are to be given back, with the first number of each that was not given, and whether this device is to ask for
 // more. Before the quorum is told it is noted, here and in the mark, that nothing more is given from them.
-func (a *Allocator) due(ctx context.Context, id lockquorum.RangeID, st *lockquorum.State) (back []lockquorum.Part, more bool, err error) {
+func (a *Allocator) due(ctx context.Context, id lockquorum.RangeID, st *lockquorum.View) (back []lockquorum.Part, more bool, err error) {
 	a.write.Lock()
 	defer a.write.Unlock()
 	records, err := a.records(id)

@@ -188,11 +188,12 @@ func (f *folder) crash() {
 }
 
 // Read implements Quorum.
-func (f *folder) Read(context.Context) (*lockquorum.State, error) {
+func (f *folder) Read(context.Context) (*lockquorum.View, error) {
 	if f.q.away {
 		return nil, errAway
 	}
-	return lockquorum.Restore(f.q.st.Snapshot())
+	q := lockquorum.Query{Kind: lockquorum.ReadRanges}
+	return lockquorum.ParseView(q, f.q.st.View(q, 0))
 }
 
 // Take implements Quorum.

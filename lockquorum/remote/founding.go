@@ -27,7 +27,8 @@ const (
 // Caps of what follows in frames.
 const (
 	maxPiece     = 1 << 20
-	maxTestimony = 97 << 20 // a voter's log has at most 96 MiB
+	maxState     = lockquorum.MaxSnapshot
+	maxTestimony = maxState + 97<<20 // a voter's log, with a snapshot in one
 )
 
 // Testimony is what a device has of a quorum: all that its voter stored, and the parts of ranges that are its own.

@@ -19,21 +19,22 @@ import (
 // One question, and its answer, on a stream of their own. Each stands behind its length, four bytes, big endian:
 //
 //	question  "cmqp" 1 | founding entry 32 | 1 | shown | wait 1 | command, its clock and device zeros
-//	                                         2 | shown                                            what the quorum agrees on
+//	                                         2 | shown | kind 1, ID 32, series, number            what the quorum agrees on
 //	                                         3 | count | kind 1, ID 32 …                          the names behind keyed hashes
 //	                                         5 | epoch | number | count | number, device 32 …     begin to vote, at these voters' word
 //	                                         6 | count | device 32 …                              have these vote and nobody else
 //	                                         8 | shown | lock 32 | document 32                    what is certified of a document
 //	shown     count | position, behind its length …                                                how far the quorum was seen to be
 //	answer    1 | position, behind its length | code | token | end | series | number | heads 32 | place | count | document 32, heads 32, token, place …
-//	          2 | position, behind its length | State, as a snapshot
+//	          2 | position, behind its length | what was read (lockquorum.View)
 //	          3 | names …                       empty: not known
 //	          4 | why 1 | leader 32             zeros: nobody
 //	          5                                 it begins
 //	          6                                 they vote
 //	          8 | statement | voter 32 | signature 64
 //
-// What is asked when a quorum is founded anew stands in founding.go. Voters' messages follow one another on a stream that begins with the question 7; nothing is answered:
+// What is asked when a quorum is founded anew stands in founding.go. Voters' messages, but snapshots (snapshot.go), follow one another on a stream that begins
+// with the question 7; nothing is answered:
 //
 //	message   epoch | index | chain 32 | message of Raft, in protobuf
 
@@ -49,6 +50,7 @@ const (
 	kindChange   = 6
 	kindMessages = 7 // of questions alone
 	kindCertify  = 8
+	kindSnapshot = 12
 )
 
 // Caps of what comes from the other side.
@@ -58,8 +60,8 @@ const (
 	maxName     = 200
 	maxQuestion = 16 << 10
 	maxAnswer   = 64 << 10
-	maxState    = 32 << 20
-	maxMessage  = 34 << 20 // with a snapshot
+	maxView     = lockquorum.MaxView
+	maxMessage  = 4 << 20
 )
 
 // Name is a keyed hash of some kind.
@@ -73,6 +75,7 @@ type question struct {
 	practice trust.EntryID
 	kind     byte
 	shown    []lockquorum.Position
+	query    lockquorum.Query
 	request  lockquorum.Request // without what is shown
 	names    []Name
 	begin    Begin
@@ -103,6 +106,11 @@ func (q question) encode() ([]byte, error) {
 		}
 	}
 	switch q.kind {
+	case kindRead:
+		w.Byte(byte(q.query.Kind))
+		w.Raw(q.query.ID[:])
+		w.Uvarint(q.query.Series)
+		w.Uvarint(uint64(q.query.Number))
 	case kindDo:
 		w.Bool(q.request.Wait)
 		c := lockquorum.Command{Session: q.request.Session, Seq: q.request.Seq, Done: q.request.Done, Operation: q.request.Operation}
@@ -174,7 +182,11 @@ func parseQuestion(b []byte) (q question, err error) {
 		}
 		q.request.Session, q.request.Seq, q.request.Done, q.request.Operation = c.Session, c.Seq, c.Done, c.Operation
 		return q, nil
-	case kindRead, kindMessages:
+	case kindRead:
+		q.query.Kind = lockquorum.Kind(r.Byte())
+		r.Fixed(q.query.ID[:])
+		q.query.Series, q.query.Number = r.Uvarint(lockquorum.MaxSeries), int64(r.Uvarint(lockquorum.MaxNumber+1))
+	case kindMessages, kindSnapshot:
 	case kindBegin:
 		q.begin.Epoch = r.Uvarint(maxCount)
 		if q.begin.Number = r.Uvarint(maxCount); q.begin.Epoch == 0 || q.begin.Number == 0 {
@@ -226,7 +238,8 @@ type answer struct {
 	kind   byte
 	at     lockquorum.Position
 	answer lockquorum.Answer // without its Position
-	state  []byte
+	view   []byte
+	wanted []byte // pieces of a snapshot
 	names  []string
 	why    byte
 	leader lockquorum.DeviceID
@@ -318,7 +331,9 @@ func (a answer) encode() []byte {
 			place(&w, d.At)
 		}
 	case kindRead:
-		w.Raw(a.state)
+		w.Raw(a.view)
+	case kindSnapshot:
+		w.Raw(a.wanted)
 	case kindNames:
 		w.Uvarint(uint64(len(a.names)))
 		for _, n := range a.names {
@@ -385,7 +400,10 @@ func parseAnswer(b []byte) (a answer, err error) {
 			to.Documents = append(to.Documents, d)
 		}
 	case kindRead:
-		a.state = r.Rest()
+		a.view = r.Rest()
+		return a, r.Err()
+	case kindSnapshot:
+		a.wanted = r.Rest()
 		return a, r.Err()
 	case kindBegin, kindChange, kindPrepare:
 	case kindTestimony:

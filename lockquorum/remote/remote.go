@@ -51,6 +51,8 @@ type Server struct {
 	Votes func(from lockquorum.DeviceID) bool
 	// Receive takes a voter's message; nil: none is taken.
 	Receive func(from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message)
+	// Snapshot takes a voter's message that carries a snapshot, of which fetch has the pieces come that are lacking; nil: none is taken.
+	Snapshot func(ctx context.Context, from lockquorum.DeviceID, at lockquorum.Seen, m *pb.Message, fetch Fetch) error
 	// Begin has this device begin to vote, and Change has others vote, at a device's word; nil: that is ErrForbidden.
 	Begin  func(ctx context.Context, from lockquorum.DeviceID, b Begin) error
 	Change func(ctx context.Context, from lockquorum.DeviceID, devices []lockquorum.DeviceID) error
@@ -62,9 +64,13 @@ type Server struct {
 	Founds  func(from lockquorum.DeviceID) bool
 	Prepare func(ctx context.Context, from lockquorum.DeviceID, p Prepare) error
 
-	turns    turns
-	speaking speaking
+	turns     turns
+	speaking  speaking
+	snapshots speaking
 }
+
+// Fetch has pieces of a snapshot come, and calls take with each.
+type Fetch = func(sums []lockquorum.Sum, take func(piece []byte) error) error
 
 // Serve answers one question of a device, which the connection has proven.
 func (s *Server) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID) error {
@@ -89,6 +95,11 @@ func (s *Servers) Serve(ctx context.Context, st Stream, from lockquorum.DeviceID
 func (s *Server) answering(ctx context.Context, cancel func(), st Stream, from lockquorum.DeviceID, q question) error {
 	if q.kind == kindMessages {
 		err := s.messages(st, from)
+		_ = st.Reset()
+		return err
+	}
+	if q.kind == kindSnapshot {
+		err := s.takeSnapshot(ctx, st, from)
 		_ = st.Reset()
 		return err
 	}
@@ -196,15 +207,11 @@ func (s *Server) answer(ctx context.Context, from lockquorum.DeviceID, q questio
 		return refused(lockquorum.ErrStopped)
 	}
 	if q.kind == kindRead {
-		state, at, err := e.Read(ctx, from, q.shown...)
+		v, at, err := e.Read(ctx, from, q.query, q.shown...)
 		if err != nil {
 			return refused(err)
 		}
-		a := answer{kind: kindRead, at: at, state: state.Snapshot()}
-		if len(a.state) >= maxState {
-			return refused(lockquorum.ErrBusy)
-		}
-		return a
+		return answer{kind: kindRead, at: at, view: v.Marshal()}
 	}
 	q.request.Shown = q.shown
 	got, err := e.Do(ctx, from, q.request)
@@ -219,6 +226,8 @@ type Engine struct {
 	Practice trust.EntryID
 	// Open opens a stream to the device. It fails at once where the device is not connected.
 	Open func(context.Context) (Stream, error)
+	// Doubt is told that the device has not answered in time, though it is connected; nil: nobody is.
+	Doubt func()
 }
 
 var _ lockquorum.Engine = (*Engine)(nil)
@@ -271,6 +280,9 @@ func (e *Engine) exchange(ctx context.Context, q question, limit int, pieces []b
 		err = more(st, a)
 	}
 	if err != nil {
+		if e.Doubt != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+			e.Doubt()
+		}
 		return answer{}, fmt.Errorf("%w: %w", lockquorum.ErrOutcomeUnknown, err)
 	}
 	return a, nil
@@ -292,13 +304,13 @@ func (e *Engine) Do(ctx context.Context, _ lockquorum.DeviceID, r lockquorum.Req
 }
 
 // Read implements lockquorum.Engine.
-func (e *Engine) Read(ctx context.Context, _ lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
-	a, err := e.ask(ctx, question{kind: kindRead, shown: shown}, maxState)
+func (e *Engine) Read(ctx context.Context, _ lockquorum.DeviceID, q lockquorum.Query, shown ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
+	a, err := e.ask(ctx, question{kind: kindRead, query: q, shown: shown}, maxView)
 	if err != nil {
 		return nil, lockquorum.Position{}, err
 	}
-	st, err := lockquorum.Restore(a.state)
-	return st, a.at, err
+	v, err := lockquorum.ParseView(q, a.view)
+	return v, a.at, err
 }
 
 // Names asks for the names behind keyed hashes; empty: the other device does not know it.

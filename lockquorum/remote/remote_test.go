@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -74,8 +75,8 @@ func (r reached) Do(ctx context.Context, from lockquorum.DeviceID, q lockquorum.
 	return reach(r.t, r.s, from, practice).Do(ctx, from, q)
 }
 
-func (r reached) Read(ctx context.Context, from lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
-	return reach(r.t, r.s, from, practice).Read(ctx, from, shown...)
+func (r reached) Read(ctx context.Context, from lockquorum.DeviceID, q lockquorum.Query, shown ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
+	return reach(r.t, r.s, from, practice).Read(ctx, from, q, shown...)
 }
 
 func TestContract(t *testing.T) {
@@ -100,7 +101,7 @@ func (f fixed) Do(ctx context.Context, _ lockquorum.DeviceID, _ lockquorum.Reque
 	return f.answer, f.err
 }
 
-func (f fixed) Read(context.Context, lockquorum.DeviceID, ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+func (f fixed) Read(context.Context, lockquorum.DeviceID, lockquorum.Query, ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
 	return nil, lockquorum.Position{}, f.err
 }
 
@@ -132,10 +133,10 @@ func TestErrors(t *testing.T) {
 			}
 		}
 		s := &Server{Practice: practice, Engine: func() lockquorum.Engine { return nil }}
-		if _, _, err := reach(t, s, quorumtest.A, practice).Read(t.Context(), quorumtest.A); !errors.Is(err, lockquorum.ErrStopped) {
+		if _, _, err := reach(t, s, quorumtest.A, practice).Read(t.Context(), quorumtest.A, lockquorum.Query{Kind: lockquorum.ReadVoters}); !errors.Is(err, lockquorum.ErrStopped) {
 			t.Errorf("where no voter runs: %v", err)
 		}
-		if _, _, err := reach(t, s, quorumtest.A, trust.EntryID{2}).Read(t.Context(), quorumtest.A); !errors.Is(err, lockquorum.ErrOutcomeUnknown) {
+		if _, _, err := reach(t, s, quorumtest.A, trust.EntryID{2}).Read(t.Context(), quorumtest.A, lockquorum.Query{Kind: lockquorum.ReadVoters}); !errors.Is(err, lockquorum.ErrOutcomeUnknown) {
 			t.Errorf("of another practice: %v", err)
 		}
 		none := &Engine{Open: func(context.Context) (Stream, error) { return nil, errors.New("not connected") }}
@@ -167,7 +168,7 @@ func TestGoesAway(t *testing.T) {
 			return pipe{here}, nil
 		}}
 		begun := time.Now()
-		if _, _, err := silent.Read(t.Context(), quorumtest.A); !errors.Is(err, lockquorum.ErrOutcomeUnknown) || time.Since(begun) > patience {
+		if _, _, err := silent.Read(t.Context(), quorumtest.A, lockquorum.Query{Kind: lockquorum.ReadVoters}); !errors.Is(err, lockquorum.ErrOutcomeUnknown) || time.Since(begun) > patience {
 			t.Errorf("a voter that says nothing: %v after %v", err, time.Since(begun))
 		}
 	})
@@ -284,7 +285,7 @@ func TestMessages(t *testing.T) {
 			stop := func() { cancel(); <-over; m.Close() }
 			mu.Lock()
 			defer mu.Unlock()
-			machines[device] = &machine{d, &Server{Practice: practice, Engine: func() lockquorum.Engine { return d }, Receive: d.Receive, Votes: func(lockquorum.DeviceID) bool { return true }}, stop}
+			machines[device] = &machine{d, &Server{Practice: practice, Engine: func() lockquorum.Engine { return d }, Receive: d.Receive, Snapshot: d.ReceiveSnapshot, Votes: func(lockquorum.DeviceID) bool { return true }}, stop}
 		}
 		first := lockquorum.New(0)
 		first.Reseed(1, []lockquorum.Voter{{ID: 1, Device: quorumtest.A}})
@@ -381,6 +382,8 @@ func FuzzFrames(f *testing.F) {
 		asks(question{kind: kindMessages}), asks(question{kind: kindChange, devices: []lockquorum.DeviceID{quorumtest.A, quorumtest.B}}),
 		asks(question{kind: kindBegin, begin: Begin{1, 300, []lockquorum.Voter{{ID: 1, Device: quorumtest.A}}}}),
 		append([]byte{1}, answer{kind: kindChange}.encode()...), append([]byte{1}, answer{kind: kindBegin}.encode()...),
+		asks(question{kind: kindRead, query: lockquorum.Query{Kind: lockquorum.ReadNumbers, ID: [32]byte{5}, Series: 2, Number: 300}}), asks(question{kind: kindSnapshot}),
+		append([]byte{1}, answer{kind: kindSnapshot, wanted: []byte{0xff, 3}}.encode()...),
 		asks(question{kind: kindRead}), asks(question{kind: kindNames, names: []Name{{1, [32]byte{2}}, {3, [32]byte{4}}}}),
 		append([]byte{1}, answer{kind: kindDo, answer: lockquorum.Answer{Result: lockquorum.Result{Code: 1, Number: 7, Series: lockquorum.SeriesID{Epoch: 1, N: 2}},
 			Place: lockquorum.Place{Epoch: 1, Index: 300}, Documents: []lockquorum.Document{{Heads: lockquorum.Heads{1}}}}}.encode()...),
@@ -388,7 +391,7 @@ func FuzzFrames(f *testing.F) {
 		append([]byte{1}, answer{kind: kindCertify, signed: certificate.Signed{Statement: []byte(fuzzing.Canary), Voter: quorumtest.A}}.encode()...),
 		asks(question{kind: kindTestimony, hold: true}), append([]byte{1}, answer{kind: kindTestimony, length: 1 << 20}.encode()...),
 		asks(question{kind: kindPrepare, prepare: Prepare{Entry: trust.EntryID{7}, Epoch: 1 << 33, Number: 2}, length: 4711}), append([]byte{1}, answer{kind: kindPrepare}.encode()...),
-		append([]byte{1}, answer{kind: kindRead, state: lockquorum.New(1).Snapshot()}.encode()...),
+		append([]byte{1}, answer{kind: kindRead, view: lockquorum.New(1).View(lockquorum.Query{}, 0)}.encode()...),
 		append([]byte{1}, answer{kind: kindNames, names: []string{"", fuzzing.Canary}}.encode()...),
 		append([]byte{1}, refused(&lockquorum.NotLeaderError{Leader: quorumtest.A}).encode()...),
 		append([]byte{1}, refused(lockquorum.ErrBusy).encode()...))
@@ -405,7 +408,7 @@ func FuzzFrames(f *testing.F) {
 			t.Errorf("%x comes back as %x", b[1:], again)
 		}
 		var frame []byte
-		fuzzing.Allocates(t, len(b), 8, 16<<10, func() { frame, err = readFrame(bytes.NewReader(b[1:]), maxState) })
+		fuzzing.Allocates(t, len(b), 8, 16<<10, func() { frame, err = readFrame(bytes.NewReader(b[1:]), maxView) })
 		if err == nil && (len(b) < 5+len(frame) || !bytes.Equal(frame, b[5:5+len(frame)])) {
 			t.Errorf("a frame of %x is %x", b[1:], frame)
 		}
@@ -434,4 +437,36 @@ func TestCertify(t *testing.T) {
 	if _, err := e.Certify(t.Context(), lockquorum.LockID{9}, lockquorum.DocumentID{2}); !errors.Is(err, lockquorum.ErrNotLeader) {
 		t.Errorf("who does not lead answers %v", err)
 	}
+}
+
+// TestDoubt: it is said of a device that it does not answer, not of one that who asked did not wait for.
+func TestDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		doubts := 0
+		e := &Engine{Practice: practice, Doubt: func() { doubts++ }, Open: func(context.Context) (Stream, error) {
+			here, there := net.Pipe()
+			go func() { _, _ = io.Copy(io.Discard, there) }()
+			return pipe{here}, nil
+		}}
+		for _, c := range []struct {
+			end  func(context.Context) (context.Context, context.CancelFunc)
+			want int
+		}{
+			{func(ctx context.Context) (context.Context, context.CancelFunc) {
+				ctx, cancel := context.WithCancel(ctx)
+				time.AfterFunc(time.Second, cancel)
+				return ctx, cancel
+			}, 0},
+			{func(ctx context.Context) (context.Context, context.CancelFunc) {
+				return context.WithTimeout(ctx, time.Second)
+			}, 1},
+		} {
+			ctx, cancel := c.end(t.Context())
+			_, err := e.Do(ctx, lockquorum.DeviceID{}, lockquorum.Request{Operation: &lockquorum.Tick{}})
+			cancel()
+			if !errors.Is(err, lockquorum.ErrOutcomeUnknown) || doubts != c.want {
+				t.Errorf("%v, and it was doubted %d times", err, doubts)
+			}
+		}
+	})
 }

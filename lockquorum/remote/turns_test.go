@@ -37,7 +37,7 @@ func TestServers(t *testing.T) {
 				go func() { served <- s.Serve(t.Context(), pipe{there}, from, of(from)) }()
 				return pipe{here}, nil
 			}}
-			_, _, err := e.Read(t.Context(), from)
+			_, _, err := e.Read(t.Context(), from, lockquorum.Query{Kind: lockquorum.ReadVoters})
 			return errors.Join(err, <-served)
 		}
 		if err := ask(practice, quorumtest.A); !errors.Is(err, lockquorum.ErrStopped) {

@@ -35,9 +35,9 @@ func (s *showing) Do(ctx context.Context, from lockquorum.DeviceID, r lockquorum
 }
 
 // Read implements lockquorum.Engine.
-func (s *showing) Read(ctx context.Context, from lockquorum.DeviceID, _ ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+func (s *showing) Read(ctx context.Context, from lockquorum.DeviceID, q lockquorum.Query, _ ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
 	shown := s.k.Shows()
-	st, p, err := s.Engine.Read(ctx, from, shown...)
+	st, p, err := s.Engine.Read(ctx, from, q, shown...)
 	if err == nil && st.Seen() != p.Seen {
 		err = fmt.Errorf("%w: it is at %v, and says %v", lockquorum.ErrUnsigned, st.Seen().Place, p.Place)
 	}
@@ -68,7 +68,7 @@ func (s *showing) takes(ctx context.Context, shown []lockquorum.Position, p lock
 	if err := p.GoesOn(lockquorum.SeenOf(shown)...); err != nil {
 		return err
 	}
-	if s.k.counts(st, p.Voter) {
+	if s.k.counts(st, p) {
 		s.k.told(ctx, p, lasts)
 	}
 	return nil

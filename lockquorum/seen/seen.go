@@ -90,16 +90,20 @@ func (k *Keeper) Know(voters func() []lockquorum.Voter) {
 // Moved has a value when this device has heard of something later since it was last taken.
 func (k *Keeper) Moved() <-chan struct{} { return k.moved }
 
-// Trusts reports whether a position is the word of a device that may have voted.
+// Trusts reports whether a position is the word of a device that may have voted, of an epoch that there may be.
 func (k *Keeper) Trusts(p lockquorum.Position) bool {
 	st := k.cfg.Members()
-	return p != (lockquorum.Position{}) && st != nil && k.counts(st, p.Voter) && k.verifies(st.Practice(), p)
+	return p != (lockquorum.Position{}) && st != nil && k.counts(st, p) && k.verifies(st.Practice(), p)
 }
 
-func (k *Keeper) counts(st *trust.State, d lockquorum.DeviceID) bool {
+func (k *Keeper) counts(st *trust.State, p lockquorum.Position) bool {
 	k.mu.Lock()
 	voters := k.mu.voters
 	k.mu.Unlock()
+	d := p.Voter
+	if !lockquorum.MayBe(st, p.Epoch) {
+		return false
+	}
 	return lockquorum.MayHaveVoted(st, d) || voters != nil && slices.ContainsFunc(voters(), func(v lockquorum.Voter) bool { return v.Device == d })
 }
 

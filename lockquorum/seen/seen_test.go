@@ -68,9 +68,10 @@ func (a *answering) Do(_ context.Context, _ lockquorum.DeviceID, r lockquorum.Re
 	return lockquorum.Answer{Position: a.next, Result: lockquorum.Result{Number: 7}}, nil
 }
 
-func (a *answering) Read(_ context.Context, _ lockquorum.DeviceID, shown ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+func (a *answering) Read(_ context.Context, _ lockquorum.DeviceID, q lockquorum.Query, shown ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
 	a.shown = shown
-	return a.state, a.next, nil
+	v, err := lockquorum.ParseView(q, a.state.View(q, 0))
+	return v, a.next, err
 }
 
 func (a *answering) Certify(_ context.Context, _ lockquorum.LockID, _ lockquorum.DocumentID, shown ...lockquorum.Position) (certificate.Signed, error) {
@@ -203,7 +204,7 @@ func (w *waiting) Do(context.Context, lockquorum.DeviceID, lockquorum.Request) (
 	return lockquorum.Answer{Position: <-w.answers}, nil
 }
 
-func (w *waiting) Read(context.Context, lockquorum.DeviceID, ...lockquorum.Position) (*lockquorum.State, lockquorum.Position, error) {
+func (w *waiting) Read(context.Context, lockquorum.DeviceID, lockquorum.Query, ...lockquorum.Position) (*lockquorum.View, lockquorum.Position, error) {
 	return nil, lockquorum.Position{}, errors.ErrUnsupported
 }
 
@@ -267,10 +268,10 @@ func TestReadsAndCertificates(t *testing.T) {
 	k := open(t, storage.NewTwin(), st)
 	from := &answering{state: state, next: sign(state.Seen())}
 	e := k.Engine(keys.Device(), from)
-	_, _, err := e.Read(t.Context(), lockquorum.DeviceID{})
+	_, _, err := e.Read(t.Context(), lockquorum.DeviceID{}, lockquorum.Query{Kind: lockquorum.ReadVoters})
 	must(t, err)
 	from.next = sign(at(1, 9))
-	if _, _, err := e.Read(t.Context(), lockquorum.DeviceID{}); !errors.Is(err, lockquorum.ErrUnsigned) {
+	if _, _, err := e.Read(t.Context(), lockquorum.DeviceID{}, lockquorum.Query{Kind: lockquorum.ReadVoters}); !errors.Is(err, lockquorum.ErrUnsigned) {
 		t.Errorf("a State is read that is not the one that is signed: %v", err)
 	}
 	from.says, err = certificate.Sign(keys, certificate.Of(state, st.Practice(), lockquorum.LockID{}, lockquorum.DocumentID{}))

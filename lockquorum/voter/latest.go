@@ -27,7 +27,7 @@ func Latest(s *Stored) (*lockquorum.State, Reach, error) {
 	if s.Snapshot == nil {
 		return lockquorum.New(0), Reach{}, nil
 	}
-	st, err := lockquorum.Restore(s.Snapshot.GetData())
+	st, err := Restore(s.Snapshot, s.Pieces)
 	if err != nil {
 		return nil, Reach{}, err
 	}

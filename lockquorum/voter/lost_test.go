@@ -11,7 +11,7 @@ import (
 )
 
 func (s *Stored) copied() *Stored {
-	return &Stored{HardState: s.HardState, Snapshot: s.Snapshot, Entries: slices.Clone(s.Entries)}
+	return &Stored{HardState: s.HardState, Snapshot: s.Snapshot, Pieces: s.Pieces, Entries: slices.Clone(s.Entries)}
 }
 
 // numbered returns a quorum that has given some numbers.
@@ -176,12 +176,13 @@ func TestMovesUnderLoad(t *testing.T) {
 						if last := len(m.GetEntries()) - 1; id == 1 && steps >= at && steps < at+6 && last >= 0 && m.GetEntries()[last].GetType() == pb.EntryNormal {
 							continue // lost on the way
 						}
-						c.nodes[m.GetTo()].Step(m)
-						if m.GetType() == pb.MsgSnap {
-							c.nodes[id].Sent(m.GetTo(), true)
-						}
+						c.deliver(c.nodes[id], m)
 					}
-					if _, err := c.nodes[id].Advance(c.now, b); err != nil {
+					out, err := c.nodes[id].Advance(c.now, b)
+					if err == nil && out.Freezing != nil {
+						_, _, err = c.nodes[id].Compact(out.Freezing)
+					}
+					if err != nil {
 						t.Fatal(err)
 					}
 					if steps++; steps >= at && steps < at+3 {

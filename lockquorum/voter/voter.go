@@ -48,7 +48,8 @@ type Config struct {
 type Stored struct {
 	HardState *pb.HardState
 	Snapshot  *pb.Snapshot
-	Entries   []*pb.Entry // that follow the snapshot, without a gap; or overlap it
+	Pieces    lockquorum.Pieces // of the snapshot
+	Entries   []*pb.Entry       // that follow the snapshot, without a gap; or overlap it
 }
 
 // Batch is what follows from what a Node was told.
@@ -57,21 +58,22 @@ type Batch struct {
 	// all entries, also of those that follow it: they are of another history. Where Sync is set, durably before the messages are sent and before Advance is called. Nil: as it was.
 	HardState *pb.HardState
 	Snapshot  *pb.Snapshot
+	Pieces    *lockquorum.Frozen // of the snapshot
 	Entries   []*pb.Entry
 	Sync      bool
 	// Ahead are a leader's entries for others, which may be sent before that: their disks need not wait for its own. Messages are to be sent after it.
 	Ahead, Messages []*pb.Message
 
 	ready raft.Ready
+	taken *Taken
 }
 
 // Outcome is what came of a Batch that was carried out.
 type Outcome struct {
 	Answers []Answer
 	Events  []lockquorum.Event
-	// Snapshot is to be stored beside the entries; those up to Forget are not needed any more once it is.
-	Snapshot *pb.Snapshot
-	Forget   uint64
+	// Freezing is what a snapshot is to be made of: its pieces are to be stored, and Compact to be called then. Nil: none is.
+	Freezing *Freezing
 	// Led says that this Node began or ceased to lead, or that another one does.
 	Led bool
 }
@@ -81,7 +83,7 @@ type Answer struct {
 	Proposal uint64
 	Result   lockquorum.Result
 	Index    uint64
-	Err      error // ErrOutcomeUnknown
+	Err      error // ErrOutcomeUnknown; of a Read: ErrNotLeader
 }
 
 // Errors of Propose and Answers.
@@ -102,8 +104,11 @@ type Node struct {
 
 	applied  uint64
 	snapshot uint64 // index of the last one
-	changed  bool   // the voters did since
-	changing bool   // a change of them is proposed here
+	kept     kept
+	freezing *Freezing // nil: none is made
+	taken    []*Taken  // that Raft was told of since the last Batch
+	changed  bool      // the voters did since
+	changing bool      // a change of them is proposed here
 
 	leader  uint64
 	leads   bool
@@ -112,6 +117,7 @@ type Node struct {
 	baseAt  time.Duration                // by its own
 	last    uint64                       // number of the last proposal
 	waiting map[uint64][]lockquorum.Seen // what was shown with it
+	reads   reads
 	chains  chains
 	err     error // why it does not go on
 
@@ -125,10 +131,11 @@ func Found(st *lockquorum.State) *Stored {
 	for _, v := range st.Voters() {
 		ids = append(ids, v.ID)
 	}
-	one := uint64(1)
+	one, f := uint64(1), st.Freeze()
 	return &Stored{
 		HardState: &pb.HardState{Term: &one, Commit: &one},
-		Snapshot:  &pb.Snapshot{Data: st.Snapshot(), Metadata: &pb.SnapshotMetadata{Index: &one, Term: &one, ConfState: &pb.ConfState{Voters: ids}}},
+		Snapshot:  &pb.Snapshot{Data: f.Manifest(), Metadata: &pb.SnapshotMetadata{Index: &one, Term: &one, ConfState: &pb.ConfState{Voters: ids}}},
+		Pieces:    f,
 	}
 }
 
@@ -172,14 +179,16 @@ func Open(cfg Config, from *Stored) (_ *Node, err error) {
 			return nil, fmt.Errorf("open voter: %w", err)
 		}
 		if from.Snapshot != nil {
-			st, err := lockquorum.Restore(from.Snapshot.GetData())
+			st, err := Restore(from.Snapshot, from.Pieces)
 			if err != nil {
 				return nil, fmt.Errorf("open voter: %w", err)
 			}
-			if err := n.log.ApplySnapshot(from.Snapshot); err != nil {
+			frozen := st.Freeze()
+			snapshot := &pb.Snapshot{Metadata: from.Snapshot.GetMetadata(), Data: frozen.Manifest()} // older versions stored it in one
+			if err := n.log.ApplySnapshot(snapshot); err != nil {
 				return nil, fmt.Errorf("open voter: apply snapshot: %w", err)
 			}
-			n.restored(st, from.Snapshot)
+			n.restored(st, frozen, snapshot)
 		}
 		if from.HardState != nil {
 			hs := proto.Clone(from.HardState).(*pb.HardState)
@@ -213,10 +222,11 @@ const (
 	maxUncommitted = 16 << 20
 )
 
-func (n *Node) restored(st *lockquorum.State, snapshot *pb.Snapshot) {
+func (n *Node) restored(st *lockquorum.State, frozen *lockquorum.Frozen, snapshot *pb.Snapshot) {
 	n.state, n.conf = st, snapshot.GetMetadata().GetConfState()
 	n.applied = snapshot.GetMetadata().GetIndex()
-	n.snapshot, n.changed = n.applied, false
+	n.snapshot, n.changed, n.freezing = n.applied, false, nil
+	n.kept.add(n.applied, frozen)
 	n.chains = chains{}
 	n.chains.add(st.Seen())
 }
@@ -249,7 +259,7 @@ func (n *Node) Tick() {
 }
 
 // Step takes a message of another voter. What does not fit is dropped, as a network would; so is what voters do not send each other: Raft
-// would propose what one hands on, and the leader would not have stamped it.
+// would propose what one hands on, and the leader would not have stamped it. Snapshots are for Take.
 func (n *Node) Step(m *pb.Message) {
 	defer n.contain()
 	if n.err != nil {
@@ -257,7 +267,7 @@ func (n *Node) Step(m *pb.Message) {
 	}
 	n.heard = n.heard || m.GetFrom() == n.cfg.Prefer
 	switch m.GetType() {
-	case pb.MsgApp, pb.MsgAppResp, pb.MsgSnap, pb.MsgHeartbeat, pb.MsgHeartbeatResp, pb.MsgTimeoutNow,
+	case pb.MsgApp, pb.MsgAppResp, pb.MsgHeartbeat, pb.MsgHeartbeatResp, pb.MsgTimeoutNow,
 		pb.MsgVote, pb.MsgVoteResp, pb.MsgPreVote, pb.MsgPreVoteResp:
 		_ = n.raft.Step(m)
 	}
@@ -279,19 +289,8 @@ func (n *Node) Sent(id uint64, ok bool) {
 // whoever asks has seen the quorum come: if that is not part of what the quorum has when the command is agreed on, something was
 // lost, and the Node ends without an answer. Errors are ErrNotLeader, ErrBusy, ErrOver, ErrLost and those of Marshal.
 func (n *Node) Propose(now time.Duration, c *lockquorum.Command, seen ...lockquorum.Seen) (uint64, error) {
-	if n.err != nil {
-		return 0, n.err
-	}
-	for _, s := range seen {
-		if n.state.Epoch() > 0 {
-			n.over(s)
-		}
-	}
-	if n.err != nil {
-		return 0, n.err
-	}
-	if !n.leads || !n.settled {
-		return 0, ErrNotLeader
+	if err := n.takes(seen); err != nil {
+		return 0, err
 	}
 	if n.leaving() {
 		return 0, ErrBusy
@@ -307,6 +306,22 @@ func (n *Node) Propose(now time.Duration, c *lockquorum.Command, seen ...lockquo
 	}
 	n.waiting[n.last] = seen
 	return n.last, nil
+}
+
+// takes says why this Node does not take what somebody asks who has seen this; nil: it does.
+func (n *Node) takes(seen []lockquorum.Seen) error {
+	for _, s := range seen {
+		if n.err == nil && n.state.Epoch() > 0 {
+			n.over(s)
+		}
+	}
+	switch {
+	case n.err != nil:
+		return n.err
+	case !n.leads || !n.settled:
+		return ErrNotLeader
+	}
+	return nil
 }
 
 // envelopeVersion begins every entry of the log: who proposed it, in which run, and under which number.
@@ -336,14 +351,19 @@ func parseEnvelope(b []byte) (id, boot, number uint64, command []byte, err error
 // Batch returns what is to be done next; false: nothing.
 func (n *Node) Batch() (Batch, bool) {
 	defer n.contain()
-	if n.err != nil || !n.raft.HasReady() {
+	if n.err != nil {
+		return Batch{}, false
+	}
+	if n.confirm(); !n.raft.HasReady() {
 		return Batch{}, false
 	}
 	rd := n.raft.Ready()
 	b := Batch{HardState: rd.HardState, Entries: rd.Entries, Sync: rd.MustSync, ready: rd}
 	if !raft.IsEmptySnap(rd.Snapshot) {
-		b.Snapshot, b.Sync = rd.Snapshot, true
+		b.taken = n.takenOf(rd.Snapshot)
+		b.Snapshot, b.Pieces, b.Sync = rd.Snapshot, b.taken.frozen, true
 	}
+	n.taken = nil
 	ahead := n.ahead(rd)
 	for _, m := range rd.Messages {
 		if ahead && m.GetType() == pb.MsgApp {
@@ -396,14 +416,10 @@ func (n *Node) Advance(now time.Duration, b Batch) (out Outcome, err error) {
 		n.lead(s, &out)
 	}
 	if b.Snapshot != nil {
-		st, err := lockquorum.Restore(b.Snapshot.GetData())
-		if err != nil {
-			return out, fmt.Errorf("take a snapshot: %w", err)
-		}
 		if err := n.log.ApplySnapshot(b.Snapshot); err != nil {
 			return out, fmt.Errorf("take a snapshot: %w", err)
 		}
-		n.restored(st, b.Snapshot)
+		n.restored(b.taken.state, b.taken.frozen, b.Snapshot)
 	}
 	if b.HardState != nil {
 		if err := n.log.SetHardState(b.HardState); err != nil {
@@ -421,8 +437,12 @@ func (n *Node) Advance(now time.Duration, b Batch) (out Outcome, err error) {
 			return out, fmt.Errorf("apply entry %d: %w", e.GetIndex(), err)
 		}
 	}
+	if err := n.read(b, &out); err != nil {
+		return out, err
+	}
 	n.raft.Advance(b.ready)
-	return out, n.compact(&out)
+	out.Freezing = n.Freeze()
+	return out, nil
 }
 
 // errs has an Outcome say nothing where the Node ended.
@@ -442,6 +462,7 @@ func (n *Node) lead(s *raft.SoftState, out *Outcome) {
 			out.Answers = append(out.Answers, Answer{Proposal: number, Err: ErrOutcomeUnknown})
 		}
 		clear(n.waiting)
+		n.unread(out)
 	}
 	if n.leads = leads; !leads {
 		n.settled, n.changing = false, false
@@ -492,30 +513,6 @@ func (n *Node) apply(now time.Duration, e *pb.Entry, out *Outcome) error {
 	}
 	if n.leads && !n.settled && e.GetTerm() == n.raft.BasicStatus().HardState.GetTerm() {
 		n.settled, n.base, n.baseAt, out.Led = true, n.state.Clock(), now, true
-	}
-	return nil
-}
-
-// compact makes a snapshot when it is time, and at once after a change of voters: one from before it could not be given to a new voter.
-func (n *Node) compact(out *Outcome) error {
-	if n.applied-n.snapshot < n.cfg.SnapshotEvery && !n.changed || n.applied == n.snapshot {
-		return nil
-	}
-	s, err := n.log.CreateSnapshot(n.applied, n.conf, n.state.Snapshot())
-	if err != nil {
-		return fmt.Errorf("make a snapshot: %w", err)
-	}
-	n.snapshot, n.changed = n.applied, false
-	out.Snapshot = s
-	first, err := n.log.FirstIndex()
-	if err != nil {
-		return err
-	}
-	if n.applied > n.cfg.SnapshotEvery {
-		out.Forget = n.applied - n.cfg.SnapshotEvery
-	}
-	if out.Forget >= first { // else it was not read when this Node was opened
-		return n.log.Compact(out.Forget)
 	}
 	return nil
 }

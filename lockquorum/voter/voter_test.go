@@ -88,7 +88,7 @@ func (c *cluster) settle() {
 				s.HardState = b.HardState
 			}
 			if b.Snapshot != nil {
-				s.Snapshot, s.Entries = b.Snapshot, nil
+				s.Snapshot, s.Pieces, s.Entries = b.Snapshot, b.Pieces, nil
 			}
 			if len(b.Entries) > 0 {
 				first := b.Entries[0].GetIndex()
@@ -99,9 +99,13 @@ func (c *cluster) settle() {
 			if err != nil {
 				c.t.Fatal(err)
 			}
-			if out.Snapshot != nil {
-				s.Snapshot = out.Snapshot
-				s.Entries = slices.DeleteFunc(slices.Clone(s.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= out.Forget })
+			if out.Freezing != nil {
+				snapshot, forget, err := n.Compact(out.Freezing)
+				if err != nil {
+					c.t.Fatal(err)
+				}
+				s.Snapshot, s.Pieces = snapshot, out.Freezing
+				s.Entries = slices.DeleteFunc(slices.Clone(s.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= forget })
 			}
 			c.answers[id] = append(c.answers[id], append(before.Answers, out.Answers...)...)
 		}
@@ -112,12 +116,28 @@ func (c *cluster) settle() {
 func (c *cluster) carry(from uint64, list []*pb.Message) {
 	for _, m := range list {
 		if to := m.GetTo(); c.nodes[to] != nil && !c.cut[from] && !c.cut[to] {
-			c.nodes[to].Step(m)
-			if m.GetType() == pb.MsgSnap {
-				c.nodes[from].Sent(to, true)
-			}
+			c.deliver(c.nodes[from], m)
 		}
 	}
+}
+
+// deliver has a message arrive, with the pieces of what it carries.
+func (c *cluster) deliver(from *Node, m *pb.Message) {
+	c.t.Helper()
+	to := c.nodes[m.GetTo()]
+	if m.GetType() != pb.MsgSnap {
+		to.Step(m)
+		return
+	}
+	pieces, ok := from.Pieces(m)
+	if ok {
+		taken, err := Assemble(m, pieces)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		to.Take(taken)
+	}
+	from.Sent(m.GetTo(), ok)
 }
 
 // run lets some ticks go by.

@@ -250,7 +250,11 @@ func (a *admin) reseed() {
 		if reach == (voter.Reach{}) {
 			continue
 		}
-		if states = append(states, st); best == nil || reach.Compare(far) > 0 {
+		states = append(states, st)
+		if w.cfg.Mutant == AppliedOnly && h.node != nil && h.node.State().Epoch() == reach.Epoch {
+			st = h.node.State()
+		}
+		if best == nil || reach.Compare(far) > 0 {
 			best, far = st, reach
 		}
 	}
@@ -319,7 +323,7 @@ func (w *World) checkVoters(h *host) {
 		w.fail("I-voters", "machine %d rests at two voters", h.index)
 	}
 	on := h.disk.durable.Snapshot.GetMetadata().GetConfState()
-	if w.cfg.Mutant != NoSync && w.cfg.Mutant != SyncIgnored && h.node.State().Epoch() > 0 && (!slices.Equal(on.GetVoters(), conf.GetVoters()) || !slices.Equal(on.GetVotersOutgoing(), conf.GetVotersOutgoing()) ||
+	if w.cfg.Mutant != NoSync && w.cfg.Mutant != SyncIgnored && h.node.State().Epoch() > 0 && h.freezing == nil && (!slices.Equal(on.GetVoters(), conf.GetVoters()) || !slices.Equal(on.GetVotersOutgoing(), conf.GetVotersOutgoing()) ||
 		!slices.Equal(on.GetLearners(), conf.GetLearners())) {
 		w.fail("I-voters", "machine %d goes by %v, and its snapshot says %v", h.index, conf, on)
 	}

@@ -286,6 +286,9 @@ func (c *client) work() {
 			c.end()
 		case n < 46:
 			c.breakLease(locks[c.w.rng.IntN(len(locks))])
+		case n < 54:
+			c.read()
+			c.work()
 		default:
 			c.acquire(locks[c.w.rng.IntN(len(locks))])
 		}
@@ -310,6 +313,22 @@ func (c *client) number() {
 		}
 		c.work()
 	})
+}
+
+// read asks all voters what the quorum has agreed on: whoever takes itself for the leader answers, also one that stood still while another one was made that.
+func (c *client) read() {
+	run, shown, told := c.run, c.shows(), c.w.ledger.deepest
+	for _, h := range c.w.hosts {
+		c.w.send(c.index, h.index, func() {
+			h.read(shown, func(r reply) {
+				c.w.send(h.index, c.index, func() {
+					if c.run == run && r.err == nil {
+						c.w.ledger.read(c.w, c, shown, told, r)
+					}
+				})
+			})
+		})
+	}
 }
 
 // within is how long a lease lasts for its holder, whose clock may run fast or slow against the leader's.
@@ -488,6 +507,7 @@ func (c *client) write(h *hold, times int) {
 				}
 				c.w.report.Commits++
 				c.w.ledger.committed = append(c.w.ledger.committed, commit{ch, pastOf(r.seen)})
+				c.w.ledger.tells(pastOf(r.seen))
 				c.w.ledger.lastTold = c.w.now
 				h.heads = ch.id
 				c.later(c.w.between(time.Millisecond, 1500*time.Millisecond), func() { c.write(h, times-1) })

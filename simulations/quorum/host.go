@@ -37,6 +37,7 @@ type host struct {
 	leads     bool
 	answers   map[uint64]func(reply)
 	early     *lockquorum.State // of a mutant
+	freezing  *voter.Freezing   // its pieces are being stored
 	met       begin             // who votes, as the machine has heard
 
 	past      past // how far the ledger knows that it came
@@ -106,7 +107,7 @@ func (h *host) save(b voter.Batch) error {
 	}
 	d := &h.disk.now
 	if b.Snapshot != nil {
-		d.Snapshot, d.Entries = b.Snapshot, nil
+		d.Snapshot, d.Pieces, d.Entries = b.Snapshot, b.Pieces, nil
 	}
 	if b.HardState != nil {
 		d.HardState = b.HardState
@@ -155,7 +156,7 @@ func (h *host) start() {
 		return
 	}
 	h.boot = w.rng.Uint64()
-	h.answers, h.leads, h.early = map[uint64]func(reply){}, false, nil
+	h.answers, h.leads, h.early, h.freezing = map[uint64]func(reply){}, false, nil, nil
 	from := cloneStored(h.disk.durable)
 	h.disk.now = cloneStored(from)
 	node, err := voter.Open(voter.Config{
@@ -261,9 +262,6 @@ func (h *host) latest() (*lockquorum.State, voter.Reach) {
 			}
 		}
 	}
-	if h.w.cfg.Mutant == AppliedOnly && h.node != nil && h.node.State().Epoch() == far.Epoch {
-		st = h.node.State()
-	}
 	return st, far
 }
 
@@ -325,7 +323,7 @@ func (h *host) crash(why string, power bool) {
 }
 
 // deliver takes a message when the machine runs.
-func (h *host) deliver(from lockquorum.DeviceID, epoch uint64, seen lockquorum.Seen, b []byte) {
+func (h *host) deliver(from lockquorum.DeviceID, epoch uint64, seen lockquorum.Seen, b []byte, pieces lockquorum.Pieces) {
 	if h.node == nil {
 		return
 	}
@@ -333,7 +331,7 @@ func (h *host) deliver(from lockquorum.DeviceID, epoch uint64, seen lockquorum.S
 		node := h.node
 		h.w.after(h.paused-h.w.now, func() {
 			if h.node == node {
-				h.deliver(from, epoch, seen, b)
+				h.deliver(from, epoch, seen, b, pieces)
 			}
 		})
 		return
@@ -347,7 +345,13 @@ func (h *host) deliver(from lockquorum.DeviceID, epoch uint64, seen lockquorum.S
 		h.node.Shown(seen)
 	}
 	if epoch == h.epoch() && m.GetTo() == h.disk.now.id && slices.Contains(h.known(), lockquorum.Voter{ID: m.GetFrom(), Device: from}) {
-		h.node.Step(m)
+		if m.GetType() != pb.MsgSnap {
+			h.node.Step(m)
+		} else if taken, err := voter.Assemble(m, pieces); err != nil {
+			h.w.fail("I-sound", "a snapshot does not read: %v", err)
+		} else {
+			h.node.Take(taken)
+		}
 	}
 	h.pump()
 }
@@ -382,7 +386,7 @@ func (h *host) pump() {
 			h.send(m)
 		}
 		if b.Snapshot != nil {
-			st, err := lockquorum.Restore(b.Snapshot.GetData())
+			st, err := lockquorum.Assemble(b.Snapshot.GetData(), b.Pieces)
 			if err != nil {
 				h.w.fail("I-sound", "a snapshot does not read: %v", err)
 				return
@@ -411,12 +415,25 @@ func (h *host) send(m *pb.Message) {
 	}
 	list := h.known()
 	at := slices.IndexFunc(list, func(v lockquorum.Voter) bool { return v.ID == m.GetTo() })
+	var pieces lockquorum.Pieces
+	if m.GetType() == pb.MsgSnap {
+		var ok bool
+		if pieces, ok = h.node.Pieces(m); !ok {
+			h.node.Sent(m.GetTo(), false)
+			return
+		}
+	}
 	if at >= 0 {
 		to, epoch, seen := h.w.hostOf(list[at].Device), h.epoch(), h.node.State().Seen()
-		h.w.send(h.index, to.index, func() { to.deliver(h.device, epoch, seen, b) })
+		h.w.send(h.index, to.index, func() { to.deliver(h.device, epoch, seen, b, pieces) })
 	}
 	if m.GetType() == pb.MsgSnap {
-		h.node.Sent(m.GetTo(), at >= 0)
+		node, took := h.node, at >= 0 && h.w.chance(80)
+		h.w.after(h.w.between(10*time.Millisecond, 500*time.Millisecond), func() { // it hears how it went, or takes it for lost
+			if h.node == node {
+				node.Sent(m.GetTo(), took)
+			}
+		})
 	} else if at < 0 {
 		h.node.Unreachable(m.GetTo())
 	}
@@ -424,15 +441,8 @@ func (h *host) send(m *pb.Message) {
 
 func (h *host) done(out voter.Outcome) bool {
 	w := h.w
-	if out.Snapshot != nil && !(w.cfg.Mutant == NoSnapshot && !proto.Equal(out.Snapshot.GetMetadata().GetConfState(), h.disk.now.Snapshot.GetMetadata().GetConfState())) {
-		w.report.Snapshots++
-		d := &h.disk.now
-		d.Snapshot = out.Snapshot
-		d.Entries = slices.DeleteFunc(slices.Clone(d.Entries), func(e *pb.Entry) bool { return e.GetIndex() <= out.Forget })
-		if err := h.sync(true); err != nil {
-			h.crash(err.Error(), true)
-			return false
-		}
+	if out.Freezing != nil && !h.freezes(out.Freezing) {
+		return false
 	}
 	if out.Led {
 		if _, settled := h.node.Leader(); settled && !h.leads {
@@ -515,6 +525,33 @@ func (h *host) ask(c lockquorum.Command, seen []lockquorum.Seen, answer func(rep
 		then(h.reply(r, nil))
 	} else {
 		h.answers[number] = then
+	}
+	h.pump()
+}
+
+// read has the voter answer with how far it has come, if it leads, and with all that was answered before.
+func (h *host) read(seen []lockquorum.Seen, answer func(reply)) {
+	if node := h.node; node == nil {
+		return
+	} else if h.w.now < h.paused { // it is read when the machine goes on
+		h.w.after(h.paused-h.w.now, func() {
+			if h.node == node {
+				h.read(seen, answer)
+			}
+		})
+		return
+	}
+	if _, settled := h.node.Leader(); settled && h.w.cfg.Mutant == ReadsMemory {
+		answer(h.reply(lockquorum.Result{}, nil))
+		return
+	}
+	if h.w.cfg.Mutant == NoWitness {
+		seen = nil
+	}
+	if number, err := h.node.Read(seen...); err != nil {
+		answer(h.reply(lockquorum.Result{}, err))
+	} else {
+		h.answers[number] = answer
 	}
 	h.pump()
 }

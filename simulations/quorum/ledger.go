@@ -25,6 +25,7 @@ type ledger struct {
 	numbers   map[lockquorum.ItemID][]fact          // that somebody was told
 	items     map[number]map[lockquorum.ItemID]past // to what they were given
 	patients  map[int64]given
+	deepest   past // of the last epoch, where somebody was told something
 	last      uint64
 	lastTold  time.Duration // when somebody was told a number or a commit
 }
@@ -281,7 +282,29 @@ func (l *ledger) numbered(w *World, item lockquorum.ItemID, n number, at past) {
 	}
 	l.items[n][item] = at
 	l.numbers[item] = append(l.numbers[item], fact{n, at})
+	l.tells(at)
 	w.report.Numbers++
+}
+
+// tells notes that somebody was told what a history has.
+func (l *ledger) tells(at past) {
+	if at.epoch > l.deepest.epoch || at.epoch == l.deepest.epoch && l.pasts[at].depth > l.pasts[l.deepest].depth {
+		l.deepest = at
+	}
+}
+
+// read checks I7 and I9 of what somebody is answered who reads: it has all that anybody was told before he asked, and goes on from all that he showed.
+func (l *ledger) read(w *World, c *client, shown []lockquorum.Seen, told past, r reply) {
+	w.report.Reads++
+	at := pastOf(r.seen)
+	if told.epoch == at.epoch && !l.goesOn(at, told) && !w.lost(at, told) {
+		w.fail("I7", "client %d reads from %v, and somebody was told before what that does not have", c.index, r.seen.Place)
+	}
+	for _, s := range shown {
+		if s.Epoch == at.epoch && !l.goesOn(at, pastOf(s)) && !(s.Index < r.oldest && l.back[s.Epoch]) && !w.lost(at, pastOf(s)) {
+			w.fail("I9", "client %d has seen %v, and reads from %v, which does not go on from it", c.index, s.Place, r.seen.Place)
+		}
+	}
 }
 
 // told checks I9: what somebody is answered goes on from all that he showed that he had seen.

@@ -107,10 +107,10 @@ func TestSameSeed(t *testing.T) {
 // TestMutants: every fault that is put in on purpose is found within some worlds. Those that take long are looked for with MUTANTS=1 or HEAVY=1.
 func TestMutants(t *testing.T) {
 	_, n := seeds(60)
-	for _, m := range []Mutant{WallClock, NoDrift, NoBarrier, NoSync, LeaderMemory, TTLFromReply, NoSnapshot, RestAtTwo, NoWitness, SameEpoch,
+	for _, m := range []Mutant{WallClock, NoDrift, NoBarrier, NoSync, LeaderMemory, ReadsMemory, TTLFromReply, NoSnapshot, RestAtTwo, NoWitness, SameEpoch,
 		PartsForgotten, LogKept, TokenOrder, SyncIgnored, FullIgnored, EndedGoesOn, AppliedOnly} {
 		t.Run(string(m), func(t *testing.T) {
-			if slow := []Mutant{WallClock, NoDrift, PartsForgotten, LogKept, AppliedOnly}; slices.Contains(slow, m) && os.Getenv("MUTANTS")+os.Getenv("HEAVY") == "" {
+			if slow := []Mutant{WallClock, NoDrift, ReadsMemory, PartsForgotten, LogKept, AppliedOnly}; slices.Contains(slow, m) && os.Getenv("MUTANTS")+os.Getenv("HEAVY") == "" {
 				t.Skip("it takes long: MUTANTS=1")
 			}
 			for seed := uint64(1); seed <= n; seed++ {

@@ -28,6 +28,7 @@ const (
 	NoBarrier    Mutant = "no-barrier"     // holders write on what they have, without what was certified before
 	NoSync       Mutant = "no-sync"        // voters send before what they wrote is durable
 	LeaderMemory Mutant = "leader-memory"  // leaders answer before a majority has the command
+	ReadsMemory  Mutant = "reads-memory"   // leaders answer who reads without asking whether they still lead
 	TTLFromReply Mutant = "ttl-from-reply" // holders count their time from the answer, and not from when they asked
 
 	NoSnapshot     Mutant = "no-snapshot"     // voters make no snapshot after a change of voters
@@ -75,6 +76,7 @@ type Report struct {
 	Breaks, Backs, Cancels     int
 	Ends, Images               int
 	Parts, Patients, Voids     int
+	Reads                      int
 	Accepted                   int
 	// What nobody could know of whom it was asked for: histories that parted, and what was given or lost in one of them.
 	Forks, Doubled, LostCommits, LostAtReseed, Unseen, TwoEpochs int
@@ -302,7 +304,7 @@ func (w *World) trouble() {
 		if w.kind.back && w.chance(12) {
 			w.goBack()
 		}
-		switch w.rng.IntN(14) {
+		switch w.rng.IntN(15) {
 		case 0:
 			h.crash("its voter crashes", false)
 		case 1:
@@ -317,6 +319,8 @@ func (w *World) trouble() {
 			if w.kind.back || w.kind.changes {
 				c.image()
 			}
+		case 14:
+			w.strand()
 		case 3:
 			h.pause(w.between(100*time.Millisecond, 4*time.Second))
 		case 4: // one way
@@ -354,6 +358,35 @@ func (w *World) trouble() {
 		}
 		w.trouble()
 	})
+}
+
+// strand has who leads stand still, and cuts it off from the other machines until a while after it goes on: to clients that reach it, it is the leader that it was. Where quorums
+// are founded anew, sometimes all that vote stand still but one, which may have stored what the leader alone knows to be agreed on, until somebody does that.
+func (w *World) strand() {
+	for _, h := range w.hosts {
+		if !h.runs() || !h.leads {
+			continue
+		}
+		var others []int
+		for _, o := range w.hosts {
+			if o != h {
+				others = append(others, o.index)
+			}
+		}
+		if left := w.hosts[w.rng.IntN(machines)]; w.kind.back && left != h && w.chance(50) {
+			for _, o := range w.hosts {
+				if o != left && o.runs() {
+					o.pause(w.between(8*time.Second, 12*time.Second))
+				}
+			}
+			return
+		}
+		d := w.between(500*time.Millisecond, 4*time.Second)
+		h.pause(d)
+		w.part([]int{h.index}, others, true)
+		w.after(d+w.between(0, time.Second), func() { w.part([]int{h.index}, others, false) })
+		return
+	}
 }
 
 func (w *World) part(one, other []int, cut bool) {
