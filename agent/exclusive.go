@@ -23,6 +23,7 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 	cfg := quorum.Config{
 		Network: network{a},
 		Store:   a.metrics.commits.Of(a.store), Keys: a.keys, Members: a.records.State, Name: a.party, Logger: a.log, Granted: a.granted, Ending: a.ending,
+		LastContact: func(d trust.DeviceID) time.Time { return a.peers.get(d).LastContact },
 		Enter: func(ctx context.Context, e trust.Entry) error {
 			return a.enter(ctx, func(*trust.State) ([]trust.Entry, error) { return []trust.Entry{e}, nil })
 		},

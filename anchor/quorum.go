@@ -217,12 +217,12 @@ func (q *quorums) rest(now time.Time) {
 	}
 }
 
-// mayRest reports whether a voter is not missed: the only one, or one that does not run.
+// mayRest reports whether a voter is not missed: the only one, or one that does not run and may.
 func (s *seat) mayRest() bool {
 	select {
 	case <-s.opened:
 		at := s.voter.Status()
-		return !at.Runs || at.Voter.Resting
+		return !at.Held && (!at.Runs || at.Voter.Resting)
 	default:
 		return false
 	}

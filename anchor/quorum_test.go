@@ -209,3 +209,29 @@ func TestVotes(t *testing.T) {
 		})
 	}))
 }
+
+// TestHeld: a voter that is to give nothing for a while, since an administrator has read what it has, is not ended for that it does not run: started again by a question
+// it would give what the quorum that is founded anew does not know.
+func TestHeld(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	berg := newCustomer(t, "Berg")
+	p := berg.admitted(a)
+	device := berg.votes(a)
+	if n, err := berg.number(device, a, 1); err != nil || n != 1 {
+		t.Fatalf("it gives %d (%v)", n, err)
+	}
+	said, err := device.Remote(a.Device()).Testimony(t.Context(), true)
+	must(t, err)
+	if len(said.Log) == 0 {
+		t.Error("it says nothing")
+	}
+	for range 3 {
+		a.quorums.rest(time.Now().Add(restAfter + time.Second))
+		if n, err := berg.number(device, a, 2); err == nil {
+			t.Fatalf("it gives %d while it is held", n)
+		}
+	}
+	if v := a.quorums.voter(p); v == nil || v.Awake {
+		t.Errorf("its voter is %+v", v)
+	}
+}

@@ -45,6 +45,8 @@ const (
 	PartInUse = "in use"
 	PartUsed  = "used up"
 	PartVoid  = "void" // what was left of it was taken back, and is given to nobody
+	// PartForgotten is one of this device whose store does not say any more how far it came: nothing is given from it. An administrator takes it back.
+	PartForgotten = "forgotten"
 )
 
 // RangePart is a part of a range, which one device gives numbers from.
@@ -60,6 +62,10 @@ type RangePart struct {
 	User      string     `json:"user,omitempty"` // who took it back
 	Time      *time.Time `json:"time,omitempty"`
 	Reason    string     `json:"reason,omitempty"`
+	// Of a part of another device that is in use or set aside: whether that is connected, when it was last, as far as this device knows, and whether it was removed from the practice.
+	Connected   bool       `json:"connected,omitempty"`
+	LastContact *time.Time `json:"last_contact,omitempty"`
+	Removed     bool       `json:"removed,omitempty"`
 }
 
 // RangeHere is what this device may still give.
@@ -86,6 +92,8 @@ type RangeGrant struct {
 	Count int64  `json:"count,omitempty"` // 0: as many as a device takes by itself
 	First int64  `json:"first,omitempty"`
 	Last  int64  `json:"last,omitempty"` // 0: Count says how many
+	// Increment is how far it is from one number of First to Last to the next; 0: as the range says.
+	Increment int64 `json:"increment,omitempty"`
 }
 
 // RangeVoid takes back what is left of a part.

@@ -38,6 +38,7 @@ type member struct {
 	cut   bool
 	enter func(trust.Entry) error // before an entry is taken; nil: nothing
 	apart map[string]bool         // it does not exchange the membership log with these
+	wiped bool                    // its store was filled anew, and tells of no log that it wrote
 }
 
 // pipe is a stream between two devices.
@@ -176,7 +177,7 @@ func (m *member) start() {
 		Enter: func(_ context.Context, e trust.Entry) error { return m.of.learn(m, e) },
 		Name:  func(id trust.DeviceID) api.Party { return m.of.party(id) },
 		Log:   local.Log{Current: func() [32]byte { return m.log }, Continues: func(since [32]byte) bool { return since == m.log }, Original: func() bool { return m.log[1] == 0 }},
-		Wrote: func(log [32]byte) bool { return log[0] == m.log[0] }, Replaced: func([32]byte) bool { return false },
+		Wrote: func(log [32]byte) bool { return log[0] == m.log[0] && !m.wiped }, Replaced: func([32]byte) bool { return false },
 	})
 	must(m.of.t, err)
 	m.service = s

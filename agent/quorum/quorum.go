@@ -43,6 +43,8 @@ type Config struct {
 	Log     local.Log
 	// Name returns the names of a device.
 	Name func(trust.DeviceID) api.Party
+	// LastContact returns when a device was last connected; zero: that is not known. Nil: of none.
+	LastContact func(trust.DeviceID) time.Time
 	// Network reaches other devices; nil: nobody is reached.
 	Network local.Network
 	// Witness keeps outside of the folder how far its voter came; nil: nothing does.

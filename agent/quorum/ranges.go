@@ -245,6 +245,9 @@ func (s *Service) GrantRange(ctx context.Context, req api.RangeGrant, to []trust
 	if req.Last != 0 && len(to) != 1 {
 		return api.Range{}, &api.Error{Code: api.CodeInvalid, Message: "numbers from a first to a last one are one device's", Hint: "name the device, or say with --count how many each has"}
 	}
+	if req.Increment < 0 || req.Increment > 0 && req.Last == 0 {
+		return api.Range{}, &api.Error{Code: api.CodeInvalid, Message: "an increment is at least 1, and of numbers from a first to a last one"}
+	}
 	return s.withRange(ctx, req.Name, func(id lockquorum.RangeID) error {
 		for i, device := range to {
 			if err := s.grant(ctx, id, req, device); err != nil && i > 0 {
@@ -267,7 +270,7 @@ func (s *Service) grant(ctx context.Context, id lockquorum.RangeID, req api.Rang
 		if !ok {
 			return client.ErrUnknown
 		}
-		o := lockquorum.Grant{Range: id, Owner: device, Min: req.First, Max: req.Last, Increment: d.Increment}
+		o := lockquorum.Grant{Range: id, Owner: device, Min: req.First, Max: req.Last, Increment: cmp.Or(req.Increment, d.Increment)}
 		if req.Last == 0 {
 			size := cmp.Or(req.Count, d.Part)
 			if size == 0 {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"slices"
+	"time"
 
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
@@ -106,8 +107,26 @@ func (s *Service) describePart(id lockquorum.RangeID, p lockquorum.Part, h range
 	case known && h.Usable:
 		left := h.Left()
 		out.Mine, out.Left = true, &left
+	case !known && p.Owner == s.self && p.Log != s.cfg.Log.Current() && s.cfg.Log.Continues(s.cfg.Log.Current()): // of its present log it may just be about to note it
+		out.State = api.PartForgotten
+	}
+	if p.Owner != s.self && !p.Void {
+		s.describeOwner(&out, p.Owner)
 	}
 	return out
+}
+
+// describeOwner says what is known of another device that has a part.
+func (s *Service) describeOwner(out *api.RangePart, d lockquorum.DeviceID) {
+	m, belongs := s.cfg.Members().Member(d)
+	out.Removed = !belongs || !m.Role.MayWrite()
+	if out.Connected = s.reaches(d); out.Connected || s.cfg.LastContact == nil {
+		return
+	}
+	if last := s.cfg.LastContact(d); !last.IsZero() {
+		last = last.UTC().Truncate(time.Millisecond)
+		out.LastContact = &last
+	}
 }
 
 // RangeReport implements api.Ranges.
@@ -171,6 +190,8 @@ func (s *Service) explainPart(is api.RangePart, p lockquorum.Part, h ranges.Held
 	switch {
 	case is.State == api.PartAside:
 		others = api.RangeAside
+	case is.State == api.PartForgotten:
+		others = api.RangeUnknown
 	case p.Void && p.From > p.Max:
 		others = api.RangeUnknown
 	case p.Void && mine:

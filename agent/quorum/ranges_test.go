@@ -77,6 +77,13 @@ func TestRanges(t *testing.T) {
 		if _, err := a.service.GrantRange(t.Context(), api.RangeGrant{Name: "patients", First: 505, Last: 510}, p.ids("B")); api.CodeOf(err) != api.CodeConflict {
 			t.Errorf("a part that overlaps is granted: %v", err)
 		}
+		must1(a.service.GrantRange(t.Context(), api.RangeGrant{Name: "patients", First: 600, Last: 609, Increment: 5}, p.ids("A")))
+		if parts := a.rangeNow().Parts; parts[len(parts)-1].Increment != 5 {
+			t.Errorf("a part with an increment of its own is %+v", parts[len(parts)-1])
+		}
+		if _, err := a.service.GrantRange(t.Context(), api.RangeGrant{Name: "patients", Count: 10, Increment: 5}, p.ids("A")); api.CodeOf(err) != api.CodeInvalid {
+			t.Errorf("an increment of any numbers: %v", err)
+		}
 		// Without a quorum it gives what it has, and says so when there is none left.
 		p.mu.Lock()
 		a.cut = true
@@ -189,4 +196,59 @@ func TestRangesReseed(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestForgottenParts: a device whose store was filled anew says that it does not know any more how far it came in a part, and gives nothing from it; of others it says whether they
+// are there. What is taken back is explained.
+func TestForgottenParts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPractice(t, trust.RoleMember)
+		a, b := p.named("A"), p.named("B")
+		a.waitState(api.QuorumOK)
+		b.waitState(api.QuorumOK)
+		a.setRange(10)
+		g := &gives{t, map[int64]string{}}
+		g.next(b, "Patient/1")
+		part := func(m *member) api.RangePart { t.Helper(); return m.rangeNow().Parts[0] }
+		if got := part(a); got.State != api.PartInUse || !got.Connected || got.LastContact != nil {
+			t.Errorf("of a device that is there it says %+v", got)
+		}
+		b.end()
+		p.mu.Lock()
+		was := time.Now().Add(-time.Hour)
+		a.service.cfg.LastContact = func(trust.DeviceID) time.Time { return was }
+		p.mu.Unlock()
+		if got := part(a); got.Connected || got.LastContact == nil || time.Since(*got.LastContact) < time.Hour {
+			t.Errorf("of a device that is away it says %+v", got)
+		}
+		b.store, b.wiped = storage.NewTwin(), true
+		b.moves()
+		b.start()
+		b.waitState(api.QuorumOK)
+		if got := part(b); got.State != api.PartForgotten || got.Mine {
+			t.Errorf("of what it has forgotten it says %+v", got)
+		}
+		explained := func() api.RangeEntry {
+			t.Helper()
+			r, err := b.service.RangeReport(t.Context(), "patients")
+			must(t, err)
+			return r.Entries[0]
+		}
+		if e := explained(); e.What != api.RangeUnknown || e.First != 1 || e.Last != 10 {
+			t.Errorf("it explains them by %+v", e)
+		}
+		if n := g.next(b, "Patient/2"); n.Number != 11 {
+			t.Errorf("it gives %+v", n)
+		}
+		_, err := a.service.VoidRange(t.Context(), "Dr. Berg", api.RangeVoid{Name: "patients", First: 1, Reason: "its disk was lost"})
+		must(t, err)
+		if e := explained(); e.What != api.RangeUnknown || e.User != "Dr. Berg" || e.Reason != "its disk was lost" || e.Last != 10 {
+			t.Errorf("taken back they are explained by %+v", e)
+		}
+		p.remove(a, b)
+		a.waitState(api.QuorumOK)
+		if r := a.rangeNow(); !r.Parts[1].Removed || r.Parts[0].Removed {
+			t.Errorf("of a device that was removed it says %+v", r.Parts)
+		}
+	})
 }

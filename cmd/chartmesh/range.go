@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -62,7 +63,8 @@ func (c *cli) rangeShowCommand() *cobra.Command {
 		Use:   "show [NAME]",
 		Short: "show who gives which numbers, and how many are left",
 		Long: `Shows the ranges, the part that each device gives numbers from, and for how many days those of this device are enough, by how many it gave in
-the last 30 days. How far another device has come only that one shows.`,
+the last 30 days. How far another device has come only that one shows; of others it is said when they were last connected, as far as this
+device knows, and whether their part is to be taken back.`,
 		Example: `  chartmesh range show
   chartmesh range show patients --json`,
 		Args: cobra.MaximumNArgs(1),
@@ -136,7 +138,7 @@ func (p *printer) oneRange(r api.Range) {
 	}
 	var rows [][]string
 	for _, part := range r.Parts {
-		row := []string{party(part.Device), number(part.First), number(part.Last), part.State, "", ""}
+		row := []string{party(part.Device), number(part.First), number(part.Last), part.State, "", "", heard(part, time.Now())}
 		if part.Left != nil {
 			row[4] = number(*part.Left)
 		}
@@ -149,11 +151,38 @@ func (p *printer) oneRange(r api.Range) {
 		rows = append(rows, row)
 	}
 	if len(rows) > 0 {
-		p.table([]string{"DEVICE", "FIRST", "LAST", "STATE", "LEFT", ""}, rows)
+		p.table([]string{"DEVICE", "FIRST", "LAST", "STATE", "LEFT", "", "LAST CONTACT"}, rows)
+	}
+	for _, part := range r.Parts {
+		var again string
+		switch {
+		case part.State == api.PartForgotten:
+			again = "this device does not know any more how far it came in the part that begins with " + number(part.First) + ", since its store was lost or filled anew: it gives nothing from it"
+		case part.Removed:
+			again = "the device with the part that begins with " + number(part.First) + " was removed, or may not write: nobody gives numbers from it"
+		default:
+			continue
+		}
+		p.remark("%s; an administrator takes it back: chartmesh range void %s %d --reason TEXT", again, visible(name), part.First)
 	}
 	if r.Here.PerDay > 0 {
 		p.line("left at this device: %d, of which it gives %.1f a day: enough for about %d days", r.Here.Left, r.Here.PerDay, *r.Here.Days)
 	}
+}
+
+// heard says when the device was last there that has a part.
+func heard(part api.RangePart, now time.Time) string {
+	switch {
+	case part.Mine || part.State == api.PartForgotten:
+		return "this device"
+	case part.State != api.PartInUse && part.State != api.PartAside:
+		return ""
+	case part.Removed:
+		return "removed"
+	case part.Connected:
+		return "connected"
+	}
+	return ago(part.LastContact, now)
 }
 
 // changedRange prints a range after it was changed.
@@ -208,7 +237,7 @@ writes has a part of its own. A device takes what was set aside for it when it i
 from then on. Only an administrator's device may.`,
 		Example: `  chartmesh range grant patients Labor --count 500
   chartmesh range grant patients Nord
-  chartmesh range grant patients Server-Sued --first 200000 --last 299999`,
+  chartmesh range grant patients Server-Sued --first 200000 --last 299999 --increment 2`,
 		Args: cobra.ExactArgs(2),
 		RunE: c.do(func(ctx context.Context, args []string) error {
 			req.Name, req.To = args[0], args[1]
@@ -219,6 +248,7 @@ from then on. Only an administrator's device may.`,
 	flags.Int64Var(&req.Count, "count", 0, "how many `NUMBERS` (default: as many as a device takes by itself)")
 	flags.Int64Var(&req.First, "first", 0, "the first `NUMBER`, with --last")
 	flags.Int64Var(&req.Last, "last", 0, "the last `NUMBER`, with --first")
+	flags.Int64Var(&req.Increment, "increment", 0, "how far it is from one of these numbers to the next, with --first (default: as the range says)")
 	cmd.MarkFlagsRequiredTogether("first", "last")
 	cmd.MarkFlagsMutuallyExclusive("count", "first")
 	return cmd

@@ -119,6 +119,7 @@ type Voter struct {
 // Status is how things stand with this device's voter.
 type Status struct {
 	Runs    bool
+	Held    bool          // it is to give nothing for now, see Testify; that ends with the Voter, which is to stay open until then
 	Stopped error         // why it does not run, and must not
 	Voter   driver.Status // if it runs
 }
@@ -395,7 +396,7 @@ func (v *Voter) Engine() lockquorum.Engine {
 func (v *Voter) Status() Status {
 	force := v.InForce().Epoch
 	v.mu.Lock()
-	d, stopped, rec := v.mu.driver, v.mu.stopped, v.mu.record
+	d, stopped, rec, held := v.mu.driver, v.mu.stopped, v.mu.record, v.isHeldLocked()
 	v.mu.Unlock()
 	if errors.Is(stopped, voter.ErrOver) && rec.Epoch < force {
 		stopped = nil // it is a device as all that do not vote
@@ -403,7 +404,7 @@ func (v *Voter) Status() Status {
 	if rec.Epoch != force {
 		d = nil
 	}
-	s := Status{Runs: d != nil, Stopped: stopped}
+	s := Status{Runs: d != nil, Held: held, Stopped: stopped}
 	if d != nil {
 		s.Voter = d.Status()
 	}
