@@ -160,6 +160,7 @@ func (s *Service) learn(ctx context.Context, list []unknown) {
 			if err != nil {
 				break
 			}
+			var b storage.Batch
 			for i, u := range part {
 				parts := []string{names[i]}
 				if u.kind == kindItem {
@@ -169,9 +170,10 @@ func (s *Service) learn(ctx context.Context, list []unknown) {
 					continue
 				}
 				if id, err := s.id(u.kind, parts...); err == nil && id == u.id {
-					_ = s.remember(ctx, u.kind, u.id, names[i]) // else it is asked for again
+					b.Put(storage.QuorumName.Key(byte(u.kind), u.id), marshalName(names[i]))
 				}
 			}
+			_ = s.cfg.Store.Commit(ctx, &b) // else it is asked for again
 		}
 		if left = slices.DeleteFunc(left, func(u unknown) bool { return s.nameOf(u.kind, u.id) != "" }); len(left) == 0 {
 			return

@@ -9,6 +9,7 @@ import (
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/client"
+	"chartmesh/trust"
 )
 
 // Circles implements api.Exclusive.
@@ -154,11 +155,16 @@ func (s *Service) Numbers(ctx context.Context, name string) (api.NumberReport, e
 	}
 	report := api.NumberReport{Circle: s.describeCircle(v, circle), Numbers: []api.Number{}}
 	report.Name = name
+	parties := map[trust.DeviceID]*api.Party{} // opened once
 	for more := true; more; {
 		series, list := v.Numbers()
 		s.learnItems(ctx, name, list)
 		for _, n := range list {
-			report.Numbers = append(report.Numbers, s.describeNumber(name, circle, series, n))
+			if parties[n.By] == nil {
+				by := s.cfg.Name(n.By)
+				parties[n.By] = &by
+			}
+			report.Numbers = append(report.Numbers, s.describeNumber(name, circle, series, n, parties[n.By]))
 		}
 		if q, more = v.Next(); more {
 			if v, err = s.part(ctx, q); err != nil {
@@ -215,10 +221,9 @@ func (s *Service) learnItems(ctx context.Context, circle string, list []lockquor
 	s.learn(ctx, unknowns)
 }
 
-func (s *Service) describeNumber(name string, circle lockquorum.CircleID, series lockquorum.SeriesID, n lockquorum.Number) api.Number {
-	by := s.cfg.Name(n.By)
+func (s *Service) describeNumber(name string, circle lockquorum.CircleID, series lockquorum.SeriesID, n lockquorum.Number, by *api.Party) api.Number {
 	out := number(name, s.nameOf(kindItem, n.Item), n.Item, client.Number{Series: series, Number: n.Number}, n.State.String())
-	out.Device = &by
+	out.Device = by
 	if said, ok := s.open(n.Note, about(kindItem, circle, n.Item)); ok {
 		out.User, out.Time, out.Reason, out.Item = said.user, &said.time, said.reason, cmp.Or(out.Item, said.subject)
 	}
