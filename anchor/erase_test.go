@@ -358,3 +358,26 @@ func TestForgedEnd(t *testing.T) {
 		})
 	}
 }
+
+// TestErasedBeside: an order is not carried out while what it names stands beside the main history of its log, which a checkpoint stands for that packs another one.
+func TestErasedBeside(t *testing.T) {
+	r := newRetained(t, 2)
+	r.joins(trust.RoleAdmin)
+	r.brings(r.p)
+	a, b, c := r.writers[0], r.writers[1], r.writers[2]
+	both := a.edits(3, 1)
+	copied := &writer{Keyring: a.Keyring, r: r, logs: slices.Clone(a.logs)}
+	second, first := a.edits(2, 2), copied.edits(1, 2)
+	r.takes(slices.Concat(both, second, first)...)
+	must(t, a.MintLog())
+	a.from = len(a.logs)
+	pack := b.packs(2, second...)
+	r.takes(pack, a.says(2, pack, true), c.says(2, pack, true))
+	r.keeps("the other history is packed", 4, 1)
+	order := a.orders(1, first...)
+	r.takes(order, c.agrees(1, order, ""))
+	r.keeps("an order of what stands beside", 6, 1)
+	if n := notes(t, r.p); n != 1 {
+		t.Errorf("%d orders and checkpoints wait", n)
+	}
+}

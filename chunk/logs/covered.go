@@ -125,8 +125,11 @@ func (x *deletion) run(run chunk.Covered) error {
 	// Under a skip that rests on this very order there may be chunks that a salvage has brought back.
 	again := x.checkpoint.IsErasure() && skip.Checkpoint == x.checkpoint.Place()
 	if found && !again && !x.covers.Holds(skip.Checkpoint.Log, skip.Checkpoint.Counter) {
-		if skip.To >= run.To {
-			return nil // a checkpoint that was made at the same time, and stays, stands for them already, or this one
+		if skip.To >= run.To { // a checkpoint that was made at the same time, and stays, stands for them already, or this one
+			if at, err := (&History{Reader: x.v, Scope: scope, Log: run.Log}).At(run.To); err != nil || at != chunk.At(run.To, run.Last) {
+				return cmp.Or(err, ErrOtherHistory)
+			}
+			return nil
 		}
 		if skip.From < run.From { // or for some of them, and for others before
 			if !run.Joins(skip.Position()) {
