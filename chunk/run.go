@@ -114,7 +114,7 @@ func (s Covers) check() error {
 		return fmt.Errorf("%w: runs: too many", wire.ErrMalformed)
 	}
 	for i, c := range s {
-		ok := c.ok() && uint64(len(c.Tips)) == c.To-c.From+1 && (c.From == 1) == (c.Tips[0] == Tip{})
+		ok := c.ok() && len(c.Tips) <= MaxParts && uint64(len(c.Tips)) == c.To-c.From+1 && (c.From == 1) == (c.Tips[0] == Tip{})
 		if i > 0 {
 			order := s[i-1].Log.Compare(c.Log)
 			ok = ok && (order < 0 || order == 0 && s[i-1].To+1 < c.From)

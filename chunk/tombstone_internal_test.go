@@ -82,6 +82,10 @@ func TestTombstone(t *testing.T) {
 		"out of order": func(e *Erasure) { e.Covers[0], e.Covers[1] = e.Covers[1], e.Covers[0] },
 		"a long user":  func(e *Erasure) { e.User = strings.Repeat("x", MaxAuthor+1) },
 		"two lines":    func(e *Erasure) { e.Reason = "a\nb" },
+		"a long run": func(e *Erasure) {
+			run := &e.Covers[len(e.Covers)-1]
+			run.To, run.Tips = run.From+MaxParts, append(run.Tips[:1:1], make([]Tip, MaxParts)...)
+		},
 	} {
 		e := someErasure()
 		bend(e)

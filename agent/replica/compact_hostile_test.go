@@ -374,3 +374,42 @@ func TestSkipBeyondALog(t *testing.T) {
 		t.Errorf("what A wrote after does not arrive: %s", got)
 	}
 }
+
+// TestForgedEnd: nobody finds a checkpoint good that names another last chunk of a run, of the same tip: whoever took the skip that it bears out would hold what the log's
+// device writes next as another history.
+func TestForgedEnd(t *testing.T) {
+	p := practice(t, "A", "B", "forger")
+	a, b := p[0], p[1]
+	a.put(compactPatient, false)
+	a.editMany(0, 5)
+	sync(t, a, b)
+	sync(t, a, p[2])
+	f := forge(p[2])
+	body := checkpointOf(t, a, f.Scope, f.Document("section", "p1", "core"))
+	body.Covers[0].Last[31] ^= 1
+	bad := f.Seal(body)
+	checkpoint, err := chunk.Parse(bad)
+	must(t, err)
+	for _, d := range []*device{a, b} {
+		d.take(f.device, bad)
+		d.compact()
+	}
+	own := a.ownLog()
+	word, err := chunk.Parse(own[len(own)-1])
+	must(t, err)
+	skip := chunk.Skip{Scope: f.Scope, Key: body.Logs[0], Run: body.Covers[0].Run, Checkpoint: checkpoint.Place(), Word: word.Place()}
+	fresh := admit(t, a, "fresh")
+	fresh.take(f.device, bad, own[len(own)-1], skipBytes(skip))
+	a.put(`{"resourceType":"Patient","id":"bernd","name":[{"family":"Kraus"}]}`, false)
+	sync(t, a, fresh)
+	sync(t, a, fresh)
+	if n := len(fresh.Forks(f.Scope)); n != 0 {
+		t.Errorf("a newcomer holds %d logs with several histories", n)
+	}
+	if a.waiting()+b.waiting() != 0 {
+		t.Errorf("%d and %d wait for a word", a.waiting(), b.waiting())
+	}
+	if got := fresh.export(); !strings.Contains(got, "Kraus") || got != a.export() {
+		t.Errorf("a newcomer shows %s", got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -20,6 +21,12 @@ import (
 
 // maxNotes bounds what is listed as staying, or as standing against an order.
 const maxNotes = 50
+
+// An order names so many runs, and so many chunks, at most: as a checkpoint does. Variables for tests.
+var (
+	maxOrderedRuns   = chunk.MaxRuns
+	maxOrderedChunks = chunk.MaxParts
+)
 
 // erasable is what an order would name: documents of which chunks are here.
 type erasable struct {
@@ -245,6 +252,7 @@ func (x *erasable) scan(v storage.Reader) error {
 	}
 	for _, doc := range sortedKeys(x.docs) {
 		d := x.docs[doc]
+		changes := maps.Clone(d.links)
 		if err := d.addPacks(v); err != nil {
 			return fmt.Errorf("look for what is to be erased: %w", err)
 		}
@@ -254,11 +262,30 @@ func (x *erasable) scan(v storage.Reader) error {
 				d.links[at] = linkOf(w)
 			}
 		}
+		if len(d.links) > maxOrderedChunks || len(d.links.covers()) > maxOrderedRuns {
+			d.shorten(changes)
+			x.stays("", "what is more of a document than one order names; it is late once this is agreed, and ordered with --again")
+		}
 		if len(d.links) == 0 {
 			delete(x.docs, doc)
 		}
 	}
 	return nil
+}
+
+// shorten leaves as many as an order names of some chunks with changes, the first of them, and nothing else: no order names a checkpoint without all that it stands for.
+func (d *ordered) shorten(changes links) {
+	runs, last := 0, spot{}
+	d.links = links{}
+	for _, at := range changes.spots() {
+		if last.log != at.log || last.counter+1 != at.counter {
+			runs++
+		}
+		if last = at; runs > maxOrderedRuns || len(d.links) == maxOrderedChunks {
+			return
+		}
+		d.links[at] = changes[at]
+	}
 }
 
 func sortedKeys(docs map[crdt.DocumentID]*ordered) []crdt.DocumentID {

@@ -495,9 +495,15 @@ func (r *Replica) reviewErasures(ctx context.Context) error {
 		}
 		if err != nil {
 			t.abort(ctx)
-			return fmt.Errorf("look at an order to erase again: %w", err)
+			err = fmt.Errorf("look at an order to erase again: %w", err)
+		} else {
+			err = t.commit(ctx)
 		}
-		if err := t.commit(ctx); err != nil {
+		if err != nil && blames(err) && ctx.Err() == nil { // the others do not wait with it
+			r.log.Error("this machine failed on an order to erase; it is tried again after a restart", "order", id, "error", err)
+			continue
+		}
+		if err != nil {
 			return err
 		}
 	}

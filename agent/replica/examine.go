@@ -123,6 +123,9 @@ func (e *examination) run(run chunk.Covered) (finding, error) {
 			if h := found.Chunk.Header(); !run.Joins(chunk.At(n-1, h.Previous)) || tip != found.Chunk.Position().Tip {
 				return verdictWait, nil // another history of the log, which who packed it knows and this device does not, or not first
 			}
+			if n == run.To && found.Chunk.ID() != run.Last {
+				return verdictBad, nil // of the same tip: no log goes on with what it says
+			}
 			if f, err := e.chunk(spot{run.Log, n}, found.Chunk); f != verdictGood || err != nil {
 				return f, err
 			}
@@ -131,6 +134,9 @@ func (e *examination) run(run chunk.Covered) (finding, error) {
 		}
 		if found.Skip.To > run.To {
 			return verdictWait, nil // another one, made at the same time, stands for more; the next covers both
+		}
+		if found.Skip.To == run.To && found.Skip.Last != run.Last && found.Skip.Position() == chunk.At(run.To, run.Last) {
+			return verdictBad, nil
 		}
 		if f, err := e.skipped(run, n, found); f != verdictGood || err != nil {
 			return f, err

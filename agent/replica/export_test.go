@@ -16,3 +16,10 @@ func (r *Replica) ManySaid(scope trust.ScopeID, devices, logs int) {
 		}
 	}
 }
+
+// OrdersAtMost has an order to erase name so many runs and chunks at most.
+func OrdersAtMost(runs, chunks int) (restore func()) {
+	r, c := maxOrderedRuns, maxOrderedChunks
+	maxOrderedRuns, maxOrderedChunks = runs, chunks
+	return func() { maxOrderedRuns, maxOrderedChunks = r, c }
+}

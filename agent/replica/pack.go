@@ -356,12 +356,16 @@ func (s links) cover(covers chunk.Covers) {
 	}
 }
 
-// covers makes runs of the chunks, as long as they get.
-func (s links) covers() (runs chunk.Covers) {
-	spots := slices.SortedFunc(maps.Keys(s), func(a, b spot) int {
+// spots are the chunks' places, ascending.
+func (s links) spots() []spot {
+	return slices.SortedFunc(maps.Keys(s), func(a, b spot) int {
 		return cmp.Or(a.log.Compare(b.log), cmp.Compare(a.counter, b.counter))
 	})
-	for _, at := range spots {
+}
+
+// covers makes runs of the chunks, as long as they get.
+func (s links) covers() (runs chunk.Covers) {
+	for _, at := range s.spots() {
 		l := s[at]
 		if n := len(runs); n > 0 && runs[n-1].Log == at.log && runs[n-1].To+1 == at.counter {
 			last := &runs[n-1]
