@@ -404,7 +404,7 @@ func (v *Voter) Status() Status {
 	if errors.Is(stopped, voter.ErrOver) && rec.Epoch < force {
 		stopped = nil // it is a device as all that do not vote
 	}
-	if rec.Epoch != force {
+	if rec.Epoch != force || held { // it may just be ending
 		d = nil
 	}
 	s := Status{Runs: d != nil, Held: held, Stopped: stopped}
