@@ -18,7 +18,7 @@ type Practice struct {
 	Anchor   bool      `json:"anchor"` // and names this anchor
 	Devices  int       `json:"devices"`
 	Chunks   uint64    `json:"chunks"`            // held, over all logs and scopes
-	Deleted  uint64    `json:"deleted"`           // of those: here, since checkpoints stand for them
+	Deleted  uint64    `json:"deleted"`           // of those: here, since checkpoints stand for them or they were erased
 	UsedUp   bool      `json:"used_up"`           // nothing more of it is taken, since its share is used up
 	Voter    *Voter    `json:"voter,omitempty"`   // if it votes on leases and numbers, or did
 	Damaged  string    `json:"damaged,omitempty"` // why nothing of it is held: its devices keep theirs

@@ -14,7 +14,7 @@ type Erasing interface {
 	OrderErasure(ctx context.Context, user string, req ErasureRequest) (Erasure, error)
 	// AgreeErasure agrees to an order of another administrator's, by the beginning of its ID; to one of this device's with the recovery code.
 	AgreeErasure(ctx context.Context, user, id string, req ErasureAgreement) (Erasure, error)
-	// Erasures lists what was ordered, the newest first.
+	// Erasures lists what was ordered, the newest first; last what is worthless, at most 50.
 	Erasures(ctx context.Context) ([]Erasure, error)
 }
 
@@ -64,7 +64,7 @@ type ErasureNote struct {
 // Erasure is an order, over one document or several.
 type Erasure struct {
 	ID        string         `json:"id"`    // the beginning of its ID
-	State     string         `json:"state"` // ordered, agreed: not all is deleted here, erased; refused: it names what it may not
+	State     string         `json:"state"` // ordered, agreed: not all is deleted here, erased; refused: it names what it may not; worthless: no administrator ordered it
 	Documents int            `json:"documents"`
 	Chunks    uint64         `json:"chunks"`
 	Resources map[string]int `json:"resources,omitempty"` // until it is agreed

@@ -225,7 +225,20 @@ func readErasures(v storage.Reader) (groups [][]*erasure, err error) {
 	return groups, nil
 }
 
-// Erasures lists what was ordered, the newest first.
+// worthlessLast puts orders last that never count, since no administrator gave them, and some of them alone: a member's bent program can give any number.
+func (r *Replica) worthlessLast(groups [][]*erasure) [][]*erasure {
+	st, worthless := r.State(), [][]*erasure(nil)
+	groups = slices.DeleteFunc(groups, func(g []*erasure) bool {
+		never := !st.WasAdministrator(g[0].by.device)
+		if never && len(worthless) < maxNotes {
+			worthless = append(worthless, g)
+		}
+		return never
+	})
+	return append(groups, worthless...)
+}
+
+// Erasures lists what was ordered, the newest first, and last what never counts.
 func (r *Replica) Erasures(context.Context) (list []api.Erasure, err error) {
 	err = r.store.View(func(v storage.Reader) error {
 		groups, err := readErasures(v)
@@ -233,14 +246,17 @@ func (r *Replica) Erasures(context.Context) (list []api.Erasure, err error) {
 			return err
 		}
 		late, err := lateOf(v)
-		for _, g := range groups {
+		if err != nil {
+			return err
+		}
+		for _, g := range r.worthlessLast(groups) {
 			e, err := r.shown(v, g, late)
 			if err != nil {
 				return err
 			}
 			list = append(list, e)
 		}
-		return err
+		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list erasures: %w", err)
@@ -315,6 +331,10 @@ func (r *Replica) shown(v storage.Reader, group []*erasure, late map[crdt.Docume
 	}
 	if out.Late = out.Late[:min(len(out.Late), api.MaxLateShown)]; len(x.Resources) > 0 {
 		out.Resources = x.Resources
+	}
+	if state == erasureOrdered && !r.State().WasAdministrator(group[0].by.device) {
+		out.State = "worthless"
+		return out, nil
 	}
 	out.State = map[erasureState]string{erasureOrdered: "ordered", erasureAgreed: "agreed", erasureDone: "erased", erasureRefused: "refused"}[state]
 	return out, nil

@@ -140,7 +140,7 @@ func printStatus(w io.Writer, s anchor.Status) error {
 		default:
 			fmt.Fprintf(&b, "  %d devices, %d chunks", p.Devices, p.Chunks)
 			if p.Deleted > 0 {
-				fmt.Fprintf(&b, ", %d of them deleted since checkpoints stand for them", p.Deleted)
+				fmt.Fprintf(&b, ", %d of them deleted: packed by checkpoints, or erased", p.Deleted)
 			}
 			b.WriteString("\n")
 		}

@@ -145,6 +145,15 @@ func TestStatusSaysVoters(t *testing.T) {
 	}
 }
 
+// TestStatusSaysDeleted: what an anchor has deleted was packed by checkpoints, or erased, and it says both.
+func TestStatusSaysDeleted(t *testing.T) {
+	var out bytes.Buffer
+	must(t, printStatus(&out, anchor.Status{Practices: []anchor.Practice{{Known: true, Anchor: true, Devices: 2, Chunks: 9, Deleted: 4}}}))
+	if want := "  2 devices, 9 chunks, 4 of them deleted: packed by checkpoints, or erased\n"; !strings.Contains(out.String(), want) {
+		t.Errorf("it says %s", out.String())
+	}
+}
+
 // TestCommands has an example in the help of every command, and every command that tells something tells it as JSON.
 func TestCommands(t *testing.T) {
 	for _, cmd := range root().Commands() {

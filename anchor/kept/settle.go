@@ -47,7 +47,7 @@ func (p *Practice) Deleted() uint64 {
 	return 0
 }
 
-// Held returns how many chunks are held, over all logs and scopes, with those that were deleted since checkpoints stand for them.
+// Held returns how many chunks are held, over all logs and scopes, with those that were deleted.
 func (p *Practice) Held() (n uint64) {
 	h := p.held.Load()
 	if h == nil {

@@ -225,6 +225,7 @@ func (c *cli) eraseListCommand() *cobra.Command {
   agreed    is not shown any more; not all that it names has come to this device, to be deleted
   erased    is deleted on this device
   refused   names what is of no such record; nothing is deleted for it
+  worthless was ordered by nobody who may: it never counts. At most 50 of these are listed, after all others
 
 LATE counts what came of it since, from devices that had not heard: it is kept aside, and "erase order --again" takes it away.`,
 		Example: `  chartmesh erase list
