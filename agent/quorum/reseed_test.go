@@ -8,6 +8,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/remote"
 	"chartmesh/storage"
 	"chartmesh/trust"
 )
@@ -205,7 +206,8 @@ func TestReseedCutShort(t *testing.T) {
 				if status := a.waitState(api.QuorumNone); status.Epoch > 1 {
 					t.Errorf("it says %+v", status)
 				}
-				b.start() // the quorum of before goes on with it
+				b.start() // the quorum of before goes on with it, when nobody is held any more
+				time.Sleep(remote.Hold)
 				if got := b.number("Invoice/2"); got.Number != 2 {
 					t.Errorf("then it gives %+v", got)
 				}

@@ -8,6 +8,7 @@ import (
 	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/voter"
 	"chartmesh/storage"
+	"chartmesh/wire"
 )
 
 // A snapshot's pieces are stored before the manifest that names them takes the place of the one before, and those that it does not name any more go with
@@ -165,8 +166,9 @@ func sweep(ctx context.Context, store storage.Store) (has map[lockquorum.Sum]boo
 	err = store.View(func(r storage.Reader) error {
 		named := map[lockquorum.Sum]bool{}
 		for _, item := range []byte{itemSnapshot, itemBegins} {
-			if err := manifestAt(r, item, named); err != nil {
-				return err
+			err := manifestAt(r, item, named)
+			if err != nil && (item != itemBegins || !errors.Is(err, storage.ErrDamaged) && !errors.Is(err, wire.ErrMalformed)) {
+				return err // one that is prepared and does not read hinders nobody: it is prepared again
 			}
 		}
 		return r.Keys(storage.QuorumPiece.All(), nil, func(key []byte) error {

@@ -13,6 +13,7 @@ import (
 	"chartmesh/lockquorum/voter"
 	"chartmesh/storage"
 	"chartmesh/trust"
+	"chartmesh/wire"
 )
 
 // A quorum that is founded anew begins in three steps, each of which may be the last one for now: voters are prepared, beside those that there are; the entry that founds it
@@ -176,10 +177,19 @@ func (v *Voter) Testify(ctx context.Context, from lockquorum.DeviceID, hold bool
 	return t, nil
 }
 
-// hold stops the voter for a while.
+// itemHeld is its number under storage.Quorum.
+const itemHeld = 10
+
+// hold stops the voter for a while, which a process that is started again goes on with.
 func (v *Voter) hold(ctx context.Context) error {
+	until := time.Now().Add(remote.Hold)
+	b := storage.Batch{Frees: true} // a full disk does not hinder it
+	b.Put(storage.Quorum.Key(itemHeld), marshalHeld(until))
+	if err := v.cfg.Store.Commit(ctx, &b); err != nil {
+		return fmt.Errorf("note until when this device's voter is held: %w", err)
+	}
 	v.mu.Lock()
-	v.mu.held = time.Now().Add(remote.Hold)
+	v.mu.held = until
 	d := v.mu.driver
 	v.mu.Unlock()
 	if d == nil {
@@ -193,6 +203,53 @@ func (v *Voter) hold(ctx context.Context) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
+}
+
+// loadHeld reads until when the voter is held. A clock that was set back makes that no longer than it was to be, and what does not read is taken for a hold that begins.
+func (v *Voter) loadHeld() error {
+	latest := time.Now().Add(remote.Hold)
+	until := time.Time{}
+	err := v.cfg.Store.View(func(r storage.Reader) error {
+		b, err := r.Get(storage.Quorum.Key(itemHeld))
+		if err == nil {
+			until, err = parseHeld(b)
+		}
+		return err
+	})
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return nil
+	case errors.Is(err, storage.ErrDamaged), errors.Is(err, wire.ErrMalformed):
+		until = latest
+	case err != nil:
+		return fmt.Errorf("read until when this device's voter is held: %w", err)
+	}
+	if until.After(latest) {
+		until = latest
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if until.After(time.Now()) {
+		v.mu.held = until
+	}
+	return nil
+}
+
+// marshalHeld writes: 1 | milliseconds since 1970.
+func marshalHeld(until time.Time) []byte {
+	var w wire.Writer
+	w.Byte(1)
+	w.Varint(until.UnixMilli())
+	return w.Bytes()
+}
+
+func parseHeld(b []byte) (time.Time, error) {
+	r := wire.NewReader(b)
+	if r.Byte() != 1 {
+		r.Fail("version")
+	}
+	until := time.UnixMilli(r.Varint())
+	return until, r.Close()
 }
 
 // isHeldLocked reports whether the voter is to give nothing for now.

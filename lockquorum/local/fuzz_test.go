@@ -3,6 +3,7 @@ package local
 import (
 	"bytes"
 	"testing"
+	"time"
 
 	"chartmesh/internal/fuzzing"
 	"chartmesh/lockquorum"
@@ -37,6 +38,20 @@ func FuzzReached(f *testing.F) {
 		fuzzing.Allocates(t, len(b), 64, 16<<10, func() { r, err = parseReached(b) })
 		if err == nil && !bytes.Equal(r.encode(), b) {
 			t.Errorf("%q comes back as %q", b, r.encode())
+		}
+	})
+}
+
+// FuzzHeld reads until when a voter is held.
+func FuzzHeld(f *testing.F) {
+	fuzzing.Seeds(f, func(b []byte) error { _, err := parseHeld(b); return err }, marshalHeld(time.UnixMilli(0)), marshalHeld(time.UnixMilli(1<<41)))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var until time.Time
+		var err error
+		fuzzing.Allocates(t, len(b), 4, 4<<10, func() { until, err = parseHeld(b) })
+		fuzzing.Quiet(t, err)
+		if err == nil && !bytes.Equal(marshalHeld(until), b) {
+			t.Errorf("%x comes back as %x", b, marshalHeld(until))
 		}
 	})
 }

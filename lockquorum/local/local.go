@@ -119,7 +119,7 @@ type Voter struct {
 // Status is how things stand with this device's voter.
 type Status struct {
 	Runs    bool
-	Held    bool          // it is to give nothing for now, see Testify; that ends with the Voter, which is to stay open until then
+	Held    bool          // it is to give nothing for now, see Testify
 	Stopped error         // why it does not run, and must not
 	Voter   driver.Status // if it runs
 }
@@ -153,6 +153,9 @@ func Open(ctx context.Context, cfg Config) (*Voter, error) {
 		return nil, err
 	}
 	if err := v.loadPrepared(); err != nil {
+		return nil, err
+	}
+	if err := v.loadHeld(); err != nil {
 		return nil, err
 	}
 	v.server.Practice, v.server.Engine, v.server.Names, v.server.Certify = cfg.Members().Practice(), v.answers, cfg.Names, v.certify
@@ -401,7 +404,7 @@ func (v *Voter) Status() Status {
 	if errors.Is(stopped, voter.ErrOver) && rec.Epoch < force {
 		stopped = nil // it is a device as all that do not vote
 	}
-	if rec.Epoch != force {
+	if rec.Epoch != force || held { // it may just be ending
 		d = nil
 	}
 	s := Status{Runs: d != nil, Held: held, Stopped: stopped}
