@@ -1,6 +1,7 @@
 package replica_test
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 	"time"
@@ -148,7 +149,8 @@ func TestKeysSaidKept(t *testing.T) {
 	wrong, err := liar.keys.SealUnder(scope, st.CurrentEpoch(scope), st.CurrentEpoch(scope))
 	must(t, err)
 	wrong.Epoch = epoch
-	word := forge(liar).Seal(&chunk.Keys{Epochs: []trust.PreviousEpoch{wrong, {Epoch: trust.EpochID{255}, Sealed: wrong.Sealed}}})
+	last := trust.EpochID(bytes.Repeat([]byte{255}, len(trust.EpochID{})))
+	word := forge(liar).Seal(&chunk.Keys{Epochs: []trust.PreviousEpoch{wrong, {Epoch: last, Sealed: wrong.Sealed}}})
 	for _, d := range []*device{admin, member, other} {
 		d.take(liar, word)
 	}

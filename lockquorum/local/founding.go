@@ -120,6 +120,11 @@ func (v *Voter) takeUp(ctx context.Context, p driver.Prepared, force lockquorum.
 	if err := driver.TakeUp(ctx, v.cfg.Store); err != nil {
 		return err
 	}
+	over := storage.Batch{Frees: true}
+	over.Delete(storage.Quorum.Key(itemHeld))
+	if err := v.cfg.Store.Commit(ctx, &over); err != nil {
+		return fmt.Errorf("note that this device's voter is not held any more: %w", err)
+	}
 	v.mu.Lock()
 	v.mu.prepared, v.mu.disk, v.mu.stopped, v.mu.held = nil, nil, nil, time.Time{} // what was held is over
 	v.mu.Unlock()
