@@ -236,8 +236,10 @@ type NumberRequest struct {
 // ResolveRequest says what became of an item's number.
 type ResolveRequest struct {
 	Circle string `json:"circle"`
-	Item   string `json:"item"`
-	State  string `json:"state"` // used, void
+	Item   string `json:"item,omitempty"`
+	Number int64  `json:"number,omitempty"` // in place of the item, which nobody may know any more
+	Series string `json:"series,omitempty"` // of that number; empty: there is one that has it
+	State  string `json:"state"`            // used, void
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -498,8 +500,12 @@ func (h *handler) resolveNumber(w http.ResponseWriter, r *http.Request) error {
 	if err := CheckName("circle's name", req.Circle); err != nil {
 		return err
 	}
-	if err := CheckName("item", req.Item); err != nil {
-		return err
+	if req.Number == 0 {
+		if err := CheckName("item", req.Item); err != nil {
+			return err
+		}
+	} else if req.Number < 0 || req.Item != "" || len(req.Series) > 64 {
+		return invalid("either an item is named or its number, and the series that has it", "")
 	}
 	if req.State != NumberUsed && req.State != NumberVoid {
 		return invalid("a number becomes used or void", "")

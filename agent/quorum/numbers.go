@@ -3,6 +3,7 @@ package quorum
 import (
 	"cmp"
 	"context"
+	"fmt"
 	"slices"
 	"time"
 
@@ -116,9 +117,15 @@ func (s *Service) ResolveNumber(ctx context.Context, user string, req api.Resolv
 	if err != nil {
 		return api.Number{}, s.explain(err)
 	}
-	item, err := s.item(ctx, req.Circle, req.Item)
+	var item lockquorum.ItemID
+	if req.Number == 0 {
+		item, err = s.item(ctx, req.Circle, req.Item)
+		err = s.explain(err)
+	} else if item, err = s.numbered(ctx, circle, req.Series, req.Number); err == nil {
+		req.Item = s.nameOf(kindItem, item)
+	}
 	if err != nil {
-		return api.Number{}, s.explain(err)
+		return api.Number{}, err
 	}
 	to := lockquorum.NumberUsed
 	if req.State == api.NumberVoid {
@@ -136,6 +143,38 @@ func (s *Service) ResolveNumber(ctx context.Context, user string, req api.Resolv
 	out := number(req.Circle, req.Item, item, n, req.State)
 	out.User, out.Time, out.Reason = user, &now, req.Reason
 	return out, nil
+}
+
+// numbered returns which item has a number, of the series of that name or of the only one that has it.
+func (s *Service) numbered(ctx context.Context, circle lockquorum.CircleID, series string, number int64) (item lockquorum.ItemID, err error) {
+	q := lockquorum.Query{Kind: lockquorum.ReadCircle, ID: circle}
+	v, err := s.part(ctx, q)
+	if err != nil {
+		return item, err
+	}
+	if _, ok := v.Circle(circle); !ok {
+		return item, s.explain(client.ErrUnknown)
+	}
+	found := false
+	for i, one := range s.describeCircle(v, circle).Series {
+		if series != "" && series != one.ID || number < one.First || number-one.First >= int64(one.Given) {
+			continue
+		}
+		if found {
+			return item, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("several series have a number %d", number), Hint: "say which one with --series; see chartmesh number report"}
+		}
+		v, err := s.part(ctx, lockquorum.Query{Kind: lockquorum.ReadNumbers, ID: circle, Series: uint64(i) + 1, Number: number})
+		if err != nil {
+			return item, err
+		}
+		if id, list := v.Numbers(); len(list) > 0 && id.String() == one.ID && list[0].Number == number {
+			item, found = list[0].Item, true
+		}
+	}
+	if !found {
+		return item, &api.Error{Code: api.CodeNotFound, Message: fmt.Sprintf("the number %d was not given", number), Hint: "see chartmesh number report"}
+	}
+	return item, nil
 }
 
 // Numbers implements api.Exclusive.

@@ -54,15 +54,17 @@ device, it is the same. It is reserved until "number use" or "number void" says 
 }
 
 func (c *cli) numberUseCommand() *cobra.Command {
-	return c.numberResolveCommand(api.NumberUsed, "use CIRCLE --item ID", "say that an item with a number exists",
+	return c.numberResolveCommand(api.NumberUsed, "use CIRCLE --item ID | --number N", "say that an item with a number exists",
 		"Says that the item was finalised under its number. That is said once, and cannot be taken back.",
 		"  chartmesh number use invoices --item Invoice/2026-0412")
 }
 
 func (c *cli) numberVoidCommand() *cobra.Command {
-	return c.numberResolveCommand(api.NumberVoid, "void CIRCLE --item ID --reason TEXT", "say that a number is not used, and why",
-		"Says that the item's number is not used. It is never given again; the report says who voided it, when and why. That cannot be taken back.",
-		`  chartmesh number void invoices --item Invoice/2026-0412 --reason "entered twice"`)
+	return c.numberResolveCommand(api.NumberVoid, "void CIRCLE --item ID | --number N --reason TEXT", "say that a number is not used, and why",
+		"Says that the item's number is not used. It is never given again; the report says who voided it, when and why. That cannot be taken back.\n"+
+			"Where nobody knows any more what has a number, since the device that asked for it is gone, it is named by itself.",
+		`  chartmesh number void invoices --item Invoice/2026-0412 --reason "entered twice"
+  chartmesh number void invoices --number 412 --reason "asked for by a device that was stolen"`)
 }
 
 func (c *cli) numberResolveCommand(state, use, short, long, example string) *cobra.Command {
@@ -75,8 +77,8 @@ func (c *cli) numberResolveCommand(state, use, short, long, example string) *cob
 				return err
 			}
 			switch req.Circle = args[0]; {
-			case req.Item == "":
-				return usage("say with --item what has the number")
+			case (req.Item == "") == (req.Number == 0), req.Series != "" && req.Number == 0:
+				return usage("say with --item what has the number, or with --number which one it is, and with --series whose where several have it")
 			case state == api.NumberVoid && req.Reason == "":
 				return usage("say with --reason why the number is void")
 			}
@@ -91,6 +93,8 @@ func (c *cli) numberResolveCommand(state, use, short, long, example string) *cob
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&req.Item, "item", "", "the `ID` that it was assigned to")
+	flags.Int64Var(&req.Number, "number", 0, "in place of that: the number `N`")
+	flags.StringVar(&req.Series, "series", "", "the `SERIES` of the number, as the report says it, where several have it")
 	flags.StringVar(&req.Reason, "reason", "", "why, for the report")
 	return cmd
 }
