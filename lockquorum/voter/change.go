@@ -68,6 +68,10 @@ func (n *Node) Change(want []lockquorum.Voter) (Step, error) {
 				change(pb.ConfChangeAddNode, id)
 			}
 		}
+		// Those of before may not know any more who they were, once they do not vote: nobody would lead if those who are to vote could not find each other.
+		if there := slices.DeleteFunc(slices.Clone(ids), func(id uint64) bool { return id != n.cfg.ID && !n.CaughtUp(id) }); 2*len(there) <= len(ids) {
+			return Step{Waits: "most of those who are to vote have not got everything yet, or are not reached"}, nil
+		}
 		if !slices.Contains(ids, n.cfg.ID) { // it gives up the lead first, to one that stays
 			for _, id := range ids {
 				if slices.Contains(voting, id) && n.CaughtUp(id) {
