@@ -29,6 +29,7 @@ type Assents func(order chunk.Sealed) (assent chunk.Sealed, found bool, err erro
 
 // ReadProof returns the checkpoint of a skip, or what stands for it by now, with the word of the device whose log it is:
 // out of what has just come, or as stored. ErrNoWord if the word is another one; storage.ErrNotFound if not all is here.
+// Assents are asked where another order stands for the one that the skip names, which it cannot where that is in came: nil will do then.
 func ReadProof(v storage.Reader, skip chunk.Skip, came map[chunk.ID]chunk.Sealed, assents Assents) (p Proof, err error) {
 	var ok bool
 	if p.Checkpoint, ok = came[skip.Checkpoint.ID]; !ok || p.Checkpoint.Place() != skip.Checkpoint {

@@ -293,7 +293,7 @@ func (d *Driver) Run(ctx context.Context) error {
 			do = func() { d.propose(c) }
 		case do = <-d.asks:
 		case k := <-d.kept:
-			if err = d.compact(ctx, k); err != nil {
+			if err = guarded(func() error { return d.compact(ctx, k) }); err != nil {
 				d.publish(false, err)
 				continue
 			}

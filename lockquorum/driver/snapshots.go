@@ -21,12 +21,13 @@ type kept struct {
 // keep stores the pieces of a snapshot beside Run: a leader must not be silent meanwhile.
 func (d *Driver) keep(ctx context.Context, f *voter.Freezing) {
 	d.work.Go(func() {
-		k := kept{of: f}
-		sums, err := lockquorum.SumsOf(f.Manifest())
-		if err == nil {
-			err = d.cfg.Disk.Keep(context.WithoutCancel(ctx), sums, f)
-		}
-		k.err = err
+		k := kept{of: f, err: guarded(func() error {
+			sums, err := lockquorum.SumsOf(f.Manifest())
+			if err == nil {
+				err = d.cfg.Disk.Keep(context.WithoutCancel(ctx), sums, f)
+			}
+			return err
+		})}
 		select {
 		case d.kept <- k:
 		case <-d.ended:

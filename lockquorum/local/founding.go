@@ -117,13 +117,14 @@ func (v *Voter) takeUp(ctx context.Context, p driver.Prepared, force lockquorum.
 		v.log.Error("a voter was prepared for another quorum than its entry founds", "epoch", p.Epoch)
 		return v.discard(ctx)
 	}
-	if err := driver.TakeUp(ctx, v.cfg.Store); err != nil {
-		return err
-	}
+	// The voter of before has ended by the entry that is in force, so that nobody is held in between.
 	over := storage.Batch{Frees: true}
 	over.Delete(storage.Quorum.Key(itemHeld))
 	if err := v.cfg.Store.Commit(ctx, &over); err != nil {
 		return fmt.Errorf("note that this device's voter is not held any more: %w", err)
+	}
+	if err := driver.TakeUp(ctx, v.cfg.Store); err != nil {
+		return err
 	}
 	v.mu.Lock()
 	v.mu.prepared, v.mu.disk, v.mu.stopped, v.mu.held = nil, nil, nil, time.Time{} // what was held is over
