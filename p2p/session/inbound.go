@@ -505,8 +505,14 @@ func (s *Session) unsent(logs []Progress) map[place]bool {
 func (s *Session) LocalEntries(now time.Time) {
 	st := s.look()
 	defer s.mu.Unlock()
-	if st.greeted && st.allHeads != st.theirAll {
+	if !st.greeted {
+		return
+	}
+	if st.allHeads != st.theirAll {
 		st.oweEntries, st.oweHello, st.entriesHeld = true, true, false
+	}
+	if st.allHeads != st.saidAll { // the peer may have told of these before they came by another way, and waits for word
+		st.oweHello = true
 	}
 }
 

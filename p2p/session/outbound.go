@@ -110,6 +110,7 @@ func (s *Session) nextHello(now time.Time) Frame {
 		sc.judge(now, false)
 	}
 	st.oweHello, st.askHello, st.saidHello, st.saidFull, st.saidCarried, st.lastHello = false, false, true, full, carries, now
+	st.saidAll = st.allHeads
 	return m.encode()
 }
 

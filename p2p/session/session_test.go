@@ -410,6 +410,39 @@ func TestMembership(t *testing.T) {
 			t.Errorf("chunks came %d times", arrived)
 		}
 	})
+	t.Run("by another way", func(t *testing.T) { // between the HELLO that tells of an entry and the entry
+		m := newMesh(t, 1, 3, 1)
+		direct := m.connect(0, 2)
+		for _, l := range [][2]int{{0, 1}, {1, 2}} {
+			m.connect(l[0], l[1])
+		}
+		m.heal(time.Minute)
+		m.converged()
+		m.now = m.now.Add(time.Second)
+		m.nodes[0].Enter([]byte("one more"))
+		m.each(0, func(s *session.Session) { s.LocalEntries(m.now) })
+		m.pump()
+		m.deliver(direct, 1) // the HELLO
+		held := direct.wire[1]
+		direct.wire[1] = nil
+		for range 5 {
+			m.settle()
+			m.now = m.now.Add(300 * time.Millisecond)
+		}
+		if len(held) == 0 || m.nodes[2].Entries() != 2 {
+			t.Fatalf("%d frames wait, and the other knows %d entries of 2", len(held), m.nodes[2].Entries())
+		}
+		direct.wire[1] = append(held, direct.wire[1]...)
+		for range 5 {
+			m.settle()
+			m.now = m.now.Add(300 * time.Millisecond)
+		}
+		for i, s := range direct.s {
+			if !s.Status().InSync {
+				t.Errorf("end %d does not know that both agree", i)
+			}
+		}
+	})
 	t.Run("opens a scope", func(t *testing.T) {
 		m := pair(t)
 		m.reconnect()

@@ -16,6 +16,7 @@ type state struct {
 	practice trust.EntryID
 	heads    []trust.EntryID // ours, capped and sorted
 	allHeads [32]byte        // hash of ours, all of them
+	saidAll  [32]byte        // as our last HELLO said it
 	scopes   map[trust.ScopeID]*scope
 	order    []trust.ScopeID // ascending
 	places   int             // what of peers' positions is remembered: the sum of logState.told
