@@ -48,6 +48,25 @@ func TestWanted(t *testing.T) {
 	}
 }
 
+// TestPlainMember: a device whose word on the quorum others do not believe is none of its voters, and is told of by name; as a server it is one.
+func TestPlainMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPractice(t, trust.RoleServer, trust.RoleMember)
+		a, c := p.named("A"), p.named("C")
+		_, err := a.service.ChangeQuorum(t.Context(), p.ids("B", "C"), nil)
+		if api.CodeOf(err) != api.CodeForbidden || !strings.HasPrefix(err.Error(), "C is a plain member") {
+			t.Errorf("a plain member is to vote: %v", err)
+		}
+		if err := a.service.voter.Change(t.Context(), a.keys.Device(), []trust.DeviceID{a.keys.Device(), p.named("B").keys.Device(), c.keys.Device()}); !errors.Is(err, lockquorum.ErrForbidden) {
+			t.Errorf("and without asking first: %v", err)
+		}
+		p.role(a, c, trust.RoleServer)
+		if _, err := a.service.ChangeQuorum(t.Context(), p.ids("B", "C"), nil); err != nil {
+			t.Errorf("as a server: %v", err)
+		}
+	})
+}
+
 // TestVoterRemoved: a voter of three that was removed from the practice is shown, the two others go on, and another one takes its place; with two of them removed it is
 // said that the quorum is to be founded anew.
 func TestVoterRemoved(t *testing.T) {
