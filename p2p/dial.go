@@ -60,6 +60,11 @@ func parseAddrs(list []string) []ma.Multiaddr {
 	return addrs
 }
 
+// placesLocked lists where a member may be: heard on the local network, known, told by others.
+func (m *member) placesLocked(now time.Time) []ma.Multiaddr {
+	return slices.Concat(m.nearLocked(now), m.addrs, m.hearsay)
+}
+
 func (h *Host) wakeDialler() {
 	select {
 	case h.poke <- struct{}{}:
@@ -141,10 +146,10 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 			}
 			later(at)
 		}
-		if !connected && m.known && relays && now.Before(m.circuitAt) && len(m.addrs)+len(m.nearLocked(now)) == 0 {
+		if !connected && m.known && relays && now.Before(m.circuitAt) && len(m.placesLocked(now)) == 0 {
 			later(m.circuitAt)
 		}
-		if connected && !h.opens(m.device) || !connected && (!m.known || len(m.addrs)+len(m.nearLocked(now)) == 0 && (!relays || now.Before(m.circuitAt))) {
+		if connected && !h.opens(m.device) || !connected && (!m.known || len(m.placesLocked(now)) == 0 && (!relays || now.Before(m.circuitAt))) {
 			continue
 		}
 		if now.Before(m.next) {
@@ -171,7 +176,7 @@ func (h *Host) reachDue(ctx context.Context, now time.Time) (next time.Time) {
 func (h *Host) reach(ctx context.Context, m *member) {
 	dial, cancel := context.WithTimeout(ctx, dialTimeout)
 	h.mu.Lock()
-	addrs := slices.Concat(m.nearLocked(time.Now()), m.addrs)
+	addrs := m.placesLocked(time.Now())
 	if now := time.Now(); !now.Before(m.circuitAt) {
 		addrs, m.circuitAt = append(addrs, h.circuits(m.device)...), now.Add(circuitAgain)
 	}
@@ -259,6 +264,7 @@ func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
 		h.mu.Unlock()
 		return
 	}
+	m.keepRecordLocked(e.SignedPeerRecord)
 	list := make([]ma.Multiaddr, 0, maxAddrs)
 	if e.Conn.Stat().Direction == network.DirOutbound && !isRelayed(remote) && dialable(remote, e.ListenAddrs, m.addrs, m.near) {
 		list = append(list, remote) // it has worked
@@ -286,7 +292,7 @@ func (h *Host) learn(e event.EvtPeerIdentificationCompleted) {
 	if slices.ContainsFunc(list, func(a ma.Multiaddr) bool { return !slices.ContainsFunc(m.addrs, a.Equal) }) {
 		m.directSoonLocked()
 	}
-	m.addrs = slices.Clone(list)
+	m.addrs, m.hearsay = slices.Clone(list), nil
 	h.mu.Unlock()
 	h.wakeDialler()
 	texts := make([]string, len(list))

@@ -1,6 +1,7 @@
 package p2p
 
 import (
+	"context"
 	"crypto/sha256"
 	"strings"
 	"time"
@@ -104,3 +105,55 @@ var Await = await
 
 // Libp2p is the host with the options that the product has.
 func (h *Host) Libp2p() host.Host { return h.host }
+
+// EncodeSought and the others are for tests of what members tell each other of where others are.
+func EncodeSought(list ...trust.DeviceID) []byte { return sought(list).encode() }
+
+func EncodePeerRecords(list [][]byte) []byte { return peerRecords(list).encode() }
+
+// OpenPeerRecords reads an answer, with its length before it, and returns of whom it tells.
+func OpenPeerRecords(b []byte) (list []trust.DeviceID, err error) {
+	a, err := parsePeerRecords(b[min(len(b), 4):])
+	for _, rec := range a {
+		d, _, err := openRecord(rec)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, d)
+	}
+	return list, err
+}
+
+// ToldPlaces says which addresses that another told may be dialled.
+var ToldPlaces = toldPlaces
+
+// AskAddresses asks a connected member at once.
+func (h *Host) AskAddresses(ctx context.Context, d trust.DeviceID) error {
+	id, err := PeerID(d)
+	if err != nil {
+		return err
+	}
+	for _, c := range h.host.Network().ConnsToPeer(id) {
+		return h.askAddresses(ctx, c)
+	}
+	return errNotConnected
+}
+
+// HasRecord reports whether a device has said where it is.
+func (h *Host) HasRecord(d trust.DeviceID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mu.peers[d] != nil && h.mu.peers[d].record != nil
+}
+
+// Hearsay lists where others said that a device is.
+func (h *Host) Hearsay(d trust.DeviceID) (list []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if m := h.mu.peers[d]; m != nil {
+		for _, a := range m.hearsay {
+			list = append(list, a.String())
+		}
+	}
+	return list
+}

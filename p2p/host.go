@@ -85,6 +85,8 @@ type member struct {
 	known  bool           // SetPeers named it
 	link   *link
 
+	whereabouts
+
 	reaching bool      // a dial or the opening of a stream is under way
 	stopDial func()    // ends the dial that is under way; nil: none is
 	reached  bool      // it was reached since the last session; if it must be again, it hung up
@@ -227,6 +229,9 @@ func (h *Host) Run(ctx context.Context) error {
 	if h.cfg.Quorum != nil {
 		h.host.SetStreamHandler(QuorumProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveQuorum) })
 	}
+	if h.cfg.Relay == nil {
+		h.host.SetStreamHandler(AddressesProtocol, func(s network.Stream) { h.handle(ctx, s, h.serveAddresses) })
+	}
 	h.mu.Lock()
 	if !h.mu.ended { // else Close waits already, or has waited, for all that runs
 		h.work.Go(func() { h.listenEvents(ctx, events) })
@@ -249,6 +254,7 @@ func (h *Host) Run(ctx context.Context) error {
 	h.host.RemoveStreamHandler(KnockProtocol)
 	h.host.RemoveStreamHandler(IntroduceProtocol)
 	h.host.RemoveStreamHandler(QuorumProtocol)
+	h.host.RemoveStreamHandler(AddressesProtocol)
 	h.host.Network().StopNotify(changes)
 	h.mu.Lock()
 	h.mu.ended = true

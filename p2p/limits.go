@@ -58,6 +58,11 @@ const (
 
 	maxCircuitAddrs = 4 // of one relay
 
+	maxSought         = 64 // members of whom one asks another where they are; also how many it answers of
+	maxRecord         = 2 << 10
+	maxAddressRequest = 8 + maxSought*32
+	maxAddressAnswer  = 8 + maxSought*(maxRecord+2)
+
 	maxAddrs     = 16 // kept per peer
 	maxKnown     = 1024
 	maxParallel  = 8 // dials at once
@@ -99,5 +104,10 @@ const (
 	mapLook         = 2 * time.Second        // at which router there is
 	mapLater        = time.Minute            // at most, after a router that grants nothing
 	mapPatience     = 2 * time.Second        // with a router, for each question
+	tellPatience    = 10 * time.Second       // with a member that asks where others are, and with one that is asked
+	tellEvery       = time.Minute            // may a member ask, on an average
+	tellBurst       = 4                      // and so often at once
+	askSoon         = 10 * time.Second       // after a link has begun a member is asked for the second time
+	askLater        = 5 * time.Minute        // and then again and again
 	turnFirst       = 150 * time.Millisecond // by which the device with the larger ID lets the other dial first
 )

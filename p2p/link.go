@@ -84,10 +84,11 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 	l.session.Start(time.Now())
 	h.observe(l)
 
-	var writing sync.WaitGroup
-	writing.Go(func() { l.end(l.write(ctx)) })
+	var beside sync.WaitGroup
+	beside.Go(func() { l.end(l.write(ctx)) })
+	beside.Go(func() { h.askAgain(ctx, l) })
 	l.end(h.read(ctx, l))
-	writing.Wait()
+	beside.Wait()
 	stop()
 
 	err := context.Cause(ctx)
