@@ -56,6 +56,7 @@ func attempts(t *testing.T, as p2p.Identity, a *running, of *office) []attempt {
 		{"recovers", p2p.RecoverProtocol, framed([]byte{'c', 'm', 'r', 'c', 1, 0})},
 		{"knocks", p2p.KnockProtocol, framed([]byte{'c', 'm', 'k', 'n', 1, 0})},
 		{"asks a voter", p2p.QuorumProtocol, framed(slices.Concat([]byte{'c', 'm', 'q', 'p', 1}, practice[:], []byte{2}))},
+		{"seeks a member", p2p.AddressesProtocol, framed(slices.Concat([]byte{'c', 'm', 'a', 'd', 1, 1}, device[:]))},
 		{"joins", p2p.JoinProtocol, framed([]byte{1})},
 		{"pings", "/ipfs/ping/1.0.0", make([]byte, 32)},
 		{"punches", "/libp2p/dcutr", delimited([]byte{0x08, 100})},
@@ -204,6 +205,9 @@ func TestUninvited(t *testing.T) {
 		got, missing := u.member(member, transport)
 		for _, what := range missing {
 			t.Errorf("a member gets no %s over %s by what the others said", what, transport)
+		}
+		if b := got["seeks a member"]; len(b) > 0 { // that is between devices
+			t.Errorf("a member who seeks another over %s gets %d bytes from the anchor", transport, len(b))
 		}
 		u.onlyKnown(got["asks who is there"])
 	}

@@ -72,7 +72,7 @@ func parseSought(b []byte) (q sought, err error) {
 	return q, r.Close()
 }
 
-// peerRecords are signed peer records as they came: nothing of them is known before openRecord.
+// peerRecords are signed peer records as they came: nothing of them is known before parsePeerRecord.
 type peerRecords [][]byte
 
 func (a peerRecords) encode() []byte {
@@ -100,8 +100,8 @@ func parsePeerRecords(b []byte) (a peerRecords, err error) {
 	return a, r.Close()
 }
 
-// openRecord checks a signed peer record and returns what its device says of itself.
-func openRecord(b []byte) (device trust.DeviceID, rec *peer.PeerRecord, err error) {
+// parsePeerRecord checks a signed peer record and returns what its device says of itself.
+func parsePeerRecord(b []byte) (device trust.DeviceID, rec *peer.PeerRecord, err error) {
 	e, content, err := record.ConsumeEnvelope(b, peer.PeerRecordEnvelopeDomain)
 	if err != nil {
 		return device, nil, errPeerRecord // libp2p's own words may repeat what came
@@ -211,7 +211,7 @@ func (m *member) keepRecordLocked(e *record.Envelope) {
 	if err != nil || len(b) > maxRecord {
 		return
 	}
-	if _, rec, err := openRecord(b); err == nil && rec.PeerID == m.id {
+	if _, rec, err := parsePeerRecord(b); err == nil && rec.PeerID == m.id {
 		m.record, m.seq = b, rec.Seq
 	}
 }
@@ -283,7 +283,7 @@ func (h *Host) seeks(from trust.DeviceID) (q sought) {
 
 // told takes up where a member is who was sought, on its own signed word that another has passed on.
 func (h *Host) told(b []byte, q sought, here bool) {
-	device, rec, err := openRecord(b)
+	device, rec, err := parsePeerRecord(b)
 	if err != nil || !slices.Contains(q, device) || !h.tellsWith(device) {
 		return
 	}

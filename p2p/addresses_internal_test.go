@@ -31,7 +31,7 @@ func FuzzAddressesProtocol(f *testing.F) {
 			if len(rest) > maxRecord {
 				rest = rest[:maxRecord]
 			}
-			d, rec, err := openRecord(rest)
+			d, rec, err := parsePeerRecord(rest)
 			if err != nil {
 				return nil, err
 			}

@@ -115,7 +115,7 @@ func EncodePeerRecords(list [][]byte) []byte { return peerRecords(list).encode()
 func OpenPeerRecords(b []byte) (list []trust.DeviceID, err error) {
 	a, err := parsePeerRecords(b[min(len(b), 4):])
 	for _, rec := range a {
-		d, _, err := openRecord(rec)
+		d, _, err := parsePeerRecord(rec)
 		if err != nil {
 			return nil, err
 		}

@@ -5,7 +5,7 @@
 //
 // Guarantees: nobody but members talks to the host, judged after the handshake has proven who is there; while an invite
 // is open a stranger may speak the join protocol and no other, who has the recovery code that of recovery, and who was removed may
-// bring membership entries and gets a yes or no. The host keeps a connection to every member whose addresses it knows, and one sync
+// bring membership entries and gets a yes or no. The host keeps a connection to every member whose addresses it knows or is told by another, and one sync
 // session with each. The private key never leaves the [Identity].
 //
 // What is synced, who is a member and where peers live is left to the caller; the session itself to package session.
