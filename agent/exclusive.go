@@ -27,8 +27,8 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 		Enter: func(ctx context.Context, e trust.Entry) error {
 			return a.enter(ctx, func(*trust.State) ([]trust.Entry, error) { return []trust.Entry{e}, nil })
 		},
-		Log:   local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
-		Wrote: a.wrote, Replaced: a.replaced,
+		Log:  local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
+		Logs: a.logs, Replaced: a.replaced,
 	}
 	if dir, err := local.StateFolder(); err == nil {
 		cfg.Witness, cfg.Marks = local.FileOf(dir, a.keys.Device()), ranges.Files{Dir: dir, Device: a.keys.Device()}

@@ -73,8 +73,8 @@ func (d *device) open(t *testing.T) *Service {
 			name, site := d.keys.Names(d.members(), id)
 			return api.Party{Name: name, Site: site}
 		},
-		Log:   local.Log{Current: func() [32]byte { return d.log }, Continues: func([32]byte) bool { return !d.apart.Load() }, Original: func() bool { return !d.apart.Load() }},
-		Wrote: func(log [32]byte) bool { return log == d.log }, Replaced: func([32]byte) bool { return false },
+		Log:  local.Log{Current: func() [32]byte { return d.log }, Continues: func([32]byte) bool { return !d.apart.Load() }, Original: func() bool { return !d.apart.Load() }},
+		Logs: func() [][32]byte { return [][32]byte{d.log} }, Replaced: func([32]byte) bool { return false },
 	})
 	must(t, err)
 	return s
