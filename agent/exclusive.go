@@ -258,7 +258,7 @@ func (a *Agent) BreakLease(ctx context.Context, user string, req api.BreakReques
 	}
 	var back []lockquorum.Certified
 	if req.TakeBack {
-		if back, err = s.NotHere(ctx, req.Name, a.records.Holds); err != nil {
+		if back, err = s.NotHere(ctx, req.Name, a.records.Names); err != nil {
 			return api.Lease{}, explain(err)
 		}
 	}

@@ -259,8 +259,8 @@ func (s *Service) WaitLease(ctx context.Context, name string) (api.Lease, error)
 	}
 }
 
-// NotHere lists what documents of a lock are to be taken back to: those of which nobody here can tell what is certified. holds reports whether heads are held here.
-func (s *Service) NotHere(ctx context.Context, name string, holds func(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error)) ([]lockquorum.Certified, error) {
+// NotHere lists what documents of a lock are to be taken back to: those of which nobody here can tell what is certified. names reports whether heads can be told and are here.
+func (s *Service) NotHere(ctx context.Context, name string, names func(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error)) ([]lockquorum.Certified, error) {
 	id, err := s.lock(ctx, name)
 	if err != nil {
 		return nil, s.explain(err)
@@ -273,7 +273,7 @@ func (s *Service) NotHere(ctx context.Context, name string, holds func(lock stri
 	var back []lockquorum.Certified
 	never := 0
 	for _, d := range l.Documents {
-		here, err := holds(name, d.ID, d.Heads)
+		here, err := names(name, d.ID, d.Heads)
 		if err != nil {
 			return nil, err
 		}
@@ -282,7 +282,7 @@ func (s *Service) NotHere(ctx context.Context, name string, holds func(lock stri
 				never++
 				break
 			}
-			if here, err = holds(name, d.ID, d.Before[i]); err != nil {
+			if here, err = names(name, d.ID, d.Before[i]); err != nil {
 				return nil, err
 			} else if here {
 				back = append(back, lockquorum.Certified{Document: d.ID, Heads: d.Before[i]})

@@ -120,7 +120,7 @@ const (
 	sealed      = "leases that are held end; what was written under them and is not committed is kept aside and shown"
 	fromNothing = "no voter's log is there: it begins from nothing; circles are to be opened anew, and what had a number before is given another one"
 	lostParts   = "a part of a range that only devices know that are gone may be granted once more: a patient's number can be given twice"
-	otherwise   = "two devices know a part of a range otherwise: see `chartmesh range list` afterwards"
+	otherwise   = "two devices know a part of a range otherwise: see `chartmesh range show` afterwards"
 	farther     = "the quorum came farther than any log that is left: a part of a range that was granted since, and that its own device does not know of either, may be granted once more: a patient's number can be given twice; " +
 		"before anybody takes one, have the range begin beyond the last number that was given: `chartmesh range set`"
 	notWhole = "the log that reaches farthest has lost something; what there is of it counts"

@@ -240,6 +240,27 @@ func (r *Replica) Holds(lock string, document lockquorum.DocumentID, heads lockq
 	return found != nil, err
 }
 
+// Names reports whether this device can tell what heads of a document of a lock are, and all of them is here, be it that it does not count before a certificate says so.
+func (r *Replica) Names(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error) {
+	if heads == (lockquorum.Heads{}) {
+		return true, nil
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	d, err := r.namedDocument(lock, document)
+	if err != nil || d == nil {
+		return false, err
+	}
+	found, err := r.beginPlain().resolve(d, heads, true)
+	return found != nil && !slices.ContainsFunc(found, func(h certificate.Hash) bool { return !d.mayCount(h) }), err
+}
+
+// mayCount reports whether a change counts, or is kept for no other reason than that it is not certified.
+func (d *document) mayCount(h crdt.ChangeHash) bool {
+	l := d.lost[h]
+	return d.index.Has(h) || l != nil && (l.why == lostPending || l.why == lostLate)
+}
+
 // Await returns when this device has what is certified of a document of a lock.
 func (r *Replica) Await(ctx context.Context, lock string, document lockquorum.DocumentID, heads lockquorum.Heads) error {
 	for {
