@@ -9,7 +9,6 @@ import (
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
-	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/local"
 	"chartmesh/lockquorum/ranges"
 	"chartmesh/lockquorum/remote"
@@ -256,7 +255,7 @@ func (a *Agent) BreakLease(ctx context.Context, user string, req api.BreakReques
 	if err != nil {
 		return api.Lease{}, err
 	}
-	var back []lockquorum.Certified
+	var back *quorum.Back
 	if req.TakeBack {
 		if back, err = s.NotHere(ctx, req.Name, a.records.Names); err != nil {
 			return api.Lease{}, explain(err)
@@ -266,7 +265,10 @@ func (a *Agent) BreakLease(ctx context.Context, user string, req api.BreakReques
 	if err != nil {
 		return out, err
 	}
-	for _, d := range back {
+	if back == nil {
+		return out, nil
+	}
+	for _, d := range back.To {
 		if err := a.certify(ctx, s, replica.Proposal{Lock: req.Name, Name: d.Document}); err != nil { // whoever is granted a lease next asks for it again
 			a.log.Warn("a document was taken back, and that is not put into the log yet", "error", err)
 		}
