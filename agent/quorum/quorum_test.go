@@ -36,12 +36,18 @@ type device struct {
 }
 
 type fakeWitness struct {
-	at local.Reached
-	ok bool
+	at   local.Reached
+	ok   bool
+	read func() // called before it is read; nil: nothing is
 }
 
-func (w *fakeWitness) Read() (local.Reached, bool, error) { return w.at, w.ok, nil }
-func (w *fakeWitness) Write(r local.Reached) error        { w.at, w.ok = r, true; return nil }
+func (w *fakeWitness) Read() (local.Reached, bool, error) {
+	if w.read != nil {
+		w.read()
+	}
+	return w.at, w.ok, nil
+}
+func (w *fakeWitness) Write(r local.Reached) error { w.at, w.ok = r, true; return nil }
 
 // founding founds a practice, with a second device of a role.
 func founding(t *testing.T, role trust.Role) (first, second *device) {
