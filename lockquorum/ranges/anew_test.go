@@ -112,3 +112,22 @@ func TestRandomFoundAnew(t *testing.T) {
 		}
 	}
 }
+
+// TestMarksHidden: while it cannot be read whether a part was used before, none is thrown away.
+func TestMarksHidden(t *testing.T) {
+	q := newQuorum(t)
+	q.define(100, 5)
+	f := q.folder(1)
+	f.marks.hidden = true
+	for range 3 {
+		if err := f.a.Refill(t.Context(), patients); !errors.Is(err, ErrMark) {
+			t.Errorf("asked for more: %v", err)
+		}
+	}
+	f.marks.hidden = false
+	must(t, f.a.Refill(t.Context(), patients))
+	f.gives(t, "", 1)
+	if parts := q.st.Range(patients); len(parts) != 1 {
+		t.Errorf("%d parts were taken", len(parts))
+	}
+}

@@ -144,7 +144,11 @@ func (a *Allocator) learnOf(ctx context.Context, id lockquorum.RangeID, list []l
 			continue
 		}
 		q := of(p)
-		if !q.void && (!rec.asked || a.wasUsed(at)) {
+		used, err := a.wasUsed(at)
+		if err != nil {
+			return err
+		}
+		if !q.void && (!rec.asked || used) {
 			a.log.Error("this folder does not know how far a part of a range was used, and gives no number of it", "first", p.Min, "last", p.Max)
 			q.void, q.from = true, p.Max+1
 		} else if !q.void {
@@ -181,14 +185,18 @@ func (a *Allocator) learnOf(ctx context.Context, id lockquorum.RangeID, list []l
 }
 
 // wasUsed reports whether a part that is new to this folder may not be new: a mark stands for it, of whatever log of this folder. A quorum that was founded anew without it grants
-// the same numbers again.
-func (a *Allocator) wasUsed(at Place) bool {
+// the same numbers again. While marks cannot be read nothing is noted: else part after part would be taken and thrown away.
+func (a *Allocator) wasUsed(at Place) (bool, error) {
 	for _, at.Log = range append(a.cfg.Log.All(), at.Log) {
-		if _, marked, err := a.cfg.Marks.Read(at); marked || err != nil {
-			return true
+		_, marked, err := a.cfg.Marks.Read(at)
+		switch {
+		case marked, errors.Is(err, errMark): // one that does not read stands for something
+			return true, nil
+		case err != nil:
+			return false, fmt.Errorf("%w: %w", ErrMark, err)
 		}
 	}
-	return false
+	return false, nil
 }
 
 // agree takes on what the State says of a part that this folder knows, and reports whether that is something new.

@@ -38,9 +38,16 @@ type ownLog struct {
 type fakeMarks struct {
 	at       map[Place]int64
 	readOnly bool
+	hidden   bool // they cannot be read either
 }
 
-func (m *fakeMarks) Read(p Place) (int64, bool, error) { n, ok := m.at[p]; return n, ok, nil }
+func (m *fakeMarks) Read(p Place) (int64, bool, error) {
+	if m.hidden {
+		return 0, false, errReadOnly
+	}
+	n, ok := m.at[p]
+	return n, ok, nil
+}
 
 func (m *fakeMarks) Write(p Place, n int64) error {
 	if m.readOnly {
