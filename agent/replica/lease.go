@@ -377,6 +377,48 @@ func (r *Replica) Uncommitted() (list []Proposal, err error) {
 	return list, nil
 }
 
+// errReviewing says that documents are looked at again, since the membership log has grown.
+var errReviewing = errors.New("documents are still looked at anew")
+
+// Uncounted returns the documents of which something does not count, and the word of a voter that certified them does not any more: it has another role now. Who votes now may
+// say the same.
+func (r *Replica) Uncounted() (list []Proposal, err error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	if r.quorum == nil {
+		return nil, nil
+	}
+	if !r.reviewed() {
+		return nil, errReviewing
+	}
+	st, docs := r.State(), map[crdt.DocumentID]trust.ScopeID{}
+	if err := r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Certificate.All(), nil, func(key, value []byte) error {
+			id, _, err := storage.Certificate.Parse(key)
+			if err != nil {
+				return err
+			}
+			c, err := parseCertified(value)
+			if err == nil && r.quorum.Voted(st, c.Place.Epoch, c.voter) != certificate.Yes {
+				docs[id] = c.place.Scope
+			}
+			return err
+		})
+	}); err != nil {
+		return nil, fmt.Errorf("read what is certified: %w", err)
+	}
+	for id, scope := range docs { // few: whoever votes is believed, as a rule
+		d, err := r.document(scope, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(d.lost)+len(d.overlay) > 0 {
+			list = append(list, Proposal{Lock: d.lock, Scope: d.scope, Document: id, Name: r.quorum.Document(id)})
+		}
+	}
+	return list, nil
+}
+
 // Committed reports whether a change of a protected document counts: somebody certified it. One that was written here and does not is pending, or late.
 func (r *Replica) Committed(c Change) (bool, error) {
 	r.write.Lock()
