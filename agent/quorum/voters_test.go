@@ -189,7 +189,7 @@ func TestWitnessAtTheEnd(t *testing.T) {
 func TestBeginsWhileOpened(t *testing.T) {
 	for _, unfit := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			p := newPractice(t, trust.RoleMember, trust.RoleMember)
+			p := newPractice(t, trust.RoleServer, trust.RoleServer)
 			p.three()
 			a, b := p.named("A"), p.named("B")
 			_, err := a.service.ChangeQuorum(t.Context(), nil, p.ids("B", "C"))
