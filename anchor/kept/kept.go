@@ -395,7 +395,7 @@ func (p *Practice) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]b
 	p.cfg.Proven(from)
 	apart, err := h.logs.Arrive(ctx, from, chunks)
 	if err != nil {
-		return err
+		return p.read(err) // what a skip rests on does not read
 	}
 	for _, skip := range apart {
 		if err := h.logs.Rejoin(ctx, skip, nil, nil); err != nil {

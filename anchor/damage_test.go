@@ -1,0 +1,95 @@
+package anchor
+
+import (
+	"testing"
+
+	"chartmesh/chunk/logs"
+	"chartmesh/storage"
+)
+
+// damages flips a bit of what is stored of the practice under a key.
+func (r *retained) damages(key []byte) {
+	r.t.Helper()
+	if !r.twin.Corrupt(append(storage.Within.Key(7), key...)) {
+		r.t.Fatal("nothing is stored there")
+	}
+}
+
+// session is what a session with a device brings the anchor that holds what the device lacks, until one of them fails.
+func (r *retained) session(with *part) error {
+	has := r.p.Vector(r.scope())
+	for _, log := range with.Vector(r.scope()).Logs() {
+		items, err := with.Chunks(r.scope(), log, has[log].Counter, 1<<20)
+		must(r.t, err)
+		var list [][]byte
+		for _, it := range items {
+			if !it.Loose || has[it.Log].Counter < it.Counter {
+				list = append(list, it.Bytes)
+			}
+		}
+		if err := r.p.Arrive(r.t.Context(), r.keys.Device(), list); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// TestDamagedBeginning: a chunk that does not read, at the beginning of a log, keeps nobody from beginning another one.
+func TestDamagedBeginning(t *testing.T) {
+	r := newRetained(t, 2)
+	a, b := r.writers[0], r.writers[1]
+	old := a.edits(1, 2)
+	r.takes(old...)
+	r.crash()
+	r.damages(storage.Chunk.Key(r.scope(), old[0].Log(), 1))
+	one := b.edits(2, 1)
+	r.takes(one...)
+	if r.p.Vector(r.scope())[one[0].Log()].Counter != 1 {
+		t.Error("what begins another log is not taken")
+	}
+}
+
+// TestDamagedProof: what a skip rests on and does not read comes again from the devices, whether it is found when somebody asks for what the skip
+// stands for, or when somebody brings the skip.
+func TestDamagedProof(t *testing.T) {
+	for _, asked := range []bool{false, true} {
+		for _, ofWord := range []bool{false, true} {
+			r := newRetained(t, 3)
+			a, b, c := r.writers[0], r.writers[1], r.writers[2]
+			edits, others := a.edits(1, 5), c.edits(1, 1)
+			r.takes(append(edits, others...)...)
+			on := b.packs(1, append(edits, others...)...)
+			r.takes(on, a.says(1, on, true), c.says(1, on, true))
+			r.keeps("packed", 3, 2)
+			device := r.passesOn(r.p, r.fresh())
+			if !asked { // it is put back to before the edits, and has the rest
+				var back storage.Batch
+				back.Delete(storage.Skip.Key(r.scope(), edits[0].Log(), 5))
+				back.Delete(storage.Chunk.Key(r.scope(), edits[0].Log(), 6))
+				back.Put(storage.LogHead.Key(r.scope(), edits[0].Log()), logs.MarshalEnd(logs.End{}))
+				must(t, r.p.store.Commit(t.Context(), &back))
+				r.crash()
+			}
+			at := on
+			if ofWord {
+				at = c.logs[1]
+			}
+			r.damages(storage.Chunk.Key(r.scope(), at.Log(), at.Header().Counter))
+			if asked {
+				if _, err := r.p.Chunks(r.scope(), others[0].Log(), 0, 1<<20); err == nil {
+					t.Fatal("what does not read is passed over")
+				}
+			}
+			for n := 0; r.session(device) != nil; n++ {
+				if n == 3 {
+					t.Fatalf("asked %v, word %v: %v", asked, ofWord, r.session(device))
+				}
+			}
+			must(t, r.session(device)) // the next, as a HELLO finds what is left
+			if !asked && ofWord {      // nobody has looked at it
+				continue
+			}
+			r.complete("after the repair")
+		}
+	}
+}
