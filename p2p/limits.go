@@ -24,6 +24,8 @@ const (
 	maxConnsPerAddr   = 96 // a whole branch behind one router
 	newConnsPerSecond = 50
 	maxNetMemory      = 512 << 20
+	maxComing         = 64 << 20  // of frames that come of one practice's devices, beyond ownFrame of each
+	maxGoing          = 256 << 20 // of those that go to them: one large chunk goes to many at once
 
 	newConnsPerSecondPerAddr = 100
 
