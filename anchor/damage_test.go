@@ -1,8 +1,13 @@
 package anchor
 
 import (
+	"errors"
+	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"chartmesh/chunk"
 	"chartmesh/chunk/logs"
 	"chartmesh/storage"
 )
@@ -92,4 +97,94 @@ func TestDamagedProof(t *testing.T) {
 			r.complete("after the repair")
 		}
 	}
+}
+
+// TestScrub: what does not read is found though nobody asks for it, and comes again.
+func TestScrub(t *testing.T) {
+	r := newRetained(t, 2)
+	a, b := r.writers[0], r.writers[1]
+	edits := slices.Concat(a.edits(1, 3), b.edits(1, 100))
+	r.takes(edits...)
+	device := r.passesOn(r.p, r.fresh())
+	if found, err := r.p.Scrub(t.Context(), 0); err != nil || found != (logs.Scrubbed{Chunks: 103}) {
+		t.Fatalf("%+v (%v)", found, err)
+	}
+	r.damages(storage.Chunk.Key(r.scope(), edits[1].Log(), 2))
+	var gone storage.Batch
+	gone.Delete(storage.Chunk.Key(r.scope(), edits[90].Log(), edits[90].Header().Counter))
+	must(t, r.p.store.Commit(t.Context(), &gone))
+	if found, err := r.p.Scrub(t.Context(), 0); err != nil || found.Damaged != 2 {
+		t.Fatalf("%+v (%v)", found, err)
+	}
+	must(t, r.session(device))
+	r.complete("after the repair")
+	if found, err := r.p.Scrub(t.Context(), 0); err != nil || found != (logs.Scrubbed{Chunks: 103}) {
+		t.Fatalf("%+v (%v)", found, err)
+	}
+}
+
+// TestScrubAll: an anchor looks through all practices, and past one that does not read.
+func TestScrubAll(t *testing.T) {
+	a := openAnchor(t, t.TempDir())
+	tal, berg := newCustomer(t, "Tal"), newCustomer(t, "Berg")
+	tal.admitted(a).broken = errors.New("it does not read")
+	p, one := berg.admitted(a), berg.seals("one")
+	must(t, p.Arrive(t.Context(), berg.keys.Device(), [][]byte{one.Bytes()}))
+	var b storage.Batch
+	b.Delete(storage.Chunk.Key(berg.scope(), one.Log(), 1)) // as a disk loses it
+	must(t, p.share.Commit(t.Context(), &b))
+	a.scrubAll(t.Context(), 0)
+	if n := chunksOf(p, berg.scope()); n != 0 {
+		t.Errorf("%d chunks are claimed", n)
+	}
+}
+
+// TestScrubWhileHistoriesSwitch: a log whose main history becomes another one while it is looked through is not taken for damaged.
+func TestScrubWhileHistoriesSwitch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRetained(t, 2)
+		a, b := r.writers[0], r.writers[1]
+		both := a.edits(1, 10)
+		copied := &writer{Keyring: a.Keyring, r: r, logs: slices.Clone(a.logs)}
+		second := copied.edits(1, 100)
+		first := a.edits(1, 100)
+		packs := b.packs(1, slices.Concat(both, first[:5])...)
+		must(t, a.MintLog())
+		a.from = len(a.logs)
+		word := a.says(1, packs, true)
+		elsewhere := r.fresh()
+		must(t, elsewhere.Arrive(t.Context(), a.Device(), bytesOf(slices.Concat(both, first, []chunk.Sealed{packs, word}))))
+		must(t, settles(t.Context(), elsewhere))
+
+		r.takes(slices.Concat(both, second, []chunk.Sealed{packs, word})...)
+		found := make(chan logs.Scrubbed)
+		go func() {
+			done, err := r.p.Scrub(t.Context(), time.Hour)
+			must(t, err)
+			found <- done
+		}()
+		synctest.Wait() // in the midst of the second history
+		items, err := elsewhere.Chunks(r.scope(), both[0].Log(), 0, 1<<20)
+		must(t, err)
+		for _, it := range items {
+			must(t, r.p.Arrive(t.Context(), a.Device(), [][]byte{it.Bytes}))
+		}
+		if at := r.p.Vector(r.scope())[both[0].Log()]; at.Counter != 110 {
+			t.Fatalf("the log stands at %v", at)
+		}
+		chunks, _ := stored(t, r.p)
+		if done := <-found; done.Damaged > 0 {
+			t.Errorf("%+v", done)
+		}
+		if left, _ := stored(t, r.p); left != chunks {
+			t.Errorf("%d chunks are stored, and were %d", left, chunks)
+		}
+	})
+}
+
+func bytesOf(list []chunk.Sealed) (out [][]byte) {
+	for _, s := range list {
+		out = append(out, s.Bytes())
+	}
+	return out
 }
