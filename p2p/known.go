@@ -55,9 +55,9 @@ func shareAmongMany(l *rcmgr.PartialLimitConfig, memory rcmgr.LimitVal64) {
 	l.Service = map[string]rcmgr.ResourceLimits{identify.ServiceName: all, relay.ServiceName: all}
 	l.ServicePeer = map[string]rcmgr.ResourceLimits{relay.ServiceName: one}
 	l.Protocol = map[protocol.ID]rcmgr.ResourceLimits{
-		SyncProtocol: all, IntroduceProtocol: all, RecoverProtocol: all, identify.ID: all, identify.IDPush: all, proto.ProtoIDv2Hop: all, proto.ProtoIDv2Stop: all,
+		SyncProtocol: all, QuorumProtocol: all, IntroduceProtocol: all, RecoverProtocol: all, KnockProtocol: all, identify.ID: all, identify.IDPush: all, proto.ProtoIDv2Hop: all, proto.ProtoIDv2Stop: all,
 	}
-	l.ProtocolPeer = map[protocol.ID]rcmgr.ResourceLimits{proto.ProtoIDv2Hop: one, proto.ProtoIDv2Stop: one}
+	l.ProtocolPeer = map[protocol.ID]rcmgr.ResourceLimits{QuorumProtocol: one, proto.ProtoIDv2Hop: one, proto.ProtoIDv2Stop: one}
 }
 
 // home returns what counts as one address: of IPv6 a network, in which a device changes its own.

@@ -57,7 +57,7 @@ func TestPlacesApart(t *testing.T) {
 	}
 }
 
-// TestPlacesForMany: as many devices as an anchor takes have a session each, and circuits, whatever the machine's memory.
+// TestPlacesForMany: as many devices as an anchor takes have a session each, circuits, and a stream to its voter, whatever the machine's memory.
 func TestPlacesForMany(t *testing.T) {
 	places, err := placesOf(true)
 	if err != nil {
@@ -68,7 +68,7 @@ func TestPlacesForMany(t *testing.T) {
 		var d trust.DeviceID
 		binary.BigEndian.PutUint64(d[:], uint64(i))
 		id := peer.ID(d[:])
-		for _, name := range []protocol.ID{SyncProtocol, proto.ProtoIDv2Hop, identify.ID} {
+		for _, name := range []protocol.ID{SyncProtocol, QuorumProtocol, KnockProtocol, proto.ProtoIDv2Hop, identify.ID} {
 			s, err := places.OpenStream(id, network.DirInbound)
 			if err == nil {
 				err = s.SetProtocol(name)
@@ -82,6 +82,24 @@ func TestPlacesForMany(t *testing.T) {
 			if err != nil {
 				t.Fatalf("device %d has no stream of %s: %v", i, name, err)
 			}
+		}
+	}
+}
+
+// TestPlacesToAsk: a device may ask an anchor's voter as much at a time as voters take.
+func TestPlacesToAsk(t *testing.T) {
+	places, err := placesOf(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = places.Close() }()
+	for i := range 320 {
+		s, err := places.OpenStream(peer.ID(make([]byte, 32)), network.DirInbound)
+		if err == nil {
+			err = s.SetProtocol(QuorumProtocol)
+		}
+		if err != nil {
+			t.Fatalf("question %d has no stream: %v", i, err)
 		}
 	}
 }
