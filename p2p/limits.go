@@ -60,6 +60,8 @@ const (
 
 	maxCircuitAddrs = 4 // of one relay
 
+	sweepShare = 10 // of the time, one part in so many goes to looks at all connections at most
+
 	maxAddrs     = 16 // kept per peer
 	maxKnown     = 1024
 	maxParallel  = 8 // dials at once
