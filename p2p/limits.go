@@ -22,6 +22,7 @@ const (
 	maxConns          = 256
 	maxTransient      = 64
 	maxConnsPerAddr   = 96 // a whole branch behind one router
+	maxUnnamed        = 16 // streams of one stranger that have not said for which protocol they are
 	newConnsPerSecond = 50
 	maxNetMemory      = 512 << 20
 	maxComing         = 64 << 20  // of frames that come of one practice's devices, beyond ownFrame of each
@@ -48,7 +49,9 @@ const (
 	// Of an anchor, which many practices share. Whoever fills the places for strangers leaves the others.
 	maxConnsAtRelay          = 1 << 14
 	maxTransientAtRelay      = 512
-	maxStreamsAtRelay        = 1024 // of one device
+	maxStreamsAtRelay        = 1024    // of one device
+	maxUnnamedAtRelay        = 320     // of those, which have not said for which protocol they are: as many questions as a voter takes
+	maxNamingAtRelay         = 1 << 15 // of these, of all devices, and as many of all strangers
 	newConnsPerSecondAtRelay = 500
 	maxNetMemoryAtRelay      = maxConnsAtRelay * 256 << 10 // which is set aside for each stream over TCP, and used if it is not read
 	maxHomes                 = 1 << 14                     // addresses that members have come from
