@@ -99,6 +99,39 @@ func TestDamagedProof(t *testing.T) {
 	}
 }
 
+// TestDamagedProofBehindGap: what a skip rests on is no hindrance either where it does not read and is kept behind a gap, claimed by nothing.
+func TestDamagedProofBehindGap(t *testing.T) {
+	r := newRetained(t, 2)
+	a, b := r.writers[0], r.writers[1]
+	edits := a.edits(1, 5)
+	r.takes(append(edits, b.edits(2, 1)...)...)
+	on := b.packs(1, edits...)
+	r.takes(on, a.says(1, on, true))
+	r.keeps("packed", 3, 1)
+	device := r.passesOn(r.p, r.fresh())
+	r.damages(storage.Chunk.Key(r.scope(), on.Log(), 1))
+	r.damages(storage.Chunk.Key(r.scope(), on.Log(), 2))
+	if _, err := r.p.Chunks(r.scope(), on.Log(), 0, 1<<20); err == nil {
+		t.Fatal("what does not read is passed over")
+	}
+	for n := 0; ; n++ {
+		_, err := r.p.Chunks(r.scope(), edits[0].Log(), 0, 1<<20)
+		if err == nil || r.p.Vector(r.scope())[edits[0].Log()].Counter == 0 {
+			break // it is claimed no longer
+		}
+		if n == 3 {
+			t.Fatal(err)
+		}
+	}
+	for n := 0; r.session(device) != nil; n++ {
+		if n == 3 {
+			t.Fatal(r.session(device))
+		}
+	}
+	must(t, r.session(device))
+	r.complete("after the repair")
+}
+
 // TestScrub: what does not read is found though nobody asks for it, and comes again.
 func TestScrub(t *testing.T) {
 	r := newRetained(t, 2)
