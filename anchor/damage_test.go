@@ -99,6 +99,21 @@ func TestDamagedProof(t *testing.T) {
 	}
 }
 
+// TestDamagedProofOfTurn: whoever follows a log and comes to a skip whose checkpoint does not read is told that it is the skip's turn that cannot be had.
+func TestDamagedProofOfTurn(t *testing.T) {
+	r := newRetained(t, 2)
+	edits := r.writers[0].edits(1, 5)
+	on := r.writers[1].packs(1, edits...)
+	r.takes(append(edits, on, r.writers[0].says(1, on, true))...)
+	r.keeps("packed", 2, 1)
+	r.damages(storage.Chunk.Key(r.scope(), on.Log(), 1))
+	turn := logs.Ref{Scope: r.scope(), Log: edits[0].Log(), Counter: 1}.Main()
+	_, _, err := r.older().At(turn)
+	if bad, ok := errors.AsType[*logs.Unreadable](err); !ok || bad.At != turn {
+		t.Errorf("it is told %v", err)
+	}
+}
+
 // TestDamagedProofBehindGap: what a skip rests on is no hindrance either where it does not read and is kept behind a gap, claimed by nothing.
 func TestDamagedProofBehindGap(t *testing.T) {
 	r := newRetained(t, 2)

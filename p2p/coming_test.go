@@ -84,7 +84,9 @@ func TestFramesThatNeverCome(t *testing.T) {
 			t.Errorf("what comes later is not taken: %v", err)
 		}
 		for _, c := range append(ended, foreign) {
-			<-c
+			if err := <-c; err == nil {
+				t.Error("a link has ended without a reason")
+			}
 		}
 	})
 }
