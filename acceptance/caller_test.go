@@ -98,7 +98,7 @@ func newCaller(t testing.TB, keys p2p.Identity) *caller {
 }
 
 // listening is how long a caller waits for more.
-const listening = 2 * time.Second
+const listening = 4 * time.Second
 
 func (c *caller) note(name string, r io.Reader) {
 	buf := make([]byte, 64<<10)

@@ -258,7 +258,7 @@ func TestNumbersUnderKills(t *testing.T) {
 	desks := []*desk{{site: a}}
 	for _, name := range []string{"Nord", "Sued", "Labor"} {
 		s := newSite(t, root, name).steady()
-		s.mustRun("join", a.invite(), "--site", name, "--device", name)
+		s.mustRun("join", a.invitesServer(), "--site", name, "--device", name)
 		s.start()
 		desks = append(desks, &desk{site: s})
 	}

@@ -118,7 +118,7 @@ func TestAnchorVotes(t *testing.T) {
 	a := found(t, root, "Mitte")
 	anchor := newAnchor(t, root, "anker")
 	anchor.takes(a)
-	b := join(t, root, "Nord", a)
+	b := joinServer(t, root, "Nord", a)
 	b.syncsWith("anker")
 	ctx := t.Context()
 	_, err := a.client.OpenCircle(ctx, api.CircleRequest{Name: "invoices", First: 1, Last: 1000})
@@ -185,7 +185,7 @@ func TestAnchorLeads(t *testing.T) {
 	a := found(t, root, "Mitte")
 	anchor := newAnchor(t, root, "anker")
 	anchor.takes(a)
-	b := join(t, root, "Nord", a)
+	b := joinServer(t, root, "Nord", a)
 	for _, pair := range [][2]*site{{b, a}, {a, b}} {
 		pair[0].syncsWith(pair[1].name)
 	}

@@ -24,8 +24,8 @@ func TestQuorumOfThree(t *testing.T) {
 	a := found(t, root, "Mitte")
 	anchor := newAnchor(t, root, "anker") // two devices that know no address of each other meet through it
 	anchor.takes(a)
-	b := join(t, root, "Nord", a)
-	c := join(t, root, "Sued", a)
+	b := joinServer(t, root, "Nord", a)
+	c := joinServer(t, root, "Sued", a)
 	for _, pair := range [][2]*site{{b, a}, {c, a}, {b, c}, {c, b}} {
 		pair[0].syncsWith(pair[1].name)
 	}

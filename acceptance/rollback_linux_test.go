@@ -71,7 +71,7 @@ func TestClonedMachine(t *testing.T) {
 	b.dir, clone.dir = sameNumbers(t, filepath.Join(root, "disk-1")), sameNumbers(t, filepath.Join(root, "disk-2"))
 	must(t, os.Mkdir(b.dir, 0o700))
 	for _, s := range []*site{b, c, d} {
-		s.mustRun("join", a.invite(), "--site", s.name, "--device", s.name)
+		s.mustRun("join", a.invitesServer(), "--site", s.name, "--device", s.name)
 		s.start()
 		s.syncsWith(a.name)
 	}

@@ -125,7 +125,7 @@ func newTrio(t *testing.T, root string) *trio {
 	anchor.takes(a)
 	p := &trio{anchor: anchor, a: a, b: machine(t, root, "Nord"), c: machine(t, root, "Sued"), d: machine(t, root, "Labor"), all: newTold(t)}
 	for _, s := range []*site{p.b, p.c, p.d} {
-		s.mustRun("join", a.invite(), "--site", s.name, "--device", s.name)
+		s.mustRun("join", a.invitesServer(), "--site", s.name, "--device", s.name)
 		s.start()
 		s.syncsWith(a.name)
 	}
@@ -149,7 +149,7 @@ func TestVotersPutBack(t *testing.T) {
 	anchor.takes(a)
 	b, d := machine(t, root, "Nord"), machine(t, root, "Labor")
 	for _, s := range []*site{b, d} {
-		s.mustRun("join", a.invite(), "--site", s.name, "--device", s.name)
+		s.mustRun("join", a.invitesServer(), "--site", s.name, "--device", s.name)
 		s.start()
 		s.syncsWith(a.name)
 		s.syncsWith("anker")
@@ -347,7 +347,7 @@ func TestSingleVoterPutBack(t *testing.T) {
 			a.mustRun("init", "--practice", "Praxis", "--site", a.name, "--device", a.name)
 			a.start()
 			d := machine(t, root, "Labor")
-			d.mustRun("join", a.invite(), "--site", d.name, "--device", d.name)
+			d.mustRun("join", a.invitesServer(), "--site", d.name, "--device", d.name)
 			d.start()
 			d.syncsWith(a.name)
 			a.mustRun("number", "open", "invoices")
@@ -423,7 +423,7 @@ func TestReseedOfThree(t *testing.T) {
 	var names []string
 	for _, name := range []string{"Nord-2", "Sued-2"} {
 		s := machine(t, root, name)
-		s.mustRun("join", p.a.invite(), "--site", name, "--device", name)
+		s.mustRun("join", p.a.invitesServer(), "--site", name, "--device", name)
 		s.start()
 		s.syncsWith(p.a.name)
 		names = append(names, name)

@@ -285,18 +285,34 @@ func found(t testing.TB, root, name string) *site {
 	return s
 }
 
-func (s *site) invite() string {
+func (s *site) invite() string { return s.invites("") }
+
+// invitesServer invites a device that may keep leases and numbers.
+func (s *site) invitesServer() string { return s.invites("server") }
+
+func (s *site) invites(role string) string {
 	s.t.Helper()
-	i, err := s.client.Invite(s.t.Context(), api.InviteRequest{Yes: true})
+	i, err := s.client.Invite(s.t.Context(), api.InviteRequest{Role: role, Yes: true})
 	must(s.t, err)
 	return i.Code
 }
 
 func join(t testing.TB, root, name string, by *site) *site {
 	t.Helper()
+	return joinBy(t, root, name, by, by.invite())
+}
+
+// joinServer is join of a device that may keep leases and numbers.
+func joinServer(t testing.TB, root, name string, by *site) *site {
+	t.Helper()
+	return joinBy(t, root, name, by, by.invitesServer())
+}
+
+func joinBy(t testing.TB, root, name string, by *site, code string) *site {
+	t.Helper()
 	s := newSite(t, root, name)
 	s.tcp = by.tcp
-	s.mustRun("join", by.invite(), "--site", name, "--device", name)
+	s.mustRun("join", code, "--site", name, "--device", name)
 	s.start()
 	return s
 }

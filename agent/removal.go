@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"chartmesh/agent/api"
+	"chartmesh/lockquorum"
 	"chartmesh/trust"
 	"chartmesh/trust/keyring"
 )
@@ -131,14 +132,16 @@ func (a *Agent) SetRole(ctx context.Context, req api.RoleRequest) error {
 		return err
 	}
 	var cut trust.Cut
-	if !role.MayWrite() {
-		left, err := a.leavesVoters(ctx, a.records.State(), device, false)
+	if st := a.records.State(); !lockquorum.MayVoteAs(st, device, role) {
+		left, err := a.leavesVoters(ctx, st, device, false)
 		if err != nil {
 			return explain(err)
 		}
-		if left != nil && a.isAdmin(a.records.State()) {
+		if left != nil && a.isAdmin(st) {
 			return a.stillVotes(device, left)
 		}
+	}
+	if !role.MayWrite() {
 		if cut, err = a.records.CutOf(device); err != nil {
 			return explain(err)
 		}

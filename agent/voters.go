@@ -42,7 +42,7 @@ func (a *Agent) leavesVoters(ctx context.Context, st *trust.State, device trust.
 	return out, nil
 }
 
-// stillVotes is why a device that keeps leases and numbers is not removed, or made one that does not write, and what is to be done first.
+// stillVotes is why a device that keeps leases and numbers is not removed, or given a role that may not, and what is to be done first.
 func (a *Agent) stillVotes(device trust.DeviceID, left *api.QuorumLeft) *api.Error {
 	e := &api.Error{Code: api.CodeConflict, Message: "it alone keeps leases and numbers: without it nobody gets any"}
 	leave := []string{a.argument(device)}

@@ -24,8 +24,14 @@ func Reads(st *trust.State, from DeviceID) bool {
 	return ok
 }
 
-// MayVote reports whether a device may be a voter: who writes, and an anchor, which decides nothing that members did not ask for.
+// MayVote reports whether a device may be a voter: an anchor, which decides nothing that members did not ask for, and who MayVoteAs what the membership log says.
 func MayVote(st *trust.State, d DeviceID) bool {
 	m, ok := st.Member(d)
-	return ok && m.Role.MayWrite() || st.IsAnchor(d)
+	return ok && MayVoteAs(st, d, m.Role) || st.IsAnchor(d)
+}
+
+// MayVoteAs reports whether a device of a role may be a voter: who writes, and whose word on the quorum everybody believes. A plain member's word counts with
+// nobody but where it founded the practice (MayHaveVoted): what it certified would wait for ever.
+func MayVoteAs(st *trust.State, d DeviceID, role trust.Role) bool {
+	return role == trust.RoleAdmin || role == trust.RoleServer || role == trust.RoleMember && d == st.Founding().Device.ID
 }

@@ -253,6 +253,14 @@ func (m *member) openCircle() {
 	must(m.of.t, err)
 }
 
+// role gives a device a role at an administrator's word.
+func (p *practice) role(by, to *member, role trust.Role) {
+	p.t.Helper()
+	e, err := by.keys.SetRole(by.members(), to.keys.Device(), role, nil, time.Now())
+	must(p.t, err)
+	must(p.t, p.learn(by, e))
+}
+
 // remove removes a device from the practice at an administrator's word; nobody reaches it any more.
 func (p *practice) remove(by, gone *member) {
 	p.t.Helper()

@@ -12,6 +12,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -93,7 +94,7 @@ func Open(ctx context.Context, cfg Config) (_ *Service, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("open quorum: %w", err)
 	}
-	s.client = client.New(client.Config{Self: s.self, Voters: s.voters, Voter: s.voterOf})
+	s.client = client.New(client.Config{Self: s.self, Voters: s.voters, Voter: s.voterOf, Others: s.others})
 	s.openRanges()
 	return s, nil
 }
@@ -141,6 +142,26 @@ func (s *Service) Carried(ctx context.Context, from trust.DeviceID, carried []by
 func (s *Service) voters() (list []client.Voter) {
 	for _, v := range s.voter.Voting() {
 		if one, ok := s.voterOf(v.Device); ok {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+// maxOthers bounds how many are asked who are not known to vote.
+const maxOthers = 8
+
+// others returns who may vote beside those who are known to, and is reached: the devices of the practice first. What they answer has to go on from what this
+// device saw, as anybody's answer.
+func (s *Service) others() (list []client.Voter) {
+	st, known := s.cfg.Members(), s.voter.Voting()
+	for _, m := range slices.Concat(st.Members(), st.Anchors()) {
+		d := m.Device
+		votes := slices.ContainsFunc(known, func(v lockquorum.Voter) bool { return v.Device == d })
+		if votes || d == s.self || !lockquorum.MayVote(st, d) || s.cfg.Network == nil || !s.cfg.Network.Reaches(d) {
+			continue
+		}
+		if one, ok := s.voterOf(d); ok && len(list) < maxOthers {
 			list = append(list, one)
 		}
 	}

@@ -342,7 +342,7 @@ func TestHeld(t *testing.T) {
 // that is none of its own.
 func TestBeginVoting(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		first, d := founding(t, trust.RoleMember)
+		first, d := founding(t, trust.RoleServer)
 		begin := func(s *Service, from trust.DeviceID, n uint64, voters ...trust.DeviceID) error {
 			b := remote.Begin{Epoch: 1, Number: n}
 			for i, v := range voters {

@@ -91,8 +91,9 @@ func (s *Service) mayFound(voters, gone []trust.DeviceID) error {
 			return &api.Error{Code: api.CodeInvalid, Message: "a device is named twice"}
 		case slices.Contains(gone, d):
 			return &api.Error{Code: api.CodeInvalid, Message: "a device is to vote, and is said to be gone for good"}
-		case !lockquorum.MayVote(st, d):
-			return &api.Error{Code: api.CodeForbidden, Message: "a voter is a device that writes, or an anchor", Hint: "see chartmesh peer list"}
+		}
+		if err := s.mayVote(d); err != nil {
+			return err
 		}
 	}
 	if slices.Contains(gone, s.self) {

@@ -17,7 +17,7 @@ import (
 // granted. Who comes back with what it had votes no more.
 func TestReseed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPractice(t, trust.RoleMember, trust.RoleMember, trust.RoleMember, trust.RoleAdmin)
+		p := newPractice(t, trust.RoleServer, trust.RoleServer, trust.RoleServer, trust.RoleAdmin)
 		p.three()
 		a, b, c, d := p.named("A"), p.named("B"), p.named("C"), p.named("D")
 		a.openCircle()
@@ -101,7 +101,7 @@ func TestReseed(t *testing.T) {
 // TestReseedFarthest: the voter that is left had stored what two were told, and not heard that it was agreed on: it counts.
 func TestReseedFarthest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPractice(t, trust.RoleMember, trust.RoleMember)
+		p := newPractice(t, trust.RoleServer, trust.RoleServer)
 		p.three()
 		a, b, c := p.named("A"), p.named("B"), p.named("C")
 		a.openCircle()
@@ -161,7 +161,7 @@ func TestReseedCutShort(t *testing.T) {
 	for _, how := range []string{"a voter is not reached", "the entry is not taken", "the entry is taken, and the process ends"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPractice(t, trust.RoleMember, trust.RoleMember, trust.RoleMember, trust.RoleMember)
+				p := newPractice(t, trust.RoleServer, trust.RoleServer, trust.RoleServer, trust.RoleServer)
 				p.three()
 				a, b, c := p.named("A"), p.named("B"), p.named("C")
 				a.openCircle()

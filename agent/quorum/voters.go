@@ -25,6 +25,11 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 			now = append(now, v.Device)
 		}
 	}
+	for _, d := range add {
+		if err := s.mayVote(d); err != nil {
+			return api.QuorumStatus{}, err
+		}
+	}
 	want := wanted(now, add, remove, s.self, s.cfg.Members().IsAnchor)
 	for try := 0; ; try++ {
 		leader := s.client.Leader()
@@ -53,7 +58,7 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 		return api.QuorumStatus{}, &api.Error{Code: api.CodeUnavailable, Message: "a device that is to vote is not reached, or not ready", Err: err,
 			Hint: "the voters of before go on; start its agent, or see chartmesh status for the anchor, and give the command again"}
 	case errors.Is(err, lockquorum.ErrForbidden):
-		return api.QuorumStatus{}, &api.Error{Code: api.CodeForbidden, Message: "only an administrator's device may do that, and a voter is a device that writes, or an anchor", Err: err}
+		return api.QuorumStatus{}, &api.Error{Code: api.CodeForbidden, Message: "only an administrator's device may do that, and a voter is a server, an administrator's device or an anchor", Err: err}
 	case err != nil:
 		return api.QuorumStatus{}, s.explain(err)
 	}
@@ -61,6 +66,20 @@ func (s *Service) ChangeQuorum(ctx context.Context, add, remove []trust.DeviceID
 		return api.QuorumStatus{}, err
 	}
 	return s.Quorum(ctx)
+}
+
+// mayVote is why a device cannot keep leases and numbers.
+func (s *Service) mayVote(d lockquorum.DeviceID) error {
+	st := s.cfg.Members()
+	if lockquorum.MayVote(st, d) {
+		return nil
+	}
+	e := &api.Error{Code: api.CodeForbidden, Message: "leases and numbers are kept by servers, administrators' devices and anchors", Hint: "see chartmesh peer list"}
+	if m, ok := st.Member(d); ok && m.Role.MayWrite() {
+		e.Message = s.cfg.Name(d).Name + " is a plain member: " + e.Message
+		e.Hint = "make it a server first: `chartmesh peer role NAME server`"
+	}
+	return e
 }
 
 // wanted returns who is to vote. An anchor that is added to a voter alone takes its place, and this device that of a voter alone that is removed: two voters

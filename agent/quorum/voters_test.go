@@ -1,6 +1,7 @@
 package quorum
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 	"strings"
@@ -11,6 +12,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/client"
 	"chartmesh/lockquorum/driver"
 	"chartmesh/storage"
 	"chartmesh/trust"
@@ -46,6 +48,65 @@ func TestWanted(t *testing.T) {
 			t.Errorf("%s: %v are to vote, not %v", x.name, got, x.want)
 		}
 	}
+}
+
+// TestPlainMember: a device whose word on the quorum others do not believe is none of its voters, and is told of by name; as a server it is one.
+func TestPlainMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPractice(t, trust.RoleServer, trust.RoleMember)
+		a, c := p.named("A"), p.named("C")
+		_, err := a.service.ChangeQuorum(t.Context(), p.ids("B", "C"), nil)
+		if api.CodeOf(err) != api.CodeForbidden || !strings.HasPrefix(err.Error(), "C is a plain member") {
+			t.Errorf("a plain member is to vote: %v", err)
+		}
+		if err := a.service.voter.Change(t.Context(), a.keys.Device(), []trust.DeviceID{a.keys.Device(), p.named("B").keys.Device(), c.keys.Device()}); !errors.Is(err, lockquorum.ErrForbidden) {
+			t.Errorf("and without asking first: %v", err)
+		}
+		p.role(a, c, trust.RoleServer)
+		if _, err := a.service.ChangeQuorum(t.Context(), p.ids("B", "C"), nil); err != nil {
+			t.Errorf("as a server: %v", err)
+		}
+	})
+}
+
+// TestVotersChangedUnheard: a device that was off while others were made voters gets numbers of them although the only voter that it knew is gone; with none of them
+// there it is told at once that there is no quorum, and by nobody who does not vote.
+func TestVotersChangedUnheard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPractice(t, trust.RoleServer, trust.RoleServer, trust.RoleMember, trust.RoleServer)
+		a, d := p.named("A"), p.named("D")
+		a.openCircle()
+		first := d.number("Invoice/1")
+		d.end()
+		p.three()
+		a.end()
+		p.named("B").waitState(api.QuorumOK)
+		d.start()
+		if n := d.number("Invoice/2"); n.Number != first.Number+1 {
+			t.Errorf("it gives %+v after %+v", n, first)
+		}
+		if n := d.number("Invoice/1"); n.Number != first.Number {
+			t.Errorf("it gives %+v where it gave %+v", n, first)
+		}
+		time.Sleep(2 * meetLook)
+		if got, want := sorted(d.service.Voters()), sorted(p.ids("A", "B", "C")); !slices.Equal(got, want) {
+			t.Errorf("it knows as voters %v, not %v", got, want)
+		}
+		e := p.named("E") // reached, and no voter
+		p.named("B").end()
+		p.named("C").end()
+		if st, err := e.service.Quorum(t.Context()); err != nil || st.State == api.QuorumOK {
+			t.Errorf("with no voter there the quorum is %+v, %v", st, err)
+		}
+		began := time.Now()
+		if _, err := assign(t, d.service, "Invoice/3"); !errors.Is(err, client.ErrNoQuorum) || time.Since(began) > 5*time.Second {
+			t.Errorf("with no voter there: %v after %v", err, time.Since(began))
+		}
+	})
+}
+
+func sorted(list []trust.DeviceID) []trust.DeviceID {
+	return slices.SortedFunc(slices.Values(list), func(a, b trust.DeviceID) int { return bytes.Compare(a[:], b[:]) })
 }
 
 // TestVoterRemoved: a voter of three that was removed from the practice is shown, the two others go on, and another one takes its place; with two of them removed it is

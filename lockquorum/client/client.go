@@ -12,6 +12,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -31,6 +32,9 @@ type Config struct {
 	// Voter returns the voter of a device that another one says leads, and that is not among them: who voted changed meanwhile; false: it is not asked.
 	// Nil: nobody else is.
 	Voter func(lockquorum.DeviceID) (Voter, bool)
+	// Others returns who else may vote and is reached: they are asked where none of Voters answers, since who votes may have changed while this device was
+	// away. Nil: nobody is.
+	Others func() []Voter
 	// Await returns when this device holds a document's heads; nil: it never does.
 	Await func(context.Context, lockquorum.DocumentID, lockquorum.Heads) error
 	// Now reads both clocks; nil: the process's own.
@@ -231,20 +235,19 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 	silent := map[lockquorum.DeviceID]bool{} // has not answered in time: the others are asked first
 	for round := 0; ; round++ {
 		list := c.voters()
-		slices.SortStableFunc(list, func(a, b Voter) int {
-			switch {
-			case silent[a.Device] == silent[b.Device]:
-				return 0
-			case silent[b.Device]:
-				return -1
-			}
-			return 1
-		})
-		reached := map[lockquorum.DeviceID]bool{}
+		slices.SortStableFunc(list, func(a, b Voter) int { return cmp.Compare(rank(silent[a.Device]), rank(silent[b.Device])) })
+		reached := map[lockquorum.DeviceID]bool{} // of those that are known to vote
 		var last error
 		var ended []lockquorum.DeviceID
-		asked := map[lockquorum.DeviceID]bool{}
-		for i := 0; i < len(list); i++ {
+		asked, known := map[lockquorum.DeviceID]bool{}, -1 // known: how many of the list are, once others are asked as well
+		for i := 0; ; i++ {
+			if i == len(list) && known < 0 && c.cfg.Others != nil && !answered(reached, silent) {
+				known = i
+				list = append(list, c.cfg.Others()...)
+			}
+			if i == len(list) {
+				break
+			}
 			v := list[i]
 			if asked[v.Device] {
 				continue
@@ -262,6 +265,12 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 			case err == nil:
 				c.leads(v.Device)
 				return nil
+			case known >= 0 && i >= known: // it may not vote, and know who does
+				unknown = unknown || errors.Is(err, lockquorum.ErrOutcomeUnknown)
+				if errors.As(err, &not) {
+					list = c.next(list, i+1, not.Leader)
+				}
+				err = last // the voters' word is what is told
 			case errors.Is(err, lockquorum.ErrOutcomeUnknown):
 				unknown, reached[v.Device] = true, true
 			case errors.As(err, &not):
@@ -284,6 +293,9 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 				return given(ctx, unknown)
 			}
 		}
+		if known >= 0 {
+			list = list[:known]
+		}
 		end := until
 		if 2*len(reached) <= len(list) { // who leads would be among others, and is no nearer
 			end -= c.cfg.Patience - min(c.cfg.Patience, few)
@@ -303,6 +315,24 @@ func (c *Client) any(ctx context.Context, waits bool, ask func(context.Context, 
 		case <-time.After(retry):
 		}
 	}
+}
+
+// rank puts who was silent behind the others.
+func rank(silent bool) int {
+	if silent {
+		return 1
+	}
+	return 0
+}
+
+// answered reports whether somebody who was reached was not silent.
+func answered(reached, silent map[lockquorum.DeviceID]bool) bool {
+	for d := range reached {
+		if !silent[d] {
+			return true
+		}
+	}
+	return false
 }
 
 // next has who is said to lead be asked next, at a place in the list.
