@@ -9,7 +9,6 @@ import (
 	"chartmesh/agent/quorum"
 	"chartmesh/agent/replica"
 	"chartmesh/chunk"
-	"chartmesh/lockquorum"
 	"chartmesh/lockquorum/local"
 	"chartmesh/lockquorum/ranges"
 	"chartmesh/lockquorum/remote"
@@ -27,8 +26,8 @@ func (a *Agent) openQuorum(ctx context.Context) (*quorum.Service, error) {
 		Enter: func(ctx context.Context, e trust.Entry) error {
 			return a.enter(ctx, func(*trust.State) ([]trust.Entry, error) { return []trust.Entry{e}, nil })
 		},
-		Log:   local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
-		Wrote: a.wrote, Replaced: a.replaced,
+		Log:  local.Log{Current: func() [32]byte { return chunk.CurrentLog(a.keys) }, Continues: a.continues, Original: a.original},
+		Logs: a.logs, Replaced: a.replaced,
 	}
 	if dir, err := local.StateFolder(); err == nil {
 		cfg.Witness, cfg.Marks = local.FileOf(dir, a.keys.Device()), ranges.Files{Dir: dir, Device: a.keys.Device()}
@@ -256,9 +255,9 @@ func (a *Agent) BreakLease(ctx context.Context, user string, req api.BreakReques
 	if err != nil {
 		return api.Lease{}, err
 	}
-	var back []lockquorum.Certified
+	var back *quorum.Back
 	if req.TakeBack {
-		if back, err = s.NotHere(ctx, req.Name, a.records.Holds); err != nil {
+		if back, err = s.NotHere(ctx, req.Name, a.records.Names); err != nil {
 			return api.Lease{}, explain(err)
 		}
 	}
@@ -266,7 +265,10 @@ func (a *Agent) BreakLease(ctx context.Context, user string, req api.BreakReques
 	if err != nil {
 		return out, err
 	}
-	for _, d := range back {
+	if back == nil {
+		return out, nil
+	}
+	for _, d := range back.To {
 		if err := a.certify(ctx, s, replica.Proposal{Lock: req.Name, Name: d.Document}); err != nil { // whoever is granted a lease next asks for it again
 			a.log.Warn("a document was taken back, and that is not put into the log yet", "error", err)
 		}

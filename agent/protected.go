@@ -264,7 +264,11 @@ func (a *Agent) certify(ctx context.Context, s *quorum.Service, p replica.Propos
 func (a *Agent) settleLeases(ctx context.Context) {
 	tick := time.NewTicker(settleEvery)
 	defer tick.Stop()
+	var counted [32]byte
 	for {
+		if err := a.recount(ctx, &counted); err != nil && ctx.Err() == nil {
+			a.log.Debug("what a former voter certified is not certified anew yet", "error", err)
+		}
 		if err := a.settleOnce(ctx); err != nil && ctx.Err() == nil {
 			a.log.Debug("it is not known yet what became of what was written under a lease", "error", err)
 		}
@@ -295,4 +299,24 @@ func (a *Agent) settleOnce(ctx context.Context) error {
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// recount has certified anew what a voter certified whose word does not count any more, since it has another role: once for each membership log, which counted names.
+func (a *Agent) recount(ctx context.Context, counted *[32]byte) error {
+	s, st := a.quorum.Load(), a.records.State()
+	if m, ok := st.Member(a.keys.Device()); s == nil || st.HeadsHash() == *counted || !ok || !m.Role.MayWrite() {
+		return nil
+	}
+	list, err := a.records.Uncounted()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, p := range list {
+		errs = append(errs, a.certify(ctx, s, p))
+	}
+	if err = errors.Join(errs...); err == nil {
+		*counted = st.HeadsHash()
+	}
+	return err
 }

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"slices"
 
 	"chartmesh/agent/api"
 	"chartmesh/agent/quorum"
@@ -10,9 +9,12 @@ import (
 	"chartmesh/trust"
 )
 
-// wrote reports whether this folder once wrote a log.
-func (a *Agent) wrote(log [32]byte) bool {
-	return slices.ContainsFunc(a.records.OwnLogs(), func(l replica.OwnLog) bool { return l.ID == log })
+// logs lists the logs that this folder writes and ever wrote.
+func (a *Agent) logs() (list [][32]byte) {
+	for _, l := range a.records.OwnLogs() {
+		list = append(list, l.ID)
+	}
+	return list
 }
 
 // replaced reports whether the folder was put back, in its own place, from a copy that was made when it wrote a log: whoever wrote on under that is gone.

@@ -375,6 +375,7 @@ func (a *Anchor) Run(ctx context.Context) error {
 	var watching sync.WaitGroup
 	watching.Go(func() { a.watchRoom(ctx) })
 	watching.Go(func() { a.retain(ctx) })
+	watching.Go(func() { a.scrub(ctx) })
 	watching.Go(func() { a.sweepDropped(ctx) })
 	watching.Go(func() { a.quorums.run(ctx) })
 	a.running.Store(true)

@@ -467,7 +467,7 @@ func TestForeignRoot(t *testing.T) {
 	}
 }
 
-// TestOneIsDamaged: a practice that does not read any more stops none of the others.
+// TestOneIsDamaged: a practice that does not read any more stops none of the others, and can be let go and admitted again.
 func TestOneIsDamaged(t *testing.T) {
 	dir := t.TempDir()
 	a := openAnchor(t, dir)
@@ -485,5 +485,12 @@ func TestOneIsDamaged(t *testing.T) {
 	must(t, err)
 	if len(s.Practices) != 2 || s.Practices[0].Damaged == "" || s.Practices[1].Damaged != "" {
 		t.Errorf("status: %+v", s.Practices)
+	}
+	must(t, a.Drop(t.Context(), berg.state.Practice(), false))
+	_, err = a.Admit(t.Context(), p2p.AnchorToken{Anchor: a.Device(), Practice: berg.state.Practice(), Device: berg.keys.Device()}.String())
+	must(t, err)
+	again := a.find(berg.state.Practice())
+	if berg.brings(again); !a.admits(berg.keys.Device()) || again.Number == p.Number {
+		t.Errorf("it is not held although it was admitted again, under number %d", again.Number)
 	}
 }

@@ -329,8 +329,11 @@ func staysOut(err error) string {
 	return err.Error()
 }
 
-// votes reports whether the anchor keeps leases and numbers of a practice, as far as it knows.
+// votes reports whether the anchor keeps leases and numbers of a practice, as far as it knows; of one that does not read, whether it did.
 func (a *Anchor) votes(p *practice) bool {
+	if p.broken != nil {
+		return a.quorums.voter(p) != nil
+	}
 	st := p.State()
 	if p.share == nil || st == nil || !p.IsAnchor() {
 		return false

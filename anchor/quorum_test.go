@@ -196,6 +196,10 @@ func TestVotes(t *testing.T) {
 	if err := a.Drop(t.Context(), p.id, false); !errors.Is(err, ErrVotes) {
 		t.Errorf("a practice that it votes in is dropped: %v", err)
 	}
+	unread := a.practice(p.id, p.record)
+	if unread.broken = errors.New("its membership log does not read"); !a.votes(unread) {
+		t.Error("a practice that does not read is taken for one that it does not vote in")
+	}
 	number(5, 5)
 	must(t, a.Drop(t.Context(), p.id, true))
 	if n, err := berg.number(device, a, 6); err == nil {

@@ -52,7 +52,10 @@ func (s *State) Adopt(id RangeID, of Part) bool {
 		}
 		if i < len(d.parts) && d.parts[i].min <= at {
 			p := &d.parts[i]
-			switch same := p.owner == of.Owner && p.log == of.Log && p.increment == of.Increment; {
+			if p.isTaken(of) {
+				p.log = of.Log
+			}
+			switch same := p.owner == of.Owner && (p.log == of.Log || p.wasAside(of)) && p.increment == of.Increment; {
 			case !same:
 				whole = false
 			case of.Void && !p.void:
@@ -76,4 +79,14 @@ func (s *State) Adopt(id RangeID, of Part) bool {
 		at = end + 1
 	}
 	return whole
+}
+
+// isTaken reports whether a part that is set aside here was taken by its device since, under a log: nobody else has it, and under another log it would be as new.
+func (p *part) isTaken(of Part) bool {
+	return !p.void && p.log == [32]byte{} && p.owner == of.Owner && p.min == of.Min && p.max == of.Max && p.increment == of.Increment
+}
+
+// wasAside reports whether somebody knows a part as set aside, whatever has become of it since.
+func (p *part) wasAside(of Part) bool {
+	return !of.Void && of.Log == [32]byte{} && p.min == of.Min && p.max == of.Max
 }

@@ -60,3 +60,25 @@ func TestAdopt(t *testing.T) {
 		t.Errorf("it does not read: %v", err)
 	}
 }
+
+// What was set aside for a device and taken by it since is that part, whichever of the two is said first.
+func TestAdoptTaken(t *testing.T) {
+	id := lockquorum.RangeID{1}
+	aside := lockquorum.Part{Min: 100, Max: 199, Increment: 1, Owner: lockquorum.DeviceID{1}}
+	taken, other := aside, aside
+	taken.Log, other.Log, other.Owner = [32]byte{7}, [32]byte{8}, lockquorum.DeviceID{2}
+	for _, order := range [][]lockquorum.Part{{aside, taken}, {taken, aside}} {
+		st := begin(t).st
+		for _, p := range order {
+			if !st.Adopt(id, p) {
+				t.Errorf("of %+v it is known otherwise", p)
+			}
+		}
+		if st.Adopt(id, other) {
+			t.Error("another device has it too")
+		}
+		if got := st.Range(id); len(got) != 1 || got[0].Log != taken.Log || got[0].Owner != taken.Owner {
+			t.Errorf("the parts are %+v", got)
+		}
+	}
+}

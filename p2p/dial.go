@@ -80,6 +80,7 @@ func (h *Host) opens(d trust.DeviceID) bool { return bytes.Compare(h.self[:], d[
 func (h *Host) dialler(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	var sweepAt time.Time // not before: whoever connects again and again must not have it done all the time
 	for {
 		select {
 		case <-ctx.Done():
@@ -87,8 +88,15 @@ func (h *Host) dialler(ctx context.Context) {
 		case <-h.poke:
 		case <-timer.C:
 		}
-		h.sweep()
+		again := sweepAt
+		if begun := time.Now(); !begun.Before(sweepAt) {
+			h.sweep()
+			sweepAt, again = time.Now().Add(sweepShare*time.Since(begun)), time.Time{}
+		}
 		next := h.reachDue(ctx, time.Now())
+		if next.IsZero() || !again.IsZero() && again.Before(next) {
+			next = again
+		}
 		if next.IsZero() {
 			timer.Stop()
 		} else {

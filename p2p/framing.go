@@ -17,6 +17,7 @@ import (
 const (
 	bufferSize = 4 << 10 // of each side of each link: an anchor has thousands. What is longer passes it by
 	pieceSize  = 64 << 10
+	ownFrame   = 512 << 10 // of a frame, which each link may have come: one of many chunks is half as long
 )
 
 // frameWriter writes frames with their length before them, four bytes, big endian.
@@ -87,10 +88,12 @@ type frameReader struct {
 	buf    *bufio.Reader
 	armed  time.Time
 	await  func(n int) // called when n bytes have come, before more are taken; nil: nothing is waited for
+	coming *large      // nil: nothing is counted
+	done   func()      // says that the frame that was read last is not used any more
 }
 
 func newFrameReader(s network.Stream) *frameReader {
-	r := &frameReader{stream: s}
+	r := &frameReader{stream: s, done: func() {}}
 	r.buf = bufio.NewReaderSize(silenceReader{r}, bufferSize)
 	return r
 }
@@ -109,7 +112,10 @@ func (s silenceReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// read returns the next frame; the one before is done with.
 func (r *frameReader) read(limit int) (session.Frame, error) {
+	r.done()
+	r.done = func() {}
 	var head [session.FrameOverhead]byte
 	if _, err := io.ReadFull(r.buf, head[:]); err != nil {
 		return nil, err
@@ -118,14 +124,17 @@ func (r *frameReader) read(limit int) (session.Frame, error) {
 	if n == 0 || n > limit {
 		return nil, fmt.Errorf("read frame: %w: %d bytes long", wire.ErrMalformed, n)
 	}
-	var f session.Frame
 	var err error
-	if n <= 1<<20 {
+	if r.done, err = r.coming.take(n); err != nil {
+		return nil, err
+	}
+	var f session.Frame
+	if n <= ownFrame {
 		f = make(session.Frame, n)
 		_, err = io.ReadFull(r.buf, f)
 	} else {
 		var b bytes.Buffer
-		b.Grow(1 << 20)
+		b.Grow(ownFrame)
 		_, err = io.CopyN(&b, r.buf, int64(n))
 		f = b.Bytes()
 	}

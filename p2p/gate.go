@@ -98,8 +98,8 @@ func (g *gate) InterceptSecured(dir network.Direction, id peer.ID, _ network.Con
 	if dir == network.DirInbound && g.lets(id) {
 		return true
 	}
-	return dir == network.DirInbound && g.inviting() && g.strangers() < g.most &&
-		g.rate.Allow()
+	return dir == network.DirInbound && g.inviting() && g.rate.Allow() && // before the look at all connections
+		g.strangers() < g.most
 }
 
 // InterceptUpgraded has nothing to add.

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"github.com/libp2p/go-libp2p/core/network"
+	"github.com/libp2p/go-libp2p/core/peer"
 	"github.com/libp2p/go-libp2p/core/protocol"
 	rcmgr "github.com/libp2p/go-libp2p/p2p/host/resource-manager"
 	"github.com/libp2p/go-libp2p/p2p/protocol/circuitv2/proto"
@@ -14,13 +15,16 @@ import (
 	"github.com/libp2p/go-libp2p/p2p/protocol/identify"
 	ma "github.com/multiformats/go-multiaddr"
 	manet "github.com/multiformats/go-multiaddr/net"
+
+	"chartmesh/trust"
 )
 
 // apart has places for those who come from where a member has come from, and others for everybody else: whoever fills the places of an
 // anchor with connections that come to nothing leaves those of the members. It knows addresses since it was started.
 type apart struct {
-	network.ResourceManager // for who comes from a known address, and for streams
+	network.ResourceManager // for who comes from a known address, and for streams of members
 	others                  network.ResourceManager
+	admits                  func(peer.ID) bool
 
 	mu struct {
 		sync.Mutex
@@ -29,19 +33,23 @@ type apart struct {
 }
 
 // placesOf returns the places of a host: a relay's are apart, as many of each kind.
-func placesOf(relay bool) (network.ResourceManager, error) {
-	if !relay {
-		return newResources(false)
+func placesOf(relay bool, admit func(trust.DeviceID) bool) (network.ResourceManager, error) {
+	admits := func(p peer.ID) bool {
+		d, err := DeviceOf(p)
+		return err == nil && (admit == nil || admit(d)) // nil: nobody comes in
 	}
-	known, err := newResources(true)
+	known, err := newResources(relay)
 	if err != nil {
 		return nil, err
+	}
+	if !relay {
+		return newNaming(known, maxUnnamed, admits), nil
 	}
 	others, err := newResources(true)
 	if err != nil {
 		return nil, errors.Join(err, known.Close())
 	}
-	r := &apart{ResourceManager: known, others: others}
+	r := &apart{ResourceManager: newNaming(known, maxUnnamedAtRelay, nil), others: newNaming(others, maxUnnamed, nil), admits: admits}
 	r.mu.known = map[netip.Prefix]struct{}{}
 	return r, nil
 }
@@ -55,9 +63,9 @@ func shareAmongMany(l *rcmgr.PartialLimitConfig, memory rcmgr.LimitVal64) {
 	l.Service = map[string]rcmgr.ResourceLimits{identify.ServiceName: all, relay.ServiceName: all}
 	l.ServicePeer = map[string]rcmgr.ResourceLimits{relay.ServiceName: one}
 	l.Protocol = map[protocol.ID]rcmgr.ResourceLimits{
-		SyncProtocol: all, IntroduceProtocol: all, RecoverProtocol: all, identify.ID: all, identify.IDPush: all, proto.ProtoIDv2Hop: all, proto.ProtoIDv2Stop: all,
+		SyncProtocol: all, QuorumProtocol: all, IntroduceProtocol: all, RecoverProtocol: all, KnockProtocol: all, identify.ID: all, identify.IDPush: all, proto.ProtoIDv2Hop: all, proto.ProtoIDv2Stop: all,
 	}
-	l.ProtocolPeer = map[protocol.ID]rcmgr.ResourceLimits{proto.ProtoIDv2Hop: one, proto.ProtoIDv2Stop: one}
+	l.ProtocolPeer = map[protocol.ID]rcmgr.ResourceLimits{QuorumProtocol: one, proto.ProtoIDv2Hop: one, proto.ProtoIDv2Stop: one}
 }
 
 // home returns what counts as one address: of IPv6 a network, in which a device changes its own.
@@ -116,6 +124,14 @@ func (r *apart) OpenConnection(dir network.Direction, usefd bool, addr ma.Multia
 		return r.ResourceManager.OpenConnection(dir, usefd, addr)
 	}
 	return r.of(homeOf(addr)).OpenConnection(dir, usefd, addr)
+}
+
+// OpenStream takes a place for a stream.
+func (r *apart) OpenStream(p peer.ID, dir network.Direction) (network.StreamManagementScope, error) {
+	if !r.admits(p) {
+		return r.others.OpenStream(p, dir)
+	}
+	return r.ResourceManager.OpenStream(p, dir)
 }
 
 // VerifySourceAddress reports whether who comes from an address has to show that it is his.

@@ -1,7 +1,6 @@
 package p2p
 
 import (
-	"encoding/binary"
 	"fmt"
 	"net"
 	"testing"
@@ -19,7 +18,7 @@ import (
 
 // TestPlacesApart: whoever fills all places that strangers can have leaves those of who comes from where a member came from.
 func TestPlacesApart(t *testing.T) {
-	places, err := placesOf(true)
+	places, err := placesOf(true, func(trust.DeviceID) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,18 +56,16 @@ func TestPlacesApart(t *testing.T) {
 	}
 }
 
-// TestPlacesForMany: as many devices as an anchor takes have a session each, and circuits, whatever the machine's memory.
+// TestPlacesForMany: as many devices as an anchor takes have a session each, circuits, and a stream to its voter, whatever the machine's memory.
 func TestPlacesForMany(t *testing.T) {
-	places, err := placesOf(true)
+	places, err := placesOf(true, func(trust.DeviceID) bool { return true })
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = places.Close() }()
 	for i := range 10_000 {
-		var d trust.DeviceID
-		binary.BigEndian.PutUint64(d[:], uint64(i))
-		id := peer.ID(d[:])
-		for _, name := range []protocol.ID{SyncProtocol, proto.ProtoIDv2Hop, identify.ID} {
+		id := strangerID(t, i)
+		for _, name := range []protocol.ID{SyncProtocol, QuorumProtocol, KnockProtocol, proto.ProtoIDv2Hop, identify.ID} {
 			s, err := places.OpenStream(id, network.DirInbound)
 			if err == nil {
 				err = s.SetProtocol(name)
@@ -82,6 +79,79 @@ func TestPlacesForMany(t *testing.T) {
 			if err != nil {
 				t.Fatalf("device %d has no stream of %s: %v", i, name, err)
 			}
+		}
+	}
+}
+
+// TestPlacesToAsk: a device may ask an anchor's voter as much at a time as voters take.
+func TestPlacesToAsk(t *testing.T) {
+	places, err := placesOf(true, func(trust.DeviceID) bool { return true })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = places.Close() }()
+	for i := range 320 {
+		s, err := places.OpenStream(strangerID(t, 0), network.DirInbound)
+		if err == nil {
+			err = s.SetProtocol(QuorumProtocol)
+		}
+		if err != nil {
+			t.Fatalf("question %d has no stream: %v", i, err)
+		}
+	}
+}
+
+// TestStreamsThatSayNothing: members of an anchor, and all strangers who are let in anywhere, that open streams and do not say what for, leave
+// places for everybody else's.
+func TestStreamsThatSayNothing(t *testing.T) {
+	for relay, strangers := range map[bool]int{false: maxStrangers, true: maxStrangersAtRelay} {
+		member := map[trust.DeviceID]bool{}
+		places, err := placesOf(relay, func(d trust.DeviceID) bool { return member[d] })
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = places.Close() }()
+		admits := func(i int) peer.ID {
+			id := strangerID(t, i)
+			d, err := DeviceOf(id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			member[d] = true
+			return id
+		}
+		hostile := 0
+		if relay {
+			hostile = 64
+		}
+		for i := range hostile + strangers {
+			id := strangerID(t, i)
+			if i < hostile {
+				id = admits(i)
+			}
+			for range maxStreamsAtRelay {
+				if _, err := places.OpenStream(id, network.DirInbound); err != nil {
+					break
+				}
+			}
+		}
+		one := admits(1000)
+		for _, dir := range []network.Direction{network.DirInbound, network.DirOutbound} {
+			s, err := places.OpenStream(one, dir)
+			if err != nil {
+				t.Fatalf("relay %v, direction %v: %v", relay, dir, err)
+			}
+			s.Done()
+		}
+		for range 1000 { // one after the other
+			s, err := places.OpenStream(one, network.DirInbound)
+			if err == nil {
+				err = s.SetProtocol(QuorumProtocol)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.Done()
 		}
 	}
 }

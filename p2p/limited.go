@@ -3,6 +3,7 @@ package p2p
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -33,11 +34,35 @@ var errCrowded = errors.New("as many devices of its practice are connected as ar
 // errDropped ends the links of a practice that this device lets go.
 var errDropped = errors.New("the practice was dropped")
 
+// errTooMuch ends a link that has a large frame come or go while others of its practice take all the memory that there is for them. It is
+// sent again.
+var errTooMuch = errors.New("more large frames are on their way at once than there is memory for; they are sent again")
+
+// large is the memory that large frames take of one practice's links together: whoever sends or takes them slowly has them stay.
+type large struct {
+	bytes atomic.Int64
+	most  int64
+}
+
+// take has memory for a frame, beyond what each link may take by itself, until it is given back; nil: nothing is counted.
+func (l *large) take(n int) (giveBack func(), err error) {
+	beyond := int64(n - ownFrame)
+	if l == nil || beyond <= 0 {
+		return func() {}, nil
+	}
+	if l.bytes.Add(beyond) > l.most {
+		l.bytes.Add(-beyond)
+		return func() {}, errTooMuch
+	}
+	return func() { l.bytes.Add(-beyond) }, nil
+}
+
 // sessions is what a host knows of all sessions with one replica.
 type sessions struct {
-	open    int
-	past    Traffic // of those that are over
-	contact time.Time
+	open          int
+	past          Traffic // of those that are over
+	contact       time.Time
+	coming, going large
 }
 
 // fullOf says why nothing is stored of a replica.
@@ -63,7 +88,7 @@ func (h *Host) FullChanged(of session.Replica) {
 // ofLocked returns what is known of the sessions with a replica, made if need be.
 func (h *Host) ofLocked(r session.Replica) *sessions {
 	if h.mu.of[r] == nil {
-		h.mu.of[r] = new(sessions)
+		h.mu.of[r] = &sessions{coming: large{most: maxComing}, going: large{most: maxGoing}}
 	}
 	return h.mu.of[r]
 }
@@ -72,6 +97,14 @@ func (h *Host) ofLocked(r session.Replica) *sessions {
 func (h *Host) crowdedLocked(r session.Replica) bool {
 	l, ok := r.(Limited)
 	return ok && l.Connections() > 0 && h.ofLocked(r).open >= l.Connections()
+}
+
+// largeOf returns the memory that there is for large frames of a replica's links.
+func (h *Host) largeOf(r session.Replica) (coming, going *large) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	of := h.ofLocked(r)
+	return &of.coming, &of.going
 }
 
 // gone reports whether a replica is no more.

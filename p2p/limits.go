@@ -22,8 +22,11 @@ const (
 	maxConns          = 256
 	maxTransient      = 64
 	maxConnsPerAddr   = 96 // a whole branch behind one router
+	maxUnnamed        = 16 // streams of one stranger that have not said for which protocol they are
 	newConnsPerSecond = 50
 	maxNetMemory      = 512 << 20
+	maxComing         = 64 << 20  // of frames that come of one practice's devices, beyond ownFrame of each
+	maxGoing          = 256 << 20 // of those that go to them: one large chunk goes to many at once
 
 	newConnsPerSecondPerAddr = 100
 
@@ -46,7 +49,9 @@ const (
 	// Of an anchor, which many practices share. Whoever fills the places for strangers leaves the others.
 	maxConnsAtRelay          = 1 << 14
 	maxTransientAtRelay      = 512
-	maxStreamsAtRelay        = 1024 // of one device
+	maxStreamsAtRelay        = 1024    // of one device
+	maxUnnamedAtRelay        = 320     // of those, which have not said for which protocol they are: as many questions as a voter takes
+	maxNamingAtRelay         = 1 << 15 // of these, of all devices, and as many of all strangers
 	newConnsPerSecondAtRelay = 500
 	maxNetMemoryAtRelay      = maxConnsAtRelay * 256 << 10 // which is set aside for each stream over TCP, and used if it is not read
 	maxHomes                 = 1 << 14                     // addresses that members have come from
@@ -62,6 +67,8 @@ const (
 	maxRecord         = 2 << 10
 	maxAddressRequest = 8 + maxSought*32
 	maxAddressAnswer  = 8 + maxSought*(maxRecord+2)
+
+	sweepShare = 10 // of the time, one part in so many goes to looks at all connections at most
 
 	maxAddrs     = 16 // kept per peer
 	maxKnown     = 1024

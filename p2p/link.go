@@ -85,7 +85,8 @@ func (h *Host) serve(ctx context.Context, s network.Stream, device trust.DeviceI
 	h.observe(l)
 
 	var beside sync.WaitGroup
-	beside.Go(func() { l.end(l.write(ctx)) })
+	_, going := h.largeOf(replica)
+	beside.Go(func() { l.end(l.write(ctx, going)) })
 	beside.Go(func() { h.askAgain(ctx, l) })
 	l.end(h.read(ctx, l))
 	beside.Wait()
@@ -249,6 +250,8 @@ func reasonOf(err error) string {
 func (h *Host) read(ctx context.Context, l *link) error {
 	r := newFrameReader(l.stream)
 	r.await = func(n int) { await(ctx, l.replica, n) }
+	r.coming, _ = h.largeOf(l.replica)
+	defer func() { r.done() }()
 	for {
 		f, err := r.read(session.MaxFrame)
 		if err != nil {
@@ -287,7 +290,7 @@ func (h *Host) relay(from *link, res session.Result) {
 }
 
 // write sends what the session has to say, as the stream takes it.
-func (l *link) write(ctx context.Context) error {
+func (l *link) write(ctx context.Context, going *large) error {
 	w := newFrameWriter(l.stream, ctx.Done())
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
@@ -300,7 +303,11 @@ func (l *link) write(ctx context.Context) error {
 			if f == nil {
 				break
 			}
-			if err := w.write(f); err != nil {
+			giveBack, err := going.take(len(f))
+			if err == nil {
+				err = w.write(f)
+			}
+			if giveBack(); err != nil {
 				return err
 			}
 			if ctx.Err() != nil {

@@ -43,7 +43,7 @@ func newHost(cfg Config, gater connmgr.ConnectionGater, relayed bool) (host.Host
 	if err != nil {
 		return nil, fmt.Errorf("make peerstore: %w", err)
 	}
-	resources, err := placesOf(cfg.Relay != nil)
+	resources, err := placesOf(cfg.Relay != nil, cfg.Admit)
 	if err != nil {
 		return nil, fmt.Errorf("make resource limits: %w", err)
 	}
@@ -168,10 +168,12 @@ func multiaddrs(texts []string) (list []ma.Multiaddr, err error) {
 func newResources(relay bool) (network.ResourceManager, error) {
 	conns, transient, streams := rcmgr.LimitVal(maxConns), rcmgr.LimitVal(maxTransient), rcmgr.LimitVal(64)
 	perAddr, perSecond, memory := maxConnsPerAddr, newConnsPerSecond, rcmgr.LimitVal64(maxNetMemory)
+	naming := 4 * transient
 	if relay {
 		memory = maxNetMemoryAtRelay
 		conns, transient, streams = maxConnsAtRelay, maxTransientAtRelay, maxStreamsAtRelay
 		perAddr, perSecond = maxReservationsPerAddr, newConnsPerSecondAtRelay
+		naming = maxNamingAtRelay
 	}
 	limits := rcmgr.PartialLimitConfig{
 		System: rcmgr.ResourceLimits{
@@ -181,7 +183,7 @@ func newResources(relay bool) (network.ResourceManager, error) {
 		},
 		Transient: rcmgr.ResourceLimits{
 			Conns: transient, ConnsInbound: transient, ConnsOutbound: transient,
-			Streams: 4 * transient, StreamsInbound: 4 * transient, StreamsOutbound: 4 * transient,
+			Streams: naming, StreamsInbound: naming, StreamsOutbound: naming,
 			Memory: maxNetMemory / 4, FD: transient,
 		},
 		PeerDefault: rcmgr.ResourceLimits{

@@ -259,8 +259,24 @@ func (s *Service) WaitLease(ctx context.Context, name string) (api.Lease, error)
 	}
 }
 
-// NotHere lists what documents of a lock are to be taken back to: those of which nobody here can tell what is certified. holds reports whether heads are held here.
-func (s *Service) NotHere(ctx context.Context, name string, holds func(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error)) ([]lockquorum.Certified, error) {
+// Back is what documents of a lock are to be taken back to, as the lock was when that was found out.
+type Back struct {
+	To    []lockquorum.Certified // ascending by document
+	token lockquorum.Token
+	from  map[lockquorum.DocumentID]lockquorum.Heads
+}
+
+// fits reports whether nothing has come of the lock since that would be taken back unseen.
+func (b *Back) fits(l lockquorum.Lease) bool {
+	now := map[lockquorum.DocumentID]lockquorum.Heads{}
+	for _, d := range l.Documents {
+		now[d.ID] = d.Heads
+	}
+	return l.Token == b.token && !slices.ContainsFunc(b.To, func(c lockquorum.Certified) bool { return now[c.Document] != b.from[c.Document] })
+}
+
+// NotHere finds what documents of a lock are to be taken back to: those of which nobody here can tell what is certified. names reports whether heads can be told and are here.
+func (s *Service) NotHere(ctx context.Context, name string, names func(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error)) (*Back, error) {
 	id, err := s.lock(ctx, name)
 	if err != nil {
 		return nil, s.explain(err)
@@ -270,10 +286,10 @@ func (s *Service) NotHere(ctx context.Context, name string, holds func(lock stri
 		return nil, err
 	}
 	l, _ := st.Lease(id)
-	var back []lockquorum.Certified
+	back := &Back{token: l.Token, from: map[lockquorum.DocumentID]lockquorum.Heads{}}
 	never := 0
 	for _, d := range l.Documents {
-		here, err := holds(name, d.ID, d.Heads)
+		here, err := names(name, d.ID, d.Heads)
 		if err != nil {
 			return nil, err
 		}
@@ -282,15 +298,15 @@ func (s *Service) NotHere(ctx context.Context, name string, holds func(lock stri
 				never++
 				break
 			}
-			if here, err = holds(name, d.ID, d.Before[i]); err != nil {
+			if here, err = names(name, d.ID, d.Before[i]); err != nil {
 				return nil, err
 			} else if here {
-				back = append(back, lockquorum.Certified{Document: d.ID, Heads: d.Before[i]})
+				back.To, back.from[d.ID] = append(back.To, lockquorum.Certified{Document: d.ID, Heads: d.Before[i]}), d.Heads
 			}
 		}
 	}
 	switch {
-	case len(back) > 0:
+	case len(back.To) > 0:
 		return back, nil
 	case never > 0:
 		return nil, &api.Error{Code: api.CodeConflict, Message: "nothing that was committed before under that lock, and is remembered, is here: there is nothing to go back to",
@@ -299,8 +315,11 @@ func (s *Service) NotHere(ctx context.Context, name string, holds func(lock stri
 	return nil, &api.Error{Code: api.CodeConflict, Message: "all that was committed under that lock is here: nothing is to be taken back"}
 }
 
-// BreakLease ends a lease, whoever holds it, and takes documents back, also if nobody holds it.
-func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequest, back []lockquorum.Certified) (api.Lease, error) {
+// maxBack is how many documents one command takes back: with its note it is far from too large.
+const maxBack = 64
+
+// BreakLease ends a lease, whoever holds it, and takes documents back, also if nobody holds it; nil: none.
+func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequest, back *Back) (api.Lease, error) {
 	id, err := s.lock(ctx, req.Name)
 	if err != nil {
 		return api.Lease{}, s.explain(err)
@@ -310,19 +329,32 @@ func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequ
 		return api.Lease{}, err
 	}
 	l, ok := st.Lease(id)
-	if !ok || l.Holder == (lockquorum.DeviceID{}) && len(back) == 0 {
+	if !ok || l.Holder == (lockquorum.DeviceID{}) && back == nil {
 		return api.Lease{}, &api.Error{Code: api.CodeNotFound, Message: "nobody holds that lock", Hint: "see chartmesh lease list"}
 	}
 	token := l.Token
 	if req.Token != "" && req.Token != token.String() {
 		return api.Lease{}, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("the lease %s is over: %s is held", req.Token, token), Hint: "see chartmesh lease list"}
 	}
+	parts := [][]lockquorum.Certified{nil}
+	if back != nil {
+		if !back.fits(l) {
+			return api.Lease{}, &api.Error{Code: api.CodeConflict, Message: "the lock was granted, or something was committed under it, while it was found out what to take back; nothing was",
+				Hint: "give the command again"}
+		}
+		parts = slices.Collect(slices.Chunk(back.To, maxBack))
+	}
 	sealed, err := s.seal(note{user: user, time: time.Now(), subject: req.Name, reason: req.Reason}, about(kindLock, id))
 	if err != nil {
 		return api.Lease{}, s.explain(err)
 	}
-	if err := s.client.Break(ctx, id, token, back, sealed); err != nil {
-		return api.Lease{}, s.explain(err)
+	for i, part := range parts { // the first one ends the lease
+		if err := s.client.Break(ctx, id, token, part, sealed); errors.Is(err, client.ErrStaleToken) && i > 0 {
+			return api.Lease{}, &api.Error{Code: api.CodeConflict, Message: fmt.Sprintf("%d of %d documents are taken back, and the lock was granted meanwhile", i*maxBack, len(back.To)), Err: err,
+				Hint: "give the command again"}
+		} else if err != nil {
+			return api.Lease{}, s.explain(err)
+		}
 	}
 	s.mu.Lock()
 	mine := s.mu.held[id]
@@ -331,7 +363,10 @@ func (s *Service) BreakLease(ctx context.Context, user string, req api.BreakRequ
 		mine.held().Check(ctx)
 	}
 	out := s.describe(st, l)
-	if out.TakenBack = len(back); out.Held {
+	if back != nil {
+		out.TakenBack = len(back.To)
+	}
+	if out.Held {
 		out.Held, out.Ended = false, lockquorum.SealBroken.String()
 	}
 	return out, nil

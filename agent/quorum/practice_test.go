@@ -169,6 +169,16 @@ func (p *practice) named(name string) *member {
 // moves has the folder be one that was moved: it begins another log.
 func (m *member) moves() { m.log[1]++ }
 
+// logs lists the logs that it wrote, as far as it knows.
+func (m *member) logs() (list [][32]byte) {
+	for n := range m.log[1] + 1 {
+		if !m.wiped || n == m.log[1] {
+			list = append(list, [32]byte{m.log[0], n})
+		}
+	}
+	return list
+}
+
 // start starts the device's part, as its agent would.
 func (m *member) start() {
 	m.of.t.Helper()
@@ -177,7 +187,7 @@ func (m *member) start() {
 		Enter: func(_ context.Context, e trust.Entry) error { return m.of.learn(m, e) },
 		Name:  func(id trust.DeviceID) api.Party { return m.of.party(id) },
 		Log:   local.Log{Current: func() [32]byte { return m.log }, Continues: func(since [32]byte) bool { return since == m.log }, Original: func() bool { return m.log[1] == 0 }},
-		Wrote: func(log [32]byte) bool { return log[0] == m.log[0] && !m.wiped }, Replaced: func([32]byte) bool { return false },
+		Logs:  m.logs, Replaced: func([32]byte) bool { return false },
 	})
 	must(m.of.t, err)
 	m.service = s

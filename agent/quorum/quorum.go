@@ -36,7 +36,7 @@ type Keys interface {
 	Reseed(st *trust.State, voters []trust.DeviceID, now time.Time) (trust.Entry, error)
 }
 
-// Config says what a Service is. Store, Keys, Members, Log, Wrote and Replaced are needed.
+// Config says what a Service is. Store, Keys, Members, Log, Logs and Replaced are needed.
 type Config struct {
 	Store   storage.Store
 	Keys    Keys
@@ -50,8 +50,10 @@ type Config struct {
 	Network local.Network
 	// Witness keeps outside of the folder how far its voter came; nil: nothing does.
 	Witness local.Witness
-	// Wrote reports whether the folder once wrote a log, and Replaced whether it was put back in the place of the one that wrote it.
-	Wrote, Replaced func(log [32]byte) bool
+	// Logs lists the logs that the folder writes and ever wrote.
+	Logs func() [][32]byte
+	// Replaced reports whether the folder was put back in the place of the one that wrote a log.
+	Replaced func(log [32]byte) bool
 	// Marks keep outside of the folder how far numbers were given from parts of ranges; nil: nothing does.
 	Marks ranges.Marks
 	// Enter puts an entry into the membership log and tells the other devices; nil: this device founds no quorum anew.

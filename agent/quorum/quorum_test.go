@@ -36,12 +36,18 @@ type device struct {
 }
 
 type fakeWitness struct {
-	at local.Reached
-	ok bool
+	at   local.Reached
+	ok   bool
+	read func() // called before it is read; nil: nothing is
 }
 
-func (w *fakeWitness) Read() (local.Reached, bool, error) { return w.at, w.ok, nil }
-func (w *fakeWitness) Write(r local.Reached) error        { w.at, w.ok = r, true; return nil }
+func (w *fakeWitness) Read() (local.Reached, bool, error) {
+	if w.read != nil {
+		w.read()
+	}
+	return w.at, w.ok, nil
+}
+func (w *fakeWitness) Write(r local.Reached) error { w.at, w.ok = r, true; return nil }
 
 // founding founds a practice, with a second device of a role.
 func founding(t *testing.T, role trust.Role) (first, second *device) {
@@ -73,8 +79,8 @@ func (d *device) open(t *testing.T) *Service {
 			name, site := d.keys.Names(d.members(), id)
 			return api.Party{Name: name, Site: site}
 		},
-		Log:   local.Log{Current: func() [32]byte { return d.log }, Continues: func([32]byte) bool { return !d.apart.Load() }, Original: func() bool { return !d.apart.Load() }},
-		Wrote: func(log [32]byte) bool { return log == d.log }, Replaced: func([32]byte) bool { return false },
+		Log:  local.Log{Current: func() [32]byte { return d.log }, Continues: func([32]byte) bool { return !d.apart.Load() }, Original: func() bool { return !d.apart.Load() }},
+		Logs: func() [][32]byte { return [][32]byte{d.log} }, Replaced: func([32]byte) bool { return false },
 	})
 	must(t, err)
 	return s

@@ -21,7 +21,7 @@ func (s *Service) openRanges() {
 	s.low = make(chan struct{}, 1)
 	s.ranges = ranges.New(ranges.Config{
 		Store: s.cfg.Store, Device: s.self, Quorum: rangeQuorum{s}, Marks: s.cfg.Marks, Logger: s.log,
-		Log: ranges.Log{Current: s.cfg.Log.Current, Continues: s.cfg.Log.Continues, Wrote: s.cfg.Wrote, Replaced: s.cfg.Replaced},
+		Log: ranges.Log{Current: s.cfg.Log.Current, Continues: s.cfg.Log.Continues, All: s.cfg.Logs, Replaced: s.cfg.Replaced},
 	})
 }
 

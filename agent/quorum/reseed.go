@@ -10,6 +10,7 @@ import (
 
 	"chartmesh/agent/api"
 	"chartmesh/lockquorum"
+	"chartmesh/lockquorum/driver"
 	"chartmesh/lockquorum/remote"
 	"chartmesh/trust"
 )
@@ -120,8 +121,10 @@ const (
 	sealed      = "leases that are held end; what was written under them and is not committed is kept aside and shown"
 	fromNothing = "no voter's log is there: it begins from nothing; circles are to be opened anew, and what had a number before is given another one"
 	lostParts   = "a part of a range that only devices know that are gone may be granted once more: a patient's number can be given twice"
-	otherwise   = "two devices know a part of a range otherwise: see `chartmesh range list` afterwards"
-	notWhole    = "the log that reaches farthest has lost something; what there is of it counts"
+	otherwise   = "two devices know a part of a range otherwise: see `chartmesh range show` afterwards"
+	farther     = "the quorum came farther than any log that is left: a part of a range that was granted since, and that its own device does not know of either, may be granted once more: a patient's number can be given twice; " +
+		"before anybody takes one, have the range begin beyond the last number that was given: `chartmesh range set`"
+	notWhole = "the log that reaches farthest has lost something; what there is of it counts"
 )
 
 // plan says what founding the quorum anew would do.
@@ -172,10 +175,35 @@ func (s *Service) plan(has gathered, voters, gone []trust.DeviceID) (out api.Res
 	if len(gone) > 0 {
 		out.Notes = append(out.Notes, lostParts)
 	}
+	if s.cameFarther(has) {
+		out.Notes = append(out.Notes, farther)
+	}
 	if !same {
 		out.Notes = append(out.Notes, otherwise)
 	}
 	return out, nil
+}
+
+// cameFarther reports whether somebody saw the quorum come farther than the log that reaches farthest: as this device was told and heard, or as its own voter noted outside of
+// the folder.
+func (s *Service) cameFarther(has gathered) bool {
+	var reach driver.Reach
+	if has.best >= 0 {
+		reach = has.list[has.best].reach
+	}
+	beyond := func(epoch, index uint64) bool {
+		return epoch > reach.Epoch || epoch == reach.Epoch && index > reach.Index
+	}
+	for _, p := range s.voter.Seen().Shows() {
+		if beyond(p.Epoch, p.Index) {
+			return true
+		}
+	}
+	if s.cfg.Witness == nil {
+		return false
+	}
+	was, ok, err := s.cfg.Witness.Read()
+	return ok && err == nil && beyond(was.Epoch, was.Index)
 }
 
 // over reports whether a log ended since its quorum did, of which a later one is in force.

@@ -2,6 +2,7 @@ package quorum
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -297,4 +298,46 @@ func TestReseedApart(t *testing.T) {
 			t.Errorf("the next one is %+v, and %+v", third, third.Status)
 		}
 	})
+}
+
+// TestReseedFarther: whoever founds a quorum anew is told if somebody saw it come farther than the log that it begins with, and not where nothing is lost.
+func TestReseedFarther(t *testing.T) {
+	for _, c := range []struct {
+		what      string
+		back, say bool
+	}{
+		{"moved", false, false},
+		{"put back, as its witness says", true, true},
+		{"put back, as another device saw", true, true},
+		{"put back, and nobody saw it", true, false},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPractice(t, trust.RoleMember)
+				a, b := p.named("A"), p.named("B")
+				a.waitState(api.QuorumOK)
+				a.openCircle()
+				backup := a.store.Copy()
+				b.number("Invoice/1")
+				a.end()
+				if c.back {
+					a.store = backup
+				}
+				if c.what != "put back, as its witness says" {
+					a.witness = &fakeWitness{}
+				}
+				a.moves()
+				a.start()
+				a.waitState(api.QuorumStopped)
+				if c.what == "put back, as another device saw" {
+					a.service.Carried(t.Context(), b.keys.Device(), b.service.Carries())
+				}
+				plan, err := a.service.Reseed(t.Context(), nil, nil, true)
+				must(t, err)
+				if slices.Contains(plan.Notes, farther) != c.say {
+					t.Errorf("it says %q", plan.Notes)
+				}
+			})
+		})
+	}
 }

@@ -183,3 +183,43 @@ func TestWitnessAtTheEnd(t *testing.T) {
 		}
 	})
 }
+
+// TestBeginsWhileOpened: a device that is asked to vote anew while its voter of before is being started votes under its new number, and not under the one of before, whatever becomes
+// of that.
+func TestBeginsWhileOpened(t *testing.T) {
+	for _, unfit := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newPractice(t, trust.RoleServer, trust.RoleServer)
+			p.three()
+			a, b := p.named("A"), p.named("B")
+			_, err := a.service.ChangeQuorum(t.Context(), nil, p.ids("B", "C"))
+			must(t, err)
+			b.end()
+			opening, asked := make(chan struct{}), make(chan struct{})
+			var once sync.Once
+			b.witness.read = func() {
+				once.Do(func() {
+					close(opening)
+					<-asked
+					if unfit { // the voter of before is not to run
+						b.witness.at.Index += 1000
+					}
+				})
+			}
+			b.start()
+			<-opening
+			over := make(chan error, 1)
+			go func() {
+				_, err := a.service.ChangeQuorum(t.Context(), p.ids("B", "C"), nil)
+				over <- err
+			}()
+			synctest.Wait() // it has begun
+			close(asked)
+			must(t, <-over)
+			a.waitState(api.QuorumOK)
+			if st := b.service.voter.Status(); !st.Runs || len(st.Voter.Voters) != 3 {
+				t.Errorf("its voter is %+v", st)
+			}
+		})
+	}
+}

@@ -21,7 +21,7 @@ func (r *Replica) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]by
 	}
 	apart, err := r.logs.Arrive(ctx, from, chunks)
 	if err != nil {
-		return err
+		return r.takeBackRead(err) // what a skip rests on does not read
 	}
 	for _, skip := range apart {
 		if err := r.rejoin(ctx, skip); err != nil {

@@ -240,6 +240,27 @@ func (r *Replica) Holds(lock string, document lockquorum.DocumentID, heads lockq
 	return found != nil, err
 }
 
+// Names reports whether this device can tell what heads of a document of a lock are, and all of them is here, be it that it does not count before a certificate says so.
+func (r *Replica) Names(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error) {
+	if heads == (lockquorum.Heads{}) {
+		return true, nil
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	d, err := r.namedDocument(lock, document)
+	if err != nil || d == nil {
+		return false, err
+	}
+	found, err := r.beginPlain().resolve(d, heads, true)
+	return found != nil && !slices.ContainsFunc(found, func(h certificate.Hash) bool { return !d.mayCount(h) }), err
+}
+
+// mayCount reports whether a change counts, or is kept for no other reason than that it is not certified.
+func (d *document) mayCount(h crdt.ChangeHash) bool {
+	l := d.lost[h]
+	return d.index.Has(h) || l != nil && (l.why == lostPending || l.why == lostLate)
+}
+
 // Await returns when this device has what is certified of a document of a lock.
 func (r *Replica) Await(ctx context.Context, lock string, document lockquorum.DocumentID, heads lockquorum.Heads) error {
 	for {
@@ -351,6 +372,48 @@ func (r *Replica) Uncommitted() (list []Proposal, err error) {
 					list = append(list, p)
 				}
 			}
+		}
+	}
+	return list, nil
+}
+
+// errReviewing says that documents are looked at again, since the membership log has grown.
+var errReviewing = errors.New("documents are still looked at anew")
+
+// Uncounted returns the documents of which something does not count, and the word of a voter that certified them does not any more: it has another role now. Who votes now may
+// say the same.
+func (r *Replica) Uncounted() (list []Proposal, err error) {
+	r.write.Lock()
+	defer r.write.Unlock()
+	if r.quorum == nil {
+		return nil, nil
+	}
+	if !r.reviewed() {
+		return nil, errReviewing
+	}
+	st, docs := r.State(), map[crdt.DocumentID]trust.ScopeID{}
+	if err := r.store.View(func(v storage.Reader) error {
+		return v.Scan(storage.Certificate.All(), nil, func(key, value []byte) error {
+			id, _, err := storage.Certificate.Parse(key)
+			if err != nil {
+				return err
+			}
+			c, err := parseCertified(value)
+			if err == nil && r.quorum.Voted(st, c.Place.Epoch, c.voter) != certificate.Yes {
+				docs[id] = c.place.Scope
+			}
+			return err
+		})
+	}); err != nil {
+		return nil, fmt.Errorf("read what is certified: %w", err)
+	}
+	for id, scope := range docs { // few: whoever votes is believed, as a rule
+		d, err := r.document(scope, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(d.lost)+len(d.overlay) > 0 {
+			list = append(list, Proposal{Lock: d.lock, Scope: d.scope, Document: id, Name: r.quorum.Document(id)})
 		}
 	}
 	return list, nil

@@ -266,6 +266,9 @@ func TestBarrier(t *testing.T) {
 	if err := write(); api.CodeOf(err) != api.CodeUnavailable || hold() {
 		t.Errorf("without the change: %v", err)
 	}
+	if named, err := b.Names(lists, name, l.Certified(name)); named || err != nil {
+		t.Errorf("what is not here has a name (%v)", err)
+	}
 	if err := q.tryCertify(b, lists, "CodeSystem/c1"); !errors.Is(err, replica.ErrNotHere) {
 		t.Errorf("certified what is not here: %v", err)
 	}
@@ -498,6 +501,14 @@ func TestHolderDies(t *testing.T) {
 	}
 	if holds() {
 		t.Fatal("nothing says yet that it counts")
+	}
+	names := func() bool {
+		ok, err := b.Names(lists, name, next.Certified(name))
+		must(t, err)
+		return ok
+	}
+	if !names() {
+		t.Error("it is here, and would be taken back")
 	}
 	q.certify(b, lists, "CodeSystem/c1")
 	if !holds() || b.shows() != "A" {

@@ -133,6 +133,7 @@ func printStatus(w io.Writer, s anchor.Status) error {
 		switch {
 		case p.Damaged != "":
 			fmt.Fprintf(&b, "  damaged, nothing of it is held: %s\n", p.Damaged)
+			fmt.Fprintf(&b, "  its devices keep everything, and fill it again: `chartmesh-anchor drop %s`, then admit it again\n", p.ID)
 		case !p.Known:
 			b.WriteString("  its administrator's device has not connected yet\n")
 		case !p.Anchor:

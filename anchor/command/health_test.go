@@ -154,6 +154,17 @@ func TestStatusSaysDeleted(t *testing.T) {
 	}
 }
 
+// TestStatusSaysDamaged: of a practice that does not read it is said what to do.
+func TestStatusSaysDamaged(t *testing.T) {
+	var out bytes.Buffer
+	must(t, printStatus(&out, anchor.Status{Practices: []anchor.Practice{{ID: "0123", Damaged: "it does not read"}}}))
+	for _, want := range []string{"nothing of it is held: it does not read\n", "`chartmesh-anchor drop 0123`", "admit"} {
+		if !strings.Contains(out.String(), want) {
+			t.Errorf("it does not say %q: %s", want, out.String())
+		}
+	}
+}
+
 // TestCommands has an example in the help of every command, and every command that tells something tells it as JSON.
 func TestCommands(t *testing.T) {
 	for _, cmd := range root().Commands() {

@@ -362,6 +362,17 @@ func (p *Practice) takeBack(ctx context.Context, bad *logs.Unreadable) error {
 	return err
 }
 
+// Scrub reads all that is claimed, in no hurry, and has claimed no longer what does not read: nobody may ask for it before it is needed.
+func (p *Practice) Scrub(ctx context.Context, pause time.Duration) (logs.Scrubbed, error) {
+	h := p.held.Load()
+	if h == nil {
+		return logs.Scrubbed{}, nil
+	}
+	return h.logs.Scrub(ctx, pause, func(ctx context.Context, at storage.Ref, why error) error {
+		return p.takeBack(ctx, &logs.Unreadable{At: at, Err: why})
+	})
+}
+
 // Stood returns where the first history of a log stood at a counter.
 func (p *Practice) Stood(scope trust.ScopeID, log chunk.LogID, counter uint64) (chunk.Position, error) {
 	if h := p.held.Load(); h != nil {
@@ -395,7 +406,7 @@ func (p *Practice) Arrive(ctx context.Context, from trust.DeviceID, chunks [][]b
 	p.cfg.Proven(from)
 	apart, err := h.logs.Arrive(ctx, from, chunks)
 	if err != nil {
-		return err
+		return p.read(err) // what a skip rests on does not read
 	}
 	for _, skip := range apart {
 		if err := h.logs.Rejoin(ctx, skip, nil, nil); err != nil {

@@ -55,10 +55,14 @@ func (s *Set) Beginners(scope trust.ScopeID) (map[chunk.LogID]trust.DeviceID, er
 	err := s.store.View(func(v storage.Reader) error {
 		for log := range logs {
 			known[log] = trust.DeviceID{}
-			err := v.Scan(storage.Chunk.With2(scope, log), nil, func(_, value []byte) error {
-				sealed, err := chunk.Parse(value)
+			err := v.Keys(storage.Chunk.With2(scope, log), nil, func(key []byte) error {
+				_, _, counter, err := storage.Chunk.Parse(key)
 				if err != nil {
-					return fmt.Errorf("%w: %w", storage.ErrDamaged, err)
+					return err
+				}
+				sealed, err := ReadChunk(v, scope, log, counter)
+				if err != nil {
+					return storage.IgnoreDamaged(err) // the next one tells it too
 				}
 				known[log] = sealed.Header().Device
 				return storage.ErrStop
@@ -70,10 +74,10 @@ func (s *Set) Beginners(scope trust.ScopeID) (map[chunk.LogID]trust.DeviceID, er
 				continue
 			}
 			skip, _, err := ReadSkip(v, scope, log, 1) // all of it is packed
-			if err != nil {
+			if storage.IgnoreDamaged(err) != nil {
 				return err
 			}
-			known[log] = skip.Key.Device
+			known[log] = skip.Key.Device // nobody's if that does not read: it counts among all logs alone
 		}
 		return nil
 	})

@@ -71,7 +71,7 @@ func (s *Set) takeBackBranch(ctx context.Context, at storage.Ref, why error, not
 func (s *Set) takeBackMain(ctx context.Context, at Ref, why error, note func(*storage.Batch, uint64) error) (taken bool, err error) {
 	was := s.End(at.Scope, at.Log)
 	if was.Counter < at.Counter {
-		return false, nil // nothing is claimed of it
+		return false, s.dropKept(ctx, at)
 	}
 	s.log.Error("a chunk is damaged; it is asked for again", "log", at.Log, "counter", at.Counter, "error", why)
 	var batch storage.Batch
@@ -113,6 +113,23 @@ func (s *Set) takeBackMain(ctx context.Context, at Ref, why error, note func(*st
 		s.Memory.AdvanceLocked(at.Scope, at.Log, head)
 	}
 	return true, nil
+}
+
+// dropKept removes a chunk that is kept behind the end of its log and does not read: nothing is claimed of it, and what may rest on it is
+// to find that it is not here.
+func (s *Set) dropKept(ctx context.Context, at Ref) error {
+	key := storage.Chunk.Key(at.Scope, at.Log, at.Counter)
+	var batch storage.Batch
+	if err := s.store.View(func(v storage.Reader) error {
+		_, err := v.Get(key)
+		if errors.Is(err, storage.ErrDamaged) {
+			batch.Delete(key)
+		}
+		return storage.IgnoreDamaged(storage.IgnoreNotFound(err))
+	}); err != nil || batch.Len() == 0 {
+		return err
+	}
+	return s.store.Commit(ctx, &batch)
 }
 
 // dropSkip removes the skip over a counter if it does not read: whoever looks for one there would stop at it.

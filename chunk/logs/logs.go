@@ -62,8 +62,12 @@ func (u *Unreadable) Error() string {
 
 func (u *Unreadable) Unwrap() error { return u.Err }
 
-// UnreadableAs returns err as what it says about a chunk, if that is that the chunk is damaged or gone.
+// UnreadableAs returns err as what it says about a chunk, if that is that the chunk is damaged or gone. One that names another chunk stays:
+// what stands for the chunk rests on that.
 func UnreadableAs(at storage.Ref, err error) error {
+	if IsUnreadable(err) {
+		return err
+	}
 	if errors.Is(err, storage.ErrDamaged) || errors.Is(err, ErrNotHeld) || errors.Is(err, storage.ErrNotFound) {
 		return &Unreadable{at, err}
 	}

@@ -65,28 +65,39 @@ func readCheckpoint(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chun
 }
 
 // ReadAt returns the very chunk at a place: in its place, in another history of its log or loose; storage.ErrNotFound if it
-// is not here.
+// is not here, and an Unreadable that names what does not read if that may be it. What is loose is claimed by no vector: if it
+// does not read, it is not here.
 func ReadAt(v storage.Reader, scope trust.ScopeID, at chunk.Place) (chunk.Sealed, error) {
-	for _, key := range [][]byte{
-		storage.Chunk.Key(scope, at.Log, at.Counter), storage.Branch.Key(scope, at.Log, at.Counter, at.ID),
-		storage.Loose.Key(scope, at.Log, at.Counter, at.ID),
+	main := storage.Ref{Scope: scope, Log: at.Log, Counter: at.Counter}
+	beside := storage.Ref{Scope: scope, Log: at.Log, Counter: at.Counter, ID: at.ID}
+	none := storage.ErrNotFound
+	for _, place := range []struct {
+		key []byte
+		ref *storage.Ref
+	}{
+		{storage.Chunk.Key(scope, at.Log, at.Counter), &main}, {storage.Branch.Key(scope, at.Log, at.Counter, at.ID), &beside},
+		{storage.Loose.Key(scope, at.Log, at.Counter, at.ID), nil},
 	} {
-		b, err := v.Get(key)
-		if errors.Is(err, storage.ErrNotFound) {
-			continue
+		b, err := v.Get(place.key)
+		if err == nil {
+			sealed, bad := chunk.Parse(b)
+			if bad == nil && sealed.ID() == at.ID {
+				return sealed, nil
+			}
+			if bad != nil {
+				err = fmt.Errorf("read chunk: %w: %w", storage.ErrDamaged, bad)
+			}
 		}
-		if err != nil {
+		switch {
+		case errors.Is(err, storage.ErrDamaged):
+			if place.ref != nil {
+				none = &Unreadable{*place.ref, err}
+			}
+		case storage.IgnoreNotFound(err) != nil:
 			return chunk.Sealed{}, err
 		}
-		sealed, err := chunk.Parse(b)
-		if err != nil {
-			return chunk.Sealed{}, fmt.Errorf("read chunk: %w: %w", storage.ErrDamaged, err)
-		}
-		if sealed.ID() == at.ID {
-			return sealed, nil
-		}
 	}
-	return chunk.Sealed{}, storage.ErrNotFound
+	return chunk.Sealed{}, none
 }
 
 // ReadBranch returns a chunk that stands beside the main history of its log; storage.ErrNotFound if it does not.

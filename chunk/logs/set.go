@@ -397,6 +397,9 @@ func (s *Set) At(at storage.Ref) (found Stored, main bool, err error) {
 		main = true
 		ref := Ref{at.Scope, at.Log, at.Counter}
 		found, err = Read(v, ref)
+		if bad, ok := errors.AsType[*Unreadable](err); ok {
+			err = bad.Err // of what stands for it: whoever has its turn waits for it all the same
+		}
 		return UnreadableAs(ref.Main(), err)
 	})
 	return found, main, err

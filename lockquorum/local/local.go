@@ -246,9 +246,9 @@ func (v *Voter) Run(ctx context.Context) {
 			v.awaitBegin(ctx)
 			continue
 		case disk != nil:
-			if err = v.runOnce(ctx, disk); err == nil {
+			if err = v.runOnce(ctx, disk); err == nil || v.isOver(disk) {
 				if ctx.Err() == nil && !v.due() {
-					v.awaitBegin(ctx) // it left its quorum, or is held
+					v.awaitBegin(ctx) // it left its quorum, or is held, or another begins in its place
 				}
 				continue
 			}
@@ -271,6 +271,13 @@ func (v *Voter) Run(ctx context.Context) {
 		case <-time.After(Retry):
 		}
 	}
+}
+
+// isOver reports whether a voter has left, and perhaps another one begun in its place, while it was started or ran.
+func (v *Voter) isOver(disk *driver.StoreDisk) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.mu.disk != disk
 }
 
 // awaitBegin waits until this device is told to vote, or the membership log says that another quorum is in force.
@@ -337,7 +344,7 @@ func (v *Voter) runOnce(ctx context.Context, disk *driver.StoreDisk) error {
 		return err
 	}
 	v.mu.Lock()
-	if v.isHeldLocked() || v.leftLocked(d.Status()) {
+	if v.mu.disk != disk || v.isHeldLocked() || v.leftLocked(d.Status()) {
 		v.mu.Unlock()
 		return nil
 	}

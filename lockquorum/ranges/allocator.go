@@ -41,8 +41,8 @@ type Log struct {
 	Current func() [32]byte
 	// Continues reports whether the folder is still the one that it was when its log was another, or the current one; false while a new one is to begin.
 	Continues func(since [32]byte) bool
-	// Wrote reports whether the folder once wrote a log.
-	Wrote func(log [32]byte) bool
+	// All lists the logs that the folder writes and ever wrote.
+	All func() [][32]byte
 	// Replaced reports whether the folder was put back in the place of the one that wrote a log, which so is gone.
 	Replaced func(since [32]byte) bool
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"chartmesh/lockquorum"
 	"chartmesh/storage"
@@ -13,14 +14,19 @@ import (
 func (a *Allocator) Refill(ctx context.Context, id lockquorum.RangeID) error {
 	a.ask.Lock()
 	defer a.ask.Unlock()
-	if has, err := a.hasNumbers(id); has || err != nil { // it was asked meanwhile
-		return err
-	}
-	if err := a.refill(ctx, id); err != nil {
-		return fmt.Errorf("ask for more numbers: %w", err)
+	for range maxUsed {
+		if has, err := a.hasNumbers(id); has || err != nil { // it was asked meanwhile
+			return err
+		}
+		if err := a.refill(ctx, id); err != nil {
+			return fmt.Errorf("ask for more numbers: %w", err)
+		}
 	}
 	return nil
 }
+
+// maxUsed is how many parts on end may turn out to have been used before.
+const maxUsed = 32
 
 func (a *Allocator) refill(ctx context.Context, id lockquorum.RangeID) error {
 	log := a.cfg.Log.Current()
@@ -138,7 +144,11 @@ func (a *Allocator) learnOf(ctx context.Context, id lockquorum.RangeID, list []l
 			continue
 		}
 		q := of(p)
-		if _, marked, err := a.cfg.Marks.Read(at); !q.void && (!rec.asked || marked || err != nil) {
+		used, err := a.wasUsed(at)
+		if err != nil {
+			return err
+		}
+		if !q.void && (!rec.asked || used) {
 			a.log.Error("this folder does not know how far a part of a range was used, and gives no number of it", "first", p.Min, "last", p.Max)
 			q.void, q.from = true, p.Max+1
 		} else if !q.void {
@@ -172,6 +182,21 @@ func (a *Allocator) learnOf(ctx context.Context, id lockquorum.RangeID, list []l
 		}
 	}
 	return nil
+}
+
+// wasUsed reports whether a part that is new to this folder may not be new: a mark stands for it, of whatever log of this folder. A quorum that was founded anew without it grants
+// the same numbers again. While marks cannot be read nothing is noted: else part after part would be taken and thrown away.
+func (a *Allocator) wasUsed(at Place) (bool, error) {
+	for _, at.Log = range append(a.cfg.Log.All(), at.Log) {
+		_, marked, err := a.cfg.Marks.Read(at)
+		switch {
+		case marked, errors.Is(err, errMark): // one that does not read stands for something
+			return true, nil
+		case err != nil:
+			return false, fmt.Errorf("%w: %w", ErrMark, err)
+		}
+	}
+	return false, nil
 }
 
 // agree takes on what the State says of a part that this folder knows, and reports whether that is something new.
@@ -261,7 +286,7 @@ func (a *Allocator) due(ctx context.Context, id lockquorum.RangeID, st *lockquor
 		at, rec := Place{id, p.Log, p.Min}, records[p.Log]
 		i := rec.find(p.Min)
 		switch {
-		case i < 0 && (a.cfg.Log.Replaced(p.Log) || !settled && a.cfg.Log.Wrote(p.Log)): // it was granted after the copy was made
+		case i < 0 && (a.cfg.Log.Replaced(p.Log) || !settled && slices.Contains(a.cfg.Log.All(), p.Log)): // it was granted after the copy was made
 			q := of(p)
 			q.void, q.from = true, a.notGiven(at, p, q)
 			rec.add(q)

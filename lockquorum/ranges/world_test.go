@@ -3,7 +3,6 @@ package ranges
 import (
 	"context"
 	"errors"
-	"slices"
 	"testing"
 
 	"chartmesh/lockquorum"
@@ -39,9 +38,16 @@ type ownLog struct {
 type fakeMarks struct {
 	at       map[Place]int64
 	readOnly bool
+	hidden   bool // they cannot be read either
 }
 
-func (m *fakeMarks) Read(p Place) (int64, bool, error) { n, ok := m.at[p]; return n, ok, nil }
+func (m *fakeMarks) Read(p Place) (int64, bool, error) {
+	if m.hidden {
+		return 0, false, errReadOnly
+	}
+	n, ok := m.at[p]
+	return n, ok, nil
+}
 
 func (m *fakeMarks) Write(p Place, n int64) error {
 	if m.readOnly {
@@ -126,7 +132,7 @@ func (f *folder) begin(w why) {
 
 func (f *folder) open() {
 	f.a = New(Config{Store: f.store, Device: f.self, Quorum: f, Marks: f.marks,
-		Log: Log{Current: func() [32]byte { return f.logs[len(f.logs)-1].id }, Continues: f.continues, Replaced: f.replaced, Wrote: f.wrote}})
+		Log: Log{Current: func() [32]byte { return f.logs[len(f.logs)-1].id }, Continues: f.continues, Replaced: f.replaced, All: f.all}})
 }
 
 func (f *folder) continues(since [32]byte) bool {
@@ -152,8 +158,11 @@ func (f *folder) replaced(since [32]byte) bool {
 	return is
 }
 
-func (f *folder) wrote(log [32]byte) bool {
-	return slices.ContainsFunc(f.logs, func(l ownLog) bool { return l.id == log })
+func (f *folder) all() (list [][32]byte) {
+	for _, l := range f.logs {
+		list = append(list, l.id)
+	}
+	return list
 }
 
 // image is what a backup has of a folder.
@@ -204,6 +213,28 @@ func (f *folder) Take(_ context.Context, id lockquorum.RangeID, log [32]byte, ha
 // GiveBack implements Quorum.
 func (f *folder) GiveBack(_ context.Context, id lockquorum.RangeID, lo, from int64) error {
 	return f.q.do(f.self, &lockquorum.GiveBack{Void: lockquorum.Void{Range: id, Min: lo, From: from}})
+}
+
+// founds has the quorum founded anew with a State that it had before, and the parts that some folders say they have.
+func (q *quorum) founds(st *lockquorum.State, say ...*folder) {
+	q.t.Helper()
+	for _, f := range say {
+		held, err := f.a.Parts()
+		must(q.t, err)
+		for _, h := range held {
+			st.Adopt(h.Range, h.Part)
+		}
+	}
+	st.Reseed(st.Epoch()+1, nil)
+	q.st = st
+}
+
+// copy returns the State as it is now.
+func (q *quorum) copy() *lockquorum.State {
+	q.t.Helper()
+	st, err := lockquorum.Restore(q.st.Snapshot())
+	must(q.t, err)
+	return st
 }
 
 // item names what is numbered.

@@ -237,13 +237,13 @@ func (s *Session) handlePong(now time.Time, m *pong) {
 }
 
 func (s *Session) handleEntries(ctx context.Context, now time.Time, m *entries) (Result, error) {
+	st := s.look()
+	before := st.allHeads // now: another look may meet the new ones before this one does
+	s.mu.Unlock()
 	if err := s.cfg.Replica.AddEntries(ctx, s.cfg.Peer, m.entries); err != nil {
 		return Result{}, fmt.Errorf("add membership entries: %w", err)
 	}
-	s.mu.Lock()
-	before := s.mu.allHeads
-	s.mu.Unlock()
-	st := s.look()
+	st = s.look()
 	defer s.mu.Unlock()
 	st.entriesHeld = false // the peer's heads may be known now
 	if st.allHeads == before {
@@ -505,13 +505,8 @@ func (s *Session) unsent(logs []Progress) map[place]bool {
 func (s *Session) LocalEntries(now time.Time) {
 	st := s.look()
 	defer s.mu.Unlock()
-	if !st.greeted {
-		return
-	}
-	if st.allHeads != st.theirAll {
-		st.oweEntries, st.oweHello, st.entriesHeld = true, true, false
-	}
-	if st.allHeads != st.saidAll { // the peer may have told of these before they came by another way, and waits for word
+	st.oweNews()
+	if st.greeted && st.allHeads != st.saidAll { // the peer may have told of these before they came by another way, and waits for word
 		st.oweHello = true
 	}
 }

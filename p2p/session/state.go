@@ -156,7 +156,10 @@ func (s *Session) look() *state {
 	s.mu.Lock()
 	st := &s.mu.state
 	st.practice = loc.Practice
-	st.heads, st.allHeads = sortedHeads(loc.Heads)
+	was := st.allHeads
+	if st.heads, st.allHeads = sortedHeads(loc.Heads); st.allHeads != was {
+		st.oweNews() // whoever makes the look: what was written since must not go before
+	}
 	st.order = st.order[:0]
 	kept := make(map[trust.ScopeID]*scope, len(loc.Scopes))
 	for i, d := range loc.Scopes {
@@ -180,6 +183,13 @@ func (s *Session) look() *state {
 	}
 	st.scopes = kept
 	return st
+}
+
+// oweNews notes that the peer is owed entries that are new here.
+func (st *state) oweNews() {
+	if st.greeted && st.allHeads != st.theirAll {
+		st.oweEntries, st.oweHello, st.entriesHeld = true, true, false
+	}
 }
 
 // writable returns of v what a frame can carry: all of it, unless there are more logs than any practice makes; then the
