@@ -218,11 +218,20 @@ func (m *member) keepRecordLocked(e *record.Envelope) {
 
 // askAgain asks a member as long as its link lives.
 func (h *Host) askAgain(ctx context.Context, l *link) {
-	wait := askSoon // it may not know yet of those who came when this device did
-	for h.tellsWith(l.device) {
+	paced(ctx, func() bool {
+		if !h.tellsWith(l.device) {
+			return false
+		}
 		if err := h.askAddresses(ctx, l.stream.Conn()); err != nil && ctx.Err() == nil {
 			h.log.Debug("a member does not say where others are", "device", l.device, "error", err)
 		}
+		return true
+	})
+}
+
+// paced asks at once, soon again, since who came at the same moment may not be known yet, and then seldom, until ask says no or ctx ends.
+func paced(ctx context.Context, ask func() bool) {
+	for wait := askSoon; ask(); wait = askLater {
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
@@ -230,7 +239,6 @@ func (h *Host) askAgain(ctx context.Context, l *link) {
 			return
 		case <-timer.C:
 		}
-		wait = askLater
 	}
 }
 

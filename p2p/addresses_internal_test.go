@@ -2,8 +2,12 @@ package p2p
 
 import (
 	"bytes"
+	"context"
 	"crypto/ed25519"
+	"slices"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/libp2p/go-libp2p/core/crypto"
 	"github.com/libp2p/go-libp2p/core/peer"
@@ -13,6 +17,53 @@ import (
 	"chartmesh/internal/fuzzing"
 	"chartmesh/trust"
 )
+
+// TestPaced: a member is asked when its link begins, 10 s later and every 5 minutes, and not once the link is gone.
+func TestPaced(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		began, asked := time.Now(), []time.Duration(nil)
+		go paced(ctx, func() bool {
+			asked = append(asked, time.Since(began))
+			return true
+		})
+		time.Sleep(12 * time.Minute)
+		cancel()
+		time.Sleep(12 * time.Minute)
+		if want := []time.Duration{0, 10 * time.Second, 310 * time.Second, 610 * time.Second}; !slices.Equal(asked, want) {
+			t.Errorf("asked at %v, not at %v", asked, want)
+		}
+	})
+}
+
+// TestTellingPace: a member is answered one question at a time, four at once, then one a minute; others are not in its way.
+func TestTellingPace(t *testing.T) {
+	h := &Host{}
+	h.mu.peers = map[trust.DeviceID]*member{}
+	one, other := trust.DeviceID(ed25519.NewKeyFromSeed(make([]byte, 32))[32:]), trust.DeviceID(ed25519.NewKeyFromSeed(bytes.Repeat([]byte{1}, 32))[32:])
+	now := time.Unix(1_800_000_000, 0)
+	answers := func(d trust.DeviceID, now time.Time) (n int) {
+		for range 10 {
+			if h.beginTelling(d, now) {
+				if h.beginTelling(d, now) {
+					t.Error("two questions at a time are answered")
+				}
+				h.endTelling(d)
+				n++
+			}
+		}
+		return n
+	}
+	for i, x := range []struct {
+		d    trust.DeviceID
+		at   time.Duration
+		want int
+	}{{one, 0, tellBurst}, {other, 0, tellBurst}, {one, 59 * time.Second, 0}, {one, 61 * time.Second, 1}, {one, time.Hour, tellBurst}} {
+		if got := answers(x.d, now.Add(x.at)); got != x.want {
+			t.Errorf("step %d: %d answers, not %d", i, got, x.want)
+		}
+	}
+}
 
 // FuzzAddressesProtocol reads what members say of where others are: the first byte says whether it is a question, an answer or a record in one.
 func FuzzAddressesProtocol(f *testing.F) {

@@ -268,6 +268,10 @@ func TestWhoIsToldWhereMembersAre(t *testing.T) {
 	if list := of(); len(list) != 2 || !slices.Contains(list, device(2)) || !slices.Contains(list, device(7)) {
 		t.Errorf("a member is told of %v", list)
 	}
+	got, err := a.says(t, h, all)
+	if list, bad := p2p.OpenPeerRecords(got); err != nil || bad != nil || !slices.Equal(list, []trust.DeviceID{device(2)}) {
+		t.Errorf("a member who seeks itself too is told of %v (%v, %v)", list, err, bad)
+	}
 	m.set1(device(7), false) // as the membership log has it, before connections are closed
 	if list := of(); !slices.Equal(list, []trust.DeviceID{device(2)}) {
 		t.Errorf("after a removal a member is told of %v", list)
