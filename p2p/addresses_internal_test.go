@@ -30,6 +30,7 @@ func TestPaced(t *testing.T) {
 		time.Sleep(12 * time.Minute)
 		cancel()
 		time.Sleep(12 * time.Minute)
+		synctest.Wait()
 		if want := []time.Duration{0, 10 * time.Second, 310 * time.Second, 610 * time.Second}; !slices.Equal(asked, want) {
 			t.Errorf("asked at %v, not at %v", asked, want)
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -62,10 +63,10 @@ func (s still) Network() network.Network { return s.connections }
 // TestSweepRests: whoever connects again and again does not have the host look at all connections all the time.
 func TestSweepRests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		looks := time.Duration(0)
+		var looks atomic.Int64 // milliseconds
 		admit := func(trust.DeviceID) bool {
 			time.Sleep(time.Millisecond) // as of a thousand connections
-			looks += time.Millisecond
+			looks.Add(1)
 			return true
 		}
 		h := &Host{cfg: Config{Admit: admit}, gate: newGate(admit, nil), poke: make(chan struct{}, 1), host: still{connections: connections{peers: []peer.ID{strangerID(t, 1)}}}}
@@ -77,13 +78,13 @@ func TestSweepRests(t *testing.T) {
 			h.wakeDialler()
 			time.Sleep(time.Millisecond)
 		}
-		if took := time.Since(begun); looks == 0 || looks > took/5 {
-			t.Errorf("of %v it looked at connections for %v", took, looks)
+		if took, n := time.Since(begun), looks.Load(); n == 0 || n > took.Milliseconds()/5 {
+			t.Errorf("of %v it looked at connections for %d ms", took, n)
 		}
-		looks = 0
+		looks.Store(0)
 		h.wakeDialler()
 		time.Sleep(time.Second)
-		if looks == 0 {
+		if looks.Load() == 0 {
 			t.Error("it did not look afterwards")
 		}
 		cancel()

@@ -3,6 +3,7 @@ package quorum
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -36,6 +37,7 @@ type device struct {
 }
 
 type fakeWitness struct {
+	mu   sync.Mutex
 	at   local.Reached
 	ok   bool
 	read func() // called before it is read; nil: nothing is
@@ -45,9 +47,17 @@ func (w *fakeWitness) Read() (local.Reached, bool, error) {
 	if w.read != nil {
 		w.read()
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return w.at, w.ok, nil
 }
-func (w *fakeWitness) Write(r local.Reached) error { w.at, w.ok = r, true; return nil }
+
+func (w *fakeWitness) Write(r local.Reached) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.at, w.ok = r, true
+	return nil
+}
 
 // founding founds a practice, with a second device of a role.
 func founding(t *testing.T, role trust.Role) (first, second *device) {
