@@ -26,7 +26,7 @@ type edit struct{ file, old, new string }
 // usual are the mutants of every run; MUTANTS=1 or HEAVY=1 runs all of them.
 var usual = map[string]bool{"own-log-forgotten": true}
 
-const mutantSeeds = 30 // worlds in which a mutant must be found
+const mutantSeeds = 60 // worlds in which a mutant must be found
 
 // TestMutants proves that the invariants have teeth.
 func TestMutants(t *testing.T) {
