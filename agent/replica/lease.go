@@ -227,21 +227,16 @@ func (d *document) hasAll(heads []certificate.Hash) bool {
 
 // Holds reports whether this device has what is certified of a document of a lock, so that its holder may write on top of it.
 func (r *Replica) Holds(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error) {
-	if heads == (lockquorum.Heads{}) {
-		return true, nil
-	}
-	r.write.Lock()
-	defer r.write.Unlock()
-	d, err := r.namedDocument(lock, document)
-	if err != nil || d == nil {
-		return false, err
-	}
-	found, err := r.beginPlain().resolve(d, heads, false)
-	return found != nil, err
+	return r.resolves(lock, document, heads, false)
 }
 
 // Names reports whether this device can tell what heads of a document of a lock are, and all of them is here, be it that it does not count before a certificate says so.
 func (r *Replica) Names(lock string, document lockquorum.DocumentID, heads lockquorum.Heads) (bool, error) {
+	return r.resolves(lock, document, heads, true)
+}
+
+// resolves reports whether this device can tell what heads are and has all of it: with kept, also what does not count yet.
+func (r *Replica) resolves(lock string, document lockquorum.DocumentID, heads lockquorum.Heads, kept bool) (bool, error) {
 	if heads == (lockquorum.Heads{}) {
 		return true, nil
 	}
@@ -251,7 +246,7 @@ func (r *Replica) Names(lock string, document lockquorum.DocumentID, heads lockq
 	if err != nil || d == nil {
 		return false, err
 	}
-	found, err := r.beginPlain().resolve(d, heads, true)
+	found, err := r.beginPlain().resolve(d, heads, kept)
 	return found != nil && !slices.ContainsFunc(found, func(h certificate.Hash) bool { return !d.mayCount(h) }), err
 }
 
@@ -383,8 +378,6 @@ var errReviewing = errors.New("documents are still looked at anew")
 // Uncounted returns the documents of which something does not count, and the word of a voter that certified them does not any more: it has another role now. Who votes now may
 // say the same.
 func (r *Replica) Uncounted() (list []Proposal, err error) {
-	r.write.Lock()
-	defer r.write.Unlock()
 	if r.quorum == nil {
 		return nil, nil
 	}
@@ -407,7 +400,12 @@ func (r *Replica) Uncounted() (list []Proposal, err error) {
 	}); err != nil {
 		return nil, fmt.Errorf("read what is certified: %w", err)
 	}
-	for id, scope := range docs { // few: whoever votes is believed, as a rule
+	if len(docs) == 0 { // whoever votes is believed, as a rule
+		return nil, nil
+	}
+	r.write.Lock()
+	defer r.write.Unlock()
+	for id, scope := range docs {
 		d, err := r.document(scope, id)
 		if err != nil {
 			return nil, err
@@ -415,6 +413,9 @@ func (r *Replica) Uncounted() (list []Proposal, err error) {
 		if len(d.lost)+len(d.overlay) > 0 {
 			list = append(list, Proposal{Lock: d.lock, Scope: d.scope, Document: id, Name: r.quorum.Document(id)})
 		}
+	}
+	if !r.reviewed() { // the log has grown meanwhile: what does not count by it may not be found out yet
+		return nil, errReviewing
 	}
 	return list, nil
 }
