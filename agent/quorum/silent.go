@@ -27,7 +27,7 @@ func (s *Service) silent(ctx context.Context, voters []lockquorum.Voter, leader 
 	for i, v := range voters {
 		one, ok := s.voterOf(v.Device)
 		switch {
-		case v.Device == leader, !lockquorum.MayVote(s.cfg.Members(), v.Device):
+		case v.Device == leader, !s.belongs(v.Device):
 		case !ok:
 			out[i] = noVoter
 		case v.Device != s.self && s.reaches(v.Device):

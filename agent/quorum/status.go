@@ -103,7 +103,7 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 		self := v.Device == s.self
 		out.Voters = append(out.Voters, api.QuorumVoter{
 			Party: s.cfg.Name(v.Device), Self: self, Anchor: s.cfg.Members().IsAnchor(v.Device), Leads: v.Device == leader, Reachable: self && at.Runs || s.reaches(v.Device),
-			Removed: !lockquorum.MayVote(s.cfg.Members(), v.Device),
+			Removed: !s.belongs(v.Device),
 		})
 		if silent != nil {
 			out.Voters[i].Out = silent[i]
@@ -117,7 +117,7 @@ func (s *Service) Quorum(ctx context.Context) (api.QuorumStatus, error) {
 	} else if running && slices.ContainsFunc(out.Voters, func(v api.QuorumVoter) bool { return v.Removed }) {
 		out.Next = "a voter was removed from the practice, and the others must all be reached: an administrator's device puts another one in its place: `chartmesh quorum add NAME`"
 	} else if running {
-		out.Next = replace(out.Voters)
+		out.Next = cmp.Or(replace(out.Voters), s.promote(voters))
 	}
 	out.Founded, out.Notice = s.founded()
 	return out, nil
@@ -143,11 +143,28 @@ func (s *Service) next(stopped error, voters []api.QuorumVoter) string {
 	return what + "an administrator's device founds the quorum anew: `chartmesh quorum reseed`"
 }
 
+// belongs reports whether a voter still belongs to the practice, as a device that writes or an anchor.
+func (s *Service) belongs(d lockquorum.DeviceID) bool {
+	st := s.cfg.Members()
+	m, ok := st.Member(d)
+	return ok && m.Role.MayWrite() || st.IsAnchor(d)
+}
+
+// promote says what to do about a voter that was made a plain member by a device that did not know that it votes; empty: there is none.
+func (s *Service) promote(voters []lockquorum.Voter) string {
+	for _, v := range voters {
+		if s.belongs(v.Device) && !lockquorum.MayVote(s.cfg.Members(), v.Device) {
+			return s.cfg.Name(v.Device).Name + " votes and is a plain member, whose word on protected documents counts with nobody: `chartmesh peer role NAME server`"
+		}
+	}
+	return ""
+}
+
 // mayGoOn reports whether a majority of the voters belongs to the practice.
 func (s *Service) mayGoOn() bool {
 	belong, voters := 0, s.voter.Voting()
 	for _, v := range voters {
-		if lockquorum.MayVote(s.cfg.Members(), v.Device) {
+		if s.belongs(v.Device) {
 			belong++
 		}
 	}
@@ -267,7 +284,7 @@ func (s *Service) noQuorum(e *client.NoQuorumError) string {
 			who := s.cfg.Name(v.Device)
 			name := cmp.Or(who.Name, who.PeerID)
 			switch {
-			case !lockquorum.MayVote(s.cfg.Members(), v.Device):
+			case !s.belongs(v.Device):
 				name += " (it was removed from the practice)"
 			case slices.Contains(e.Ended, v.Device) && len(voters) > 1:
 				name += " (its voter does not have all that it said, and stays out)"
@@ -280,7 +297,7 @@ func (s *Service) noQuorum(e *client.NoQuorumError) string {
 		return thereIsNone + "none of the voters leads"
 	case len(voters) == 1 && voters[0].Device == s.self:
 		return thereIsNone + "this device's voter does not run"
-	case len(voters) == 1 && !lockquorum.MayVote(s.cfg.Members(), voters[0].Device):
+	case len(voters) == 1 && !s.belongs(voters[0].Device):
 		return thereIsNone + "who keeps leases and numbers was removed from the practice: " + missing[0]
 	case len(voters) == 1 && slices.Contains(e.Ended, voters[0].Device):
 		return thereIsNone + missing[0] + " keeps leases and numbers, and its voter does not have all that it said, and stays out"

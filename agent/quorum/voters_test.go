@@ -69,6 +69,24 @@ func TestPlainMember(t *testing.T) {
 	})
 }
 
+// TestVoterMadeMember: a voter that was made a plain member, by a device that did not know that it votes, is named with what to do, and not taken for one that is gone.
+func TestVoterMadeMember(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPractice(t, trust.RoleServer, trust.RoleServer)
+		p.three()
+		a, b := p.named("A"), p.named("B")
+		p.role(a, b, trust.RoleMember)
+		status := a.waitState(api.QuorumOK)
+		if slices.ContainsFunc(status.Voters, func(v api.QuorumVoter) bool { return v.Removed }) || !strings.HasPrefix(status.Next, "B votes and is a plain member") || !strings.Contains(status.Next, "peer role") {
+			t.Errorf("with a plain member among the voters it says %+v", status)
+		}
+		p.role(a, b, trust.RoleServer)
+		if status := a.waitState(api.QuorumOK); status.Next != "" {
+			t.Errorf("as a server: %+v", status)
+		}
+	})
+}
+
 // TestVotersChangedUnheard: a device that was off while others were made voters gets numbers of them although the only voter that it knew is gone; with none of them
 // there it is told at once that there is no quorum, and by nobody who does not vote.
 func TestVotersChangedUnheard(t *testing.T) {
