@@ -5,8 +5,9 @@
 //
 // Guarantees: the package reaches no key that opens a chunk, and no code that could (the linker shows it: it is built without cgo). It
 // stores and relays only what is signed by members and stands in its log, and deletes of it only what every device that writes has found
-// packed, and what two administrators erase. It votes on leases and numbers for practices that ask it to, under keyed hashes. Practices never meet: each has keys of its own in the store, and is synced with its own devices alone. Who is not named by the
-// membership log of a practice gets nothing of it.
+// packed, and what two administrators erase. It reads all of it once a week, and asks again for what its disk has lost. It votes on leases
+// and numbers for practices that ask it to, under keyed hashes. Practices never meet: each has keys of its own in the store, and is synced
+// with its own devices alone. Who is not named by the membership log of a practice gets nothing of it.
 //
 // What the devices make of it is theirs.
 package anchor

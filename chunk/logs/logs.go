@@ -6,7 +6,7 @@
 //
 // Guarantees: what arrives is verified against the membership log and the chain, and counted when it is durable, never before. What
 // fits nowhere yet is asked for again; what stands beside another is kept beside it. Which history is told of does not depend on the order
-// in which they came. What is damaged is claimed no longer, so that it comes again.
+// in which they came. What is damaged is claimed no longer, so that it comes again: once it is met, or a [Set.Scrub] finds it.
 //
 // What a checkpoint covers is deleted by [DeleteCovered], on the words of all ([AgreementOn]), and what two administrators
 // erase by [DeleteErased] ([Set.MayErase]); of who follows nothing, [Set.Settle] sees to it.

@@ -5,7 +5,8 @@
 // Guarantees: what is asked for again, since no answer came, is carried out once. A Lease ends for its holder before it ends for the quorum, as
 // long as clocks run apart by no more than Drift/2: it is counted from when it was first asked for, on a clock that never jumps and by the time of
 // day, whichever is over first, since the former stands still while a machine sleeps. Who waited for a lease has renewed it before it is used.
-// Without a quorum a call ends soon, with a *NoQuorumError that says whom it reached.
+// Who votes may have changed unheard: where nobody answers that is known to vote, others are asked that may. Without a quorum a call ends
+// soon, with a *NoQuorumError that says whom it reached.
 //
 // Left to others: what locks, documents and items mean (they are keyed hashes here); who the voters are and how they are reached; that nothing
 // is written by who does not hold the lease.
